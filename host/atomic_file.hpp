@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+namespace nca {
+
+// The whole file. Throws IoError where it is missing, not a regular file, longer than max_bytes, or
+// cannot be read.
+std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size_t max_bytes);
+
+// Replaces the file's contents: a temporary file beside it is written, flushed to disk and renamed
+// over it, so that at any moment, crashes included, the old or the new file is there whole. Throws
+// IoError and leaves nothing behind where that fails.
+void write_file(const std::filesystem::path& path, std::span<const std::uint8_t> contents);
+
+}  // namespace nca

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Strict reading of JSON out of files: what is missing, unknown, double, of the wrong type or out
+// of range is a FormatError that names the file and the field.
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nca {
+
+// Text out of a file as it may be shown in a message: quoted, escaped, and not too long.
+inline std::string printable(std::string_view text) {
+    constexpr std::size_t longest = 60;
+    const bool cut = text.size() > longest;
+    const auto escaped = nlohmann::json(text.substr(0, longest))
+                             .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    return cut ? escaped + "..." : escaped;
+}
+
+// The text as JSON; `where` begins the message ("lizard.safetensors: header"). Refuses deeper
+// nesting than max_depth and objects that name a field twice.
+inline nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth) {
+    using nlohmann::json;
+    std::vector<std::set<std::string>> names;
+    const auto check = [&](int depth, json::parse_event_t event, json& value) {
+        const bool opens =
+            event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+        if (opens && depth >= max_depth) {
+            throw FormatError(fmt::format("{} is nested deeper than {} levels; the file is damaged",
+                                          where, max_depth));
+        }
+        if (event == json::parse_event_t::object_start) names.emplace_back();
+        if (event == json::parse_event_t::object_end) names.pop_back();
+        if (event == json::parse_event_t::key) {
+            const auto& name = value.get_ref<const std::string&>();
+            if (!names.back().insert(name).second) {
+                throw FormatError(
+                    fmt::format("{} has {} twice, expected it once; the file is damaged", where,
+                                printable(name)));
+            }
+        }
+        return true;
+    };
+    try {
+        return json::parse(text.begin(), text.end(), check);
+    } catch (const json::parse_error& error) {
+        throw FormatError(fmt::format(
+            "{} is not JSON (byte {}); the file is damaged or of another kind", where, error.byte));
+    } catch (const json::exception&) {  // a number that no type can hold
+        throw FormatError(fmt::format("{} has a number out of range; the file is damaged", where));
+    }
+}
+
+// The fields of one JSON object. Each must be read once; finish() refuses those that were not.
+class JsonFields {
+public:
+    JsonFields(std::string_view text, std::string where)
+        : where_(std::move(where)), object_(parse_json(text, where_, 4)) {
+        if (!object_.is_object()) {
+            throw FormatError(
+                fmt::format("{} is {}, expected an object", where_, object_.type_name()));
+        }
+    }
+
+    // The message of every complaint about a field: got is JSON or words.
+    [[noreturn]] void fail(const std::string& name, const std::string& got,
+                           const std::string& expected) const {
+        throw FormatError(
+            fmt::format("{}: field \"{}\" is {}, expected {}", where_, name, got, expected));
+    }
+    [[noreturn]] void fail(const std::string& name, const nlohmann::json& got,
+                           const std::string& expected) const {
+        fail(name, shown(got), expected);
+    }
+
+    const nlohmann::json& take(const std::string& name) {
+        taken_.insert(name);
+        const auto field = object_.find(name);
+        if (field == object_.end()) fail(name, std::string("missing"), "it in the file");
+        return *field;
+    }
+    std::string text(const std::string& name) {
+        const auto& value = take(name);
+        if (!value.is_string()) fail(name, value, "a text");
+        return value.get<std::string>();
+    }
+    bool boolean(const std::string& name) {
+        const auto& value = take(name);
+        if (!value.is_boolean()) fail(name, value, "true or false");
+        return value.get<bool>();
+    }
+    double number(const std::string& name) {
+        const auto& value = take(name);
+        if (!value.is_number()) fail(name, value, "a number");
+        return value.get<double>();
+    }
+    // Rounded to the nearest float; a number that no float can hold is refused.
+    float single(const std::string& name) { return to_single(name, take(name)); }
+    float to_single(const std::string& name, const nlohmann::json& value) const {
+        constexpr double largest = std::numeric_limits<float>::max();
+        if (!value.is_number()) fail(name, value, "a number");
+        const auto number = value.get<double>();
+        if (!(number >= -largest && number <= largest)) fail(name, value, "a 32-bit float");
+        return static_cast<float>(number);
+    }
+    std::int64_t integer(const std::string& name, std::int64_t smallest, std::int64_t largest) {
+        const auto& value = take(name);
+        // An unsigned number above the largest int64 is out of every range.
+        const bool fits =
+            value.is_number_integer() &&
+            !(value.is_number_unsigned() &&
+              value.get<std::uint64_t>() > std::uint64_t(std::numeric_limits<std::int64_t>::max()));
+        if (!fits || value.get<std::int64_t>() < smallest || value.get<std::int64_t>() > largest) {
+            fail(name, value, fmt::format("an integer in {}..{}", smallest, largest));
+        }
+        return value.get<std::int64_t>();
+    }
+    // One of the names; gives its index.
+    template <std::size_t count>
+    std::size_t choice(const std::string& name, const char* const (&names)[count]) {
+        const auto& value = take(name);
+        std::string expected;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (value == names[i]) return i;
+            expected += fmt::format("{}\"{}\"", i == 0 ? "" : " or ", names[i]);
+        }
+        fail(name, value, expected);
+    }
+
+    void finish() const {
+        for (const auto& field : object_.items()) {
+            if (!taken_.contains(field.key())) {
+                throw FormatError(
+                    fmt::format("{} has the unknown field {}; a newer version of the program "
+                                "may have written the file",
+                                where_, printable(field.key())));
+            }
+        }
+    }
+
+private:
+    static std::string shown(const nlohmann::json& value) {
+        if (value.is_string()) return printable(value.get_ref<const std::string&>());
+        if (value.is_structured()) return std::string("an ") + value.type_name();
+        return value.dump();
+    }
+
+    std::string where_;
+    nlohmann::json object_;
+    std::set<std::string> taken_;
+};
+
+}  // namespace nca

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The specification, continued: rollouts, the loss, and central differences to hold gradients
+// against.
+
+#include "host/reference/step.hpp"
+
+#include <nca/engine.hpp>
+#include <nca/random.hpp>
+#include <nca/state.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace nca::reference {
+
+// One Grid for each sample of a batch in host memory.
+template <class Real>
+std::vector<Grid<Real>> split_batch(ConstStateView batch) {
+    std::vector<Grid<Real>> samples;
+    for (int sample = 0; sample < batch.batch; ++sample) {
+        const ConstStateView view = batch.sample(sample);
+        Grid<Real> grid(batch.height, batch.width);
+        grid.values.assign(view.data, view.data + view.size());
+        samples.push_back(std::move(grid));
+    }
+    return samples;
+}
+
+inline Mask fire_mask(const FireKey& key, float fire_rate, int step, int sample, int height,
+                      int width) {
+    Mask mask(std::size_t(height) * width);
+    for (std::size_t cell = 0; cell < mask.size(); ++cell) {
+        mask[cell] = fires(key, fire_rate, static_cast<std::uint32_t>(step),
+                           static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(cell));
+    }
+    return mask;
+}
+
+// One sample through all steps.
+template <class Real>
+struct Rollout {
+    std::vector<Grid<Real>> states;  // [steps + 1]; the first is the state that it started from
+    std::vector<Mask> fire;          // [steps]
+    std::vector<Mask> life;          // [steps]
+
+    int steps() const { return static_cast<int>(fire.size()); }
+    const Grid<Real>& first() const { return states.front(); }
+    const Grid<Real>& last() const { return states.back(); }
+};
+
+template <class Real>
+Rollout<Real> rollout_forward(const Rule& rule, const Parameters<Real>& parameters,
+                              const Grid<Real>& state, const RolloutOptions& options, int sample) {
+    Rollout<Real> rollout{{state}, {}, {}};
+    for (int t = 0; t < options.steps; ++t) {
+        rollout.fire.push_back(
+            fire_mask(options.key, rule.fire_rate, t, sample, state.height, state.width));
+        auto [z, life, next] = step_forward(rule, parameters, rollout.last(), rollout.fire.back());
+        rollout.life.push_back(std::move(life));
+        rollout.states.push_back(std::move(next));
+    }
+    return rollout;
+}
+
+// From the gradient of the last state to that of the first; adds to the parameters' gradients.
+template <class Real>
+Grid<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters,
+                            const Rollout<Real>& rollout, Grid<Real> grad_state,
+                            Parameters<Real>& grad_parameters) {
+    for (int t = rollout.steps() - 1; t >= 0; --t) {
+        grad_state = step_backward(rule, parameters, rollout.states[t], rollout.fire[t],
+                                   rollout.life[t], grad_state, grad_parameters);
+    }
+    return grad_state;
+}
+
+// The last state of a rollout whose masks are given. A smooth function of parameters and state but
+// for the kinks of ReLU, and its derivative is what rollout_backward computes.
+template <class Real>
+Grid<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters, Grid<Real> state,
+                          const std::vector<Mask>& fire, const std::vector<Mask>& life) {
+    for (std::size_t t = 0; t < fire.size(); ++t) {
+        state = masked(update(rule, parameters, state, fire[t]), life[t]);
+    }
+    return state;
+}
+
+// Mean squared error of one sample's visible channels. target is [height, width,
+// visible_channels].
+template <class Real, class Target>
+Real loss(const Grid<Real>& state, std::span<const Target> target) {
+    Real sum = 0;
+    for (int cell = 0; cell < state.cells(); ++cell) {
+        for (int c = 0; c < visible_channels; ++c) {
+            const Real error =
+                state.cell(cell)[c] - Real(target[std::size_t(cell) * visible_channels + c]);
+            sum += error * error;
+        }
+    }
+    return sum / Real(state.cells() * visible_channels);
+}
+
+// The gradient of the batch's loss, the mean over its samples, with respect to one of them.
+template <class Real, class Target>
+Grid<Real> loss_gradient(const Grid<Real>& state, std::span<const Target> target, int batch) {
+    Grid<Real> grad_state(state.height, state.width);
+    const Real scale = Real(2) / (Real(state.cells()) * visible_channels * batch);
+    for (int cell = 0; cell < state.cells(); ++cell) {
+        for (int c = 0; c < visible_channels; ++c) {
+            grad_state.cell(cell)[c] =
+                scale *
+                (state.cell(cell)[c] - Real(target[std::size_t(cell) * visible_channels + c]));
+        }
+    }
+    return grad_state;
+}
+
+// Cells whose own alpha is above living_threshold.
+template <class Real>
+int count_living(const Grid<Real>& state) {
+    int count = 0;
+    for (int cell = 0; cell < state.cells(); ++cell) {
+        count += state.cell(cell)[alpha_channel] > Real(living_threshold);
+    }
+    return count;
+}
+
+// The loss of a batch after a rollout, its gradients by rollout_backward, and its derivatives by
+// central differences with every mask frozen as it was in that rollout.
+class GradientCheck {
+public:
+    struct Gradients {
+        Parameters<double> parameters;
+        std::vector<Grid<double>> states;  // of the first state of each sample
+    };
+
+    // target is [height, width, visible_channels].
+    GradientCheck(Rule rule, Parameters<double> parameters, const std::vector<Grid<double>>& states,
+                  std::vector<float> target, const RolloutOptions& options)
+        : rule_(rule), parameters_(std::move(parameters)), target_(std::move(target)) {
+        for (const Grid<double>& state : states) {
+            const int sample = static_cast<int>(rollouts_.size());
+            rollouts_.push_back(rollout_forward(rule_, parameters_, state, options, sample));
+        }
+    }
+
+    const std::vector<Rollout<double>>& rollouts() const { return rollouts_; }
+
+    double loss() const {
+        double sum = 0;
+        for (const auto& rollout : rollouts_) sum += sample_loss(rollout.last());
+        return sum / batch();
+    }
+
+    Gradients gradients() const {
+        Gradients result{Parameters<double>(parameters_.output_bias), {}};
+        for (const auto& rollout : rollouts_) {
+            const auto target = std::span<const float>(target_);
+            result.states.push_back(rollout_backward(rule_, parameters_, rollout,
+                                                     loss_gradient(rollout.last(), target, batch()),
+                                                     result.parameters));
+        }
+        return result;
+    }
+
+    // With respect to one parameter, an index into Weights::all(). Runs two rollouts a sample. The
+    // default step leaves truncation and cancellation both near 1e-10 for a loss near 1.
+    double central_difference(std::size_t parameter, double epsilon = 1e-6) const {
+        Parameters<double> up = parameters_, down = parameters_;
+        up.all[parameter] += epsilon;
+        down.all[parameter] -= epsilon;
+        double difference = 0;
+        for (const auto& rollout : rollouts_) {
+            difference += frozen_loss(up, rollout.first(), rollout) -
+                          frozen_loss(down, rollout.first(), rollout);
+        }
+        return difference / (2 * epsilon * batch());
+    }
+
+    // With respect to one value of a sample's first state, an index into Grid::values.
+    double central_difference(int sample, std::size_t value, double epsilon = 1e-6) const {
+        const Rollout<double>& rollout = rollouts_[sample];
+        Grid<double> up = rollout.first(), down = rollout.first();
+        up.values[value] += epsilon;
+        down.values[value] -= epsilon;
+        const double difference =
+            frozen_loss(parameters_, up, rollout) - frozen_loss(parameters_, down, rollout);
+        return difference / (2 * epsilon * batch());
+    }
+
+private:
+    int batch() const { return static_cast<int>(rollouts_.size()); }
+    double sample_loss(const Grid<double>& state) const {
+        return reference::loss(state, std::span<const float>(target_));
+    }
+    double frozen_loss(const Parameters<double>& parameters, const Grid<double>& first,
+                       const Rollout<double>& masks) const {
+        return sample_loss(frozen_rollout(rule_, parameters, first, masks.fire, masks.life));
+    }
+
+    Rule rule_;
+    Parameters<double> parameters_;
+    std::vector<float> target_;
+    std::vector<Rollout<double>> rollouts_;  // one for each sample
+};
+
+}  // namespace nca::reference

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+#include <nca/error.hpp>
+#include <nca/rule.hpp>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numbers>
+
+namespace nca {
+namespace {
+
+void check_known(int value, int count, const char* name) {
+    if (value < 0 || value >= count) {
+        throw InvalidArgument(
+            fmt::format("{} is {}, expected one of its {} enumerators", name, value, count));
+    }
+}
+
+// A multiple of 90 degrees leaves 1e-16 where there should be nothing.
+double without_rounding_error(double value) { return std::abs(value) < 1e-15 ? 0.0 : value; }
+
+}  // namespace
+
+void Rule::validate() const {
+    for (const Filter& filter : filters) {
+        for (const float value : filter) {
+            if (!std::isfinite(value)) {
+                throw InvalidArgument(
+                    fmt::format("a filter has the value {}, expected finite numbers", value));
+            }
+        }
+    }
+    check_known(static_cast<int>(edges), 2, "edges");
+    check_known(static_cast<int>(life), 2, "life");
+    check_known(static_cast<int>(start_cell), 2, "start_cell");
+    if (!(fire_rate >= 0 && fire_rate <= 1)) {
+        throw InvalidArgument(fmt::format("fire_rate is {}, expected 0..1", fire_rate));
+    }
+    if (!std::isfinite(step_size)) {
+        throw InvalidArgument(fmt::format("step_size is {}, expected a finite number", step_size));
+    }
+}
+
+Rule Rule::rotated(double degrees) const {
+    if (!std::isfinite(degrees)) {
+        throw InvalidArgument(
+            fmt::format("the angle is {} degrees, expected a finite number", degrees));
+    }
+    const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
+    const double cosine = without_rounding_error(std::cos(angle));
+    const double sine = without_rounding_error(std::sin(angle));
+    Rule rule = *this;
+    for (std::size_t i = 0; i < rule.filters[1].size(); ++i) {
+        const double x = filters[1][i];
+        const double y = filters[2][i];
+        rule.filters[1][i] = static_cast<float>(cosine * x - sine * y);
+        rule.filters[2][i] = static_cast<float>(sine * x + cosine * y);
+    }
+    return rule;
+}
+
+Rule notebook_rule() {
+    Rule rule;
+    rule.filters = {{
+        {0, 0, 0, 0, 1, 0, 0, 0, 0},
+        {-1, 0, 1, -2, 0, 2, -1, 0, 1},
+        {-1, -2, -1, 0, 0, 0, 1, 2, 1},
+    }};
+    rule.edges = Edges::circular;
+    rule.life = Life::post;
+    rule.start_cell = StartCell::alpha;
+    rule.premultiplied = false;
+    return rule;
+}
+
+}  // namespace nca

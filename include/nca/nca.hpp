@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The whole public interface. Three levels, each built on the next: Simulator runs a trained
+// automaton, Trainer trains one, Engine differentiates any loss of yours.
+#include <nca/device.hpp>
+#include <nca/engine.hpp>
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+#include <nca/random.hpp>
+#include <nca/rule.hpp>
+#include <nca/simulator.hpp>
+#include <nca/sizes.hpp>
+#include <nca/state.hpp>
+#include <nca/trainer.hpp>

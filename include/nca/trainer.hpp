@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nca/engine.hpp>
+#include <nca/export.hpp>
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nca {
+
+enum class Initialisation {
+    pytorch,  // first layer uniform in +-1/sqrt(48), bias too
+    glorot,   // first layer uniform in +-sqrt(6 / (48 + 128)), bias zero
+};            // the second layer starts at zero in both
+
+enum class Schedule {
+    exponential,  // learning_rate * 0.9999^iteration
+    drop,         // learning_rate, a tenth of it from iteration 2000
+};
+
+// Everything that decides a training run but the target. Made by preset(), then changed at will.
+struct TrainingConfig {
+    std::string preset;
+    Rule rule;
+    bool output_bias = true;
+    Initialisation initialisation = Initialisation::glorot;
+    Schedule schedule = Schedule::drop;
+    bool normalise_gradients = true;
+    float learning_rate = 2e-3F;
+    float beta1 = 0.9F;
+    float beta2 = 0.999F;
+    int batch = 8;
+    int fewest_steps = 64;  // steps are uniform in fewest_steps .. most_steps - 1
+    int most_steps = 96;
+    int target_size = 40;  // the target's longer side is scaled to this, in cells
+    int padding = 16;      // dead cells around the target, on each side
+    std::uint32_t seed = 0;
+
+    bool operator==(const TrainingConfig&) const = default;
+
+    // Throws InvalidArgument naming the first value outside its range.
+    NCA_API void validate() const;
+    int grid() const { return target_size + 2 * padding; }  // cells along each side
+};
+
+// "notebook" or "growing". Throws InvalidArgument for any other name, listing these.
+NCA_API TrainingConfig preset(std::string_view name);
+
+// The target as a training run sees it: [grid, grid, 4] floats in 0..1, scaled, centred, padded,
+// premultiplied where the rule says so.
+NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig& config);
+
+// What one call of iterate did.
+struct IterationReport {
+    std::int64_t iteration = 0;  // the number of the finished iteration, from 0
+    int steps = 0;
+    double loss = 0;
+    double learning_rate = 0;
+    double gradient_norm = 0;  // L2 norm over all tensors, before normalisation
+    int dead = 0;              // samples without a living cell at the end
+    std::string recovery;      // not empty: the iteration failed and this was done about it
+};
+
+// Trains one automaton. Deterministic: the same target, configuration and engine give the same
+// bits.
+class NCA_API Trainer {
+public:
+    // Throws InvalidArgument for a bad configuration and whatever make_engine throws.
+    Trainer(const Image& target, const TrainingConfig& config,
+            const Device& device = Device::automatic());
+    ~Trainer();
+    Trainer(Trainer&&) noexcept;
+    Trainer& operator=(Trainer&&) noexcept;
+
+    // One update of the weights; waits for it. When the loss is not finite or every sample died it
+    // goes back to the last good weights, halves the learning rate, and says so in the report; when
+    // that has happened 13 times without 100 good iterations in between it throws Error.
+    IterationReport iterate();
+
+    // How many iterations are done.
+    std::int64_t iteration() const;
+    const TrainingConfig& config() const;
+    Engine& engine() const;
+    // The target on the grid, [grid, grid, 4] floats.
+    const std::vector<float>& target() const;
+    // The weights of the last iteration that went well, with their rule and history: the last that a
+    // forward pass has tried, so without that iteration's update. Always finite.
+    Model model() const;
+    // Goes into the history of the models that it saves.
+    void set_target_name(std::string name);
+
+    // Everything that is needed to go on bit for bit. Throws IoError.
+    void save_checkpoint(const std::filesystem::path& path) const;
+    // Goes on from a checkpoint of the same configuration and target; throws FormatError naming the
+    // first difference otherwise.
+    void resume(const std::filesystem::path& path);
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nca

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#include "host/atomic_file.hpp"
+
+#include <nca/error.hpp>
+
+#include "tests/support/temporary_directory.hpp"
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+#include <csignal>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+using Catch::Matchers::Contains;
+using nca::IoError;
+using nca::test::message_of;
+using nca::test::read_bytes;
+using nca::test::TemporaryDirectory;
+using nca::test::write_bytes;
+using Bytes = std::vector<std::uint8_t>;
+using Names = std::vector<std::string>;
+
+const Bytes old_contents = {'o', 'l', 'd'};
+const Bytes new_contents = {'n', 'e', 'w', 'e', 'r'};
+
+// Lets no file of this process grow beyond so many bytes, as a full disk would.
+class FileSizeLimit {
+public:
+    explicit FileSizeLimit(rlim_t bytes) {
+        old_action_ = std::signal(SIGXFSZ, SIG_IGN);
+        ::getrlimit(RLIMIT_FSIZE, &old_limit_);
+        const rlimit limit = {bytes, old_limit_.rlim_max};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    ~FileSizeLimit() {
+        ::setrlimit(RLIMIT_FSIZE, &old_limit_);
+        std::signal(SIGXFSZ, old_action_);
+    }
+    FileSizeLimit(const FileSizeLimit&) = delete;
+    FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+private:
+    rlimit old_limit_ = {};
+    void (*old_action_)(int) = nullptr;
+};
+
+}  // namespace
+
+TEST_CASE("what is written is read again") {
+    const TemporaryDirectory folder;
+    Bytes contents(100000);
+    for (std::size_t i = 0; i < contents.size(); ++i) contents[i] = std::uint8_t(i * i);
+    nca::write_file(folder / "file", contents);
+    REQUIRE(nca::read_file(folder / "file", contents.size()) == contents);
+    nca::write_file(folder / "empty", {});
+    REQUIRE(nca::read_file(folder / "empty", 0).empty());
+    REQUIRE(folder.names() == Names{"empty", "file"});
+}
+
+TEST_CASE("writing replaces a file and keeps its permissions") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    ::chmod((folder / "file").c_str(), 0640);
+    nca::write_file(folder / "file", new_contents);
+    REQUIRE(read_bytes(folder / "file") == new_contents);
+    struct stat status = {};
+    REQUIRE(::stat((folder / "file").c_str(), &status) == 0);
+    REQUIRE((status.st_mode & 0777) == 0640);
+    REQUIRE(folder.names() == Names{"file"});
+}
+
+TEST_CASE("a name as long as the file system allows can be written") {
+    const TemporaryDirectory folder;
+    const std::string name(255, 'n');
+    nca::write_file(folder / name, new_contents);
+    REQUIRE(read_bytes(folder / name) == new_contents);
+}
+
+TEST_CASE("a leftover of a crash is neither used nor removed") {
+    const TemporaryDirectory folder;
+    const std::string leftover = ".nca-" + std::to_string(::getpid()) + "-0.tmp";
+    write_bytes(folder / leftover, old_contents);
+    nca::write_file(folder / "file", new_contents);
+    REQUIRE(read_bytes(folder / "file") == new_contents);
+    REQUIRE(read_bytes(folder / leftover) == old_contents);
+    REQUIRE(folder.names() == Names{leftover, "file"});
+}
+
+TEST_CASE("writing through a link replaces the file and not the link") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    fs::create_symlink("file", folder / "link");
+    nca::write_file(folder / "link", new_contents);
+    REQUIRE(fs::is_symlink(folder / "link"));
+    REQUIRE(read_bytes(folder / "file") == new_contents);
+}
+
+TEST_CASE("a relative path without a folder is written to the current one") {
+    const TemporaryDirectory folder;
+    const fs::path before = fs::current_path();
+    fs::current_path(folder.path());
+    nca::write_file("file", new_contents);
+    fs::current_path(before);
+    REQUIRE(read_bytes(folder / "file") == new_contents);
+}
+
+TEST_CASE("a disk that fills up leaves the old file and nothing else") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    const Bytes large(200000, 1);
+    std::string message;
+    {
+        const FileSizeLimit limit(100000);
+        message = message_of<IoError>([&] { nca::write_file(folder / "file", large); });
+    }
+    REQUIRE_THAT(message, Contains((folder / "file").string()) && Contains("free some space"));
+    REQUIRE(read_bytes(folder / "file") == old_contents);
+    REQUIRE(folder.names() == Names{"file"});
+}
+
+TEST_CASE("a folder that may not be written is named with the way out") {
+    const TemporaryDirectory folder;
+    if (::geteuid() == 0) {
+        // Permission bits do not bind root, but nobody makes files in /proc.
+        const auto message =
+            message_of<IoError>([] { nca::write_file("/proc/self/nca_test_model", new_contents); });
+        REQUIRE_THAT(message, Contains("cannot write /proc/self/nca_test_model: "));
+        return;
+    }
+    ::chmod(folder.path().c_str(), 0555);
+    const auto message =
+        message_of<IoError>([&] { nca::write_file(folder / "file", new_contents); });
+    ::chmod(folder.path().c_str(), 0755);
+    REQUIRE_THAT(message, Contains("choose a folder that you may write to"));
+    REQUIRE(folder.names().empty());
+}
+
+TEST_CASE("targets that cannot be written are refused with the way out") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    fs::create_directory(folder / "folder");
+    const auto refused = [&](const fs::path& path) {
+        return message_of<IoError>([&] { nca::write_file(path, new_contents); });
+    };
+    REQUIRE_THAT(refused(folder / "folder"), Contains("it is a folder; name a file in it"));
+    REQUIRE_THAT(refused(folder / "missing/file"), Contains("create the folder"));
+    REQUIRE_THAT(refused(folder / "file/file"), Contains("is not a folder"));
+    REQUIRE_THAT(refused(folder / "folder/"), Contains("the file name is missing"));
+    REQUIRE_THAT(refused(""), Contains("the file name is missing"));
+    REQUIRE_THAT(refused("/dev/null"), Contains("not a regular file"));
+    REQUIRE(read_bytes(folder / "file") == old_contents);
+    REQUIRE(folder.names() == Names{"file", "folder"});
+    REQUIRE(fs::is_empty(folder / "folder"));
+    REQUIRE(fs::is_character_file("/dev/null"));
+}
+
+TEST_CASE("files that cannot be read are refused with the way out") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+    const auto refused = [&](const fs::path& path, std::size_t max_bytes) {
+        return message_of<IoError>([&] { nca::read_file(path, max_bytes); });
+    };
+    REQUIRE_THAT(refused(folder / "missing", 10),
+                 Contains((folder / "missing").string()) && Contains("no such file"));
+    REQUIRE_THAT(refused(folder.path(), 10), Contains("it is a folder"));
+    REQUIRE_THAT(refused(folder / "pipe", 10), Contains("not a regular file"));
+    REQUIRE_THAT(refused("/dev/zero", 10), Contains("not a regular file"));
+    REQUIRE_THAT(refused(folder / "file/file", 10), Contains("Not a directory"));
+    REQUIRE_THAT(refused(folder / "file", 2), Contains("it has 3 bytes, expected at most 2"));
+    REQUIRE(nca::read_file(folder / "file", 3) == old_contents);
+}

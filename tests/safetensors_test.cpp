@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+#include "host/safetensors.hpp"
+
+#include <nca/error.hpp>
+
+#include "tests/support/temporary_directory.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+using Catch::Matchers::Contains;
+using nca::FormatError;
+using nca::SafetensorsFile;
+using nca::test::message_of;
+using nca::test::TemporaryDirectory;
+using Bytes = std::vector<std::uint8_t>;
+
+// A file of this header and so many zero bytes of data; its length field may lie.
+Bytes file_of(std::string_view header, std::size_t data_size, std::uint64_t claimed_size) {
+    Bytes bytes(8 + header.size() + data_size);
+    std::memcpy(bytes.data(), &claimed_size, 8);
+    std::memcpy(bytes.data() + 8, header.data(), header.size());
+    return bytes;
+}
+Bytes file_of(std::string_view header, std::size_t data_size = 0) {
+    return file_of(header, data_size, header.size());
+}
+
+// The message with which the bytes are refused.
+std::string refused(const Bytes& bytes) {
+    return message_of<FormatError>([&] { nca::parse_safetensors(bytes, "x.safetensors"); });
+}
+
+// Not operator+, about which g++ 12 warns without reason.
+std::string joined(std::initializer_list<std::string_view> parts) {
+    std::string text;
+    for (const std::string_view part : parts) text.append(part);
+    return text;
+}
+
+// The message for a file of 8 bytes of data and one tensor "a" of this JSON.
+std::string refused_tensor(std::string_view tensor) {
+    return refused(file_of(joined({"{\"a\":", tensor, "}"}), 8));
+}
+
+SafetensorsFile example() {
+    return {.metadata = {{"format", "pt"}, {"nca.rule", "{\"quoted\": \"\\u00e9\"}\n"}},
+            .tensors = {{"adam.m.net.0.bias", {2, 1, 1}, {1.5F, -0.0F}},
+                        {"scalar", {}, {3.0F}},
+                        {"empty", {0, 5}, {}},
+                        {"a \"name\"", {2, 2}, {1, 2, 3, 4}}}};
+}
+
+}  // namespace
+
+TEST_CASE("tensors and metadata come back as they were written") {
+    const TemporaryDirectory folder;
+    SafetensorsFile file = example();
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    file.tensors[3].values = {1e-45F, infinity, std::nanf("1"), 4};
+    nca::write_safetensors(folder / "file.safetensors", file);
+    const SafetensorsFile back = nca::read_safetensors(folder / "file.safetensors");
+    REQUIRE(back.metadata == file.metadata);
+    REQUIRE(back.tensors.size() == file.tensors.size());
+    for (const auto& tensor : file.tensors) {
+        const auto* found = back.find(tensor.name);
+        CAPTURE(tensor.name);
+        REQUIRE(found != nullptr);
+        REQUIRE(found->shape == tensor.shape);
+        REQUIRE(found->values.size() == tensor.values.size());
+        // Bit for bit, so that NaN counts as equal to itself and -0 as other than 0.
+        REQUIRE((tensor.values.empty() || std::memcmp(found->values.data(), tensor.values.data(),
+                                                      tensor.values.size() * 4) == 0));
+    }
+    REQUIRE(back.find("missing") == nullptr);
+}
+
+TEST_CASE("equal contents give equal bytes and the data is aligned to 8 bytes") {
+    SafetensorsFile file = example();
+    for (int length = 0; length < 9; ++length) {
+        file.metadata["pad"] = std::string(std::size_t(length), 'x');
+        const Bytes bytes = nca::encode_safetensors(file);
+        REQUIRE(bytes == nca::encode_safetensors(file));
+        std::uint64_t header_size = 0;
+        std::memcpy(&header_size, bytes.data(), 8);
+        REQUIRE(header_size % 8 == 0);
+        REQUIRE(bytes.size() == 8 + header_size + 7 * 4);
+        REQUIRE(bytes[8] == '{');
+    }
+}
+
+TEST_CASE("a file is these bytes") {
+    const SafetensorsFile file = {.metadata = {{"k", "v"}}, .tensors = {{"t", {1}, {1.0F}}}};
+    std::string header =
+        R"({"__metadata__":{"k":"v"},"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    header.resize((header.size() + 7) / 8 * 8, ' ');
+    Bytes expected = file_of(header, 4);
+    expected[expected.size() - 2] = 0x80;  // 1.0F is 0x3f800000
+    expected[expected.size() - 1] = 0x3f;
+    REQUIRE(nca::encode_safetensors(file) == expected);
+}
+
+TEST_CASE("a file without tensors is valid") {
+    REQUIRE(nca::parse_safetensors(file_of("{}"), "x").tensors.empty());
+    const Bytes bytes = nca::encode_safetensors({});
+    REQUIRE(nca::parse_safetensors(bytes, "x").tensors.empty());
+}
+
+TEST_CASE("a header that is not padded is read too") {
+    const Bytes bytes = file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8);
+    REQUIRE(nca::parse_safetensors(bytes, "x").tensors.at(0).values == std::vector<float>{0, 0});
+}
+
+TEST_CASE("text that is not UTF-8 is written with replacement characters") {
+    const SafetensorsFile file = {.metadata = {{"target", "\xe9t\xe9.png"}}, .tensors = {}};
+    const SafetensorsFile back = nca::parse_safetensors(nca::encode_safetensors(file), "x");
+    REQUIRE(back.metadata.at("target") == "\xef\xbf\xbdt\xef\xbf\xbd.png");
+}
+
+TEST_CASE("every truncation of a file is refused") {
+    const Bytes bytes = nca::encode_safetensors(example());
+    for (std::size_t size = 0; size < bytes.size(); ++size) {
+        CAPTURE(size);
+        REQUIRE_THAT(refused(Bytes(bytes.begin(), bytes.begin() + std::ptrdiff_t(size))),
+                     Contains("x.safetensors"));
+    }
+}
+
+TEST_CASE("bytes after the last tensor are refused") {
+    Bytes bytes = nca::encode_safetensors(example());
+    bytes.push_back(0);
+    REQUIRE_THAT(refused(bytes), Contains("29 bytes of data, expected 28"));
+}
+
+TEST_CASE("no single damaged byte of the header crashes the reader") {
+    const Bytes bytes = nca::encode_safetensors(example());
+    const std::size_t header_end = bytes.size() - 28;
+    int refusals = 0;
+    for (std::size_t i = 0; i < header_end; ++i) {
+        for (const int damage : {0x01, 0x10, 0x80, 0xff}) {
+            Bytes damaged = bytes;
+            damaged[i] = std::uint8_t(damaged[i] ^ damage);
+            // Some damage only renames a tensor; all other must be a FormatError.
+            if (!refused(damaged).empty()) ++refusals;
+        }
+    }
+    REQUIRE(refusals > int(header_end));
+}
+
+TEST_CASE("header lengths beyond the file are refused without an allocation") {
+    for (const std::uint64_t size : {std::uint64_t{1} << 63, ~std::uint64_t{0}, std::uint64_t{3},
+                                     std::uint64_t{0x7fffffffffffffff}}) {
+        CAPTURE(size);
+        REQUIRE_THAT(refused(file_of("{}", 0, size)),
+                     Contains("would have " + std::to_string(size) + " bytes, expected at most 2"));
+    }
+}
+
+TEST_CASE("headers that are not JSON objects are refused") {
+    REQUIRE_THAT(refused({}), Contains("0 bytes"));
+    REQUIRE_THAT(refused(Bytes(7, 0)), Contains("7 bytes"));
+    REQUIRE_THAT(refused(Bytes(8, 0)), Contains("not JSON"));
+    REQUIRE_THAT(refused(file_of("hello, world")), Contains("not JSON"));
+    REQUIRE_THAT(refused(file_of("{\"a\":")), Contains("not JSON"));
+    REQUIRE_THAT(refused(file_of("{} {}")), Contains("not JSON"));
+    REQUIRE_THAT(refused(file_of("[]")), Contains("is array, expected an object"));
+    REQUIRE_THAT(refused(file_of("7")), Contains("is number, expected an object"));
+    REQUIRE_THAT(refused(file_of("{\"\xff\":{}}")), Contains("not JSON"));
+    REQUIRE_THAT(refused(file_of("{\"a\":1e999}")), Contains("out of range"));
+}
+
+TEST_CASE("deeply nested JSON is refused") {
+    REQUIRE_THAT(refused(file_of(std::string(1000000, '['))), Contains("nested deeper"));
+    std::string objects;
+    for (int i = 0; i < 100000; ++i) objects += "{\"a\":";
+    REQUIRE_THAT(refused(file_of(objects)), Contains("nested deeper"));
+}
+
+TEST_CASE("a tensor that is named twice is refused") {
+    REQUIRE_THAT(refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                                 R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+                                 8)),
+                 Contains("\"a\" twice"));
+}
+
+TEST_CASE("metadata other than texts is refused") {
+    REQUIRE_THAT(refused(file_of(R"({"__metadata__":[]})")), Contains("__metadata__ is array"));
+    REQUIRE_THAT(refused(file_of(R"({"__metadata__":{"k":1}})")), Contains("\"k\" is number"));
+}
+
+TEST_CASE("tensors that are not whole or not float32 are refused by name") {
+    REQUIRE_THAT(refused_tensor("[]"), Contains("tensor \"a\" is array"));
+    REQUIRE_THAT(refused_tensor("{}"), Contains("dtype none, expected \"F32\""));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F16","shape":[4],"data_offsets":[0,8]})"),
+                 Contains("dtype \"F16\", expected \"F32\"; save it as float32"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})"),
+                 Contains("dtype none"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","data_offsets":[0,8]})"), Contains("shape"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"),
+                 Contains("shape is missing or not an array"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","shape":[2]})"), Contains("data_offsets"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})"),
+                 Contains("3 data_offsets, expected 2"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"z":0})"),
+                 Contains("unknown field \"z\""));
+}
+
+TEST_CASE("shapes that are not small integers are refused") {
+    for (const char* shape : {"[-2]", "[2.0]", "[\"2\"]", "[null]", "[[2]]", "[1e30]"}) {
+        CAPTURE(shape);
+        REQUIRE_THAT(refused_tensor(joined(
+                         {R"({"dtype":"F32","shape":)", shape, R"(,"data_offsets":[0,8]})"})),
+                     Contains("shape") || Contains("nested"));
+    }
+    for (const char* shape :
+         {"[4294967296,4294967296]", "[9223372036854775808]", "[18446744073709551615]",
+          "[4611686018427387904]", "[4294967296,1073741824]", "[65536,65536,65536,65536]"}) {
+        CAPTURE(shape);
+        REQUIRE_THAT(refused_tensor(joined(
+                         {R"({"dtype":"F32","shape":)", shape, R"(,"data_offsets":[0,8]})"})),
+                     Contains("more than 2^64 bytes") || Contains("data_offsets [0, 8]"));
+    }
+}
+
+TEST_CASE("offsets that do not cover the data exactly once are refused") {
+    const auto tensor = [](const char* name, int size, const char* offsets) {
+        return joined({"\"", name, R"(":{"dtype":"F32","shape":[)", std::to_string(size),
+                       R"(],"data_offsets":)", offsets, "}"});
+    };
+    const auto refused_pair = [&](const std::string& a, const std::string& b) {
+        return refused(file_of(joined({"{", a, ",", b, "}"}), 16));
+    };
+    const std::string good = tensor("a", 2, "[0,8]");
+    REQUIRE(refused_pair(good, tensor("b", 2, "[8,16]")).empty());
+    REQUIRE(refused_pair(tensor("b", 2, "[8,16]"), good).empty());
+    REQUIRE_THAT(refused_pair(good, tensor("b", 3, "[4,16]")), Contains("overlaps another"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[0,8]")), Contains("overlaps another"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 1, "[12,16]")), Contains("leaves a hole"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 1, "[10,14]")), Contains("leaves a hole"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 1, "[8,12]")), Contains("16 bytes of data"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 3, "[8,20]")), Contains("past the end"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[8,12]")), Contains("expected 8 bytes"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[16,8]")), Contains("expected 8 bytes"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 0, "[16,8]")), Contains("expected 0 bytes"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[18446744073709551608,0]")),
+                 Contains("expected 8 bytes"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[-8,0]")), Contains("not an integer"));
+    REQUIRE_THAT(refused_pair(good, tensor("b", 2, "[8.0,16]")), Contains("not an integer"));
+}
+
+TEST_CASE("names out of a file are escaped and cut in messages") {
+    const std::string message =
+        refused(file_of(joined({"{\"\\u001b[2J", std::string(1000, 'n'), "\":[]}"})));
+    REQUIRE_THAT(message, Contains("\\u001b[2Jnnn") && Contains("..."));
+    REQUIRE(message.find('\x1b') == std::string::npos);
+    REQUIRE(message.size() < 300);
+}
+
+TEST_CASE("tensors that contradict themselves are not written") {
+    const auto encode = [](const SafetensorsFile& file) {
+        return message_of<nca::InvalidArgument>([&] { nca::encode_safetensors(file); });
+    };
+    REQUIRE_THAT(encode({.metadata = {}, .tensors = {{"a", {2}, {1}}}}),
+                 Contains("\"a\" has 1 values, expected 2"));
+    REQUIRE_THAT(encode({.metadata = {}, .tensors = {{"a", {-1}, {1}}}}), Contains("shape [-1]"));
+    REQUIRE_THAT(encode({.metadata = {}, .tensors = {{"a", {1}, {1}}, {"a", {1}, {1}}}}),
+                 Contains("two tensors"));
+    REQUIRE_THAT(encode({.metadata = {}, .tensors = {{"__metadata__", {1}, {1}}}}),
+                 Contains("two tensors"));
+}
