@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+// Stands in for the CUDA engine in builds without it.
+#include "cuda/cuda_engine.hpp"
+
+#include <nca/error.hpp>
+
+namespace nca::cuda {
+
+int device_count() { return 0; }
+
+std::unique_ptr<Engine> make_cuda_engine(int) {
+    throw NotCompiled(
+        "this build of libnca_cuda has no CUDA engine: use --device cpu, or a build "
+        "with CUDA where there is one");
+}
+
+}  // namespace nca::cuda

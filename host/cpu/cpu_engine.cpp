@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT
+#include "host/cpu/cpu_engine.hpp"
+
+#include "host/checks.hpp"
+#include "host/cpu/adam.hpp"
+#include "host/cpu/step.hpp"
+#include "host/cpu/zeroed_memory.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+namespace nca::cpu {
+namespace {
+
+struct Shape {
+    int batch = 0;
+    int height = 0;
+    int width = 0;
+
+    bool operator==(const Shape&) const = default;
+    int words() const { return height * BitGrid::words_for(width); }
+    std::size_t grid_floats() const { return std::size_t(height) * width * channels; }
+};
+
+// The slots of all samples at a number of consecutive steps. Zero at first; what one rollout leaves
+// in it is what its bits say, so the next rollout clears no more than that.
+class SlotStore {
+public:
+    SlotStore(const Shape& shape, int steps)
+        : shape_(shape),
+          steps_(steps),
+          states_(std::size_t(steps) * shape.batch * shape.grid_floats() * sizeof(float)),
+          bits_(std::size_t(steps) * shape.batch * shape.words() * sizeof(std::uint64_t)) {}
+
+    const Shape& shape() const { return shape_; }
+    int steps() const { return steps_; }
+    float* state(int step, int sample = 0) const {
+        return states_.as<float>() + index(step, sample) * shape_.grid_floats();
+    }
+    Slot slot(int step, int sample) const {
+        return {state(step, sample),
+                {bits_.as<std::uint64_t>() + index(step, sample) * shape_.words(), shape_.height,
+                 shape_.width}};
+    }
+
+private:
+    std::size_t index(int step, int sample) const {
+        return std::size_t(step) * shape_.batch + sample;
+    }
+    Shape shape_;
+    int steps_;
+    ZeroedMemory states_;
+    ZeroedMemory bits_;
+};
+
+// Memory of finished tapes, for the next one.
+struct TapeCache {
+    std::mutex mutex;
+    std::unique_ptr<SlotStore> store;
+};
+
+struct CpuTape : Tape::Storage {
+    ~CpuTape() override {
+        const std::scoped_lock lock(cache->mutex);
+        if (!cache->store || cache->store->steps() < store->steps())
+            cache->store = std::move(store);
+    }
+    int steps() const override { return last_step; }
+    ConstStateView state(int step) const override {
+        check_tape_step(step, last_step);
+        const Shape& shape = store->shape();
+        return {store->state(step), shape.batch, shape.height, shape.width, MemorySpace::host};
+    }
+
+    std::shared_ptr<TapeCache> cache;
+    std::unique_ptr<SlotStore> store;
+    int last_step = 0;
+    Rule rule;
+    FireKey key;
+    bool output_bias = false;
+    PackedWeights weights;
+};
+
+class CpuEngine final : public Engine {
+public:
+    explicit CpuEngine(int threads) : threads_(threads), scratch_(threads) {}
+
+    MemorySpace memory_space() const override { return MemorySpace::host; }
+
+    std::string description() const override {
+        return fmt::format("cpu, {} thread{}, {}", threads_, threads_ == 1 ? "" : "s",
+                           instruction_set());
+    }
+
+    Buffer allocate(std::size_t size) override {
+        // At least one line, whole lines only, and no overflow on the way.
+        constexpr std::size_t line = 64;
+        constexpr std::size_t most = (SIZE_MAX - line) / sizeof(float);
+        const std::size_t bytes = (std::min(size, most) * sizeof(float) / line + 1) * line;
+        void* data = size <= most ? std::aligned_alloc(line, bytes) : nullptr;
+        if (data == nullptr) {
+            throw Error(fmt::format("no memory for {} floats: use a smaller batch or grid", size));
+        }
+        std::fill_n(static_cast<float*>(data), size, 0.0F);
+        return {static_cast<float*>(data), size, MemorySpace::host,
+                [](float* pointer) { std::free(pointer); }};
+    }
+
+    void copy_from_host(float* destination, std::span<const float> source, Stream) override {
+        std::copy(source.begin(), source.end(), destination);
+    }
+
+    void copy_to_host(std::span<float> destination, const float* source, Stream) override {
+        std::copy_n(source, destination.size(), destination.begin());
+    }
+
+    void advance(const Rule& rule, ConstWeightsView weights, StateView state,
+                 const RolloutOptions& options, Stream) override {
+        check_rollout(rule, weights, state, options, memory_space());
+        if (options.steps == 0) return;
+        const Shape shape{state.batch, state.height, state.width};
+        auto packed = std::make_unique<PackedWeights>();
+        pack(*packed, weights);
+        const Rollout rollout(rule, *packed, options.key);
+        // Even steps live in the caller's memory, odd ones in ours.
+        const SlotStore odd(shape, 1);
+        std::vector<std::uint64_t> even_bits(std::size_t(shape.batch) * shape.words());
+        const auto slot_of = [&](int step, int sample) -> Slot {
+            if (step % 2 != 0) return odd.slot(0, sample);
+            return {state.sample(sample).data,
+                    {even_bits.data() + std::size_t(sample) * shape.words(), shape.height,
+                     shape.width}};
+        };
+        roll_forward(rollout, shape, options.steps, slot_of);
+        if (options.steps % 2 != 0) std::copy_n(odd.state(0), state.size(), state.data);
+    }
+
+    Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
+                 const RolloutOptions& options, Stream) override {
+        check_rollout(rule, weights, state, options, memory_space());
+        auto tape = std::make_unique<CpuTape>();
+        tape->cache = cache_;
+        tape->store = take_store({state.batch, state.height, state.width}, options.steps + 1);
+        tape->last_step = options.steps;
+        tape->rule = rule;
+        tape->key = options.key;
+        tape->output_bias = weights.b2 != nullptr;
+        pack(tape->weights, weights);
+        std::copy_n(state.data, state.size(), tape->store->state(0));
+        const Rollout rollout(rule, tape->weights, options.key);
+        roll_forward(rollout, tape->store->shape(), options.steps,
+                     [&](int step, int sample) { return tape->store->slot(step, sample); });
+        return Tape(std::move(tape));
+    }
+
+    void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
+                  Accumulate accumulate, Stream) override {
+        const auto* from = dynamic_cast<const CpuTape*>(tape.storage());
+        if (from == nullptr) {
+            throw InvalidArgument(
+                "the tape is empty or of another engine: give the engine the "
+                "tape that its own forward returned");
+        }
+        const Shape& shape = from->store->shape();
+        check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
+        if (!from->output_bias) grad_weights.b2 = nullptr;
+        const Rollout rollout(from->rule, from->weights, from->key);
+        const Bands bands{shape.height};
+        std::vector<PackedGradients> gradients(std::size_t(shape.batch) * bands.count());
+        std::vector<BackwardWork> work;
+        work.reserve(shape.batch);
+        for (int sample = 0; sample < shape.batch; ++sample) {
+            work.emplace_back(shape.height, shape.width);
+            BitGrid all = work.back().may_be_nonzero;
+            for (int i = 0; i < shape.words(); ++i) all.bits[i] = all.valid(i % all.words());
+        }
+        run_steps(
+            shape, from->last_step,
+            [&](int reverse, int sample, int band, Scratch& scratch) {
+                const int step = from->last_step - 1 - reverse;
+                backward_rows(grad_state.sample(sample).data,
+                              gradients[std::size_t(sample) * bands.count() + band], work[sample],
+                              scratch, rollout, from->store->slot(step, sample),
+                              from->store->slot(step + 1, sample), step, sample, band);
+            },
+            [&](int reverse, int sample, int band) {
+                const int step = from->last_step - 1 - reverse;
+                backward_stencil(grad_state.sample(sample).data, work[sample], rollout,
+                                 from->store->slot(step + 1, sample), band);
+            });
+        for (std::size_t i = 1; i < gradients.size(); ++i) add(gradients[0], gradients[i]);
+        unpack(grad_weights, gradients[0], accumulate == Accumulate::yes);
+    }
+
+    void loss(StateView grad_state, float* loss, float* living, ConstStateView state,
+              TargetView target, Stream) override {
+        check_loss(grad_state, loss, living, state, target, memory_space());
+        const std::size_t cells = std::size_t(state.height) * state.width;
+        const float scale = 2.0F / (float(cells) * visible_channels * float(state.batch));
+#pragma omp parallel for num_threads(threads_)
+        for (int sample = 0; sample < state.batch; ++sample) {
+            const float* x = state.sample(sample).data;
+            float* grad = grad_state.sample(sample).data;
+            double sum = 0;
+            std::size_t count = 0;
+            for (std::size_t cell = 0; cell < cells; ++cell) {
+                for (int c = 0; c < channels; ++c) {
+                    const float difference =
+                        c < visible_channels
+                            ? x[cell * channels + c] - target.data[cell * visible_channels + c]
+                            : 0.0F;
+                    sum += double(difference) * difference;
+                    grad[cell * channels + c] = scale * difference;
+                }
+                count += std::size_t(x[cell * channels + alpha_channel] > living_threshold);
+            }
+            loss[sample] = float(sum / (double(cells) * visible_channels));
+            living[sample] = float(count);
+        }
+    }
+
+    void adam(float* weights, float* first_moments, float* second_moments, float* grad_weights,
+              float* norms, bool output_bias, const AdamOptions& options, Stream) override {
+        check_adam(weights, first_moments, second_moments, grad_weights, norms, options);
+        adam_update(weights, first_moments, second_moments, grad_weights, norms, output_bias,
+                    options);
+    }
+
+private:
+    // first(step, sample, band, scratch) for all bands of a sample, then second(step, sample,
+    // band), for each step in turn. Samples do not know of each other, so where they divide well
+    // among the threads each sample runs through all steps on one thread without ever waiting.
+    template <class First, class Second>
+    void run_steps(const Shape& shape, int steps, First first, Second second) {
+        const int bands = Bands{shape.height}.count();
+        const int rounds = (shape.batch + threads_ - 1) / threads_;
+        if (rounds * threads_ * 4 <= shape.batch * 5) {
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+            for (int sample = 0; sample < shape.batch; ++sample) {
+                Scratch& scratch = scratch_[omp_get_thread_num()];
+                for (int step = 0; step < steps; ++step) {
+                    for (int band = 0; band < bands; ++band) first(step, sample, band, scratch);
+                    for (int band = 0; band < bands; ++band) second(step, sample, band);
+                }
+            }
+            return;
+        }
+        const int units = shape.batch * bands;
+#pragma omp parallel num_threads(threads_)
+        {
+            Scratch& scratch = scratch_[omp_get_thread_num()];
+            for (int step = 0; step < steps; ++step) {
+#pragma omp for schedule(dynamic)
+                for (int unit = 0; unit < units; ++unit) {
+                    first(step, unit / bands, unit % bands, scratch);
+                }
+#pragma omp for schedule(dynamic)
+                for (int unit = 0; unit < units; ++unit) second(step, unit / bands, unit % bands);
+            }
+        }
+    }
+
+    template <class SlotOf>
+    void roll_forward(const Rollout& rollout, const Shape& shape, int steps, SlotOf slot_of) {
+        std::vector<ForwardWork> work;
+        work.reserve(shape.batch);
+        for (int sample = 0; sample < shape.batch; ++sample) {
+            work.emplace_back(shape.height, shape.width);
+        }
+        const Bands bands{shape.height};
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+        for (int unit = 0; unit < shape.batch * bands.count(); ++unit) {
+            const int sample = unit / bands.count();
+            const int band = unit % bands.count();
+            scan_state(slot_of(0, sample), work[sample], bands.top(band), bands.bottom(band));
+        }
+        run_steps(
+            shape, steps,
+            [&](int step, int sample, int band, Scratch& scratch) {
+                update_band(slot_of(step + 1, sample), slot_of(step, sample), work[sample], scratch,
+                            rollout, step, sample, bands.top(band), bands.bottom(band));
+            },
+            [&](int step, int sample, int band) {
+                mask_band(slot_of(step + 1, sample), slot_of(step, sample), work[sample], rollout,
+                          step, sample, bands.top(band), bands.bottom(band));
+            });
+    }
+
+    std::unique_ptr<SlotStore> take_store(const Shape& shape, int steps) {
+        {
+            const std::scoped_lock lock(cache_->mutex);
+            std::unique_ptr<SlotStore> cached = std::move(cache_->store);
+            if (cached && cached->shape() == shape && cached->steps() >= steps) return cached;
+        }
+        return std::make_unique<SlotStore>(shape, steps);
+    }
+
+    int threads_;
+    std::vector<Scratch> scratch_;
+    std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_cpu_engine(int threads) {
+    constexpr int most_threads = 1024;
+    if (threads < 0 || threads > most_threads) {
+        throw InvalidArgument(
+            fmt::format("{} threads: expected 1 to {}, or 0 for one for each "
+                        "processor",
+                        threads, most_threads));
+    }
+    return std::make_unique<CpuEngine>(threads == 0 ? omp_get_num_procs() : threads);
+}
+
+}  // namespace nca::cpu

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+#include "host/cpu/step.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace nca::cpu {
+
+BackwardWork::BackwardWork(int height, int width)
+    : grad_p(nullptr, &std::free),
+      row_begin(height),
+      row_end(height),
+      bands_{height},
+      width_(width) {
+    const std::ptrdiff_t words = std::ptrdiff_t(height) * BitGrid::words_for(width);
+    bits_.resize(2 * words);
+    may_be_nonzero = {bits_.data(), height, width};
+    row_cells = {bits_.data() + words, height, width};
+    // Room for every cell; the pages of rows that never come are never touched.
+    const std::size_t rows = row_start(bands_.count());
+    cells = std::make_unique_for_overwrite<Cell[]>(rows);
+    const std::size_t bytes = (rows * perception * sizeof(float) + 63) / 64 * 64;
+    grad_p.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (!grad_p) throw std::bad_alloc();
+}
+
+std::ptrdiff_t BackwardWork::row_start(int band) const {
+    return std::ptrdiff_t(bands_.top(band)) * width_ + std::ptrdiff_t(band) * 2 * row_tile;
+}
+
+void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& work,
+                   Scratch& scratch, const Rollout& rollout, const Slot& now, const Slot& next,
+                   int step, int sample, int band) {
+    const auto [bits, height, width] = now.may_live;
+    const Bands bands{height};
+    Cell* cells = work.cells.get() + work.row_start(band);
+    float* grad_p = work.grad_p.get() + work.row_start(band) * perception;
+    alignas(64) float shared_grad_u[channels] = {};
+    bool any_shared = false;
+    int count = 0;
+    for (int y = bands.top(band); y < bands.bottom(band); ++y) {
+        work.row_begin[y] = count;
+        for (int w = 0; w < next.may_live.words(); ++w) {
+            const std::uint64_t life = next.may_live.word(y, w);
+            for_each_bit(work.may_be_nonzero.word(y, w) & ~life, [&](int i) {
+                std::fill_n(grad_state + (std::ptrdiff_t(y) * width + w * 64 + i) * channels,
+                            channels, 0.0F);
+            });
+            const std::uint64_t fired = rollout.fire.word(
+                step, sample, std::uint32_t(y) * std::uint32_t(width) + std::uint32_t(w) * 64,
+                life);
+            // Rows that perceive nothing but zeros are alike up to grad_u, and what they send to
+            // their dead neighbours is masked one step earlier: one row with the sum of their
+            // grad_u does for all. The first state's gradient is not masked, so not at step 0.
+            const std::uint64_t near = step == 0 ? life : now.may_live.dilated(y, w, rollout.edges);
+            for_each_bit(fired & near, [&](int i) { cells[count++] = {y, w * 64 + i}; });
+            for_each_bit(fired & ~near, [&](int i) {
+                const float* grad =
+                    grad_state + (std::ptrdiff_t(y) * width + w * 64 + i) * channels;
+                for (int c = 0; c < channels; ++c) shared_grad_u[c] += rollout.step_size * grad[c];
+                any_shared = true;
+            });
+            work.row_cells.word(y, w) = fired & near;
+        }
+        work.row_end[y] = count;
+    }
+
+    const int total = count + int(any_shared);
+    for (int first = 0; first < total; first += chunk_rows) {
+        const int here = std::min(chunk_rows, count - first);  // without the shared row
+        perceive(scratch.p, rollout.stencil, now.state, height, width, cells + first, here);
+        gather_gradient(scratch.u, grad_state, rollout.step_size, width, cells + first, here);
+        const int rows = padded_rows(std::min(chunk_rows, total - first));
+        std::fill(scratch.p + here * perception, scratch.p + rows * perception, 0.0F);
+        std::fill(scratch.u + here * channels, scratch.u + rows * channels, 0.0F);
+        if (any_shared && here < chunk_rows) {
+            std::copy_n(shared_grad_u, channels, scratch.u + here * channels);
+        }
+        mlp_backward(grad_p + std::ptrdiff_t(first) * perception, gradients, scratch.h,
+                     scratch.grad_h, rollout.weights, scratch.p, scratch.u, rows);
+    }
+}
+
+void backward_stencil(float* grad_state, BackwardWork& work, const Rollout& rollout,
+                      const Slot& next, int band) {
+    const auto [bits, height, width] = next.may_live;
+    const Bands bands{height};
+    const int top = bands.top(band);
+    const int bottom = bands.bottom(band);
+    const auto add_rows = [&](int source_band, int first_y, int last_y) {
+        const int begin = work.row_begin[first_y];
+        const std::ptrdiff_t start = work.row_start(source_band) + begin;
+        perceive_adjoint(grad_state, rollout.stencil, work.grad_p.get() + start * perception,
+                         height, width, top, bottom, work.cells.get() + start,
+                         work.row_end[last_y] - begin);
+    };
+    // The rows of cells just above and below the band reach into it as well. A band that is the
+    // whole grid has itself on both sides, and its own rows reach around the edge already.
+    const int last_band = bands.count() - 1;
+    const bool around = rollout.edges == Edges::circular && last_band > 0;
+    if (band > 0 || around) {
+        const int above = band > 0 ? band - 1 : last_band;
+        add_rows(above, bands.bottom(above) - 1, bands.bottom(above) - 1);
+    }
+    add_rows(band, top, bottom - 1);
+    if (band < last_band || around) {
+        const int below = band < last_band ? band + 1 : 0;
+        add_rows(below, bands.top(below), bands.top(below));
+    }
+    for (int y = top; y < bottom; ++y) {
+        for (int w = 0; w < next.may_live.words(); ++w) {
+            work.may_be_nonzero.word(y, w) =
+                next.may_live.word(y, w) | work.row_cells.dilated(y, w, rollout.edges);
+        }
+    }
+}
+
+}  // namespace nca::cpu

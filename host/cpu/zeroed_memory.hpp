@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <memory>
+
+namespace nca::cpu {
+
+// Zeroed, page-aligned memory straight from the system: pages that are never written cost nothing,
+// which matters for a tape of mostly dead grids.
+class ZeroedMemory {
+public:
+    explicit ZeroedMemory(std::size_t bytes) : data_(map(bytes), Unmap{bytes}) {}
+
+    template <class T>
+    T* as() const {
+        return static_cast<T*>(data_.get());
+    }
+
+private:
+    struct Unmap {
+        std::size_t bytes;
+        void operator()(void* pointer) const { munmap(pointer, bytes); }
+    };
+
+    static void* map(std::size_t bytes) {
+        void* pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (pointer == MAP_FAILED) {
+            throw Error(
+                fmt::format("no memory for {} bytes of states: use a smaller batch, a "
+                            "smaller grid or fewer steps",
+                            bytes));
+        }
+        return pointer;
+    }
+
+    std::unique_ptr<void, Unmap> data_;
+};
+
+}  // namespace nca::cpu
