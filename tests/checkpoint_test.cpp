@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: MIT
+#include "host/checkpoint.hpp"
+
+#include "host/model_file.hpp"
+#include "host/safetensors.hpp"
+#include "tests/support/temporary_directory.hpp"
+#include "tests/support/training.hpp"
+
+#include <nca/error.hpp>
+#include <nlohmann/json.hpp>
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace nca;
+using Catch::Matchers::Contains;
+using test::message_of;
+using test::TemporaryDirectory;
+
+namespace {
+
+const std::string training_key = "nca.training";
+const std::string progress_key = "nca.progress";
+
+// Any two values of it differ; all are exact floats.
+Parameters numbered(bool output_bias, float first) {
+    Parameters parameters{Weights(output_bias)};
+    float value = first;
+    for (float& weight : parameters.weights.all()) weight = -(value += 0.25F);
+    for (float& moment : parameters.first_moments) moment = -(value += 0.25F);
+    for (float& moment : parameters.second_moments) moment = value += 0.25F;
+    return parameters;
+}
+
+// No field as a preset has it.
+TrainingConfig unusual_config() {
+    TrainingConfig config;
+    config.preset = "my \"own\" preset";
+    config.rule = Rule{}.rotated(30);
+    config.rule.edges = Edges::circular;
+    config.rule.life = Life::post;
+    config.rule.start_cell = StartCell::alpha;
+    config.rule.fire_rate = 1.0F / 3;
+    config.rule.step_size = -0.7F;
+    config.rule.premultiplied = false;
+    config.output_bias = false;
+    config.initialisation = Initialisation::pytorch;
+    config.schedule = Schedule::exponential;
+    config.normalise_gradients = false;
+    config.learning_rate = 1.0F / 700;
+    config.beta1 = 0.1F;
+    config.beta2 = 0.99999F;
+    config.batch = 3;
+    config.fewest_steps = 5;
+    config.most_steps = 99999;
+    config.target_size = 17;
+    config.padding = 0;
+    config.seed = 4294967295U;
+    return config;
+}
+
+Checkpoint unusual_checkpoint() {
+    return {
+        .config = unusual_config(),
+        .target_name = "my \"lizard\"\n.png",
+        .target_hash = 0xfedcba9876543210,
+        .iteration = 123456789,
+        .recoveries = 7,
+        .failures = 5,
+        .good_iterations = 4321,
+        .recent_losses = {0.1, 1.0 / 3, 1e-300, 5e-324, 999.9999999999999, 0},
+        .current = numbered(false, 0),
+        .anchor = numbered(false, 1e5F),
+    };
+}
+
+void require_same(const Parameters& got, const Parameters& expected) {
+    REQUIRE(got.weights == expected.weights);
+    REQUIRE(got.first_moments == expected.first_moments);
+    REQUIRE(got.second_moments == expected.second_moments);
+    REQUIRE(got.updates == expected.updates);
+}
+
+SafetensorsFile contents_of(const Checkpoint& checkpoint) {
+    const TemporaryDirectory folder;
+    save_checkpoint(folder / "checkpoint", checkpoint, {});
+    return read_safetensors(folder / "checkpoint");
+}
+
+// What load_checkpoint says about such a file; empty where it takes it.
+std::string refused(const SafetensorsFile& file) {
+    const TemporaryDirectory folder;
+    test::write_bytes(folder / "bad.checkpoint", encode_safetensors(file));
+    const std::string message =
+        message_of<FormatError>([&] { load_checkpoint(folder / "bad.checkpoint"); });
+    if (!message.empty()) REQUIRE_THAT(message, Contains("bad.checkpoint"));
+    return message;
+}
+
+NamedTensor& tensor(SafetensorsFile& file, const std::string& name) {
+    for (NamedTensor& each : file.tensors) {
+        if (each.name == name) return each;
+    }
+    throw std::runtime_error("no tensor " + name);
+}
+
+// A checkpoint file of which one field of a metadata entry is another value.
+SafetensorsFile with_field(const std::string& key, const std::string& field,
+                           const nlohmann::json& value) {
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    auto json = nlohmann::json::parse(file.metadata.at(key));
+    REQUIRE(json.contains(field));
+    json[field] = value;
+    file.metadata[key] = json.dump();
+    return file;
+}
+
+}  // namespace
+
+TEST_CASE("a checkpoint comes back from its file as it was") {
+    for (const bool output_bias : {false, true}) {
+        Checkpoint expected = unusual_checkpoint();
+        expected.config.output_bias = output_bias;
+        expected.current = numbered(output_bias, 0);
+        expected.anchor = numbered(output_bias, 1e5F);
+        expected.current.updates = 987654321;
+        expected.anchor.updates = 987654300;
+        const TemporaryDirectory folder;
+        const auto path = folder / "a.checkpoint";
+        save_checkpoint(path, expected, {});
+        REQUIRE(folder.names() == std::vector<std::string>{"a.checkpoint"});
+
+        const Checkpoint got = load_checkpoint(path);
+        REQUIRE(first_difference(got.config, expected.config) == "");
+        REQUIRE(got.config == expected.config);
+        REQUIRE(got.target_name == expected.target_name);
+        REQUIRE(got.target_hash == expected.target_hash);
+        REQUIRE(got.iteration == expected.iteration);
+        REQUIRE(got.recoveries == expected.recoveries);
+        REQUIRE(got.failures == expected.failures);
+        REQUIRE(got.good_iterations == expected.good_iterations);
+        REQUIRE(got.recent_losses == expected.recent_losses);
+        require_same(got.current, expected.current);
+        require_same(got.anchor, expected.anchor);
+
+        save_checkpoint(folder / "again", got, {});
+        REQUIRE(test::read_bytes(folder / "again") == test::read_bytes(path));
+    }
+}
+
+TEST_CASE("a checkpoint is a model file, too") {
+    const Checkpoint checkpoint = unusual_checkpoint();
+    const TrainingHistory history = {"growing", "lizard.png", 123, 17, 17, 0.5, 9};
+    const TemporaryDirectory folder;
+    save_checkpoint(folder / "a.checkpoint", checkpoint, history);
+    const Model model = Model::load(folder / "a.checkpoint");
+    REQUIRE(model.weights == checkpoint.current.weights);
+    REQUIRE(model.rule == checkpoint.config.rule);
+    REQUIRE(model.history == history);
+}
+
+TEST_CASE("texts that are not UTF-8 are saved with replacement characters") {
+    Checkpoint checkpoint = unusual_checkpoint();
+    checkpoint.config.preset = "own\xff";
+    checkpoint.target_name = "\xc3(.png";
+    const TemporaryDirectory folder;
+    save_checkpoint(folder / "a.checkpoint", checkpoint, {});
+    const Checkpoint got = load_checkpoint(folder / "a.checkpoint");
+    REQUIRE(got.config.preset == "own\xef\xbf\xbd");
+    REQUIRE_THAT(got.target_name, Contains("(.png"));
+    REQUIRE_THAT(first_difference(got.config, checkpoint.config), Contains("preset"));
+}
+
+TEST_CASE("the first difference of two configurations is named, whichever field it is in") {
+    using Change = std::function<void(TrainingConfig&)>;
+    const std::pair<Change, std::string> changes[] = {
+        {[](auto& c) { c.preset = "growing"; }, "preset is \"growing\", expected "},
+        {[](auto& c) { c.output_bias = true; }, "output_bias is true, expected false"},
+        {[](auto& c) { c.initialisation = Initialisation::glorot; },
+         "initialisation is \"glorot\", expected \"pytorch\""},
+        {[](auto& c) { c.schedule = Schedule::drop; },
+         "schedule is \"drop\", expected \"exponential\""},
+        {[](auto& c) { c.normalise_gradients = true; }, "normalise_gradients is true"},
+        {[](auto& c) { c.learning_rate = std::nextafter(c.learning_rate, 1.0F); },
+         "learning_rate is 0.00142"},
+        {[](auto& c) { c.beta1 = 0.5F; }, "beta1 is 0.5"},
+        {[](auto& c) { c.beta2 = 0.75F; }, "beta2 is 0.75"},
+        {[](auto& c) { c.batch = 4; }, "batch is 4, expected 3"},
+        {[](auto& c) { c.fewest_steps = 6; }, "fewest_steps is 6, expected 5"},
+        {[](auto& c) { c.most_steps = 7; }, "most_steps is 7, expected 99999"},
+        {[](auto& c) { c.target_size = 18; }, "target_size is 18, expected 17"},
+        {[](auto& c) { c.padding = 1; }, "padding is 1, expected 0"},
+        {[](auto& c) { c.seed = 0; }, "seed is 0, expected 4294967295"},
+        {[](auto& c) { c.rule.filters[2][8] += 1; }, "the rule is"},
+        {[](auto& c) { c.rule.edges = Edges::zero; }, "the rule is"},
+        {[](auto& c) { c.rule.life = Life::pre_and_post; }, "the rule is"},
+        {[](auto& c) { c.rule.start_cell = StartCell::alpha_and_hidden; }, "the rule is"},
+        {[](auto& c) { c.rule.fire_rate = 0.5F; }, "\"fire_rate\":0.5"},
+        {[](auto& c) { c.rule.step_size = 1; }, "the rule is"},
+        {[](auto& c) { c.rule.premultiplied = true; }, "the rule is"},
+    };
+    const TrainingConfig expected = unusual_config();
+    REQUIRE(first_difference(expected, expected) == "");
+    for (const auto& [change, difference] : changes) {
+        TrainingConfig got = expected;
+        change(got);
+        REQUIRE_THAT(first_difference(got, expected), Contains(difference));
+    }
+}
+
+TEST_CASE("targets that differ in one bit have another hash") {
+    std::vector<float> target(64, 0.5F);
+    const std::uint64_t hash = hash_target(target);
+    REQUIRE(hash_target(target) == hash);
+    for (float& value : target) {
+        value = std::nextafter(0.5F, 1.0F);
+        REQUIRE(hash_target(target) != hash);
+        value = 0.5F;
+    }
+    REQUIRE(hash_target({}) == 0xcbf29ce484222325);  // FNV-1a's offset basis
+    REQUIRE(hash_target(std::vector<float>(63, 0.5F)) != hash);
+}
+
+TEST_CASE("a trainer refuses checkpoints of another configuration or target and is as before") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "a.checkpoint";
+    const TrainingConfig config = test::small_config("growing");
+    Trainer saved(test::small_picture(), config, Device::cpu(1));
+    saved.set_target_name("leaf.png");
+    saved.iterate();
+    saved.save_checkpoint(path);
+
+    const auto requires_refusal = [&](const Image& image, const TrainingConfig& other,
+                                      const std::string& expected) {
+        Trainer trainer(image, other, Device::cpu(1));
+        trainer.iterate();
+        trainer.iterate();
+        const auto before = test::checkpoint_bytes(trainer);
+        const std::string message = message_of<FormatError>([&] { trainer.resume(path); });
+        REQUIRE_THAT(message,
+                     Contains(path.string()) && Contains(expected) && Contains(" give the "));
+        REQUIRE(test::checkpoint_bytes(trainer) == before);
+    };
+    TrainingConfig other = config;
+    other.batch = 1;
+    requires_refusal(test::small_picture(), other, "batch is 2, expected 1");
+    other = config;
+    other.seed = 5;
+    requires_refusal(test::small_picture(), other, "seed is 0, expected 5");
+    other = config;
+    other.rule.fire_rate = 0.25F;
+    requires_refusal(test::small_picture(), other, "the rule is");
+    requires_refusal(test::small_picture(), test::small_config("notebook"),
+                     "preset is \"growing\", expected \"notebook\"");
+    requires_refusal(test::small_picture(8, 7), config, "another target (leaf.png)");
+    Image changed = test::small_picture();
+    changed.pixel(4, 4)[1] ^= 64;
+    requires_refusal(changed, config, "another target (leaf.png)");
+}
+
+TEST_CASE("a model is refused as a checkpoint, in words that tell the two apart") {
+    const TemporaryDirectory folder;
+    Trainer trainer(test::small_picture(), test::small_config("growing"), Device::cpu(1));
+    trainer.model().save(folder / "model.safetensors");
+    REQUIRE_THAT(message_of<FormatError>([&] { trainer.resume(folder / "model.safetensors"); }),
+                 Contains("model.safetensors") && Contains("a model and not a checkpoint"));
+    REQUIRE_THROWS_AS(trainer.resume(folder / "nothing"), IoError);
+    test::write_text(folder / "text", "once upon a time there was a lizard");
+    REQUIRE_THROWS_AS(trainer.resume(folder / "text"), FormatError);
+    test::write_text(folder / "empty", "");
+    REQUIRE_THROWS_AS(trainer.resume(folder / "empty"), FormatError);
+}
+
+TEST_CASE("a truncated checkpoint is refused wherever it ends") {
+    const TemporaryDirectory folder;
+    save_checkpoint(folder / "whole", unusual_checkpoint(), {});
+    const auto bytes = test::read_bytes(folder / "whole");
+    std::vector<std::size_t> lengths = {0, 1, 7, 8, 9, bytes.size() - 1, bytes.size() - 4};
+    for (std::size_t length = 100; length < bytes.size(); length += bytes.size() / 40) {
+        lengths.push_back(length);
+    }
+    for (const std::size_t length : lengths) {
+        INFO(length << " of " << bytes.size() << " bytes");
+        test::write_bytes(folder / "cut", std::span(bytes).first(length));
+        REQUIRE_THROWS_AS(load_checkpoint(folder / "cut"), FormatError);
+    }
+}
+
+TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by its name") {
+    Checkpoint checkpoint = unusual_checkpoint();
+    checkpoint.config.output_bias = true;
+    checkpoint.current = numbered(true, 0);
+    checkpoint.anchor = numbered(true, 0);
+    const SafetensorsFile whole = contents_of(checkpoint);
+    REQUIRE(whole.tensors.size() == 24);
+    REQUIRE(refused(whole) == "");
+    for (const NamedTensor& each : whole.tensors) {
+        INFO(each.name);
+        SafetensorsFile file = whole;
+        std::erase_if(file.tensors, [&](const auto& t) { return t.name == each.name; });
+        // Without its output bias a file is that of an automaton that has none.
+        const bool optional = each.name == "net.2.bias";
+        REQUIRE_THAT(refused(file), Contains(optional ? "output_bias is true" : each.name));
+
+        file = whole;
+        const auto rows = std::size_t(each.shape.front());
+        tensor(file, each.name).shape.front() -= 1;
+        tensor(file, each.name).values.resize(each.values.size() / rows * (rows - 1));
+        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("shape"));
+
+        file = whole;
+        tensor(file, each.name).shape.push_back(1);
+        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("shape"));
+
+        file = whole;
+        tensor(file, each.name).values.back() = std::numeric_limits<float>::quiet_NaN();
+        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("nan"));
+        tensor(file, each.name).values.back() = std::numeric_limits<float>::infinity();
+        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("inf"));
+    }
+}
+
+TEST_CASE("an output bias that the configuration does not have is refused") {
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    file.tensors.push_back({"net.2.bias", {channels}, std::vector<float>(channels)});
+    for (const std::string prefix :
+         {"adam.m.", "adam.v.", "recovery.", "recovery.adam.m.", "recovery.adam.v."}) {
+        file.tensors.push_back({prefix + "net.2.bias", {channels}, std::vector<float>(channels)});
+    }
+    REQUIRE_THAT(refused(file),
+                 Contains("output_bias is false") && Contains("net.2.bias is there"));
+}
+
+TEST_CASE("second moments below zero are refused") {
+    Checkpoint checkpoint = unusual_checkpoint();
+    checkpoint.current.second_moments.back() = -1;
+    REQUIRE_THAT(refused(contents_of(checkpoint)), Contains("adam.v") && Contains("-1"));
+    checkpoint = unusual_checkpoint();
+    checkpoint.anchor.second_moments.back() = -1;
+    REQUIRE_THAT(refused(contents_of(checkpoint)), Contains("recovery.adam.v") && Contains("-1"));
+}
+
+TEST_CASE("a checkpoint's bad field is refused by name") {
+    const std::pair<const char*, std::vector<nlohmann::json>> progress[] = {
+        {"target", {1, nullptr}},
+        {"target_hash", {"", "xyz", "0123456789abcdeF", "0123456789abcdef0", 12}},
+        {"iteration", {-1, 1.5, "3", 1e300, 9223372036854775807, 18446744073709551615U}},
+        {"updates", {-1, 0.5, 9223372036854775807}},
+        {"recoveries", {-1, 1001, 2147483648}},
+        {"failures", {-1, 1001}},
+        {"good_iterations", {-1, 2147483647, 2147483648}},
+        {"recovery_updates", {-1, 9223372036854775807}},
+        {"recent_losses",
+         {"0.5", 0.5, {"0.5"}, {nullptr}, {{0.5}}, std::vector<double>(100000, 0.5)}},
+    };
+    for (const auto& [field, values] : progress) {
+        for (const nlohmann::json& value : values) {
+            INFO(field << ": " << value.dump().substr(0, 60));
+            const std::string message = refused(with_field(progress_key, field, value));
+            REQUIRE_THAT(message, Contains(progress_key) && Contains(field));
+            REQUIRE(message.size() < 400);
+        }
+    }
+    const std::pair<const char*, std::vector<nlohmann::json>> training[] = {
+        {"preset", {1}},
+        {"output_bias", {1, "false"}},
+        {"initialisation", {"zero", 0}},
+        {"schedule", {"", 1}},
+        {"normalise_gradients", {nullptr}},
+        {"learning_rate", {"0.1", 1e300}},
+        {"beta1", {nullptr}},
+        {"beta2", {-1e300}},
+        {"batch", {0, -1, 2.5, 2147483648}},
+        {"fewest_steps", {0, -64}},
+        {"most_steps", {0, 4294967296}},
+        {"target_size", {0, -1}},
+        {"padding", {-1}},
+        {"seed", {-1, 4294967296}},
+    };
+    for (const auto& [field, values] : training) {
+        for (const nlohmann::json& value : values) {
+            INFO(field << ": " << value.dump());
+            REQUIRE_THAT(refused(with_field(training_key, field, value)),
+                         Contains(training_key) && Contains(field));
+        }
+    }
+}
+
+TEST_CASE("missing, unknown and doubled fields and metadata of a checkpoint are refused") {
+    const SafetensorsFile whole = contents_of(unusual_checkpoint());
+    for (const std::string& key : {training_key, progress_key}) {
+        SafetensorsFile file = whole;
+        file.metadata.erase(key);
+        REQUIRE_THAT(refused(file), Contains(key));
+        for (const std::string text : {"", "[]", "{", "null", "7", "{\"a\":{\"a\":{\"a\":{}}}}"}) {
+            file.metadata[key] = text;
+            REQUIRE_THAT(refused(file), Contains(key));
+        }
+        const auto json = nlohmann::json::parse(whole.metadata.at(key));
+        for (const auto& field : json.items()) {
+            auto without = json;
+            without.erase(field.key());
+            file.metadata[key] = without.dump();
+            REQUIRE_THAT(refused(file),
+                         Contains(key) && Contains(field.key()) && Contains("missing"));
+        }
+        auto more = json;
+        more["colour"] = 3;
+        file.metadata[key] = more.dump();
+        REQUIRE_THAT(refused(file), Contains(key) && Contains("colour"));
+        const std::string text = json.dump();
+        file.metadata[key] = "{\"" + json.begin().key() + "\":1," + text.substr(1);
+        REQUIRE_THAT(refused(file), Contains(key) && Contains("twice"));
+    }
+}
+
+TEST_CASE("the largest counts of a checkpoint can still be counted on from") {
+    const TrainingConfig config = test::small_config("growing");
+    Trainer trainer(test::small_picture(), config, Device::cpu(1));
+    Checkpoint checkpoint = test::inside(trainer);
+    checkpoint.iteration = checkpoint.good_iterations = 1'000'000'000;
+    checkpoint.current.updates = checkpoint.anchor.updates = 1'000'000'000;
+    checkpoint.recoveries = checkpoint.failures = 1000;
+    test::resume_from(trainer, checkpoint);
+    const IterationReport report = trainer.iterate();
+    REQUIRE(report.iteration == 1'000'000'000);
+    REQUIRE(trainer.iteration() == 1'000'000'001);
+}
+
+TEST_CASE("a checkpoint that cannot be written leaves the old one as it was") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "a.checkpoint";
+    save_checkpoint(path, unusual_checkpoint(), {});
+    const auto before = test::read_bytes(path);
+    Checkpoint broken = unusual_checkpoint();
+    broken.current.weights.all()[5] = std::numeric_limits<float>::quiet_NaN();
+    REQUIRE_THROWS_AS(save_checkpoint(path, broken, {}), InvalidArgument);
+    REQUIRE(test::read_bytes(path) == before);
+    REQUIRE(folder.names() == std::vector<std::string>{"a.checkpoint"});
+    REQUIRE_THROWS_AS(save_checkpoint(folder / "no/such", unusual_checkpoint(), {}), IoError);
+}
