@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+#include <nca/error.hpp>
+#include <nca/simulator.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+namespace nca {
+namespace {
+
+constexpr int largest_side = 16384;
+constexpr std::int64_t most_cells = std::int64_t{1} << 26;  // 4 GiB of state
+
+void check_size(int height, int width) {
+    if (height < 1 || height > largest_side || width < 1 || width > largest_side) {
+        throw InvalidArgument(fmt::format("a grid of {}x{} cells: each side has to be in 1..{}",
+                                          height, width, largest_side));
+    }
+    if (std::int64_t{height} * width > most_cells) {
+        throw InvalidArgument(
+            fmt::format("a grid of {}x{} cells: at most {} cells fit, take a smaller one", height,
+                        width, most_cells));
+    }
+}
+
+// Overwrites columns left .. right - 1 of a row by dead cells; the grid's edges bound both.
+void erase_run(Engine& engine, StateView state, const std::vector<float>& zeros, int y, int left,
+               int right) {
+    const std::size_t cells = static_cast<std::size_t>(right - left);
+    engine.copy_from_host(state.cell(0, y, left), std::span(zeros).first(cells * channels));
+}
+
+}  // namespace
+
+Simulator::Simulator(Model model, const SimulatorOptions& options)
+    : model_(std::move(model)), seed_(options.seed) {
+    check_size(options.height, options.width);
+    model_.rule.validate();
+    engine_ = make_engine(options.device);
+    const std::span<const float> weights = model_.weights.all();
+    weights_ = engine_->allocate(weights.size());
+    engine_->copy_from_host(weights_.data(), weights);
+    state_ = engine_->make_state(1, options.height, options.width);
+}
+
+void Simulator::plant_seed(int y, int x) {
+    const StateView state = state_.view();
+    if (y < 0 || y >= state.height || x < 0 || x >= state.width) {
+        throw InvalidArgument(
+            fmt::format("start cell at ({}, {}): outside the grid of {}x{} cells, whose rows and "
+                        "columns count from 0",
+                        y, x, state.height, state.width));
+    }
+    std::array<float, channels> cell{};
+    cell[alpha_channel] = 1;
+    if (model_.rule.start_cell == StartCell::alpha_and_hidden) {
+        std::fill(cell.begin() + visible_channels, cell.end(), 1.0F);
+    }
+    engine_->copy_from_host(state.cell(0, y, x), cell);
+}
+
+void Simulator::step(int steps) {
+    if (steps < 0) {
+        throw InvalidArgument(fmt::format("{} steps: expected 0 or more", steps));
+    }
+    // The first step is part of the key, so that step(3) and three times step(1) draw alike. It
+    // comes round again after 2^32 steps.
+    const FireKey key{.seed = seed_, .first_step = static_cast<std::uint32_t>(steps_done_)};
+    const ConstWeightsView weights =
+        view_parameters<const float>(weights_.data(), model_.weights.has_output_bias());
+    engine_->advance(model_.rule, weights, state_.view(), {.steps = steps, .key = key});
+    steps_done_ += steps;
+}
+
+void Simulator::erase_circle(double y, double x, double radius) {
+    if (!std::isfinite(y) || !std::isfinite(x) || !std::isfinite(radius) || radius < 0) {
+        throw InvalidArgument(fmt::format(
+            "a circle of radius {} around ({}, {}): expected finite numbers and a radius of 0 or "
+            "more",
+            radius, y, x));
+    }
+    const StateView state = state_.view();
+    const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
+    for (int row = 0; row < state.height; ++row) {
+        const double distance = row - y;
+        if (std::abs(distance) > radius) {
+            continue;
+        }
+        const double half = std::sqrt((radius - distance) * (radius + distance));
+        // Bounded while still double: an int need not hold the ends of a huge circle.
+        const int left = static_cast<int>(std::clamp<double>(std::ceil(x - half), 0, state.width));
+        const int right =
+            static_cast<int>(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));
+        if (left < right) {
+            erase_run(*engine_, state, zeros, row, left, right);
+        }
+    }
+}
+
+void Simulator::erase_rectangle(int top, int left, int bottom, int right) {
+    const StateView state = state_.view();
+    left = std::max(left, 0);
+    right = std::min(right, state.width);
+    if (left >= right) {
+        return;
+    }
+    const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
+    for (int row = std::max(top, 0); row < std::min(bottom, state.height); ++row) {
+        erase_run(*engine_, state, zeros, row, left, right);
+    }
+}
+
+std::vector<float> Simulator::download() const {
+    const ConstStateView state = state_.view();
+    std::vector<float> values(state.size());
+    engine_->copy_to_host(values, state.data);
+    return values;
+}
+
+Image Simulator::picture() const {
+    const std::vector<float> values = download();
+    ConstStateView grid = state_.view();
+    grid.data = values.data();
+    grid.space = MemorySpace::host;
+    return nca::picture(model_.rule, grid);
+}
+
+}  // namespace nca

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <string_view>
+
+namespace nca::tool {
+namespace {
+
+// The whole text as a number, or nothing.
+template <class Number>
+std::optional<Number> parse_number(std::string_view text) {
+    Number value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || end != text.data() + text.size()) {
+        return std::nullopt;
+    }
+    return value;
+}
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    for (;;) {
+        const std::size_t end = text.find(separator);
+        parts.push_back(text.substr(0, end));
+        if (end == std::string_view::npos) {
+            return parts;
+        }
+        text.remove_prefix(end + 1);
+    }
+}
+
+// Like CLI::Range, but refuses NaN.
+CLI::Validator real_range(double low, double high) {
+    return CLI::Validator(
+        [low, high](std::string& text) -> std::string {
+            const std::optional<double> value = parse_number<double>(text);
+            return value && *value >= low && *value <= high
+                       ? ""
+                       : fmt::format("got {}, expected a number in {}..{}", text, low, high);
+        },
+        "");
+}
+
+// Also writes the number anew: CLI11 would read 010 as eight.
+CLI::Validator int_range(std::int64_t low, std::int64_t high) {
+    return CLI::Validator(
+        [low, high](std::string& text) -> std::string {
+            const std::optional<std::int64_t> value = parse_number<std::int64_t>(text);
+            if (!value || *value < low || *value > high) {
+                return fmt::format("got {}, expected a whole number in {}..{}", text, low, high);
+            }
+            text = std::to_string(*value);
+            return "";
+        },
+        "");
+}
+
+constexpr int largest_count = std::numeric_limits<int>::max();
+constexpr std::int64_t largest_seed = std::numeric_limits<std::uint32_t>::max();
+
+// "64:96"
+void parse_step_range(const std::string& text, TrainArguments& arguments) {
+    const std::vector<std::string_view> parts = split(text, ':');
+    const auto number = [&](std::size_t i) {
+        return i < parts.size() ? parse_number<int>(parts[i]) : std::nullopt;
+    };
+    if (parts.size() != 2 || !number(0) || !number(1)) {
+        throw UsageError(fmt::format("--steps {}: expected A:B, such as 64:96", text));
+    }
+    if (*number(0) < 1 || *number(0) >= *number(1)) {
+        throw UsageError(fmt::format(
+            "--steps {}: steps are drawn from A..B-1, so A has to be at least 1 and less than B",
+            text));
+    }
+    arguments.fewest_steps = number(0);
+    arguments.most_steps = number(1);
+}
+
+// "72x96", or "72" for a square
+void parse_grid_size(const std::string& text, GrowArguments& arguments) {
+    const std::vector<std::string_view> parts = split(text, 'x');
+    const std::optional<int> height = parse_number<int>(parts.front());
+    const std::optional<int> width = parse_number<int>(parts.back());
+    if (parts.size() > 2 || !height || !width) {
+        throw UsageError(
+            fmt::format("--size {}: expected HEIGHTxWIDTH in cells, such as 72x96", text));
+    }
+    arguments.height = height;
+    arguments.width = width;
+}
+
+// "100:circle,36,36,10" or "100:half,left"
+Damage parse_damage(const std::string& text) {
+    const std::string expected = fmt::format(
+        "--damage {}: expected STEP:circle,Y,X,RADIUS or STEP:half,left|right|top|bottom", text);
+    const std::size_t colon = text.find(':');
+    if (colon == std::string::npos) {
+        throw UsageError(expected);
+    }
+    const std::optional<int> step = parse_number<int>(std::string_view(text).substr(0, colon));
+    const std::vector<std::string_view> words =
+        split(std::string_view(text).substr(colon + 1), ',');
+    if (!step || *step < 0) {
+        throw UsageError(expected);
+    }
+    if (words[0] == "circle" && words.size() == 4) {
+        const std::optional<double> y = parse_number<double>(words[1]);
+        const std::optional<double> x = parse_number<double>(words[2]);
+        const std::optional<double> radius = parse_number<double>(words[3]);
+        if (y && x && radius && std::isfinite(*y) && std::isfinite(*x) && std::isfinite(*radius) &&
+            *radius >= 0) {
+            return {*step, Damage::Shape::circle, *y, *x, *radius};
+        }
+    }
+    if (words[0] == "half" && words.size() == 2) {
+        constexpr std::pair<std::string_view, Damage::Shape> sides[] = {
+            {"left", Damage::Shape::left},
+            {"right", Damage::Shape::right},
+            {"top", Damage::Shape::top},
+            {"bottom", Damage::Shape::bottom},
+        };
+        for (const auto& [name, shape] : sides) {
+            if (words[1] == name) {
+                return {.step = *step, .shape = shape};
+            }
+        }
+    }
+    throw UsageError(expected);
+}
+
+struct DeviceOptions {
+    std::string name = "auto";
+    int threads = 0;
+
+    void add_to(CLI::App& command) {
+        command.add_option("--device", name, "auto (default), cpu, cuda or cuda:1")
+            ->type_name("DEVICE");
+        command.add_option("--threads", threads, "of the CPU engine (0: one for each processor)")
+            ->type_name("N")
+            ->transform(int_range(0, 1024));
+    }
+    Device parse() const {
+        try {
+            Device device = Device::parse(name);
+            device.threads = threads;
+            return device;
+        } catch (const InvalidArgument& error) {
+            throw UsageError(fmt::format("--device {}: {}", name, error.what()));
+        }
+    }
+};
+
+void add_seed(CLI::App& command, std::uint32_t& seed) {
+    command.add_option("--seed", seed, "of every random draw (0)")
+        ->type_name("N")
+        ->transform(int_range(0, largest_seed));
+}
+
+void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate) {
+    command
+        .add_option("--fire-rate", fire_rate,
+                    "chance that a cell updates in a step (the model's own)")
+        ->type_name("F")
+        ->check(real_range(0, 1));
+}
+
+CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, std::string& steps) {
+    CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
+    command->add_option("TARGET", a.target, "the picture: PNG, JPEG, BMP, TGA or GIF")->required();
+    command->add_option("-o,--output", a.output, "where the model goes")
+        ->type_name("MODEL")
+        ->required();
+    command->add_option("--preset", a.preset, "growing (default) or notebook")->type_name("NAME");
+    command->add_option("--iterations", a.iterations, "updates of the weights (8000)")
+        ->type_name("N")
+        ->transform(int_range(1, largest_count));
+    command->add_option("--batch", a.batch, "grids per iteration (8)")
+        ->type_name("N")
+        ->transform(int_range(1, 4096));
+    command->add_option("--steps", steps, "steps per iteration, drawn from A..B-1 (64:96)")
+        ->type_name("A:B");
+    command->add_option("--size", a.size, "cells along the target's longer side (40)")
+        ->type_name("N")
+        ->transform(int_range(8, 4096));
+    command
+        ->add_option("--padding", a.padding,
+                     "empty cells around the target (growing: 16, notebook: 0)")
+        ->type_name("N")
+        ->transform(int_range(0, 4096));
+    command->add_option("--lr", a.learning_rate, "Adam's learning rate at the start (0.002)")
+        ->type_name("F")
+        ->check(real_range(0, std::numeric_limits<float>::max()));
+    add_seed(*command, a.seed);
+    command
+        ->add_option("--identity-filter", a.identity_filter,
+                     "preset notebook only; 0 takes the all-zero filter that the notebook prints "
+                     "in place of the identity (1)")
+        ->type_name("0|1")
+        ->transform(int_range(0, 1));
+    device.add_to(*command);
+    auto* checkpoint =
+        command->add_option("--checkpoint", a.checkpoint, "save all that --resume needs here")
+            ->type_name("FILE");
+    command->add_option("--every", a.every, "iterations between checkpoints (500)")
+        ->type_name("N")
+        ->transform(int_range(1, largest_count))
+        ->needs(checkpoint);
+    command
+        ->add_option("--resume", a.resume,
+                     "go on from a checkpoint; give the same options and target as before, only "
+                     "--iterations, the device and the output files may differ")
+        ->type_name("FILE");
+    command
+        ->add_option("--log", a.log,
+                     "one csv row per iteration; --resume goes on with the rows that are there")
+        ->type_name("FILE");
+    command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
+    command->footer(
+        "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
+        "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
+        "--checkpoint lizard.checkpoint");
+    return command;
+}
+
+CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::string& size,
+                   std::vector<std::string>& damages) {
+    CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
+    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
+    command
+        ->add_option("-o,--output", a.output,
+                     "out.gif or out.webp: the growth; out.png: the last state")
+        ->type_name("FILE")
+        ->required();
+    command->add_option("--steps", a.steps, "how long (200)")
+        ->type_name("N")
+        ->transform(int_range(0, 10'000'000));
+    command->add_option("--size", size, "the grid in cells (as trained, or 72x72)")
+        ->type_name("HxW");
+    command->add_option("--every", a.every, "steps between frames (for about 100 frames)")
+        ->type_name("K")
+        ->transform(int_range(1, largest_count));
+    command->add_option("--scale", a.scale, "pixels along each side of a cell (8)")
+        ->type_name("N")
+        ->transform(int_range(1, 64));
+    add_fire_rate(*command, a.fire_rate);
+    command->add_option("--angle", a.angle, "rotates perception and so the picture (0)")
+        ->type_name("DEGREES")
+        ->check(real_range(-36000, 36000));
+    add_seed(*command, a.seed);
+    device.add_to(*command);
+    command
+        ->add_option("--damage", damages,
+                     "kill cells after so many steps: STEP:circle,Y,X,RADIUS or "
+                     "STEP:half,left|right|top|bottom; may be repeated")
+        ->type_name("STEP:SHAPE")
+        ->expected(1)
+        ->take_all();
+    command
+        ->add_option("--state-out", a.state_out,
+                     "the last state as .npy, float32 [height, width, 16]")
+        ->type_name("FILE");
+    command
+        ->add_option("--compare", a.compare,
+                     "PNG only: the target, the grown picture and their difference side by side")
+        ->type_name("TARGET");
+    command->add_flag("--transparent", a.transparent, "no white background");
+    command->footer("Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:half,left");
+    return command;
+}
+
+CLI::App* add_gradcheck(CLI::App& app, GradcheckArguments& a, DeviceOptions& device) {
+    CLI::App* command = app.add_subcommand(
+        "gradcheck", "Compare an engine's gradients with a reference in double precision");
+    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
+    command->add_option("TARGET", a.target, "a picture; its own size is the grid's")->required();
+    command->add_option("--steps", a.steps, "of the rollout (8)")
+        ->type_name("N")
+        ->transform(int_range(1, 1000));
+    command->add_option("--batch", a.batch, "grids (1)")
+        ->type_name("N")
+        ->transform(int_range(1, 64));
+    add_fire_rate(*command, a.fire_rate);
+    add_seed(*command, a.seed);
+    device.add_to(*command);
+    command->add_option("--out", a.out, "the engine's gradients as safetensors")
+        ->type_name("GRADS");
+    command->footer("Example:\n  nca gradcheck lizard.safetensors small.png --steps 8");
+    return command;
+}
+
+CLI::App* add_info(CLI::App& app, InfoArguments& a) {
+    CLI::App* command = app.add_subcommand("info", "Print a model's rule, weights and history");
+    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
+    command->footer("Example:\n  nca info lizard.safetensors");
+    return command;
+}
+
+}  // namespace
+
+Arguments parse_arguments(int argc, const char* const* argv) {
+    CLI::App app("Grows pictures from one cell: neural cellular automata, trained and run", "nca");
+    app.set_version_flag("--version", "nca " NCA_VERSION);
+    app.require_subcommand(1);
+    app.footer(
+        "Example:\n  nca train data/lizard.png -o lizard.safetensors\n"
+        "  nca grow lizard.safetensors -o lizard.gif\n"
+        "`nca COMMAND --help` says more.");
+
+    TrainArguments train_arguments;
+    GrowArguments grow_arguments;
+    GradcheckArguments gradcheck_arguments;
+    InfoArguments info_arguments;
+    DeviceOptions device;  // of whichever command it is
+    std::string step_range;
+    std::string grid_size;
+    std::vector<std::string> damages;
+    CLI::App* train_command = add_train(app, train_arguments, device, step_range);
+    CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, damages);
+    CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
+    add_info(app, info_arguments);
+
+    const auto chosen = [&]() -> std::string {
+        const std::vector<CLI::App*> commands = app.get_subcommands();
+        return commands.empty() ? "nca" : "nca " + commands.front()->get_name();
+    };
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& request) {  // --help, --version
+        std::ostringstream text;
+        app.exit(request, text, text);
+        return HelpArguments{text.str()};
+    } catch (const CLI::ParseError& error) {
+        if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+            throw UsageError(fmt::format(
+                "{}: no such command, expected train, grow, gradcheck or info", argv[1]));
+        }
+        throw UsageError(fmt::format("{} (see {} --help)", error.what(), chosen()));
+    }
+
+    if (train_command->parsed()) {
+        if (!step_range.empty() || train_command->count("--steps") > 0) {
+            parse_step_range(step_range, train_arguments);
+        }
+        train_arguments.device = device.parse();
+        train_arguments.command_line.assign(argv, argv + argc);
+        return train_arguments;
+    }
+    if (grow_command->parsed()) {
+        if (grow_command->count("--size") > 0) {
+            parse_grid_size(grid_size, grow_arguments);
+        }
+        for (const std::string& text : damages) {
+            grow_arguments.damages.push_back(parse_damage(text));
+        }
+        grow_arguments.device = device.parse();
+        return grow_arguments;
+    }
+    if (gradcheck_command->parsed()) {
+        gradcheck_arguments.device = device.parse();
+        return gradcheck_arguments;
+    }
+    return info_arguments;
+}
+
+}  // namespace nca::tool

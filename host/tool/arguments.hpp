@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nca/device.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+// What the command line of `nca` says, checked as far as it can be without opening a file.
+namespace nca::tool {
+
+inline constexpr int exit_done = 0;
+inline constexpr int exit_failed = 1;
+inline constexpr int exit_usage = 2;
+
+// A mistake on the command line.
+class UsageError : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+// The text of --help or --version.
+struct HelpArguments {
+    std::string text;
+};
+
+struct TrainArguments {
+    std::filesystem::path target;
+    std::filesystem::path output;
+    std::string preset = "growing";
+    std::int64_t iterations = 8000;
+    std::optional<int> batch;
+    std::optional<int> fewest_steps;  // together with most_steps
+    std::optional<int> most_steps;
+    std::optional<int> size;
+    std::optional<int> padding;
+    std::optional<float> learning_rate;
+    std::uint32_t seed = 0;
+    std::optional<int> identity_filter;
+    Device device;
+    std::filesystem::path checkpoint;  // empty: none
+    int every = 500;                   // iterations between checkpoints
+    std::filesystem::path resume;      // empty: from the start
+    std::filesystem::path log;         // empty: none
+    bool quiet = false;
+    std::vector<std::string> command_line;  // as given, to print how to go on
+};
+
+// Kills part of the grid once `step` steps are done.
+struct Damage {
+    enum class Shape { circle, left, right, top, bottom };
+
+    int step = 0;
+    Shape shape = Shape::circle;
+    double y = 0;  // of a circle's centre, in cells
+    double x = 0;
+    double radius = 0;
+};
+
+struct GrowArguments {
+    std::filesystem::path model;
+    std::filesystem::path output;
+    int steps = 200;
+    std::optional<int> height;  // together with width
+    std::optional<int> width;
+    std::optional<int> every;  // steps between frames
+    int scale = 8;             // pixels along each side of a cell
+    std::optional<float> fire_rate;
+    double angle = 0;  // degrees
+    std::uint32_t seed = 0;
+    Device device;
+    std::vector<Damage> damages;
+    std::filesystem::path state_out;  // empty: none
+    std::filesystem::path compare;    // empty: none
+    bool transparent = false;
+};
+
+struct GradcheckArguments {
+    std::filesystem::path model;
+    std::filesystem::path target;
+    int steps = 8;
+    int batch = 1;
+    std::optional<float> fire_rate;
+    std::uint32_t seed = 0;
+    Device device;
+    std::filesystem::path out;  // empty: none
+};
+
+struct InfoArguments {
+    std::filesystem::path model;
+};
+
+using Arguments =
+    std::variant<HelpArguments, TrainArguments, GrowArguments, GradcheckArguments, InfoArguments>;
+
+// Throws UsageError with one line that names the option and what it takes.
+Arguments parse_arguments(int argc, const char* const* argv);
+
+// Each returns an exit code, and throws nca::Error or UsageError.
+int train(const TrainArguments& arguments);
+int grow(const GrowArguments& arguments);
+int gradcheck(const GradcheckArguments& arguments);
+int info(const InfoArguments& arguments);
+
+}  // namespace nca::tool

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+namespace nca::tool {
+
+// Text that came from a file or a command line, safe for one line of a terminal.
+inline std::string printable(std::string_view text) {
+    std::string result(text);
+    for (char& c : result) {
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
+            c = '?';
+        }
+    }
+    return result;
+}
+
+// One line for people, on stderr. Not fmt::print, which throws when nobody reads.
+inline void say(std::string_view message) {
+    const std::string line = "nca: " + printable(message) + "\n";
+    std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+// A result, on stdout; main notices when it could not be written.
+inline void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+}  // namespace nca::tool

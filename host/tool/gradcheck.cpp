@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// `nca gradcheck`: an engine's gradients of the loss after a rollout, against the reference in
+// double precision: every entry against its analytic gradient, a sample of entries against central
+// differences with the masks frozen.
+#include "host/tool/arguments.hpp"
+#include "host/tool/console.hpp"
+#include "host/tool/gradcheck_reference.hpp"
+#include "host/tool/output_files.hpp"
+
+#include <nca/engine.hpp>
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <thread>
+
+namespace nca::tool {
+namespace {
+
+constexpr int largest_side = 256;  // the reference takes seconds a step beyond
+constexpr std::int64_t most_cell_steps = std::int64_t{1} << 23;  // 1 GiB of states in double
+
+Image load_small_target(const std::filesystem::path& path) {
+    Image image = load_target(path);
+    if (image.height > largest_side || image.width > largest_side) {
+        throw FormatError(fmt::format(
+            "{}: {}x{} pixels, gradcheck takes at most {}x{}: it works on the picture's own size, "
+            "hand it a smaller one",
+            path.string(), image.height, image.width, largest_side, largest_side));
+    }
+    return image;
+}
+
+std::vector<float> target_values(const Image& image, const Rule& rule) {
+    std::vector<float> values(image.pixels.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const float alpha = static_cast<float>(image.pixels[i / 4 * 4 + 3]) / 255;
+        const bool scaled = rule.premultiplied && i % 4 != 3;
+        values[i] = static_cast<float>(image.pixels[i]) / 255 * (scaled ? alpha : 1.0F);
+    }
+    return values;
+}
+
+GradcheckProblem make_problem(const GradcheckArguments& arguments) {
+    GradcheckProblem problem;
+    problem.model = Model::load(arguments.model);
+    if (!problem.model.rule_in_file) {
+        say(fmt::format("{}: no rule in the file, the notebook's is assumed",
+                        arguments.model.string()));
+    }
+    Rule& rule = problem.model.rule;
+    rule.fire_rate = arguments.fire_rate.value_or(rule.fire_rate);
+    const Image image = load_small_target(arguments.target);
+    problem.target = target_values(image, rule);
+    problem.batch = arguments.batch;
+    problem.height = image.height;
+    problem.width = image.width;
+    problem.options = {.steps = arguments.steps, .key = {.seed = arguments.seed}};
+    if (problem.cell_steps() > most_cell_steps) {
+        throw UsageError(
+            fmt::format("{} steps of {} grids of {}x{} cells are too many for the reference: take "
+                        "fewer --steps "
+                        "or a smaller --batch",
+                        arguments.steps, arguments.batch, image.height, image.width));
+    }
+    problem.state.resize(problem.view().size());
+    for (int sample = 0; sample < problem.batch; ++sample) {
+        const std::size_t row =
+            std::size_t(sample) * problem.height + static_cast<std::size_t>(problem.height / 2);
+        float* cell = &problem.state[(row * problem.width + problem.width / 2) * channels];
+        const bool hidden_too = rule.start_cell == StartCell::alpha_and_hidden;
+        std::fill(cell + alpha_channel, cell + (hidden_too ? channels : alpha_channel + 1), 1.0F);
+    }
+    return problem;
+}
+
+// Laid out as Weights::all().
+Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
+    const bool output_bias = problem.model.weights.has_output_bias();
+    State state = engine.make_state(problem.batch, problem.height, problem.width);
+    engine.copy_from_host(state.view().data, problem.state);
+    const Buffer target = engine.allocate(problem.target.size());
+    engine.copy_from_host(target.data(), problem.target);
+
+    const Tape tape = engine.forward(problem.model, state.view(), problem.options);
+    State grad_state = engine.make_state(problem.batch, problem.height, problem.width);
+    const auto samples = static_cast<std::size_t>(problem.batch);
+    const Buffer loss = engine.allocate(samples);
+    const Buffer living = engine.allocate(samples);
+    engine.loss(grad_state.view(), loss.data(), living.data(), tape.last(),
+                {target.data(), problem.height, problem.width});
+    const Buffer grad_weights = engine.allocate(parameter_count(output_bias));
+    engine.backward(tape, grad_state.view(), view_parameters(grad_weights.data(), output_bias),
+                    Accumulate::no);
+    Weights gradient(output_bias);
+    engine.copy_to_host(gradient.all(), grad_weights.data());
+    return gradient;
+}
+
+int thread_count(const Device& device) {
+    return device.threads > 0 ? device.threads
+                              : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+void print_header() {
+    constexpr const char* row = "{:<13} {:>11} {:>11} {:>9} {:>9} {:>8} {:>9} {:>9}\n";
+    print(fmt::format(fmt::runtime(row), "", "engine", "reference", "largest", "part of", "central",
+                      "largest", "part of"));
+    print(fmt::format(fmt::runtime(row), "tensor", "norm", "norm", "error", "largest", "diffs",
+                      "error", "largest"));
+}
+
+void print_row(const ParameterTensor& tensor, const TensorCheck& check) {
+    const auto part = [&](double error) {
+        return check.largest > 0 ? error / check.largest : error;
+    };
+    print(fmt::format("{:<13} {:>11.4e} {:>11.4e} {:>9.1e} {:>9.1e} {:>8} {:>9.1e} {:>9.1e}  {}\n",
+                      tensor.name, check.engine_norm, check.reference_norm, check.error,
+                      part(check.error), check.differences, check.difference_error,
+                      part(check.difference_error), check.good ? "ok" : "WRONG"));
+}
+
+void check_files(const GradcheckArguments& arguments) {
+    require_different("--out", arguments.out, "MODEL", arguments.model);
+    require_different("--out", arguments.out, "TARGET", arguments.target);
+    if (!arguments.out.empty()) {
+        require_writable(arguments.out);
+    }
+}
+
+}  // namespace
+
+int gradcheck(const GradcheckArguments& arguments) {
+    check_files(arguments);
+    const GradcheckProblem problem = make_problem(arguments);
+    const std::unique_ptr<Engine> engine = make_engine(arguments.device);
+    say(fmt::format("running on {}, {} steps of {} of {}x{} cells", engine->description(),
+                    arguments.steps, problem.batch, problem.height, problem.width));
+
+    const Weights gradient = engine_gradient(*engine, problem);
+    if (!std::isfinite(norm(gradient.all()))) {
+        throw Error(
+            "the engine's gradients are not finite: the rollout diverged, take fewer --steps");
+    }
+    if (!arguments.out.empty()) {
+        // The gradients have the names and shapes of the weights, so they make a model's file.
+        const Model file{problem.model.rule, gradient, {}, true};
+        file.save(arguments.out);
+    }
+    const GradcheckReference reference(problem);
+    const std::vector<double> expected = reference.gradient();
+    print_header();
+    bool good = true;
+    for (const ParameterTensor& tensor : parameter_tensors(gradient.has_output_bias())) {
+        const TensorCheck check =
+            check_tensor(tensor, gradient, expected, reference, thread_count(arguments.device));
+        print_row(tensor, check);
+        good = good && check.good;
+    }
+    print(fmt::format("tolerance: {:.1e} of the tensor's largest gradient\n",
+                      gradcheck_tolerance(arguments.steps)));
+    if (norm(expected) == 0) {
+        say("every gradient is zero: the automaton died on the way, so this checked nothing; take "
+            "fewer --steps or a trained model");
+        return exit_failed;
+    }
+    if (!good) {
+        say("the engine's gradients are off by more than the tolerance");
+        return exit_failed;
+    }
+    return exit_done;
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/reference/rollout.hpp"
+
+#include <nca/model.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <thread>
+#include <vector>
+
+namespace nca::tool {
+
+// A rollout whose gradients are to be checked.
+struct GradcheckProblem {
+    Model model;
+    std::vector<float> target;  // [height, width, visible_channels]
+    std::vector<float> state;   // [batch, height, width, channels], one start cell in each
+    int batch = 1;
+    int height = 0;
+    int width = 0;
+    RolloutOptions options;
+
+    std::int64_t cell_steps() const { return std::int64_t{batch} * height * width * options.steps; }
+    ConstStateView view() const { return {state.data(), batch, height, width, MemorySpace::host}; }
+};
+
+// The same rollout in double precision, its masks frozen.
+class GradcheckReference {
+public:
+    explicit GradcheckReference(const GradcheckProblem& problem)
+        : problem_(problem), parameters_(problem.model.weights) {
+        int sample = 0;
+        for (const reference::Grid<double>& state :
+             reference::split_batch<double>(problem.view())) {
+            rollouts_.push_back(reference::rollout_forward(problem.model.rule, parameters_, state,
+                                                           problem.options, sample++));
+            // What a dead cell would have become changes nothing while the masks are frozen.
+            std::vector<reference::Mask> needed = rollouts_.back().fire;
+            for (std::size_t t = 0; t < needed.size(); ++t) {
+                for (std::size_t cell = 0; cell < needed[t].size(); ++cell) {
+                    needed[t][cell] &= rollouts_.back().life[t][cell];
+                }
+            }
+            needed_.push_back(std::move(needed));
+        }
+    }
+
+    std::vector<double> gradient() const {
+        reference::Parameters<double> result(parameters_.output_bias);
+        for (const reference::Rollout<double>& rollout : rollouts_) {
+            reference::rollout_backward(
+                problem_.model.rule, parameters_, rollout,
+                reference::loss_gradient(rollout.last(), target(), problem_.batch), result);
+        }
+        return result.all;
+    }
+
+    const GradcheckProblem& problem() const { return problem_; }
+
+    double central_difference(std::size_t entry, double epsilon) const {
+        return (loss_with(entry, epsilon) - loss_with(entry, -epsilon)) / (2 * epsilon);
+    }
+
+private:
+    std::span<const float> target() const { return problem_.target; }
+
+    double loss_with(std::size_t entry, double change) const {
+        reference::Parameters<double> changed = parameters_;
+        changed.all[entry] += change;
+        double sum = 0;
+        for (std::size_t i = 0; i < rollouts_.size(); ++i) {
+            sum += reference::loss(
+                reference::frozen_rollout(problem_.model.rule, changed, rollouts_[i].first(),
+                                          needed_[i], rollouts_[i].life),
+                target());
+        }
+        return sum / problem_.batch;
+    }
+
+    const GradcheckProblem& problem_;
+    reference::Parameters<double> parameters_;
+    std::vector<reference::Rollout<double>> rollouts_;  // one for each sample
+    std::vector<std::vector<reference::Mask>> needed_;  // fire and life, for each sample and step
+};
+
+// Entries of a tensor for central differences: evenly spread over its entries ordered by the size
+// of their gradient, the largest and the smallest among them.
+inline std::vector<std::size_t> sample_entries(const ParameterTensor& tensor,
+                                               const std::vector<double>& gradient,
+                                               std::size_t count) {
+    std::vector<std::size_t> order(tensor.size);
+    std::iota(order.begin(), order.end(), tensor.offset);
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return std::abs(gradient[a]) > std::abs(gradient[b]);
+    });
+    count = std::min(count, order.size());
+    std::vector<std::size_t> entries;
+    for (std::size_t i = 0; i < count; ++i) {
+        entries.push_back(order[count == 1 ? 0 : i * (order.size() - 1) / (count - 1)]);
+    }
+    return entries;
+}
+
+// The difference that agrees best with the reference's gradient among three widths: a ReLU that
+// switches between the two rollouts spoils one of them, a wrong gradient disagrees with all.
+inline std::vector<double> central_differences(const GradcheckReference& reference,
+                                               const std::vector<std::size_t>& entries,
+                                               const std::vector<double>& gradient,
+                                               double good_enough, int threads) {
+    std::vector<double> result(entries.size());
+    std::atomic<std::size_t> next = 0;
+    const auto work = [&] {
+        for (std::size_t i = next++; i < entries.size(); i = next++) {
+            double best = std::numeric_limits<double>::infinity();
+            for (const double epsilon : {1e-6, 1e-7, 1e-5}) {
+                const double difference = reference.central_difference(entries[i], epsilon);
+                const double error = std::abs(difference - gradient[entries[i]]);
+                if (!(error >= best)) {
+                    best = error;
+                    result[i] = difference;
+                }
+                if (best <= good_enough) {
+                    break;
+                }
+            }
+        }
+    };
+    std::vector<std::jthread> workers;
+    for (int i = 1; i < threads; ++i) {
+        workers.emplace_back(work);
+    }
+    work();
+    return result;
+}
+
+// How far float32 may be off, as a part of the tensor's largest gradient. Each step forward and
+// each step back rounds sums of perception + hidden terms, whose errors add up like a random walk;
+// 4 leaves room for the steps in between to amplify them.
+inline double gradcheck_tolerance(int steps) {
+    return 4 * (steps + 1) * std::sqrt(double{perception + hidden}) *
+           std::numeric_limits<float>::epsilon() / 2;
+}
+
+template <class Values>
+double norm(const Values& values) {
+    double squares = 0;
+    for (const double value : values) {
+        squares += value * value;
+    }
+    return std::sqrt(squares);
+}
+
+// The largest |a - b| of two sequences of one length; NaN where an element is.
+template <class A, class B>
+double largest_error(const A& a, const B& b) {
+    double largest = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        const double error = std::abs(double{a[i]} - double{b[i]});
+        if (std::isnan(error)) {
+            return error;
+        }
+        largest = std::max(largest, error);
+    }
+    return largest;
+}
+
+struct TensorCheck {
+    double engine_norm = 0;
+    double reference_norm = 0;
+    double largest = 0;           // of the reference's gradients
+    double error = 0;             // the largest, of all entries against the reference's gradient
+    std::size_t differences = 0;  // entries that central differences were taken of
+    double difference_error = 0;  // the largest, of these against their central differences
+    bool good = false;
+};
+
+// gradient: an engine's. expected: reference.gradient().
+inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gradient,
+                                const std::vector<double>& expected,
+                                const GradcheckReference& reference, int threads) {
+    const GradcheckProblem& problem = reference.problem();
+    const std::span<const float> ours = gradient.all().subspan(tensor.offset, tensor.size);
+    const std::span<const double> theirs = std::span(expected).subspan(tensor.offset, tensor.size);
+    TensorCheck check;
+    check.engine_norm = norm(ours);
+    check.reference_norm = norm(theirs);
+    for (const double value : theirs) {
+        check.largest = std::max(check.largest, std::abs(value));
+    }
+    check.error = largest_error(ours, theirs);
+
+    // A central difference costs two rollouts: fewer of them on large grids.
+    const std::size_t count =
+        static_cast<std::size_t>(std::clamp<std::int64_t>(1'600'000 / problem.cell_steps(), 8, 64));
+    const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
+    std::vector<double> sampled;
+    for (const std::size_t entry : entries) {
+        sampled.push_back(gradient.all()[entry]);
+    }
+    const double tolerance = gradcheck_tolerance(problem.options.steps) * check.largest;
+    check.differences = entries.size();
+    check.difference_error = largest_error(
+        sampled, central_differences(reference, entries, expected, tolerance / 100, threads));
+    // Cancellation leaves central differences of a loss near 1 off by about 1e-10.
+    check.good = check.error <= tolerance && check.difference_error <= tolerance + 1e-9;
+    return check;
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+// `nca grow`: one Simulator, photographed.
+#include "host/tool/arguments.hpp"
+#include "host/tool/comparison.hpp"
+#include "host/tool/console.hpp"
+#include "host/tool/output_files.hpp"
+
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+#include <nca/simulator.hpp>
+#include <nca/trainer.hpp>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+
+namespace nca::tool {
+namespace {
+
+constexpr int largest_side = 4096;                           // cells
+constexpr std::int64_t most_pixels = std::int64_t{1} << 28;  // 1 GiB of frames
+constexpr int centiseconds = 5;                              // of each frame
+constexpr int usual_frames = 100;
+
+enum class Format { gif, png, webp };
+
+Format output_format(const std::filesystem::path& path) {
+    std::string extension = path.extension().string();
+    std::transform(extension.begin(), extension.end(), extension.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (extension == ".gif") {
+        return Format::gif;
+    }
+    if (extension == ".png") {
+        return Format::png;
+    }
+    if (extension == ".webp") {
+        return Format::webp;
+    }
+    throw UsageError(fmt::format("{}: the name has to end in .gif, .png or .webp", path.string()));
+}
+
+GridSize grid_size(const GrowArguments& arguments, const TrainingHistory& history) {
+    GridSize grid;
+    if (arguments.height) {
+        grid = {*arguments.height, *arguments.width};
+    } else if (history.height > 0 && history.width > 0) {
+        grid = {history.height, history.width};
+    }
+    if (grid.height < 1 || grid.height > largest_side || grid.width < 1 ||
+        grid.width > largest_side) {
+        throw UsageError(fmt::format("--size {}x{}: each side has to be in 1..{} cells",
+                                     grid.height, grid.width, largest_side));
+    }
+    return grid;
+}
+
+// Before anything runs: does what was asked for fit into memory?
+void check_pixels(const GrowArguments& arguments, const GridSize& grid, std::int64_t pictures) {
+    const std::int64_t pixels =
+        std::int64_t{grid.height} * grid.width * arguments.scale * arguments.scale;
+    if (pictures > most_pixels / pixels) {
+        throw UsageError(fmt::format(
+            "{} pictures of {}x{} cells at --scale {} are more than {} million pixels: "
+            "take a smaller --scale or --size, or a larger --every",
+            pictures, grid.height, grid.width, arguments.scale, most_pixels / 1'000'000));
+    }
+}
+
+void check_combinations(const GrowArguments& arguments, Format format) {
+    if (!arguments.compare.empty() && format != Format::png) {
+        throw UsageError(fmt::format("--compare: needs an output that ends in .png, got {}",
+                                     arguments.output.string()));
+    }
+    if (!arguments.compare.empty() && arguments.transparent) {
+        throw UsageError("--compare: its pictures are on white, leave --transparent out");
+    }
+    for (const Damage& damage : arguments.damages) {
+        if (damage.step > arguments.steps) {
+            throw UsageError(fmt::format("--damage {}: after the last step, which is {}",
+                                         damage.step, arguments.steps));
+        }
+    }
+}
+
+void check_files(const GrowArguments& arguments) {
+    const std::pair<const char*, const std::filesystem::path&> inputs[] = {
+        {"MODEL", arguments.model}, {"--compare", arguments.compare}};
+    for (const auto& [name, path] : inputs) {
+        require_different("-o", arguments.output, name, path);
+        require_different("--state-out", arguments.state_out, name, path);
+    }
+    require_different("-o", arguments.output, "--state-out", arguments.state_out);
+    require_writable(arguments.output);
+    if (!arguments.state_out.empty()) {
+        require_writable(arguments.state_out);
+    }
+}
+
+void apply(const Damage& damage, Simulator& simulator) {
+    const StateView state = simulator.state();
+    const int middle_row = state.height / 2;
+    const int middle_column = state.width / 2;
+    switch (damage.shape) {
+        case Damage::Shape::circle:
+            return simulator.erase_circle(damage.y, damage.x, damage.radius);
+        case Damage::Shape::left:
+            return simulator.erase_rectangle(0, 0, state.height, middle_column);
+        case Damage::Shape::right:
+            return simulator.erase_rectangle(0, middle_column, state.height, state.width);
+        case Damage::Shape::top:
+            return simulator.erase_rectangle(0, 0, middle_row, state.width);
+        case Damage::Shape::bottom:
+            return simulator.erase_rectangle(middle_row, 0, state.height, state.width);
+    }
+}
+
+// Runs all steps and calls photograph after every so many, first and last included. Damage done
+// after the same step shows in that step's picture.
+template <class Photograph>
+void run(Simulator& simulator, const GrowArguments& arguments, std::int64_t every,
+         Photograph photograph) {
+    std::vector<Damage> damages = arguments.damages;
+    std::stable_sort(damages.begin(), damages.end(),
+                     [](const Damage& a, const Damage& b) { return a.step < b.step; });
+    auto next_damage = damages.begin();
+    std::int64_t next_picture = 0;
+    for (std::int64_t done = 0;;) {
+        for (; next_damage != damages.end() && next_damage->step == done; ++next_damage) {
+            apply(*next_damage, simulator);
+        }
+        if (done == next_picture || done == arguments.steps) {
+            photograph(done == arguments.steps);
+            next_picture += every;
+        }
+        if (done == arguments.steps) {
+            return;
+        }
+        std::int64_t stop = std::min<std::int64_t>(next_picture, arguments.steps);
+        if (next_damage != damages.end()) {
+            stop = std::min<std::int64_t>(stop, next_damage->step);
+        }
+        simulator.step(static_cast<int>(stop - done));
+        done = stop;
+    }
+}
+
+void save_frames(const GrowArguments& arguments, Format format, const std::vector<Image>& frames) {
+    switch (format) {
+        case Format::gif:
+            save_gif(arguments.output, frames, centiseconds);
+            break;
+        case Format::webp:
+            save_webp(arguments.output, frames, centiseconds);
+            break;
+        case Format::png:
+            save_png(arguments.output, frames.back());
+            break;
+    }
+    print(fmt::format("{}: {} steps, {} of {}x{} pixels\n", printable(arguments.output.string()),
+                      arguments.steps,
+                      frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
+                      frames.back().height, frames.back().width));
+}
+
+void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
+                     const Image& target, const GridSize& grid) {
+    const std::vector<float> wanted = target_state(target, simulator.model(), grid);
+    const ConstStateView view{wanted.data(), 1, grid.height, grid.width, MemorySpace::host};
+    const Image in = on_white(picture(simulator.model().rule, view));
+    const Image out = on_white(simulator.picture());
+    const Image pictures[] = {in, out, absolute_difference(in, out)};
+    save_png(arguments.output, enlarge(side_by_side(pictures), arguments.scale));
+    print(fmt::format("{}: loss {:.3e} against {}\n", printable(arguments.output.string()),
+                      mean_squared_error(simulator.download(), wanted),
+                      printable(arguments.compare.string())));
+}
+
+void save_state(const std::filesystem::path& path, const Simulator& simulator,
+                const GridSize& grid) {
+    const std::vector<float> values = simulator.download();
+    save_npy(path, {values.data(), 1, grid.height, grid.width, MemorySpace::host});
+}
+
+}  // namespace
+
+int grow(const GrowArguments& arguments) {
+    const Format format = output_format(arguments.output);
+    check_combinations(arguments, format);
+    check_files(arguments);
+    Model model = Model::load(arguments.model);
+    if (!model.rule_in_file) {
+        say(fmt::format("{}: no rule in the file, the notebook's is assumed",
+                        arguments.model.string()));
+    }
+    model.rule = model.rule.rotated(arguments.angle);
+    model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
+    const GridSize grid = grid_size(arguments, model.history);
+    const bool animation = format != Format::png;
+    const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
+    const int pictures = animation ? arguments.steps / every + 2 : 4;
+    check_pixels(arguments, grid, pictures);
+    Image target;
+    if (!arguments.compare.empty()) {
+        target = load_target(arguments.compare);
+    }
+
+    Simulator simulator(std::move(model), {.device = arguments.device,
+                                           .height = grid.height,
+                                           .width = grid.width,
+                                           .seed = arguments.seed});
+    say(fmt::format("running on {}", simulator.engine().description()));
+    simulator.plant_seed(grid.height / 2, grid.width / 2);
+    std::vector<Image> frames;
+    const auto photograph = [&] {
+        const Image picture = simulator.picture();
+        frames.push_back(
+            enlarge(arguments.transparent ? picture : on_white(picture), arguments.scale));
+    };
+    run(simulator, arguments, every, [&](bool last) {
+        if (animation || last) {
+            photograph();
+        }
+    });
+
+    if (!arguments.compare.empty()) {
+        save_comparison(arguments, simulator, target, grid);
+    } else {
+        save_frames(arguments, format, frames);
+    }
+    if (!arguments.state_out.empty()) {
+        save_state(arguments.state_out, simulator, grid);
+    }
+    return exit_done;
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+// `nca info`: everything a model file says about itself.
+#include "host/tool/arguments.hpp"
+#include "host/tool/console.hpp"
+
+#include <nca/model.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+namespace nca::tool {
+namespace {
+
+void print_rule(const Rule& rule) {
+    print(fmt::format("  edges         {}\n", rule.edges == Edges::zero ? "zero" : "circular"));
+    print(fmt::format("  life          {}\n", rule.life == Life::post
+                                                  ? "after the update"
+                                                  : "before and after the update"));
+    print(fmt::format("  start cell    {}\n", rule.start_cell == StartCell::alpha
+                                                  ? "alpha = 1"
+                                                  : "alpha and hidden channels = 1"));
+    print(fmt::format("  fire rate     {}\n", rule.fire_rate));
+    print(fmt::format("  step size     {}\n", rule.step_size));
+    print(fmt::format("  colours       {}\n",
+                      rule.premultiplied ? "premultiplied by alpha" : "straight"));
+    for (int row = 0; row < 3; ++row) {
+        print(row == 0 ? "  filters     " : "              ");
+        for (const Filter& filter : rule.filters) {
+            for (std::size_t column = 0; column < 3; ++column) {
+                print(fmt::format("{:8.4g}", filter[static_cast<std::size_t>(row) * 3 + column]));
+            }
+            print("    ");
+        }
+        print("\n");
+    }
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+    return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+void print_tensor(const ParameterTensor& tensor, std::span<const float> all) {
+    const std::span<const float> values = all.subspan(tensor.offset, tensor.size);
+    const auto [smallest, largest] = std::minmax_element(values.begin(), values.end());
+    double sum = 0;
+    double squares = 0;
+    for (const double value : values) {
+        sum += value;
+        squares += value * value;
+    }
+    const double count = static_cast<double>(values.size());
+    print(fmt::format("  {:<12}  {:<16} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}\n", tensor.name,
+                      shape_text(tensor.shape), *smallest, *largest, sum / count,
+                      std::sqrt(squares / count)));
+}
+
+void print_history(const TrainingHistory& history) {
+    const auto known = [](const std::string& text) {
+        return text.empty() ? std::string("unknown") : printable(text);
+    };
+    if (history == TrainingHistory{}) {
+        print("  unknown\n");
+        return;
+    }
+    print(fmt::format("  preset        {}\n", known(history.preset)));
+    print(fmt::format("  target        {}\n", known(history.target)));
+    print(fmt::format("  iterations    {}\n", history.iterations));
+    print(fmt::format(
+        "  grid          {}\n",
+        history.height > 0 ? fmt::format("{}x{}", history.height, history.width) : "unknown"));
+    print(fmt::format("  loss          {:.4g} (mean of the last 100 iterations)\n", history.loss));
+    print(fmt::format("  seed          {}\n", history.seed));
+}
+
+}  // namespace
+
+int info(const InfoArguments& arguments) {
+    const Model model = Model::load(arguments.model);
+    print(fmt::format("{}\n\nrule{}\n", printable(arguments.model.string()),
+                      model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)"));
+    print_rule(model.rule);
+    const bool output_bias = model.weights.has_output_bias();
+    print(
+        fmt::format("\nsizes\n  channels      {}\n  perception    {}\n  hidden        {}\n"
+                    "  parameters    {}{}\n",
+                    channels, perception, hidden, model.weights.all().size(),
+                    output_bias ? "" : ", no output bias"));
+    print(fmt::format("\n  {:<12}  {:<16} {:>11} {:>11} {:>11} {:>11}\n", "tensor", "shape", "min",
+                      "max", "mean", "rms"));
+    for (const ParameterTensor& tensor : parameter_tensors(output_bias)) {
+        print_tensor(tensor, model.weights.all());
+    }
+    print("\ntraining\n");
+    print_history(model.history);
+    return exit_done;
+}
+
+}  // namespace nca::tool

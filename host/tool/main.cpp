@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments.hpp"
+#include "host/tool/console.hpp"
+
+#include <nca/error.hpp>
+
+#include <csignal>
+#include <exception>
+#include <new>
+
+namespace {
+
+using namespace nca::tool;
+
+struct Run {
+    int operator()(const HelpArguments& help) const {
+        print(help.text);
+        return exit_done;
+    }
+    int operator()(const TrainArguments& arguments) const { return train(arguments); }
+    int operator()(const GrowArguments& arguments) const { return grow(arguments); }
+    int operator()(const GradcheckArguments& arguments) const { return gradcheck(arguments); }
+    int operator()(const InfoArguments& arguments) const { return info(arguments); }
+};
+
+int run(int argc, char** argv) {
+    try {
+        return std::visit(Run{}, parse_arguments(argc, argv));
+    } catch (const UsageError& error) {
+        say(error.what());
+        return exit_usage;
+    } catch (const nca::InvalidArgument& error) {  // only options can hand over bad arguments
+        say(error.what());
+        return exit_usage;
+    } catch (const std::bad_alloc&) {
+        say("not enough memory: take a smaller size, batch or number of steps");
+        return exit_failed;
+    } catch (const std::exception& error) {
+        say(error.what());
+        return exit_failed;
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is to be a message, not a sudden end
+    const int code = run(argc, argv);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+        say("cannot write to standard output");
+        return code == exit_done ? exit_failed : code;
+    }
+    return code;
+}

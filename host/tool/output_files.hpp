@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/tool/arguments.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <unistd.h>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+namespace nca::tool {
+
+// Throws IoError where a file cannot be made at this path, so that hours of work are not lost at
+// their end. Tries instead of asking for permissions: root has them all, on read-only disks too.
+inline void require_writable(const std::filesystem::path& path) {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored)) {
+        throw IoError(
+            fmt::format("cannot write {}: it is a directory, name a file", path.string()));
+    }
+    const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
+    if (!std::filesystem::is_directory(parent, ignored)) {
+        throw IoError(fmt::format("cannot write {}: there is no directory {}, make it first",
+                                  path.string(), parent.string()));
+    }
+    std::string probe = (parent / ".nca-XXXXXX").string();
+    const int file = mkstemp(probe.data());
+    if (file < 0) {
+        throw IoError(
+            fmt::format("cannot write {}: no file can be made in {} ({}), choose another directory",
+                        path.string(), parent.string(), std::strerror(errno)));
+    }
+    close(file);
+    unlink(probe.c_str());
+}
+
+// Throws UsageError where two files that are not to overwrite each other are one. Empty paths are
+// options that were not given.
+inline void require_different(const char* name, const std::filesystem::path& path,
+                              const char* other_name, const std::filesystem::path& other) {
+    if (path.empty() || other.empty()) {
+        return;
+    }
+    std::error_code ignored;
+    if (std::filesystem::weakly_canonical(path, ignored) ==
+        std::filesystem::weakly_canonical(other, ignored)) {
+        throw UsageError(fmt::format("{}: {} and {} are the same file, name two", path.string(),
+                                     name, other_name));
+    }
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT
+// `nca train`: a Trainer, kept informed about, logged, checkpointed and stopped on request.
+#include "host/tool/arguments.hpp"
+#include "host/tool/console.hpp"
+#include "host/tool/output_files.hpp"
+#include "host/tool/progress.hpp"
+#include "host/tool/training_log.hpp"
+
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+#include <nca/trainer.hpp>
+
+#include <algorithm>
+#include <cctype>
+#include <csignal>
+#include <cstring>
+#include <optional>
+
+namespace nca::tool {
+namespace {
+
+volatile std::sig_atomic_t stop_signal = 0;
+
+// The first signal asks the loop to stop, a second one kills as usual. A signal that the caller
+// ignores (nohup) stays ignored. Nobody reading stderr any more is no reason to stop.
+void catch_signals() {
+    struct sigaction action {};
+    action.sa_handler = [](int signal) { stop_signal = signal; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        struct sigaction old {};
+        sigaction(signal, nullptr, &old);
+        if (old.sa_handler != SIG_IGN) {
+            sigaction(signal, &action, nullptr);
+        }
+    }
+    std::signal(SIGPIPE, SIG_IGN);
+}
+
+TrainingConfig training_config(const TrainArguments& arguments) {
+    TrainingConfig config = preset(arguments.preset);
+    config.batch = arguments.batch.value_or(config.batch);
+    config.fewest_steps = arguments.fewest_steps.value_or(config.fewest_steps);
+    config.most_steps = arguments.most_steps.value_or(config.most_steps);
+    config.target_size = arguments.size.value_or(config.target_size);
+    config.padding = arguments.padding.value_or(config.padding);
+    config.learning_rate = arguments.learning_rate.value_or(config.learning_rate);
+    config.seed = arguments.seed;
+    if (arguments.identity_filter) {
+        if (arguments.preset != "notebook") {
+            throw UsageError("--identity-filter: only the preset notebook has this choice");
+        }
+        if (*arguments.identity_filter == 0) {
+            config.rule.filters[0] = {};
+        }
+    }
+    config.validate();
+    return config;
+}
+
+void check_files(const TrainArguments& arguments) {
+    const std::filesystem::path paths[] = {arguments.output, arguments.checkpoint, arguments.log};
+    constexpr const char* names[] = {"MODEL", "--checkpoint", "--log"};
+    for (std::size_t i = 0; i < std::size(paths); ++i) {
+        require_different(names[i], paths[i], "TARGET", arguments.target);
+        for (std::size_t j = i + 1; j < std::size(paths); ++j) {
+            require_different(names[i], paths[i], names[j], paths[j]);
+        }
+    }
+    require_different("MODEL", arguments.output, "--resume", arguments.resume);
+    require_different("--log", arguments.log, "--resume", arguments.resume);
+    for (const std::filesystem::path& path : paths) {
+        if (!path.empty()) {
+            require_writable(path);
+        }
+    }
+}
+
+std::string shell_quoted(const std::string& word) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+        return c >= 0x80 || std::isalnum(c) || std::strchr("_-./:=,+@%", c) != nullptr;
+    });
+    if (plain) {
+        return word;
+    }
+    std::string result = "'";
+    for (const char c : word) {
+        result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    }
+    return result + "'";
+}
+
+// The command line as it was given, but going on from this checkpoint.
+std::string resume_command(const TrainArguments& arguments,
+                           const std::filesystem::path& checkpoint) {
+    std::string command;
+    for (std::size_t i = 0; i < arguments.command_line.size(); ++i) {
+        const std::string& word = arguments.command_line[i];
+        if (word == "--resume") {
+            ++i;
+        } else if (!word.starts_with("--resume=")) {
+            command += shell_quoted(word) + " ";
+        }
+    }
+    return command + "--resume " + shell_quoted(checkpoint.string());
+}
+
+class Training {
+public:
+    explicit Training(const TrainArguments& arguments)
+        : arguments_(arguments), config_(training_config(arguments)), trainer_(start()) {
+        if (!arguments.resume.empty()) {
+            trainer_.resume(arguments.resume);
+        }
+        trainer_.set_target_name(arguments.target.filename().string());
+        if (!arguments.log.empty()) {
+            log_.emplace(arguments.log, trainer_.iteration());
+        }
+        describe();
+    }
+
+    int run() {
+        const std::int64_t first = trainer_.iteration();
+        {
+            Progress progress(arguments_.iterations, arguments_.quiet);
+            while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) {
+                iterate(progress);
+            }
+            report_log(log_ && !log_->finish(), progress);
+        }
+        if (trainer_.iteration() >= arguments_.iterations) {
+            return finish();
+        }
+        if (trainer_.iteration() == first) {
+            say("stopped before the first iteration was done: nothing new to save");
+            return exit_failed;
+        }
+        return stop();
+    }
+
+private:
+    Trainer start() {
+        check_files(arguments_);
+        const Image target = load_target(arguments_.target);
+        if (!target.had_alpha && !arguments_.quiet) {
+            say(fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
+        }
+        return Trainer(target, config_, arguments_.device);
+    }
+
+    void describe() const {
+        if (arguments_.quiet) {
+            return;
+        }
+        const bool fell_back = arguments_.device.kind == Device::Kind::automatic &&
+                               trainer_.engine().memory_space() == MemorySpace::host;
+        say(fmt::format("{}running on {}", fell_back ? "no CUDA device: " : "",
+                        trainer_.engine().description()));
+        say(fmt::format("preset {}: {}x{} cells, batch {}, {}..{} steps, {} iterations{}",
+                        config_.preset, config_.grid(), config_.grid(), config_.batch,
+                        config_.fewest_steps, config_.most_steps - 1, arguments_.iterations,
+                        trainer_.iteration() > 0
+                            ? fmt::format(", going on from {}", trainer_.iteration())
+                            : ""));
+    }
+
+    void iterate(Progress& progress) {
+        IterationReport report;
+        try {
+            report = trainer_.iterate();
+        } catch (const Error& error) {
+            report_log(log_ && !log_->finish(), progress);
+            throw Error(fmt::format("{}; {} was not written{}", error.what(),
+                                    arguments_.output.string(), last_checkpoint()));
+        }
+        progress.add(report);
+        if (!report.recovery.empty()) {
+            progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+        }
+        report_log(log_ && !log_->add(report), progress);
+        if (!arguments_.checkpoint.empty() && report.recovery.empty() &&
+            trainer_.iteration() % arguments_.every == 0) {
+            save_checkpoint(progress);
+        }
+    }
+
+    void report_log(bool failed, Progress& progress) const {
+        if (failed) {
+            progress.say(fmt::format("cannot write {}: it ends here, training goes on",
+                                     arguments_.log.string()));
+        }
+    }
+
+    void save_checkpoint(Progress& progress) {
+        try {
+            trainer_.save_checkpoint(arguments_.checkpoint);
+            checkpointed_ = trainer_.iteration();
+        } catch (const IoError& error) {
+            progress.say(fmt::format("{}; training goes on", error.what()));
+        }
+    }
+
+    std::string last_checkpoint() const {
+        return checkpointed_ < 0 ? ""
+                                 : fmt::format("; {} holds iteration {}",
+                                               arguments_.checkpoint.string(), checkpointed_);
+    }
+
+    int finish() {
+        const Model model = trainer_.model();
+        try {
+            model.save(arguments_.output);
+        } catch (const IoError& error) {
+            throw IoError(fmt::format("{}{}", error.what(),
+                                      checkpointed_ < 0
+                                          ? "; the weights are lost, --checkpoint keeps some"
+                                          : last_checkpoint() + ", go on from it with: " +
+                                                resume_command(arguments_, arguments_.checkpoint)));
+        }
+        if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
+            trainer_.save_checkpoint(arguments_.checkpoint);
+        }
+        if (!arguments_.quiet) {
+            print(fmt::format("{}: {} iterations, loss {:.3e}\n",
+                              printable(arguments_.output.string()), model.history.iterations,
+                              model.history.loss));
+        }
+        return exit_done;
+    }
+
+    int stop() {
+        trainer_.model().save(arguments_.output);
+        std::filesystem::path checkpoint = arguments_.checkpoint;
+        if (checkpoint.empty()) {
+            checkpoint = arguments_.output;
+            checkpoint += ".checkpoint";
+        }
+        trainer_.save_checkpoint(checkpoint);
+        say(fmt::format("stopped after {} of {} iterations; the weights so far are in {}",
+                        trainer_.iteration(), arguments_.iterations, arguments_.output.string()));
+        say(fmt::format("go on with: {}", resume_command(arguments_, checkpoint)));
+        return exit_failed;
+    }
+
+    const TrainArguments& arguments_;
+    TrainingConfig config_;
+    Trainer trainer_;
+    std::optional<TrainingLog> log_;
+    std::int64_t checkpointed_ = -1;  // the iteration of this run's last checkpoint
+};
+
+}  // namespace
+
+int train(const TrainArguments& arguments) {
+    catch_signals();
+    return Training(arguments).run();
+}
+
+}  // namespace nca::tool

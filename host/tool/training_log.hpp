@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/tool/console.hpp"
+
+#include <nca/error.hpp>
+#include <nca/trainer.hpp>
+
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nca::tool {
+
+// The csv file of a training run, one row per iteration, on disk a second later at most.
+class TrainingLog {
+public:
+    // Goes on with the rows of an earlier run that came before first_iteration, if there are any.
+    // Throws IoError, and FormatError where the file to go on with is no such log.
+    TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration) : path_(path) {
+        std::vector<std::string> rows;
+        if (first_iteration > 0) {
+            rows = earlier_rows(first_iteration);
+        }
+        // The old log stays until the new one has all its rows.
+        std::filesystem::path temporary = path;
+        temporary += ".part";
+        file_.reset(std::fopen(temporary.c_str(), "w"));
+        if (!file_) {
+            throw IoError(
+                fmt::format("cannot write {}: {}", temporary.string(), std::strerror(errno)));
+        }
+        write(std::string(header) + "\n");
+        for (const std::string& row : rows) {
+            write(row + "\n");
+        }
+        std::error_code error;
+        if (!flush()) {
+            error = {errno, std::generic_category()};
+        } else {
+            std::filesystem::rename(temporary, path, error);
+        }
+        if (error) {
+            std::error_code ignored;
+            std::filesystem::remove(temporary, ignored);
+            throw IoError(fmt::format("cannot write {}: {}", path.string(), error.message()));
+        }
+    }
+
+    // False, once, when the file cannot be written any more: a full disk is no reason to lose the
+    // training.
+    bool add(const IterationReport& report) {
+        if (!file_) {
+            return true;
+        }
+        const Clock::time_point now = Clock::now();
+        const double seconds =
+            earlier_seconds_ + std::chrono::duration<double>(now - start_).count();
+        write(fmt::format("{},{:.9g},{},{:.9g},{:.9g},{:.3f},{},{}\n", report.iteration,
+                          report.loss, report.steps, report.learning_rate, report.gradient_norm,
+                          seconds, report.dead, quoted(report.recovery)));
+        if (now - flushed_ >= std::chrono::seconds(1)) {
+            flushed_ = now;
+            return keep_if(flush());
+        }
+        return true;
+    }
+
+    // What is left; the same answer as add.
+    bool finish() { return !file_ || keep_if(flush()); }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    static constexpr std::string_view header =
+        "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,recovery";
+    static constexpr int seconds_column = 5;
+
+    struct Close {
+        void operator()(std::FILE* file) const { std::fclose(file); }
+    };
+
+    void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), file_.get()); }
+    bool flush() { return std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0; }
+    bool keep_if(bool good) {
+        if (!good) {
+            file_.reset();
+        }
+        return good;
+    }
+
+    static std::string quoted(const std::string& text) {
+        if (text.empty()) {
+            return text;
+        }
+        std::string result = "\"";
+        for (const char c : printable(text)) {
+            result += c == '"' ? std::string("\"\"") : std::string(1, c);
+        }
+        return result + "\"";
+    }
+
+    std::vector<std::string> earlier_rows(std::int64_t first_iteration) {
+        std::vector<std::string> rows;
+        std::ifstream file(path_);
+        std::string line;
+        if (!std::getline(file, line)) {
+            return rows;  // no log yet
+        }
+        if (line != header) {
+            throw FormatError(
+                fmt::format("{}: not a log of nca train, whose first line is \"{}\"; "
+                            "name another file with --log",
+                            path_.string(), header));
+        }
+        while (std::getline(file, line)) {
+            std::int64_t iteration = 0;
+            const auto [end, error] =
+                std::from_chars(line.data(), line.data() + line.size(), iteration);
+            if (error == std::errc{} && *end == ',' && iteration < first_iteration) {
+                rows.push_back(line);
+            }
+        }
+        if (!rows.empty()) {
+            std::string_view field = rows.back();
+            for (int column = 0; column < seconds_column; ++column) {
+                const std::size_t comma = field.find(',');
+                field = comma == std::string_view::npos ? "" : field.substr(comma + 1);
+            }
+            std::from_chars(field.data(), field.data() + field.size(), earlier_seconds_);
+        }
+        return rows;
+    }
+
+    std::filesystem::path path_;
+    std::unique_ptr<std::FILE, Close> file_;
+    double earlier_seconds_ = 0;
+    Clock::time_point start_ = Clock::now();
+    Clock::time_point flushed_ = start_;
+};
+
+}  // namespace nca::tool

@@ -1,0 +1,722 @@
+// SPDX-License-Identifier: MIT
+// Drives the built tool, whose path is in the environment variable NCA_TOOL.
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include "host/tool/gradcheck_reference.hpp"
+#include "support/cases.hpp"
+#include "support/process.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+using nca::test::Folder;
+using nca::test::Outcome;
+using nca::test::Process;
+using nca::test::read_file;
+using nca::test::write_file;
+using Words = std::vector<std::string>;
+
+namespace {
+
+Words tool_command(Words words) {
+    const char* tool = std::getenv("NCA_TOOL");
+    if (tool == nullptr) {
+        FAIL("the environment variable NCA_TOOL has to hold the path of the tool");
+    }
+    words.insert(words.begin(), tool);
+    return words;
+}
+
+Outcome nca_tool(const Words& words, rlim_t largest_file = 0) {
+    return Process(tool_command(words), largest_file).wait();
+}
+
+Words operator+(Words a, const Words& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
+
+// A disc with a hole, 12 rows and 10 columns, with an alpha channel.
+nca::Image small_picture() {
+    nca::Image image;
+    image.height = 12;
+    image.width = 10;
+    for (int y = 0; y < 12; ++y) {
+        for (int x = 0; x < 10; ++x) {
+            const int distance = (2 * y - 11) * (2 * y - 11) + (2 * x - 9) * (2 * x - 9);
+            const bool inside = distance < 90 && distance > 8;
+            const int alpha = inside ? 255 : 0;
+            for (const int value : {200, 20 * y, 25 * x, alpha}) {
+                image.pixels.push_back(static_cast<std::uint8_t>(value));
+            }
+        }
+    }
+    return image;
+}
+
+// A TGA file without alpha.
+std::string opaque_picture(int side) {
+    std::string bytes(18, '\0');
+    bytes[2] = 2;
+    bytes[12] = bytes[14] = static_cast<char>(side);
+    bytes[16] = 24;
+    return bytes +
+           std::string(static_cast<std::size_t>(side) * static_cast<std::size_t>(side) * 3, 'x');
+}
+
+// The start of a PNG file that claims to be 20,000 pixels high and wide.
+std::string huge_picture() {
+    const std::string big_endian("\0\0\x4e\x20", 4);
+    return "\x89PNG\r\n\x1a\n" + std::string("\0\0\0\x0d", 4) + "IHDR" + big_endian + big_endian +
+           std::string("\x08\x06\0\0\0", 5) + std::string("\x2c\x4a\x4b\xb6", 4) +
+           std::string("\0\0\0\0", 4) + "IDAT" + std::string("\x35\xaf\x06\x1e", 4);
+}
+
+std::string file_with_header(const std::string& header, const std::string& data) {
+    std::string bytes(8, '\0');
+    const std::uint64_t length = header.size();
+    std::memcpy(bytes.data(), &length, sizeof length);
+    return bytes + header + data;
+}
+
+// The tensors of a model without output bias, as PyTorch writes them, with one piece of the header
+// replaced.
+std::string model_file(const std::string& piece = "", const std::string& replacement = "") {
+    std::string header =
+        R"({"net.0.weight":{"dtype":"F32","shape":[128,48,1,1],"data_offsets":[0,24576]},)"
+        R"("net.0.bias":{"dtype":"F32","shape":[128],"data_offsets":[24576,25088]},)"
+        R"("net.2.weight":{"dtype":"F32","shape":[16,128,1,1],"data_offsets":[25088,33280]}})";
+    if (!piece.empty()) {
+        const std::size_t at = header.find(piece);
+        REQUIRE(at != std::string::npos);
+        header.replace(at, piece.size(), replacement);
+    }
+    return file_with_header(header, std::string(33280, '\0'));
+}
+
+std::string model_with_nan() {
+    std::string bytes = model_file();
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(bytes.data() + bytes.size() - 33280 + 400, &nan, sizeof nan);
+    return bytes;
+}
+
+// A folder with a target and a model that was trained for two iterations.
+struct Workshop : Folder {
+    Workshop() {
+        nca::save_png(target, small_picture());
+        const Outcome outcome = nca_tool(train_words() + Words{"-o", model, "--iterations", "2"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+    }
+    Words train_words() const {
+        return {"train", target,    "--size", "8",         "--padding", "2",      "--batch",
+                "2",     "--steps", "2:5",    "--threads", "1",         "--quiet"};
+    }
+
+    std::string target = *this / "target.png";
+    std::string model = *this / "model.safetensors";
+};
+
+// One line that starts with the tool's name and holds these words.
+void require_message(const Outcome& outcome, const Words& words) {
+    INFO(outcome.err);
+    REQUIRE(outcome.err.starts_with("nca: "));
+    REQUIRE(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+    for (const std::string& word : words) {
+        INFO(word);
+        REQUIRE(contains(outcome.err, word));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("version and help succeed and every help ends with an example") {
+    REQUIRE(nca_tool({"--version"}).out.starts_with("nca "));
+    for (const char* command : {"", "train", "grow", "gradcheck", "info"}) {
+        const Outcome outcome =
+            nca_tool(*command == '\0' ? Words{"--help"} : Words{command, "--help"});
+        INFO(outcome.out);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(contains(outcome.out, "Example:"));
+        REQUIRE(outcome.err.empty());
+    }
+}
+
+TEST_CASE("a mistake on the command line is one line and exit code 2, and writes nothing") {
+    const Workshop shop;
+    struct Mistake {
+        Words words;
+        Words named;
+    };
+    const Words train = {"train", shop.target, "-o", shop / "new"};
+    const Words grow = {"grow", shop.model, "-o", shop / "new.gif"};
+    const std::vector<Mistake> mistakes = {
+        {{}, {"--help"}},
+        {{"frobnicate"}, {"frobnicate", "train"}},
+        {{"train"}, {"TARGET"}},
+        {{"train", shop.target}, {"--output"}},
+        {train + Words{"--frobnicate"}, {"--frobnicate"}},
+        {train + Words{"--preset", "fast"}, {"fast", "growing", "notebook"}},
+        {train + Words{"--preset", "persistent"}, {"persistent", "growing", "notebook"}},
+        {train + Words{"--preset", "regenerating"}, {"regenerating", "growing", "notebook"}},
+        {train + Words{"--steps", "96:64"}, {"--steps", "96:64"}},
+        {train + Words{"--steps", "64:64"}, {"--steps", "64:64"}},
+        {train + Words{"--steps", "0:64"}, {"--steps", "0:64"}},
+        {train + Words{"--steps", "64"}, {"--steps", "64:96"}},
+        {train + Words{"--steps", "a:b"}, {"--steps", "a:b"}},
+        {train + Words{"--steps", ""}, {"--steps"}},
+        {train + Words{"--batch", "0"}, {"--batch", "0"}},
+        {train + Words{"--batch", "many"}, {"--batch", "many"}},
+        {train + Words{"--batch", "99999999999999999999"}, {"--batch"}},
+        {train + Words{"--size", "-1"}, {"--size", "-1"}},
+        {train + Words{"--padding", "-1"}, {"--padding", "-1"}},
+        {train + Words{"--iterations", "0"}, {"--iterations", "0"}},
+        {train + Words{"--lr", "nan"}, {"--lr", "nan"}},
+        {train + Words{"--lr", "-1"}, {"--lr", "-1"}},
+        {train + Words{"--lr", "0"}, {"learning rate", "0"}},
+        {train + Words{"--seed", "-1"}, {"--seed", "-1"}},
+        {train + Words{"--threads", "-1"}, {"--threads", "-1"}},
+        {train + Words{"--device", "toaster"}, {"toaster", "cpu"}},
+        {train + Words{"--identity-filter", "0"}, {"--identity-filter", "notebook"}},
+        {train + Words{"--every", "5"}, {"--every", "--checkpoint"}},
+        {train + Words{"--checkpoint", shop / "new"}, {"--checkpoint", "same file"}},
+        {train + Words{"--log", shop.target}, {"--log", "same file"}},
+        {{"train", shop.target, "-o", shop.target}, {"same file"}},
+        {grow + Words{"--fire-rate", "2"}, {"--fire-rate", "2"}},
+        {grow + Words{"--fire-rate", "nan"}, {"--fire-rate", "nan"}},
+        {grow + Words{"--size", "-1"}, {"--size", "-1"}},
+        {grow + Words{"--size", "0x5"}, {"--size", "0x5"}},
+        {grow + Words{"--size", "5x5x5"}, {"--size", "5x5x5"}},
+        {grow + Words{"--size", "99999x5"}, {"--size", "99999x5"}},
+        {grow + Words{"--size", "4096x4096"}, {"--scale", "4096x4096"}},
+        {grow + Words{"--steps", "-1"}, {"--steps", "-1"}},
+        {grow + Words{"--steps", "10000000", "--every", "1"}, {"--every"}},
+        {grow + Words{"--every", "0"}, {"--every", "0"}},
+        {grow + Words{"--scale", "0"}, {"--scale", "0"}},
+        {grow + Words{"--angle", "inf"}, {"--angle", "inf"}},
+        {grow + Words{"--damage", "5"}, {"--damage", "5"}},
+        {grow + Words{"--damage", "5:square,1"}, {"--damage", "5:square,1"}},
+        {grow + Words{"--damage", "5:circle,1,2"}, {"--damage", "circle,Y,X,RADIUS"}},
+        {grow + Words{"--damage", "5:circle,1,2,nan"}, {"--damage", "nan"}},
+        {grow + Words{"--damage", "-5:half,left"}, {"--damage", "-5"}},
+        {grow + Words{"--damage", "500:half,left"}, {"--damage", "500", "200"}},
+        {grow + Words{"--compare", shop.target}, {"--compare", ".png"}},
+        {{"grow", shop.model, "-o", shop / "new.bmp"}, {"new.bmp", ".gif", ".png", ".webp"}},
+        {{"grow", shop.model, "-o", shop / "new"}, {".gif", ".png", ".webp"}},
+        {{"gradcheck", shop.model, shop.target, "--fire-rate", "2"}, {"--fire-rate", "2"}},
+        {{"gradcheck", shop.model, shop.target, "--steps", "0"}, {"--steps", "0"}},
+        {{"info"}, {"MODEL"}},
+        {{"info", shop.model, "another"}, {"another"}},
+    };
+    const auto before = shop.contents();
+    for (const Mistake& mistake : mistakes) {
+        const Outcome outcome = nca_tool(mistake.words);
+        std::string line;
+        for (const std::string& word : mistake.words) {
+            line += word + " ";
+        }
+        INFO(line);
+        require_message(outcome, mistake.named);
+        REQUIRE(outcome.code == 2);
+        REQUIRE(outcome.out.empty());
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("a bad image is one line and exit code 1, and writes nothing") {
+    const Workshop shop;
+    nca::Image clear = small_picture();
+    std::fill(clear.pixels.begin(), clear.pixels.end(), std::uint8_t{0});
+    const std::string good = read_file(shop.target);
+    write_file(shop / "empty.png", "");
+    write_file(shop / "truncated.png", good.substr(0, good.size() / 2));
+    write_file(shop / "text.png", "This is not a picture.\n");
+    write_file(shop / "1x1.tga", opaque_picture(1));
+    write_file(shop / "huge.png", huge_picture());
+    nca::save_png(shop / "clear.png", clear);
+    const auto before = shop.contents();
+    for (const char* name : {"missing.png", "empty.png", "truncated.png", "text.png", "1x1.tga",
+                             "huge.png", "clear.png", "."}) {
+        const std::string path = shop / name;
+        for (const Words& words :
+             {Words{"train", path, "-o", shop / "new", "--iterations", "1"},
+              Words{"gradcheck", shop.model, path, "--out", shop / "new"},
+              Words{"grow", shop.model, "-o", shop / "new.png", "--compare", path}}) {
+            INFO(words[0] << " " << path);
+            const Outcome outcome = nca_tool(words);
+            require_message(outcome, {name});
+            REQUIRE(outcome.code == 1);
+            REQUIRE(shop.contents() == before);
+        }
+    }
+    require_message(nca_tool({"train", shop / "huge.png", "-o", shop / "new"}),
+                    {"huge.png", "8192"});
+}
+
+TEST_CASE("a bad model is one line and exit code 1, and writes nothing") {
+    const Workshop shop;
+    const std::string good = read_file(shop.model);
+    std::string endless = good;
+    endless.replace(0, 8, std::string("\0\0\0\0\0\0\0\x80", 8));
+    write_file(shop / "empty", "");
+    write_file(shop / "truncated", good.substr(0, good.size() - 100));
+    write_file(shop / "short", good.substr(0, 20));
+    write_file(shop / "text", "This is not a model, but it is more than eight bytes long.\n");
+    write_file(shop / "length_2_63", endless);
+    write_file(shop / "overlapping", model_file("[24576,25088]", "[24572,25084]"));
+    write_file(shop / "out_of_range", model_file("[25088,33280]", "[25088,33284]"));
+    write_file(shop / "far_out", model_file("[25088,33280]", "[25088,18446744073709551615]"));
+    write_file(shop / "shape", model_file("[128,48,1,1]", "[48,128,1,1]"));
+    write_file(shop / "missing_tensor", model_file("net.2.weight", "net.9.weight"));
+    write_file(shop / "type", model_file("F32", "F16"));
+    write_file(shop / "nan", model_with_nan());
+    const auto before = shop.contents();
+    for (const char* name :
+         {"missing", "empty", "truncated", "short", "text", "length_2_63", "overlapping",
+          "out_of_range", "far_out", "shape", "missing_tensor", "type", "nan", "."}) {
+        const std::string path = shop / name;
+        for (const Words& words : {Words{"info", path}, Words{"grow", path, "-o", shop / "new.gif"},
+                                   Words{"gradcheck", path, shop.target}}) {
+            INFO(words[0] << " " << path);
+            const Outcome outcome = nca_tool(words);
+            require_message(outcome, {name});
+            REQUIRE(outcome.code == 1);
+            REQUIRE(outcome.out.empty());
+            REQUIRE(shop.contents() == before);
+        }
+    }
+}
+
+TEST_CASE("a file that PyTorch wrote is taken for the notebook's automaton, and that is said") {
+    const Workshop shop;
+    write_file(shop / "pytorch", model_file());
+    const Outcome info = nca_tool({"info", shop / "pytorch"});
+    REQUIRE(info.code == 0);
+    REQUIRE(contains(info.out, "notebook"));
+    const Outcome grow =
+        nca_tool({"grow", shop / "pytorch", "-o", shop / "new.png", "--steps", "2"});
+    REQUIRE(grow.code == 0);
+    REQUIRE(contains(grow.err, "notebook"));
+}
+
+TEST_CASE("places that cannot be written are noticed before training starts") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    // No file can be made in /proc, by root either.
+    for (const std::string& path :
+         {shop / "no such folder/file", shop / ".", std::string("/proc/file")}) {
+        for (const Words& words :
+             {Words{"train", shop.target, "-o", path},
+              Words{"train", shop.target, "-o", shop / "new", "--log", path},
+              Words{"train", shop.target, "-o", shop / "new", "--checkpoint", path},
+              Words{"grow", shop.model, "-o", shop / "new.gif", "--state-out", path},
+              Words{"gradcheck", shop.model, shop.target, "--out", path}}) {
+            INFO(words[0] << " " << path);
+            const Outcome outcome = nca_tool(words);
+            require_message(outcome, {"cannot write"});
+            REQUIRE(outcome.code == 1);
+            REQUIRE(shop.contents() == before);
+        }
+    }
+}
+
+TEST_CASE("a disk that is full at the end leaves the old model and says so") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const rlim_t limit = 16384;  // less than a model
+    const Outcome train =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "1"}, limit);
+    require_message(train, {"model.safetensors"});
+    REQUIRE(train.code == 1);
+    REQUIRE(shop.contents() == before);
+    for (const char* name : {"new.gif", "new.png", "new.webp"}) {
+        const Outcome grow = nca_tool({"grow", shop.model, "-o", shop / name, "--steps", "5",
+                                       "--size", "40x40", "--state-out", shop / "state.npy"},
+                                      256);
+        INFO(name << grow.err);
+        REQUIRE(grow.code == 1);
+        REQUIRE(contains(grow.err, "state.npy") + contains(grow.err, name) > 0);
+        REQUIRE_FALSE(std::filesystem::exists(shop / "state.npy"));
+        std::filesystem::remove(shop / name);  // may be small enough
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("a checkpoint that cannot be written does not end training") {
+    const Workshop shop;
+    const rlim_t limit = 64 << 10;  // more than a model, less than a checkpoint
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop / "new", "--iterations", "3", "--checkpoint",
+                                            shop / "checkpoint", "--every", "2"},
+                 limit);
+    INFO(outcome.err);
+    REQUIRE(contains(outcome.err, "training goes on"));
+    REQUIRE(std::filesystem::exists(shop / "new"));
+    REQUIRE_FALSE(std::filesystem::exists(shop / "checkpoint"));
+}
+
+TEST_CASE("results that nobody can read are a failure") {
+    const Workshop shop;
+    const std::string command =
+        tool_command({})[0] + " info " + shop.model + " > /dev/full 2> " + (shop / "err");
+    const Outcome outcome = Process({"/bin/sh", "-c", command}).wait();
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(read_file(shop / "err"), "standard output"));
+}
+
+TEST_CASE("CUDA without CUDA is one line and exit code 1") {
+    const Workshop shop;
+    const Outcome outcome =
+        nca_tool({"grow", shop.model, "-o", shop / "new.png", "--device", "cuda:63"});
+    require_message(outcome, {"CUDA"});
+    REQUIRE(outcome.code == 1);
+}
+
+TEST_CASE("training says what it runs on, names its model and notes an image without alpha") {
+    const Workshop shop;
+    write_file(shop / "opaque.tga", opaque_picture(10));
+    const Outcome outcome =
+        nca_tool({"train", shop / "opaque.tga", "-o", shop / "new", "--iterations", "2", "--size",
+                  "8", "--padding", "2", "--steps", "2:5"});
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "running on"));
+    REQUIRE(contains(outcome.err, "opaque"));
+    REQUIRE(contains(outcome.err, "12x12 cells"));
+    REQUIRE(contains(outcome.err, "2..4 steps"));
+    REQUIRE(contains(outcome.out, shop / "new"));
+    const nca::Model model = nca::Model::load(shop / "new");
+    REQUIRE(model.history.preset == "growing");
+    REQUIRE(model.history.target == "opaque.tga");
+    REQUIRE(model.history.iterations == 2);
+    REQUIRE(model.history.loss > 0);
+}
+
+TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
+    const Workshop shop;
+    for (const char* choice : {"0", "1"}) {
+        const Words words = {"--preset", "notebook", "--identity-filter", choice, "--iterations",
+                             "1",        "-o",       shop / "new"};
+        REQUIRE(nca_tool(shop.train_words() + words).code == 0);
+        const nca::Rule rule = nca::Model::load(shop / "new").rule;
+        REQUIRE(rule.filters[0][4] == (*choice == '1' ? 1.0F : 0.0F));
+        REQUIRE(rule.edges == nca::Edges::circular);
+    }
+}
+
+TEST_CASE("a resumed run ends with the bits and the log of a run that never stopped") {
+    const Workshop shop;
+    const auto run = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = nca_tool(
+            shop.train_words() + Words{"-o", shop / name, "--log", shop / (name + ".csv")} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(outcome.err.empty());
+        REQUIRE(outcome.out.empty());
+    };
+    run("whole", {"--iterations", "7"});
+    run("parts", {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
+    // As if it had been killed after its fifth iteration with the checkpoint of the third.
+    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
+    run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
+    REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
+
+    const auto without_seconds = [&](const std::string& name) {
+        std::ifstream log(shop / name);
+        Words rows;
+        for (std::string row; std::getline(log, row);) {
+            Words fields(1);
+            for (const char c : row) {
+                c == ',' ? fields.emplace_back() : fields.back() += c;
+            }
+            REQUIRE(fields.size() == 8);
+            fields.erase(fields.begin() + 5);
+            rows.push_back("");
+            for (const std::string& field : fields) {
+                rows.back() += field + ",";
+            }
+        }
+        return rows;
+    };
+    REQUIRE(without_seconds("whole.csv").size() == 8);
+    REQUIRE(without_seconds("whole.csv")[0] ==
+            "iteration,loss,steps,learning_rate,gradient_norm,dead,recovery,");
+    REQUIRE(without_seconds("whole.csv") == without_seconds("parts.csv"));
+}
+
+TEST_CASE("a checkpoint of another configuration is refused and everything left alone") {
+    const Workshop shop;
+    const Words train = shop.train_words() + Words{"-o", shop.model, "--iterations", "3"};
+    REQUIRE(nca_tool(train + Words{"--checkpoint", shop / "checkpoint"}).code == 0);
+    write_file(shop / "log.csv", "mine\n");
+    const auto before = shop.contents();
+    const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
+    const std::vector<std::pair<Words, std::string>> cases = {
+        {{"--seed", "5"}, "seed"},
+        {{"--lr", "0.5"}, "rate"},
+        {{"--preset", "notebook"}, "preset"},
+    };
+    for (const auto& [change, named] : cases) {
+        const Outcome outcome = nca_tool(train + resume + change);
+        require_message(outcome, {"checkpoint", named});
+        REQUIRE(outcome.code == 1);
+        REQUIRE(shop.contents() == before);
+    }
+    // A log that is none is not written over either.
+    const Outcome outcome = nca_tool(train + resume);
+    require_message(outcome, {"log.csv"});
+    REQUIRE(outcome.code == 1);
+    REQUIRE(shop.contents() == before);
+    for (const char* name : {"missing", "target.png", "model.safetensors"}) {
+        const Outcome bad = nca_tool(shop.train_words() + Words{"-o", shop / "new", "--iterations",
+                                                                "3", "--resume", shop / name});
+        require_message(bad, {name});
+        REQUIRE(bad.code == 1);
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("a signal saves weights and checkpoint and prints the command that goes on") {
+    const int signal = GENERATE(SIGINT, SIGTERM, SIGHUP);
+    const Workshop shop;
+    const std::string output = shop / "stopped model";
+    const Words words = shop.train_words() + Words{"-o", output, "--log", shop / "log.csv"};
+    Process process(tool_command(words + Words{"--iterations", "100000000"}));
+    const auto rows = [&] {
+        const std::string log = read_file(shop / "log.csv");
+        return std::count(log.begin(), log.end(), '\n');
+    };
+    REQUIRE(nca::test::eventually([&] { return rows() > 2; }));
+    process.kill(signal);
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(contains(stopped.err, "go on with: "));
+    REQUIRE(contains(stopped.err, "--resume '" + output + ".checkpoint'"));
+    const std::int64_t done = nca::Model::load(output).history.iterations;
+    REQUIRE(rows() == done + 1);
+
+    const Outcome resumed = nca_tool(words + Words{"--iterations", std::to_string(done + 2),
+                                                   "--resume", output + ".checkpoint"});
+    INFO(resumed.err);
+    REQUIRE(resumed.code == 0);
+    REQUIRE(nca::Model::load(output).history.iterations == done + 2);
+    REQUIRE(rows() == done + 3);
+}
+
+TEST_CASE("a second signal ends the tool at once") {
+    const Workshop shop;
+    // One iteration takes longer than this test.
+    Process process(
+        tool_command({"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "0",
+                      "--batch", "1", "--steps", "99998:99999", "--threads", "1"}));
+    REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
+    process.kill(SIGINT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    process.kill(SIGINT);
+    REQUIRE(process.wait().signal == SIGINT);
+    REQUIRE_FALSE(std::filesystem::exists(shop / "new"));
+}
+
+TEST_CASE("training that fails for good leaves the old model alone") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const Outcome outcome = nca_tool(shop.train_words() +
+                                     Words{"-o", shop.model, "--lr", "1e30", "--iterations", "50"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "learning rate"));
+    REQUIRE(contains(outcome.err, "was not written"));
+    REQUIRE(shop.contents() == before);
+}
+
+TEST_CASE("grow writes gif, png and webp of the size that was asked for") {
+    const Workshop shop;
+    const auto grow = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = nca_tool(Words{"grow", shop.model, "-o", shop / name} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(contains(outcome.out, name));
+        return read_file(shop / name);
+    };
+    const std::string gif = grow("out.gif", {"--steps", "6", "--size", "9x7", "--scale", "3"});
+    REQUIRE(gif.substr(0, 10) == std::string("GIF89a\x15\0\x1b\0", 10));
+    const std::string webp = grow("out.webp", {"--steps", "6", "--transparent"});
+    REQUIRE(webp.substr(0, 4) == "RIFF");
+    REQUIRE(webp.substr(8, 4) == "WEBP");
+
+    // The grid of the training without --size, and white around the automaton.
+    grow("out.PNG", {"--steps", "6", "--scale", "2"});
+    const nca::Image white = nca::load_image(shop / "out.PNG");
+    REQUIRE(white.height == 24);
+    REQUIRE(white.width == 24);
+    REQUIRE(std::vector<int>(white.pixel(0, 0), white.pixel(0, 1)) ==
+            std::vector<int>{255, 255, 255, 255});
+    grow("clear.png", {"--steps", "6", "--transparent"});
+    REQUIRE(int{nca::load_image(shop / "clear.png").pixel(0, 0)[3]} == 0);
+}
+
+TEST_CASE("a comparison shows target, grown picture and difference side by side") {
+    const Workshop shop;
+    const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / "out.png", "--compare",
+                                      shop.target, "--scale", "2", "--steps", "0"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.out, "loss"));
+    const nca::Image image = nca::load_image(shop / "out.png");
+    REQUIRE(image.height == 24);
+    REQUIRE(image.width == 2 * (12 + 1 + 12 + 1 + 12));
+    for (int y = 0; y < image.height; ++y) {
+        for (int x = 0; x < 24; ++x) {
+            for (int c = 0; c < 3; ++c) {
+                const int in = image.pixel(y, x)[c];
+                const int out = image.pixel(y, x + 26)[c];
+                REQUIRE(int{image.pixel(y, x + 52)[c]} == std::abs(in - out));
+            }
+        }
+    }
+    // The start cell is all that has grown so far, in the middle and black.
+    REQUIRE(int{image.pixel(12, 26 + 12)[0]} == 0);
+    REQUIRE(int{image.pixel(9, 26 + 12)[0]} == 255);
+}
+
+TEST_CASE("the state of grow depends on seed, damage and angle, and not on threads") {
+    const Workshop shop;
+    const auto state = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--steps", "12", "--size",
+                           "9x7", "--state-out", shop / "state.npy"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(shop / "state.npy");
+    };
+    const std::string plain = state({"--threads", "1"});
+    REQUIRE(plain.substr(1, 5) == "NUMPY");
+    REQUIRE(contains(plain, "(9, 7, 16)"));
+    REQUIRE(plain == state({"--threads", "2"}));
+    REQUIRE(plain == state({"--fire-rate", "0.5"}));
+    REQUIRE(plain != state({"--seed", "1"}));
+    REQUIRE(plain != state({"--fire-rate", "1"}));
+    REQUIRE(plain != state({"--angle", "90"}));
+    for (const char* damage : {"6:circle,4,3,0.5", "6:half,left", "6:half,right", "6:half,top",
+                               "6:half,bottom", "12:half,bottom"}) {
+        REQUIRE(plain != state({"--damage", damage}));
+    }
+    const std::string dead = state({"--damage", "12:half,left", "--damage", "12:half,right"});
+    REQUIRE(dead.find_first_not_of('\0', dead.size() - 9 * 7 * 16 * 4) == std::string::npos);
+    REQUIRE(dead == state({"--damage", "3:circle,4,3,50"}));
+}
+
+TEST_CASE("info prints rule, sizes, statistics and history, and no control characters") {
+    const Workshop shop;
+    nca::Model model = nca::Model::load(shop.model);
+    model.history.target = "evil\x1b[31m\n.png";
+    model.save(shop / "evil");
+    const Outcome outcome = nca_tool({"info", shop / "evil"});
+    INFO(outcome.out);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(outcome.err.empty());
+    for (const char* word : {"fire rate", "net.0.weight", "net.2.bias", "8336", "growing", "12x12",
+                             "evil?[31m?.png"}) {
+        INFO(word);
+        REQUIRE(contains(outcome.out, word));
+    }
+    REQUIRE_FALSE(contains(outcome.out, "\x1b"));
+}
+
+TEST_CASE("gradcheck agrees with the reference and writes the gradients") {
+    const Workshop shop;
+    const Outcome outcome = nca_tool({"gradcheck", shop.model, shop.target, "--steps", "3",
+                                      "--batch", "2", "--out", shop / "grads"});
+    INFO(outcome.out << outcome.err);
+    REQUIRE(outcome.code == 0);
+    for (const char* name : {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}) {
+        REQUIRE(contains(outcome.out, name));
+    }
+    REQUIRE_FALSE(contains(outcome.out, "WRONG"));
+    const nca::Model grads = nca::Model::load(shop / "grads");
+    const auto values = grads.weights.all();
+    REQUIRE(std::any_of(values.begin(), values.end(), [](float value) { return value != 0; }));
+}
+
+TEST_CASE("gradcheck refuses a target that the reference would take hours for") {
+    const Workshop shop;
+    nca::Image image;
+    image.height = 300;
+    image.width = 10;
+    image.pixels.assign(std::size_t{300} * 10 * 4, 255);
+    nca::save_png(shop / "large.png", image);
+    const Outcome outcome = nca_tool({"gradcheck", shop.model, shop / "large.png"});
+    require_message(outcome, {"large.png", "300x10", "256"});
+    REQUIRE(outcome.code == 1);
+}
+
+TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
+    nca::test::CaseOptions options;
+    options.height = 5;
+    options.width = 4;
+    options.batch = 2;
+    options.steps = 3;
+    const nca::test::Case drawn = nca::test::random_case(options, 3);
+    nca::tool::GradcheckProblem problem;
+    problem.model = {drawn.rule, drawn.weights, {}, true};
+    problem.target = drawn.target;
+    problem.state = drawn.state;
+    problem.batch = drawn.batch;
+    problem.height = drawn.height;
+    problem.width = drawn.width;
+    problem.options = drawn.options;
+    const nca::tool::GradcheckReference reference(problem);
+    const std::vector<double> expected = reference.gradient();
+    nca::Weights gradient(true);
+    std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
+        const auto good = [&] {
+            return nca::tool::check_tensor(tensor, gradient, expected, reference, 1).good;
+        };
+        REQUIRE(good());
+        float& entry = gradient.all()[tensor.offset + tensor.size / 2];
+        const float saved = entry;
+        const double largest =
+            nca::tool::check_tensor(tensor, gradient, expected, reference, 1).largest;
+        REQUIRE(largest > 0);
+        entry += static_cast<float>(largest / 100);
+        REQUIRE(!good());
+        entry = std::numeric_limits<float>::quiet_NaN();
+        REQUIRE(!good());
+        entry = saved;
+        REQUIRE(good());
+    }
+}
+
+TEST_CASE("a wrong reference does not agree with its central differences") {
+    nca::test::CaseOptions options;
+    const nca::test::Case drawn = nca::test::random_case(options, 3);
+    nca::tool::GradcheckProblem problem;
+    problem.model = {drawn.rule, drawn.weights, {}, true};
+    problem.target = drawn.target;
+    problem.state = drawn.state;
+    problem.batch = drawn.batch;
+    problem.height = drawn.height;
+    problem.width = drawn.width;
+    problem.options = drawn.options;
+    const nca::tool::GradcheckReference reference(problem);
+    std::vector<double> expected = reference.gradient();
+    for (double& value : expected) {
+        value *= 1.01;
+    }
+    nca::Weights gradient(true);
+    std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
+        REQUIRE(!nca::tool::check_tensor(tensor, gradient, expected, reference, 1).good);
+    }
+}
