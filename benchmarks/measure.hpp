@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nca/engine.hpp>
+#include <nca/trainer.hpp>
+
+#include <functional>
+
+namespace nca::bench {
+
+// Times in milliseconds.
+struct Timing {
+    double median = 0;
+    double fastest = 0;
+    double slowest = 0;
+    int count = 0;
+};
+
+// Runs work once to warm up, then `count` times, each timed on its own.
+Timing measure(int count, const std::function<void()>& work);
+
+// The highest rate of independent multiply-adds that so many threads reach together, in operations
+// a second, and of reading and writing large arrays, in bytes a second (both directions counted).
+double peak_arithmetic(int threads);
+double peak_bandwidth(int threads);
+
+// What a rollout has to do, counted from its states: rows of the MLP forward (a fired cell with
+// something other than zero in its 3x3) and backward (a fired cell that lives after the step), and
+// cells that are not zero.
+struct Work {
+    double forward_rows = 0;
+    double backward_rows = 0;
+    double living_cells = 0;
+
+    double forward_operations() const;
+    double backward_operations() const;
+};
+Work count_work(const Rule& rule, const Tape& tape, const FireKey& key);
+
+// The largest |engine - reference| / (atol + rtol * max) over the state after eight steps of one
+// sample and the gradients of the loss there; at most 1 where the engine is right.
+double error_against_reference(Engine& engine, const Trainer& trainer);
+
+// Most memory that the process has held so far, in bytes.
+double peak_memory();
+
+}  // namespace nca::bench
