@@ -105,6 +105,12 @@ void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& 
             if (rollout.needs_life_before) {
                 work.life_before.word(y, w) = work.alpha_before.dilated(y, w, rollout.edges);
             }
+            // The tape's next state was last touched an iteration ago: ask early for the row below.
+            if (y + 1 < bottom) {
+                for_each_bit(near, [&](int i) {
+                    __builtin_prefetch(cell_at(next.state, width, y + 1, w * 64 + i), 1);
+                });
+            }
             for_each_bit(stale, [&](int i) { clear(cell_at(next.state, width, y, w * 64 + i)); });
             for_each_bit(kept, [&](int i) {
                 copy(cell_at(next.state, width, y, w * 64 + i),
