@@ -64,6 +64,7 @@ nlohmann::ordered_json bench_preset(const std::string& name, const Options& opti
     config.most_steps = timed_steps + 1;
     Device device = Device::parse(options.device);
     device.threads = options.threads;
+    reset_peak_memory();
     Trainer trainer(load_target(options.target), config, device);
     Engine& engine = trainer.engine();
     if (!options.resume.empty()) trainer.resume(options.resume);
@@ -91,11 +92,7 @@ nlohmann::ordered_json bench_preset(const std::string& name, const Options& opti
     const int grid = config.grid();
     State state = engine.make_state(config.batch, grid, grid);
     State grad_state = engine.make_state(config.batch, grid, grid);
-    float start[channels] = {};
-    start[alpha_channel] = 1;
-    if (config.rule.start_cell == StartCell::alpha_and_hidden) {
-        std::fill(start + visible_channels, start + channels, 1.0F);
-    }
+    const auto start = config.rule.start_values();
     for (int sample = 0; sample < config.batch; ++sample) {
         engine.copy_from_host(state.view().cell(sample, grid / 2, grid / 2), start);
     }

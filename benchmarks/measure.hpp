@@ -41,7 +41,8 @@ Work count_work(const Rule& rule, const Tape& tape, const FireKey& key);
 // sample and the gradients of the loss there; at most 1 where the engine is right.
 double error_against_reference(Engine& engine, const Trainer& trainer);
 
-// Most memory that the process has held so far, in bytes.
+// Most memory that the process has held since the last reset, in bytes; Linux only, 0 elsewhere.
+void reset_peak_memory();
 double peak_memory();
 
 }  // namespace nca::bench

@@ -25,8 +25,8 @@ constexpr const char* start_cell_names[] = {"alpha", "alpha_and_hidden"};
 std::string history_to_text(const TrainingHistory& history) {
     const nlohmann::ordered_json json = {
         {"preset", history.preset}, {"target", history.target}, {"iterations", history.iterations},
-        {"height", history.height}, {"width", history.width},   {"loss", history.loss},
-        {"seed", history.seed}};
+        {"height", history.height}, {"width", history.width},   {"padding", history.padding},
+        {"loss", history.loss},     {"seed", history.seed}};
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -39,6 +39,7 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
     history.iterations = fields.integer("iterations", 0, std::numeric_limits<std::int64_t>::max());
     history.height = static_cast<int>(fields.integer("height", 0, largest_int));
     history.width = static_cast<int>(fields.integer("width", 0, largest_int));
+    history.padding = static_cast<int>(fields.integer("padding", 0, largest_int));
     // JSON has no NaN or infinity; both are written as null.
     history.loss = fields.take("loss").is_null() ? std::numeric_limits<double>::quiet_NaN()
                                                  : fields.number("loss");

@@ -76,6 +76,17 @@ std::vector<float> make_target(const Image& image, const TrainingConfig& config)
             cell[alpha_channel] = alpha;
         }
     }
+    bool visible = false;
+    for (std::size_t i = alpha_channel; i < target.size(); i += visible_channels) {
+        visible = visible || target[i] > living_threshold;
+    }
+    if (!visible) {
+        throw FormatError(
+            fmt::format("the target has no pixel with alpha above {} once it is scaled to {} "
+                        "cells: use an image "
+                        "with more to see, or a larger size",
+                        living_threshold, config.target_size));
+    }
     return target;
 }
 

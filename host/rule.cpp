@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -40,6 +41,15 @@ void Rule::validate() const {
     if (!std::isfinite(step_size)) {
         throw InvalidArgument(fmt::format("step_size is {}, expected a finite number", step_size));
     }
+}
+
+std::array<float, channels> Rule::start_values() const {
+    std::array<float, channels> values = {};
+    values[alpha_channel] = 1;
+    if (start_cell == StartCell::alpha_and_hidden) {
+        std::fill(values.begin() + visible_channels, values.end(), 1.0F);
+    }
+    return values;
 }
 
 Rule Rule::rotated(double degrees) const {

@@ -55,12 +55,7 @@ void Simulator::plant_seed(int y, int x) {
                         "columns count from 0",
                         y, x, state.height, state.width));
     }
-    std::array<float, channels> cell{};
-    cell[alpha_channel] = 1;
-    if (model_.rule.start_cell == StartCell::alpha_and_hidden) {
-        std::fill(cell.begin() + visible_channels, cell.end(), 1.0F);
-    }
-    engine_->copy_from_host(state.cell(0, y, x), cell);
+    engine_->copy_from_host(state.cell(0, y, x), model_.rule.start_values());
 }
 
 void Simulator::step(int steps) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
 #include <numeric>
@@ -92,11 +93,7 @@ struct Trainer::Impl {
           living(engine->allocate(std::size_t(config.batch))),
           start(engine->make_state(config.batch, config.grid(), config.grid())),
           grad_state(engine->make_state(config.batch, config.grid(), config.grid())) {
-        float cell[channels] = {};
-        cell[alpha_channel] = 1;
-        if (config.rule.start_cell == StartCell::alpha_and_hidden) {
-            std::fill(cell + visible_channels, cell + channels, 1.0F);
-        }
+        const auto cell = config.rule.start_values();
         for (int sample = 0; sample < config.batch; ++sample) {
             const int middle = config.grid() / 2;
             engine->copy_from_host(start.view().cell(sample, middle, middle), cell);
@@ -207,10 +204,17 @@ struct Trainer::Impl {
     }
 
     TrainingHistory history() const {
-        double loss = 0;
+        // Not a number as long as there is none.
+        double loss = recent_losses.empty() ? std::numeric_limits<double>::quiet_NaN() : 0;
         for (const double value : recent_losses) loss += value / double(recent_losses.size());
-        return {config.preset, target_name, iteration,  config.grid(),
-                config.grid(), loss,        config.seed};
+        return {.preset = config.preset,
+                .target = target_name,
+                .iterations = iteration,
+                .height = config.grid(),
+                .width = config.grid(),
+                .padding = config.padding,
+                .loss = loss,
+                .seed = config.seed};
     }
 
     TrainingConfig config;

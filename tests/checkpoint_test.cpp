@@ -155,7 +155,7 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
 
 TEST_CASE("a checkpoint is a model file, too") {
     const Checkpoint checkpoint = unusual_checkpoint();
-    const TrainingHistory history = {"growing", "lizard.png", 123, 17, 17, 0.5, 9};
+    const TrainingHistory history = {"growing", "lizard.png", 123, 17, 17, 3, 0.5, 9};
     const TemporaryDirectory folder;
     save_checkpoint(folder / "a.checkpoint", checkpoint, history);
     const Model model = Model::load(folder / "a.checkpoint");

@@ -234,3 +234,13 @@ TEST_CASE("an image without pixels is no target") {
     Image broken{8, 8, std::vector<std::uint8_t>(8 * 8 * 4 - 1)};
     REQUIRE_THROWS_AS(make_target(broken, preset("growing")), InvalidArgument);
 }
+
+TEST_CASE("a target of which nothing visible is left once it is scaled is refused") {
+    Image image{400, 400, std::vector<std::uint8_t>(std::size_t{400} * 400 * 4)};
+    image.pixel(200, 200)[3] = 255;
+    REQUIRE_THROWS_AS(make_target(image, preset("growing")), FormatError);
+    for (std::uint8_t& value : image.pixels) value = 20;  // alpha 0.08: nothing there lives
+    REQUIRE_THROWS_AS(make_target(image, preset("notebook")), FormatError);
+    for (std::uint8_t& value : image.pixels) value = 30;
+    REQUIRE_NOTHROW(make_target(image, preset("notebook")));
+}

@@ -22,13 +22,14 @@ struct GridSize {
 // The target on the grid as training saw it, [height, width, channels] with hidden channels 0.
 inline std::vector<float> target_state(const Image& target, const Model& model,
                                        const GridSize& grid) {
-    TrainingConfig config = preset(model.history.preset == "notebook" ? "notebook" : "growing");
+    TrainingConfig config;
     config.rule = model.rule;
     const int smaller = std::min(grid.height, grid.width);
     const int trained = std::max(model.history.height, 0);
     // The size of training is known only where the grid is; otherwise the target fills the grid.
-    if (!model.history.preset.empty() && trained > 2 * config.padding && trained <= smaller) {
-        config.target_size = trained - 2 * config.padding;
+    if (trained > 2 * model.history.padding && trained <= smaller) {
+        config.target_size = trained - 2 * model.history.padding;
+        config.padding = model.history.padding;
     } else {
         config.target_size = smaller;
         config.padding = 0;

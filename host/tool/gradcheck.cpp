@@ -71,8 +71,7 @@ GradcheckProblem make_problem(const GradcheckArguments& arguments) {
         const std::size_t row =
             std::size_t(sample) * problem.height + static_cast<std::size_t>(problem.height / 2);
         float* cell = &problem.state[(row * problem.width + problem.width / 2) * channels];
-        const bool hidden_too = rule.start_cell == StartCell::alpha_and_hidden;
-        std::fill(cell + alpha_channel, cell + (hidden_too ? channels : alpha_channel + 1), 1.0F);
+        std::ranges::copy(rule.start_values(), cell);
     }
     return problem;
 }

@@ -79,6 +79,7 @@ struct TrainingHistory {
     std::int64_t iterations = 0;
     int height = 0;  // the grid it was trained on, in cells; 0: unknown
     int width = 0;
+    int padding = 0;  // dead cells around the target, on each side
     double loss = 0;  // mean of the last 100 iterations
     std::uint32_t seed = 0;
 

@@ -49,6 +49,9 @@ struct Rule {
     // Throws InvalidArgument where a value is outside its range or not finite.
     NCA_API void validate() const;
 
+    // The values of the start cell.
+    NCA_API std::array<float, channels> start_values() const;
+
     // The rule with its last two filters rotated: cos * Sx - sin * Sy and sin * Sx + cos * Sy.
     NCA_API Rule rotated(double degrees) const;
 };

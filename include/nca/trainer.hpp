@@ -54,7 +54,7 @@ struct TrainingConfig {
 NCA_API TrainingConfig preset(std::string_view name);
 
 // The target as a training run sees it: [grid, grid, 4] floats in 0..1, scaled, centred, padded,
-// premultiplied where the rule says so.
+// premultiplied where the rule says so. Throws FormatError where nothing visible is left of it.
 NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig& config);
 
 // What one call of iterate did.
@@ -91,7 +91,7 @@ public:
     // The target on the grid, [grid, grid, 4] floats.
     const std::vector<float>& target() const;
     // The weights of the last iteration that went well, with their rule and history: the last that a
-    // forward pass has tried, so without that iteration's update. Always finite.
+    // forward pass has tried, so without that iteration's update; after resume those of the checkpoint. Always finite.
     Model model() const;
     // Goes into the history of the models that it saves.
     void set_target_name(std::string name);
