@@ -53,8 +53,9 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
     rule.validate();
     check_state("the state", state, space);
     check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
-    if (options.steps < 0) {
-        throw InvalidArgument(fmt::format("{} steps: expected 0 or more", options.steps));
+    constexpr int most_steps = 1 << 24;  // a tape has room for one state more
+    if (options.steps < 0 || options.steps > most_steps) {
+        throw InvalidArgument(fmt::format("{} steps: expected 0 to {}", options.steps, most_steps));
     }
 }
 

@@ -6,9 +6,20 @@
 #include <string>
 
 #include "cuda/cuda_engine.hpp"
+#include "host/checks.hpp"
 #include "host/cpu/cpu_engine.hpp"
 
 namespace nca {
+
+int Tape::steps() const {
+    if (!storage_) throw InvalidArgument("the tape is empty: Engine::forward fills one");
+    return storage_->steps();
+}
+
+ConstStateView Tape::state(int step) const {
+    check_tape_step(step, steps());
+    return storage_->state(step);
+}
 
 State Engine::make_state(int batch, int height, int width) {
     if (batch < 1 || height < 1 || width < 1) {

@@ -296,6 +296,8 @@ TEST_CASE("backward refuses bad arguments") {
         refuse(tape, wrong, grad_weights);
         refuse(tape, grad_state.view(), {});
         refuse(tape, grad_state.view(), view_parameters(grad.data(), false));
+        REQUIRE_THROWS_AS(Tape{}.steps(), InvalidArgument);
+        REQUIRE_THROWS_AS(Tape{}.last(), InvalidArgument);
         REQUIRE_THROWS_AS(tape.state(3), InvalidArgument);
         REQUIRE_THROWS_AS(tape.state(-1), InvalidArgument);
     }

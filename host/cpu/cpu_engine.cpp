@@ -75,7 +75,6 @@ struct CpuTape : Tape::Storage {
     }
     int steps() const override { return last_step; }
     ConstStateView state(int step) const override {
-        check_tape_step(step, last_step);
         const Shape& shape = store->shape();
         return {store->state(step), shape.batch, shape.height, shape.width, MemorySpace::host};
     }
@@ -107,7 +106,8 @@ public:
         const std::size_t bytes = (std::min(size, most) * sizeof(float) / line + 1) * line;
         void* data = size <= most ? std::aligned_alloc(line, bytes) : nullptr;
         if (data == nullptr) {
-            throw Error(fmt::format("no memory for {} floats: use a smaller batch or grid", size));
+            throw Error(fmt::format("no memory for {:.0f} bytes: use a smaller batch or grid",
+                                    double(size) * sizeof(float)));
         }
         std::fill_n(static_cast<float*>(data), size, 0.0F);
         return {static_cast<float*>(data), size, MemorySpace::host,
@@ -127,11 +127,12 @@ public:
         check_rollout(rule, weights, state, options, memory_space());
         if (options.steps == 0) return;
         const Shape shape{state.batch, state.height, state.width};
-        auto packed = std::make_unique<PackedWeights>();
-        pack(*packed, weights);
-        const Rollout rollout(rule, *packed, options.key);
-        // Even steps live in the caller's memory, odd ones in ours.
-        const SlotStore odd(shape, 1);
+        pack(*packed_, weights);
+        const Rollout rollout(rule, *packed_, options.key);
+        // Even steps live in the caller's memory, odd ones in ours, which is kept for the next
+        // call.
+        if (!odd_ || odd_->shape() != shape) odd_ = std::make_unique<SlotStore>(shape, 1);
+        const SlotStore& odd = *odd_;
         std::vector<std::uint64_t> even_bits(std::size_t(shape.batch) * shape.words());
         const auto slot_of = [&](int step, int sample) -> Slot {
             if (step % 2 != 0) return odd.slot(0, sample);
@@ -305,6 +306,8 @@ private:
 
     int threads_;
     std::vector<Scratch> scratch_;
+    std::unique_ptr<PackedWeights> packed_ = std::make_unique<PackedWeights>();
+    std::unique_ptr<SlotStore> odd_;
     std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
 };
 

@@ -7,12 +7,13 @@
 #include <chrono>
 
 // Scalable vectors cannot be kept in arrays; the dropped x86 levels serve no processor in use.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_RVV | HWY_SSSE3 | HWY_AVX3_DL)
+#define HWY_DISABLED_TARGETS \
+    (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | HWY_SSSE3 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "host/cpu/kernels.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include <hwy/cache_control.h>
 
 #include "host/cpu/kernels.hpp"
 
@@ -333,7 +334,7 @@ double measure_peak(double milliseconds) {
 
 std::string instruction_set() {
     const std::string name = HWY_DYNAMIC_DISPATCH(target_name)();
-    return name == "AVX3" ? "AVX-512" : name;
+    return name.starts_with("AVX3") ? "AVX-512" : name;
 }
 
 // Where row-major [hidden, channel * filter_count + filter] of the public layout lies.

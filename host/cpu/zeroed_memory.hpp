@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <memory>
@@ -29,13 +30,16 @@ private:
     };
 
     static void* map(std::size_t bytes) {
-        void* pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        // The system would promise more than there is and end the process when it runs out.
+        const auto physical = std::size_t(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+        void* pointer = bytes > physical ? MAP_FAILED
+                                         : mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (pointer == MAP_FAILED) {
-            throw Error(
-                fmt::format("no memory for {} bytes of states: use a smaller batch, a "
-                            "smaller grid or fewer steps",
-                            bytes));
+            throw Error(fmt::format(
+                "no memory for {} bytes of states on a machine with {}: use a smaller batch, a "
+                "smaller grid or fewer steps",
+                bytes, physical));
         }
         return pointer;
     }

@@ -23,7 +23,7 @@ using Stream = CUstream_st*;
 enum class Accumulate : bool { no, yes };
 
 struct RolloutOptions {
-    int steps = 1;  // >= 0
+    int steps = 1;  // 0 to 2^24
     FireKey key;
 };
 
@@ -43,9 +43,10 @@ public:
     explicit Tape(std::unique_ptr<Storage> storage) : storage_(std::move(storage)) {}
 
     explicit operator bool() const { return storage_ != nullptr; }
-    int steps() const { return storage_->steps(); }
+    // These throw InvalidArgument where the tape is empty or has no such step.
+    int steps() const;
     // The state after so many steps, in the engine's memory; 0 is the state that forward was given.
-    ConstStateView state(int step) const { return storage_->state(step); }
+    ConstStateView state(int step) const;
     ConstStateView last() const { return state(steps()); }
     Storage* storage() const { return storage_.get(); }
 
