@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Drives the built tool, whose path is in the environment variable NCA_TOOL.
+#include <nca/engine.hpp>
 #include <nca/image.hpp>
 #include <nca/model.hpp>
 
@@ -7,6 +8,7 @@
 #include "support/cases.hpp"
 #include "support/process.hpp"
 
+#include <sys/stat.h>
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
@@ -162,9 +164,12 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
     const std::vector<Mistake> mistakes = {
         {{}, {"--help"}},
         {{"frobnicate"}, {"frobnicate", "train"}},
+        {{"convert", shop.model, shop / "new"}, {"convert", "not available yet"}},
         {{"train"}, {"TARGET"}},
         {{"train", shop.target}, {"--output"}},
         {train + Words{"--frobnicate"}, {"--frobnicate"}},
+        {train + Words{"--report"}, {"--report", "not available yet"}},
+        {train + Words{"--report", shop / "report.html"}, {"--report", "not available yet"}},
         {train + Words{"--preset", "fast"}, {"fast", "growing", "notebook"}},
         {train + Words{"--preset", "persistent"}, {"persistent", "growing", "notebook"}},
         {train + Words{"--preset", "regenerating"}, {"regenerating", "growing", "notebook"}},
@@ -198,6 +203,11 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {grow + Words{"--size", "5x5x5"}, {"--size", "5x5x5"}},
         {grow + Words{"--size", "99999x5"}, {"--size", "99999x5"}},
         {grow + Words{"--size", "4096x4096"}, {"--scale", "4096x4096"}},
+        {grow + Words{"--size", "8x2049"}, {"--size 8x2049", "--scale 8", "16384"}},
+        {{"grow", shop.model, "-o", shop / "new.webp", "--size", "256x8", "--scale", "64"},
+         {"--size 256x8", "--scale 64", "16383"}},
+        {{"grow", shop.model, "-o", shop / "new.png", "--size", "8x665", "--compare", shop.target},
+         {"--size 8x665", "--scale 8", "comparison"}},
         {grow + Words{"--steps", "-1"}, {"--steps", "-1"}},
         {grow + Words{"--steps", "10000000", "--every", "1"}, {"--every"}},
         {grow + Words{"--every", "0"}, {"--every", "0"}},
@@ -310,10 +320,15 @@ TEST_CASE("a file that PyTorch wrote is taken for the notebook's automaton, and 
 
 TEST_CASE("places that cannot be written are noticed before training starts") {
     const Workshop shop;
+    REQUIRE(mkfifo((shop / "pipe").c_str(), 0600) == 0);
+    std::filesystem::create_symlink(shop / "pipe", shop / "link to a pipe");
+    std::filesystem::create_symlink(shop / "nothing", shop / "link to nothing");
+    std::filesystem::create_symlink("/proc/file", shop / "link into proc");
     const auto before = shop.contents();
     // No file can be made in /proc, by root either.
     for (const std::string& path :
-         {shop / "no such folder/file", shop / ".", std::string("/proc/file")}) {
+         {shop / "no such folder/file", shop / ".", std::string("/proc/file"), shop / "pipe",
+          shop / "link to a pipe", shop / "link to nothing", shop / "link into proc"}) {
         for (const Words& words :
              {Words{"train", shop.target, "-o", path},
               Words{"train", shop.target, "-o", shop / "new", "--log", path},
@@ -325,8 +340,22 @@ TEST_CASE("places that cannot be written are noticed before training starts") {
             require_message(outcome, {"cannot write"});
             REQUIRE(outcome.code == 1);
             REQUIRE(shop.contents() == before);
+            REQUIRE(std::filesystem::is_fifo(shop / "pipe"));
+            REQUIRE(std::filesystem::is_symlink(shop / "link to a pipe"));
         }
     }
+}
+
+TEST_CASE("a log behind a link is written and the link stays") {
+    const Workshop shop;
+    write_file(shop / "log.csv", "old");
+    std::filesystem::create_symlink("log.csv", shop / "link.csv");
+    const Words words = {"-o", shop / "new", "--iterations", "2", "--log", shop / "link.csv"};
+    REQUIRE(nca_tool(shop.train_words() + words).code == 0);
+    REQUIRE(std::filesystem::is_symlink(shop / "link.csv"));
+    const std::string log = read_file(shop / "log.csv");
+    REQUIRE(log.starts_with("iteration,loss"));
+    REQUIRE(std::count(log.begin(), log.end(), '\n') == 3);
 }
 
 TEST_CASE("a disk that is full at the end leaves the old model and says so") {
@@ -400,6 +429,22 @@ TEST_CASE("training says what it runs on, names its model and notes an image wit
     REQUIRE(model.history.loss > 0);
 }
 
+TEST_CASE("every command that runs an engine says when there is no CUDA device to take") {
+    const Workshop shop;
+    const bool host =
+        nca::make_engine(nca::Device::automatic())->memory_space() == nca::MemorySpace::host;
+    for (const Words& words : {Words{"train", shop.target, "-o", shop / "new", "--size", "8",
+                                     "--padding", "2", "--steps", "2:5", "--iterations", "1"},
+                               Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"},
+                               Words{"gradcheck", shop.model, shop.target, "--steps", "1"}}) {
+        INFO(words[0]);
+        REQUIRE(contains(nca_tool(words).err, "no CUDA device: running on") == host);
+        const std::string chosen = nca_tool(words + Words{"--device", "cpu"}).err;
+        REQUIRE(contains(chosen, "running on"));
+        REQUIRE_FALSE(contains(chosen, "no CUDA device"));
+    }
+}
+
 TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
     const Workshop shop;
     for (const char* choice : {"0", "1"}) {
@@ -452,6 +497,33 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
     REQUIRE(without_seconds("whole.csv") == without_seconds("parts.csv"));
 }
 
+TEST_CASE("resuming drops a row of the log that a crash cut off") {
+    const Workshop shop;
+    const std::string log = shop / "log.csv";
+    const Words words = shop.train_words() + Words{"-o", shop / "new", "--log", log};
+    REQUIRE(
+        nca_tool(words + Words{"--iterations", "3", "--checkpoint", shop / "checkpoint"}).code ==
+        0);
+    const std::string whole = read_file(log);
+    const std::size_t last = whole.rfind("\n2,") + 1;
+    REQUIRE(last > 1);
+    const auto resumed_from = [&](const std::string& text) {
+        write_file(log, text);
+        const Outcome outcome =
+            nca_tool(words + Words{"--iterations", "4", "--resume", shop / "checkpoint"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(log);
+    };
+    REQUIRE(resumed_from(whole).starts_with(whole + "3,"));
+    // In the middle, at the start of the last column, and in the middle with a line feed behind.
+    for (const std::string& cut : {whole.substr(0, last + 8), whole.substr(0, whole.size() - 1),
+                                   whole.substr(0, last + 2), whole.substr(0, last + 8) + "\n"}) {
+        INFO(cut);
+        REQUIRE(resumed_from(cut).starts_with(whole.substr(0, last) + "3,"));
+    }
+}
+
 TEST_CASE("a checkpoint of another configuration is refused and everything left alone") {
     const Workshop shop;
     const Words train = shop.train_words() + Words{"-o", shop.model, "--iterations", "3"};
@@ -470,8 +542,14 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
         REQUIRE(outcome.code == 1);
         REQUIRE(shop.contents() == before);
     }
+    // A run that is done has nothing to go on with, and its model stays.
+    const Outcome finished = nca_tool(train + resume);
+    require_message(finished, {"checkpoint", "3", "--iterations"});
+    REQUIRE(finished.code == 2);
+    REQUIRE(shop.contents() == before);
     // A log that is none is not written over either.
-    const Outcome outcome = nca_tool(train + resume);
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "4"} + resume);
     require_message(outcome, {"log.csv"});
     REQUIRE(outcome.code == 1);
     REQUIRE(shop.contents() == before);
@@ -510,6 +588,28 @@ TEST_CASE("a signal saves weights and checkpoint and prints the command that goe
     REQUIRE(resumed.code == 0);
     REQUIRE(nca::Model::load(output).history.iterations == done + 2);
     REQUIRE(rows() == done + 3);
+}
+
+TEST_CASE("a signal saves the checkpoint also where the model cannot be written any more") {
+    const Workshop shop;
+    const bool both = GENERATE(false, true);
+    const std::string log = shop / "log.csv";
+    const std::string checkpoint = shop / (both ? "gone/checkpoint" : "checkpoint");
+    std::filesystem::create_directory(shop / "gone");
+    const Words words = {"-o",           shop / "gone/model", "--log",   log,
+                         "--checkpoint", checkpoint,          "--every", "100000000",
+                         "--iterations", "100000000"};
+    Process process(tool_command(shop.train_words() + words));
+    REQUIRE(nca::test::eventually([&] { return contains(read_file(log), "\n2,"); }));
+    std::filesystem::remove_all(shop / "gone");
+    process.kill(SIGINT);
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(contains(stopped.err, "cannot write " + (shop / "gone/model")));
+    REQUIRE(contains(stopped.err, "cannot write " + checkpoint) == both);
+    REQUIRE(contains(stopped.err, "go on with: ") == !both);
+    REQUIRE(std::filesystem::exists(checkpoint) == !both);
 }
 
 TEST_CASE("a second signal ends the tool at once") {
@@ -562,6 +662,19 @@ TEST_CASE("grow writes gif, png and webp of the size that was asked for") {
             std::vector<int>{255, 255, 255, 255});
     grow("clear.png", {"--steps", "6", "--transparent"});
     REQUIRE(int{nca::load_image(shop / "clear.png").pixel(0, 0)[3]} == 0);
+}
+
+TEST_CASE("grow makes pictures as large as the formats have them") {
+    const Workshop shop;
+    for (const Words& words :
+         {Words{shop / "new.gif", "--size", "8x2048"},
+          Words{shop / "new.webp", "--size", "8x1023", "--scale", "16"},
+          Words{shop / "new.png", "--size", "8x664", "--compare", shop.target}}) {
+        const Outcome outcome = nca_tool(Words{"grow", shop.model, "--steps", "0", "-o"} + words);
+        INFO(words[0] << outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(std::filesystem::exists(words[0]));
+    }
 }
 
 TEST_CASE("a comparison shows target, grown picture and difference side by side") {

@@ -223,6 +223,15 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, std
         ->add_option("--log", a.log,
                      "one csv row per iteration; --resume goes on with the rows that are there")
         ->type_name("FILE");
+    command
+        ->add_option_function<std::string>(
+            "--report",
+            [](const std::string&) {
+                throw UsageError("--report: not available yet, take --log for the numbers");
+            },
+            "")
+        ->group("")  // in no help
+        ->expected(0, 1);
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
@@ -339,6 +348,9 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         app.exit(request, text, text);
         return HelpArguments{text.str()};
     } catch (const CLI::ParseError& error) {
+        if (argc > 1 && argv[1] == std::string_view("convert")) {
+            throw UsageError("convert: not available yet, expected train, grow, gradcheck or info");
+        }
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
             throw UsageError(fmt::format(
                 "{}: no such command, expected train, grow, gradcheck or info", argv[1]));

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nca/device.hpp>
+#include <nca/engine.hpp>
+
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -10,7 +13,7 @@
 namespace nca::tool {
 
 // Text that came from a file or a command line, safe for one line of a terminal.
-inline std::string printable(std::string_view text) {
+inline std::string without_controls(std::string_view text) {
     std::string result(text);
     for (char& c : result) {
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
@@ -22,8 +25,16 @@ inline std::string printable(std::string_view text) {
 
 // One line for people, on stderr. Not fmt::print, which throws when nobody reads.
 inline void say(std::string_view message) {
-    const std::string line = "nca: " + printable(message) + "\n";
+    const std::string line = "nca: " + without_controls(message) + "\n";
     std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+// What is said before the work starts.
+inline std::string running_on(const Engine& engine, const Device& asked_for) {
+    const bool fell_back =
+        asked_for.kind == Device::Kind::automatic && engine.memory_space() == MemorySpace::host;
+    return fmt::format("{}running on {}", fell_back ? "no CUDA device: " : "",
+                       engine.description());
 }
 
 // A result, on stdout; main notices when it could not be written.

@@ -136,7 +136,7 @@ int gradcheck(const GradcheckArguments& arguments) {
     check_files(arguments);
     const GradcheckProblem problem = make_problem(arguments);
     const std::unique_ptr<Engine> engine = make_engine(arguments.device);
-    say(fmt::format("running on {}, {} steps of {} of {}x{} cells", engine->description(),
+    say(fmt::format("{}, {} steps of {} of {}x{} cells", running_on(*engine, arguments.device),
                     arguments.steps, problem.batch, problem.height, problem.width));
 
     const Weights gradient = engine_gradient(*engine, problem);

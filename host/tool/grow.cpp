@@ -17,9 +17,11 @@
 namespace nca::tool {
 namespace {
 
-constexpr int largest_side = 4096;                           // cells
-constexpr std::int64_t most_pixels = std::int64_t{1} << 28;  // 1 GiB of frames
-constexpr int centiseconds = 5;                              // of each frame
+constexpr int largest_side = 4096;                            // cells
+constexpr int largest_picture_side = 2 * largest_image_side;  // that enlarge() makes
+constexpr int largest_webp_side = 16383;                      // that the format has
+constexpr std::int64_t most_pixels = std::int64_t{1} << 28;   // 1 GiB of frames
+constexpr int centiseconds = 5;                               // of each frame
 constexpr int usual_frames = 100;
 
 enum class Format { gif, png, webp };
@@ -55,7 +57,24 @@ GridSize grid_size(const GrowArguments& arguments, const TrainingHistory& histor
     return grid;
 }
 
-// Before anything runs: does what was asked for fit into memory?
+// Before anything runs: can the output be as large as what was asked for?
+void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid) {
+    const bool compare = !arguments.compare.empty();
+    const std::int64_t width =
+        compare ? 3 * grid.width + 2 * std::max(1, grid.width / 24)  // as side_by_side has it
+                : grid.width;
+    const std::int64_t side = std::max<std::int64_t>(grid.height, width) * arguments.scale;
+    const int largest = format == Format::webp ? largest_webp_side : largest_picture_side;
+    if (side > largest) {
+        throw UsageError(
+            fmt::format("--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: "
+                        "take a smaller --scale or --size",
+                        grid.height, grid.width, arguments.scale,
+                        compare ? "a comparison" : "a side", side, largest));
+    }
+}
+
+// Does it fit into memory?
 void check_pixels(const GrowArguments& arguments, const GridSize& grid, std::int64_t pictures) {
     const std::int64_t pixels =
         std::int64_t{grid.height} * grid.width * arguments.scale * arguments.scale;
@@ -157,8 +176,8 @@ void save_frames(const GrowArguments& arguments, Format format, const std::vecto
             save_png(arguments.output, frames.back());
             break;
     }
-    print(fmt::format("{}: {} steps, {} of {}x{} pixels\n", printable(arguments.output.string()),
-                      arguments.steps,
+    print(fmt::format("{}: {} steps, {} of {}x{} pixels\n",
+                      without_controls(arguments.output.string()), arguments.steps,
                       frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
                       frames.back().height, frames.back().width));
 }
@@ -171,9 +190,9 @@ void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
     const Image out = on_white(simulator.picture());
     const Image pictures[] = {in, out, absolute_difference(in, out)};
     save_png(arguments.output, enlarge(side_by_side(pictures), arguments.scale));
-    print(fmt::format("{}: loss {:.3e} against {}\n", printable(arguments.output.string()),
+    print(fmt::format("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),
                       mean_squared_error(simulator.download(), wanted),
-                      printable(arguments.compare.string())));
+                      without_controls(arguments.compare.string())));
 }
 
 void save_state(const std::filesystem::path& path, const Simulator& simulator,
@@ -199,6 +218,7 @@ int grow(const GrowArguments& arguments) {
     const bool animation = format != Format::png;
     const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
     const int pictures = animation ? arguments.steps / every + 2 : 4;
+    check_sides(arguments, format, grid);
     check_pixels(arguments, grid, pictures);
     Image target;
     if (!arguments.compare.empty()) {
@@ -209,7 +229,7 @@ int grow(const GrowArguments& arguments) {
                                            .height = grid.height,
                                            .width = grid.width,
                                            .seed = arguments.seed});
-    say(fmt::format("running on {}", simulator.engine().description()));
+    say(running_on(simulator.engine(), arguments.device));
     simulator.plant_seed(grid.height / 2, grid.width / 2);
     std::vector<Image> frames;
     const auto photograph = [&] {

@@ -57,7 +57,7 @@ void print_tensor(const ParameterTensor& tensor, std::span<const float> all) {
 
 void print_history(const TrainingHistory& history) {
     const auto known = [](const std::string& text) {
-        return text.empty() ? std::string("unknown") : printable(text);
+        return text.empty() ? std::string("unknown") : without_controls(text);
     };
     if (history == TrainingHistory{}) {
         print("  unknown\n");
@@ -77,7 +77,7 @@ void print_history(const TrainingHistory& history) {
 
 int info(const InfoArguments& arguments) {
     const Model model = Model::load(arguments.model);
-    print(fmt::format("{}\n\nrule{}\n", printable(arguments.model.string()),
+    print(fmt::format("{}\n\nrule{}\n", without_controls(arguments.model.string()),
                       model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)"));
     print_rule(model.rule);
     const bool output_bias = model.weights.has_output_bias();

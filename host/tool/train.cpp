@@ -111,6 +111,12 @@ public:
         : arguments_(arguments), config_(training_config(arguments)), trainer_(start()) {
         if (!arguments.resume.empty()) {
             trainer_.resume(arguments.resume);
+            if (trainer_.iteration() >= arguments.iterations) {
+                throw UsageError(fmt::format(
+                    "{} has {} iterations done already, so nothing is left of {}: take more "
+                    "--iterations",
+                    arguments.resume.string(), trainer_.iteration(), arguments.iterations));
+            }
         }
         trainer_.set_target_name(arguments.target.filename().string());
         if (!arguments.log.empty()) {
@@ -152,10 +158,7 @@ private:
         if (arguments_.quiet) {
             return;
         }
-        const bool fell_back = arguments_.device.kind == Device::Kind::automatic &&
-                               trainer_.engine().memory_space() == MemorySpace::host;
-        say(fmt::format("{}running on {}", fell_back ? "no CUDA device: " : "",
-                        trainer_.engine().description()));
+        say(running_on(trainer_.engine(), arguments_.device));
         say(fmt::format("preset {}: {}x{} cells, batch {}, {}..{} steps, {} iterations{}",
                         config_.preset, config_.grid(), config_.grid(), config_.batch,
                         config_.fewest_steps, config_.most_steps - 1, arguments_.iterations,
@@ -222,24 +225,42 @@ private:
         }
         if (!arguments_.quiet) {
             print(fmt::format("{}: {} iterations, loss {:.3e}\n",
-                              printable(arguments_.output.string()), model.history.iterations,
-                              model.history.loss));
+                              without_controls(arguments_.output.string()),
+                              model.history.iterations, model.history.loss));
         }
         return exit_done;
     }
 
     int stop() {
-        trainer_.model().save(arguments_.output);
+        // Each of the two files is worth having without the other.
+        const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
         std::filesystem::path checkpoint = arguments_.checkpoint;
         if (checkpoint.empty()) {
             checkpoint = arguments_.output;
             checkpoint += ".checkpoint";
         }
-        trainer_.save_checkpoint(checkpoint);
-        say(fmt::format("stopped after {} of {} iterations; the weights so far are in {}",
-                        trainer_.iteration(), arguments_.iterations, arguments_.output.string()));
+        const std::string no_checkpoint = failure([&] { trainer_.save_checkpoint(checkpoint); });
+        say(fmt::format(
+            "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
+            no_model.empty()
+                ? fmt::format("the weights so far are in {}", arguments_.output.string())
+                : no_model));
+        if (!no_checkpoint.empty()) {
+            throw IoError(no_checkpoint + last_checkpoint());
+        }
         say(fmt::format("go on with: {}", resume_command(arguments_, checkpoint)));
         return exit_failed;
+    }
+
+    // Why a file could not be written; empty where it was.
+    template <class Save>
+    static std::string failure(Save save) {
+        try {
+            save();
+            return "";
+        } catch (const IoError& error) {
+            return error.what();
+        }
     }
 
     const TrainArguments& arguments_;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "host/tool/console.hpp"
+#include "host/tool/output_files.hpp"
 
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
@@ -24,13 +26,14 @@ class TrainingLog {
 public:
     // Goes on with the rows of an earlier run that came before first_iteration, if there are any.
     // Throws IoError, and FormatError where the file to go on with is no such log.
-    TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration) : path_(path) {
+    TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration)
+        : path_(linked_file(path)) {
         std::vector<std::string> rows;
         if (first_iteration > 0) {
             rows = earlier_rows(first_iteration);
         }
         // The old log stays until the new one has all its rows.
-        std::filesystem::path temporary = path;
+        std::filesystem::path temporary = path_;
         temporary += ".part";
         file_.reset(std::fopen(temporary.c_str(), "w"));
         if (!file_) {
@@ -45,7 +48,7 @@ public:
         if (!flush()) {
             error = {errno, std::generic_category()};
         } else {
-            std::filesystem::rename(temporary, path, error);
+            std::filesystem::rename(temporary, path_, error);
         }
         if (error) {
             std::error_code ignored;
@@ -80,6 +83,7 @@ private:
     using Clock = std::chrono::steady_clock;
     static constexpr std::string_view header =
         "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,recovery";
+    static constexpr int columns = 8;
     static constexpr int seconds_column = 5;
 
     struct Close {
@@ -100,7 +104,7 @@ private:
             return text;
         }
         std::string result = "\"";
-        for (const char c : printable(text)) {
+        for (const char c : without_controls(text)) {
             result += c == '"' ? std::string("\"\"") : std::string(1, c);
         }
         return result + "\"";
@@ -123,7 +127,11 @@ private:
             std::int64_t iteration = 0;
             const auto [end, error] =
                 std::from_chars(line.data(), line.data() + line.size(), iteration);
-            if (error == std::errc{} && *end == ',' && iteration < first_iteration) {
+            // A crash may have cut off the last row: it has no line feed, or too few columns where
+            // something was written behind it.
+            const bool whole =
+                !file.eof() && std::count(line.begin(), line.end(), ',') >= columns - 1;
+            if (error == std::errc{} && *end == ',' && whole && iteration < first_iteration) {
                 rows.push_back(line);
             }
         }
