@@ -90,8 +90,9 @@ public:
     Engine& engine() const;
     // The target on the grid, [grid, grid, 4] floats.
     const std::vector<float>& target() const;
-    // The weights of the last iteration that went well, with their rule and history: the last that a
-    // forward pass has tried, so without that iteration's update; after resume those of the checkpoint. Always finite.
+    // The weights of the last iteration that went well, with their rule and history: the last that
+    // a forward pass has tried, so without that iteration's update; after resume those of the
+    // checkpoint. Always finite.
     Model model() const;
     // Goes into the history of the models that it saves.
     void set_target_name(std::string name);
