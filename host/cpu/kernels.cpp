@@ -137,6 +137,11 @@ void mlp_backward(float* grad_p, PackedGradients& gradients, float* h, float* gr
                                                                          nullptr, rows, hidden);
 }
 
+// Where a cell's channels begin in its grid, in floats.
+HWY_INLINE std::ptrdiff_t offset_of(Cell cell, int width) {
+    return (std::ptrdiff_t(cell.y) * width + cell.x) * channels;
+}
+
 alignas(64) const float zero_cell[channels] = {};
 
 // The nine cells around one, row by row; a cell of zeros stands in beyond a zero edge.
@@ -211,7 +216,7 @@ void perceive_adjoint(float* grad_state, const Stencil& stencil, const float* gr
                 int x = at.x + dx;
                 if (stencil.edges == Edges::circular) x = x < 0 ? width - 1 : (x == width ? 0 : x);
                 if (x < 0 || x >= width) continue;
-                float* target = grad_state + (std::ptrdiff_t(y) * width + x) * channels;
+                float* target = grad_state + offset_of({y, x}, width);
                 for (int v = 0; v < channels; v += lanes) {
                     Vec sum = hn::LoadU(d, target + v);
 #pragma GCC unroll 3
@@ -232,7 +237,7 @@ void apply_update(float* z, const float* x, const float* u, float step_size, int
     const Tag d;
     const Vec step = hn::Set(d, step_size);
     for (int r = 0; r < count; ++r) {
-        const std::ptrdiff_t cell = (std::ptrdiff_t(cells[r].y) * width + cells[r].x) * channels;
+        const std::ptrdiff_t cell = offset_of(cells[r], width);
         for (int c = 0; c < channels; c += lanes) {
             const Vec update = hn::Load(d, u + r * channels + c);
             hn::StoreU(hn::MulAdd(step, update, hn::LoadU(d, x + cell + c)), d, z + cell + c);
@@ -245,7 +250,7 @@ void gather_gradient(float* grad_u, const float* grad_state, float step_size, in
     const Tag d;
     const Vec step = hn::Set(d, step_size);
     for (int r = 0; r < count; ++r) {
-        const std::ptrdiff_t cell = (std::ptrdiff_t(cells[r].y) * width + cells[r].x) * channels;
+        const std::ptrdiff_t cell = offset_of(cells[r], width);
         for (int c = 0; c < channels; c += lanes) {
             hn::Store(hn::Mul(step, hn::LoadU(d, grad_state + cell + c)), d,
                       grad_u + r * channels + c);

@@ -60,10 +60,13 @@ inline Image absolute_difference(const Image& a, const Image& b) {
     return result;
 }
 
+// Between pictures side by side.
+inline int comparison_gap(int width) { return std::max(1, width / 24); }
+
 // In a row on white, with a little room between.
 inline Image side_by_side(std::span<const Image> pictures) {
     const Image& first = pictures.front();
-    const int gap = std::max(1, first.width / 24);
+    const int gap = comparison_gap(first.width);
     Image row;
     row.height = first.height;
     row.width = static_cast<int>(pictures.size()) * (first.width + gap) - gap;

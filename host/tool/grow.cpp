@@ -61,8 +61,7 @@ GridSize grid_size(const GrowArguments& arguments, const TrainingHistory& histor
 void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid) {
     const bool compare = !arguments.compare.empty();
     const std::int64_t width =
-        compare ? 3 * grid.width + 2 * std::max(1, grid.width / 24)  // as side_by_side has it
-                : grid.width;
+        compare ? 3 * grid.width + 2 * comparison_gap(grid.width) : grid.width;
     const std::int64_t side = std::max<std::int64_t>(grid.height, width) * arguments.scale;
     const int largest = format == Format::webp ? largest_webp_side : largest_picture_side;
     if (side > largest) {
