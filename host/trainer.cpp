@@ -6,9 +6,10 @@
 #include <limits>
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
-#include <numeric>
+#include <utility>
 
 #include "host/checkpoint.hpp"
+#include "host/training_loop.hpp"
 
 namespace nca {
 namespace {
@@ -63,144 +64,125 @@ double scheduled_rate(const TrainingConfig& config, std::int64_t iteration) {
     return config.learning_rate;
 }
 
-bool all_finite(std::span<const float> values) {
-    return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
-}
-
-double mean(std::span<const float> values) {
-    return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
+// Why an iteration failed.
+std::string reason_of(const IterationOutcome& outcome) {
+    switch (outcome.verdict) {
+        case Verdict::loss_not_finite:
+            return "the loss is not finite";
+        case Verdict::loss_exploded:
+            return fmt::format("the loss is {:.3g}", outcome.loss);
+        case Verdict::all_dead:
+            return "every sample of the batch died";
+        case Verdict::gradient_exploded:
+            return fmt::format("the gradient's norm is {:.3g}", outcome.gradient_norm);
+        case Verdict::weight_not_finite:
+            return "an update made a weight that is not finite";
+        case Verdict::good:
+        case Verdict::not_run:
+            break;
+    }
+    return "";
 }
 
 }  // namespace
 
-// Weights, moments, states and target live where the engine does; the host keeps three sets of
-// weights: the current ones, the last good ones, and the anchor.
+// The numbers live in the training loop; here is what decides about them.
 struct Trainer::Impl {
     Impl(const Image& image, const TrainingConfig& configuration, const Device& device)
         : config(configuration),
           engine(make_engine(device)),
           target(make_target(image, config)),
-          current(initial_weights(config)),
-          good(current),
-          anchor(current),
-          device_target(upload(target)),
-          weights(upload(good.all())),
-          first_moments(engine->allocate(good.all().size())),
-          second_moments(engine->allocate(good.all().size())),
-          grad_weights(engine->allocate(good.all().size())),
-          norms(engine->allocate(4)),
-          losses(engine->allocate(std::size_t(config.batch))),
-          living(engine->allocate(std::size_t(config.batch))),
-          start(engine->make_state(config.batch, config.grid(), config.grid())),
-          grad_state(engine->make_state(config.batch, config.grid(), config.grid())) {
-        const auto cell = config.rule.start_values();
-        for (int sample = 0; sample < config.batch; ++sample) {
-            const int middle = config.grid() / 2;
-            engine->copy_from_host(start.view().cell(sample, middle, middle), cell);
-        }
+          loop(engine->make_training_loop(config, target)) {
+        const Parameters initial(initial_weights(config));
+        loop->load(initial, initial);
     }
 
-    Buffer upload(std::span<const float> values) {
-        Buffer buffer = engine->allocate(values.size());
-        engine->copy_from_host(buffer.data(), values);
-        return buffer;
-    }
-
-    std::vector<float> download(const Buffer& buffer) const {
-        std::vector<float> values(buffer.size());
-        engine->copy_to_host(values, buffer.data());
-        return values;
-    }
-
-    Parameters download_parameters() const {
-        Parameters parameters(current);
-        parameters.first_moments = download(first_moments);
-        parameters.second_moments = download(second_moments);
+    Parameters current() const {
+        Parameters parameters = loop->current();
         parameters.updates = updates;
         return parameters;
     }
 
-    void upload_parameters(const Parameters& parameters) {
-        current = parameters.weights;
-        engine->copy_from_host(weights.data(), current.all());
-        engine->copy_from_host(first_moments.data(), parameters.first_moments);
-        engine->copy_from_host(second_moments.data(), parameters.second_moments);
-        updates = parameters.updates;
+    Parameters anchor() const {
+        Parameters parameters = loop->anchor();
+        parameters.updates = anchor_updates;
+        return parameters;
     }
 
-    // Forward, loss, backward and update. Fills the report; says what is wrong where the iteration
-    // failed, nothing where it went well.
-    std::string train(IterationReport& report) {
-        const bool bias = config.output_bias;
-        // A new seed after each recovery, so that what failed is not drawn again.
-        const FireKey key{config.seed + 0x9e3779b9U * std::uint32_t(recoveries),
-                          std::uint32_t(iteration)};
-        const Tape tape =
-            engine->forward(config.rule, view_parameters<const float>(weights.data(), bias),
-                            start.view(), {report.steps, key});
-        engine->loss(grad_state.view(), losses.data(), living.data(), tape.last(),
-                     {device_target.data(), config.grid(), config.grid()});
-        const std::vector<float> living_cells = download(living);
-        report.loss = mean(download(losses));
-        report.dead = int(std::count(living_cells.begin(), living_cells.end(), 0.0F));
-        if (!std::isfinite(report.loss)) return "the loss is not finite";
-        if (report.loss > exploded_loss) return fmt::format("the loss is {:.3g}", report.loss);
-        if (report.dead == config.batch) return "every sample of the batch died";
-        // These weights are good, the update to come has yet to show it.
-        good = current;
-
-        engine->backward(tape, grad_state.view(), view_parameters(grad_weights.data(), bias),
-                         Accumulate::no);
-        double squares = 0;
-        for (const float g : download(grad_weights)) squares += double(g) * g;
-        report.gradient_norm = std::sqrt(squares);
-        if (!(report.gradient_norm <= exploded_gradient)) {
-            return fmt::format("the gradient's norm is {:.3g}", report.gradient_norm);
-        }
-        if (good_iterations % anchor_interval == 0) anchor = download_parameters();
-        const AdamOptions options{.learning_rate = float(report.learning_rate),
-                                  .beta1 = config.beta1,
-                                  .beta2 = config.beta2,
-                                  .normalise_gradients = config.normalise_gradients,
-                                  .update = ++updates};
-        engine->adam(weights.data(), first_moments.data(), second_moments.data(),
-                     grad_weights.data(), norms.data(), bias, options);
-        engine->copy_to_host(current.all(), weights.data());
-        return all_finite(current.all()) ? "" : "an update made a weight that is not finite";
+    // The iteration that comes so many good ones after this.
+    IterationPlan plan(int ahead) const {
+        const std::int64_t i = iteration + ahead;
+        return {.steps = draw_steps(config, i),
+                // A new seed after each recovery, so that what failed is not drawn again.
+                .key = {config.seed + 0x9e3779b9U * std::uint32_t(recoveries), std::uint32_t(i)},
+                .learning_rate = float(learning_rate(i)),
+                .update = updates + ahead + 1,
+                .set_anchor = (good_iterations + ahead) % anchor_interval == 0};
     }
 
-    void recover(IterationReport& report, const std::string& reason) {
-        upload_parameters(anchor);
-        good = anchor.weights;
+    double learning_rate(std::int64_t i) const {
+        return std::ldexp(scheduled_rate(config, i), -recoveries);
+    }
+
+    // Takes note of a finished iteration. False where training has to give up.
+    bool settle(const IterationPlan& plan, const IterationOutcome& outcome,
+                IterationReport& report) {
+        report = {.iteration = iteration,
+                  .steps = plan.steps,
+                  .loss = outcome.loss,
+                  .learning_rate = learning_rate(iteration),
+                  .gradient_norm = outcome.gradient_norm,
+                  .dead = outcome.dead,
+                  .recovery = ""};
+        const bool tried_update =
+            outcome.verdict == Verdict::good || outcome.verdict == Verdict::weight_not_finite;
+        if (tried_update && plan.set_anchor) anchor_updates = updates;
+        if (outcome.verdict != Verdict::good) return recover(report, reason_of(outcome));
+        ++updates;
+        recent_losses.push_back(outcome.loss);
+        if (recent_losses.size() > loss_window) recent_losses.erase(recent_losses.begin());
+        if (++good_iterations >= enough_good_iterations) failures = 0;
+        ++iteration;
+        return true;
+    }
+
+    bool recover(IterationReport& report, const std::string& reason) {
+        loop->return_to_anchor();
+        updates = anchor_updates;
         good_iterations = 0;
         ++recoveries;
         if (++failures > most_failures) {
-            throw Error(fmt::format(
+            gave_up = fmt::format(
                 "training failed {} times in a row, the last time in iteration {} because {}: the "
                 "last good weights are kept; start again with a lower learning rate or another "
                 "seed",
-                failures, iteration, reason));
+                failures, iteration, reason);
+            return false;
         }
         report.recovery =
             fmt::format("{}: back to the last good weights, new seed, learning rate times {:.3g}",
                         reason, std::ldexp(1.0, -recoveries));
+        ++iteration;
+        return true;
     }
 
-    IterationReport iterate() {
-        IterationReport report;
-        report.iteration = iteration;
-        report.steps = draw_steps(config, iteration);
-        report.learning_rate = std::ldexp(scheduled_rate(config, iteration), -recoveries);
-        const std::string failure = train(report);
-        if (failure.empty()) {
-            recent_losses.push_back(report.loss);
-            if (recent_losses.size() > loss_window) recent_losses.erase(recent_losses.begin());
-            if (++good_iterations >= enough_good_iterations) failures = 0;
-        } else {
-            recover(report, failure);
+    std::vector<IterationReport> iterate(int most) {
+        // An iteration that gave up behind others that went well was left for this call to tell.
+        if (!gave_up.empty()) throw Error(std::exchange(gave_up, {}));
+        std::vector<IterationPlan> plans(std::size_t(std::min(most, loop->queue_length())));
+        for (std::size_t i = 0; i < plans.size(); ++i) plans[i] = plan(int(i));
+        const std::vector<IterationOutcome> outcomes = loop->run(plans);
+        std::vector<IterationReport> reports;
+        for (std::size_t i = 0; i < outcomes.size(); ++i) {
+            if (outcomes[i].verdict == Verdict::not_run) break;
+            IterationReport report;
+            if (!settle(plans[i], outcomes[i], report)) {
+                if (reports.empty()) throw Error(std::exchange(gave_up, {}));
+                break;
+            }
+            reports.push_back(report);
         }
-        ++iteration;
-        return report;
+        return reports;
     }
 
     TrainingHistory history() const {
@@ -220,20 +202,16 @@ struct Trainer::Impl {
     TrainingConfig config;
     std::unique_ptr<Engine> engine;
     std::vector<float> target;
-    Weights current;  // the same as on the engine
-    Weights good;     // the last that a forward pass has tried
-    Parameters anchor;
-    Buffer device_target, weights, first_moments, second_moments, grad_weights, norms, losses,
-        living;
-    State start;
-    State grad_state;
+    std::unique_ptr<TrainingLoop> loop;
     std::string target_name;
     std::int64_t iteration = 0;
-    std::int64_t updates = 0;
+    std::int64_t updates = 0;         // of Adam in the current parameters
+    std::int64_t anchor_updates = 0;  // in the anchor's
     int recoveries = 0;
     int failures = 0;
     int good_iterations = 0;
     std::vector<double> recent_losses;
+    std::string gave_up;
 };
 
 Trainer::Trainer(const Image& target, const TrainingConfig& config, const Device& device)
@@ -242,12 +220,16 @@ Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
-IterationReport Trainer::iterate() { return impl_->iterate(); }
+IterationReport Trainer::iterate() { return impl_->iterate(1).front(); }
+std::vector<IterationReport> Trainer::iterate(int most) {
+    if (most < 1) throw InvalidArgument(fmt::format("{} iterations: expected 1 or more", most));
+    return impl_->iterate(most);
+}
 std::int64_t Trainer::iteration() const { return impl_->iteration; }
 const TrainingConfig& Trainer::config() const { return impl_->config; }
 Engine& Trainer::engine() const { return *impl_->engine; }
 const std::vector<float>& Trainer::target() const { return impl_->target; }
-Model Trainer::model() const { return {impl_->config.rule, impl_->good, impl_->history()}; }
+Model Trainer::model() const { return {impl_->config.rule, impl_->loop->good(), impl_->history()}; }
 void Trainer::set_target_name(std::string name) { impl_->target_name = std::move(name); }
 
 void Trainer::save_checkpoint(const std::filesystem::path& path) const {
@@ -261,8 +243,8 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) const {
                              .failures = impl_->failures,
                              .good_iterations = impl_->good_iterations,
                              .recent_losses = impl_->recent_losses,
-                             .current = impl_->download_parameters(),
-                             .anchor = impl_->anchor,
+                             .current = impl_->current(),
+                             .anchor = impl_->anchor(),
                          },
                          impl_->history());
 }
@@ -281,9 +263,10 @@ void Trainer::resume(const std::filesystem::path& path) {
             "{} is a checkpoint of another target ({}): give the image that it was made with",
             path.string(), checkpoint.target_name));
     }
-    impl_->upload_parameters(checkpoint.current);
-    impl_->good = checkpoint.current.weights;
-    impl_->anchor = checkpoint.anchor;
+    impl_->loop->load(checkpoint.current, checkpoint.anchor);
+    impl_->updates = checkpoint.current.updates;
+    impl_->anchor_updates = checkpoint.anchor.updates;
+    impl_->gave_up.clear();
     impl_->iteration = checkpoint.iteration;
     impl_->recoveries = checkpoint.recoveries;
     impl_->failures = checkpoint.failures;

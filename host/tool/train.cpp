@@ -14,6 +14,7 @@
 #include <cctype>
 #include <csignal>
 #include <cstring>
+#include <limits>
 #include <optional>
 
 namespace nca::tool {
@@ -167,21 +168,32 @@ private:
                             : ""));
     }
 
+    // As many as may be done before somebody has to look: to the end or the next checkpoint.
+    int iterations_at_most() const {
+        std::int64_t most = arguments_.iterations - trainer_.iteration();
+        if (!arguments_.checkpoint.empty()) {
+            most = std::min(most, arguments_.every - trainer_.iteration() % arguments_.every);
+        }
+        return static_cast<int>(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
+    }
+
     void iterate(Progress& progress) {
-        IterationReport report;
+        std::vector<IterationReport> reports;
         try {
-            report = trainer_.iterate();
+            reports = trainer_.iterate(iterations_at_most());
         } catch (const Error& error) {
             report_log(log_ && !log_->finish(), progress);
             throw Error(fmt::format("{}; {} was not written{}", error.what(),
                                     arguments_.output.string(), last_checkpoint()));
         }
-        progress.add(report);
-        if (!report.recovery.empty()) {
-            progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+        for (const IterationReport& report : reports) {
+            progress.add(report);
+            if (!report.recovery.empty()) {
+                progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+            }
+            report_log(log_ && !log_->add(report), progress);
         }
-        report_log(log_ && !log_->add(report), progress);
-        if (!arguments_.checkpoint.empty() && report.recovery.empty() &&
+        if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
             trainer_.iteration() % arguments_.every == 0) {
             save_checkpoint(progress);
         }

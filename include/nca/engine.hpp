@@ -71,6 +71,9 @@ struct AdamOptions {
     std::int64_t update = 1;           // counts from 1
 };
 
+struct TrainingConfig;
+class TrainingLoop;
+
 // Runs automata forward and backward. Made by make_engine. One engine may be used from one thread
 // at a time; two engines are independent. All pointers are in the engine's own memory space. With
 // one seed the results are the same bits in every run, whatever the number of threads.
@@ -122,6 +125,11 @@ public:
     virtual void adam(float* weights, float* first_moments, float* second_moments,
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
+
+    // For Trainer: whole iterations inside the engine (host/training_loop.hpp). target is
+    // [grid, grid, visible_channels] in host memory.
+    virtual std::unique_ptr<TrainingLoop> make_training_loop(const TrainingConfig& config,
+                                                             std::span<const float> target);
 
     // The same for a model in host memory; a CUDA engine uploads its weights first.
     Tape forward(const Model& model, ConstStateView state, const RolloutOptions& options,

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace nca {
@@ -22,7 +23,10 @@ struct BasicWeightsView {
     T* w2 = nullptr;  // [channels, hidden]
     T* b2 = nullptr;  // [channels] or null
 
-    operator BasicWeightsView<const T>() const { return {w1, b1, w2, b2}; }
+    // To a view that only reads. A template, since no type converts to itself.
+    template <class U>
+    requires std::is_same_v<U, const T>
+    operator BasicWeightsView<U>() const { return {w1, b1, w2, b2}; }
 };
 using WeightsView = BasicWeightsView<float>;
 using ConstWeightsView = BasicWeightsView<const float>;

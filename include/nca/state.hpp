@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 namespace nca {
@@ -33,7 +34,10 @@ struct BasicStateView {
     BasicStateView sample(int index) const {
         return {data + std::size_t(index) * height * width * channels, 1, height, width, space};
     }
-    operator BasicStateView<const T>() const { return {data, batch, height, width, space}; }
+    // To a view that only reads. A template, since no type converts to itself.
+    template <class U>
+    requires std::is_same_v<U, const T>
+    operator BasicStateView<U>() const { return {data, batch, height, width, space}; }
 };
 using StateView = BasicStateView<float>;
 using ConstStateView = BasicStateView<const float>;

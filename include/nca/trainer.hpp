@@ -83,6 +83,9 @@ public:
     // goes back to the last good weights, halves the learning rate, and says so in the report; when
     // that has happened 13 times without 100 good iterations in between it throws Error.
     IterationReport iterate();
+    // Up to so many, as many as the engine does best without the host looking on: one on the CPU,
+    // up to 32 on CUDA. Fewer where one failed. Waits for them; gives a report for each.
+    std::vector<IterationReport> iterate(int most);
 
     // How many iterations are done.
     std::int64_t iteration() const;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#include "host/training_loop.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace nca {
+namespace {
+
+bool all_finite(std::span<const float> values) {
+    return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+double mean(std::span<const float> values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
+}
+
+// Weights, moments, states and target live where the engine does; the host keeps the good weights
+// and the anchor.
+class ComposedTrainingLoop final : public TrainingLoop {
+public:
+    ComposedTrainingLoop(Engine& engine, const TrainingConfig& config,
+                         std::span<const float> target)
+        : engine_(engine),
+          config_(config),
+          current_(config.output_bias),
+          good_(config.output_bias),
+          anchor_(current_),
+          target_(engine.allocate(target.size())),
+          weights_(engine.allocate(current_.all().size())),
+          first_moments_(engine.allocate(current_.all().size())),
+          second_moments_(engine.allocate(current_.all().size())),
+          grad_weights_(engine.allocate(current_.all().size())),
+          norms_(engine.allocate(4)),
+          losses_(engine.allocate(std::size_t(config.batch))),
+          living_(engine.allocate(std::size_t(config.batch))),
+          start_(engine.make_state(config.batch, config.grid(), config.grid())),
+          grad_state_(engine.make_state(config.batch, config.grid(), config.grid())) {
+        engine.copy_from_host(target_.data(), target);
+        const auto cell = config.rule.start_values();
+        for (int sample = 0; sample < config.batch; ++sample) {
+            const int middle = config.grid() / 2;
+            engine.copy_from_host(start_.view().cell(sample, middle, middle), cell);
+        }
+    }
+
+    int queue_length() const override { return 1; }
+
+    std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
+        std::vector<IterationOutcome> outcomes(plans.size());
+        for (std::size_t i = 0; i < plans.size(); ++i) {
+            outcomes[i].verdict = iterate(plans[i], outcomes[i]);
+            if (outcomes[i].verdict != Verdict::good) break;
+        }
+        return outcomes;
+    }
+
+    Parameters current() const override {
+        Parameters parameters(current_);
+        parameters.first_moments = download(first_moments_);
+        parameters.second_moments = download(second_moments_);
+        return parameters;
+    }
+    Parameters anchor() const override { return anchor_; }
+    Weights good() const override { return good_; }
+
+    void load(const Parameters& current, const Parameters& anchor) override {
+        anchor_ = anchor;
+        upload(current);
+    }
+    void return_to_anchor() override { upload(anchor_); }
+
+private:
+    std::vector<float> download(const Buffer& buffer) const {
+        std::vector<float> values(buffer.size());
+        engine_.copy_to_host(values, buffer.data());
+        return values;
+    }
+
+    void upload(const Parameters& parameters) {
+        current_ = good_ = parameters.weights;
+        engine_.copy_from_host(weights_.data(), current_.all());
+        engine_.copy_from_host(first_moments_.data(), parameters.first_moments);
+        engine_.copy_from_host(second_moments_.data(), parameters.second_moments);
+    }
+
+    Verdict iterate(const IterationPlan& plan, IterationOutcome& outcome) {
+        const bool bias = config_.output_bias;
+        const Tape tape =
+            engine_.forward(config_.rule, view_parameters<const float>(weights_.data(), bias),
+                            start_.view(), {plan.steps, plan.key});
+        engine_.loss(grad_state_.view(), losses_.data(), living_.data(), tape.last(),
+                     {target_.data(), config_.grid(), config_.grid()});
+        const std::vector<float> living_cells = download(living_);
+        outcome.loss = mean(download(losses_));
+        outcome.dead = int(std::count(living_cells.begin(), living_cells.end(), 0.0F));
+        if (!std::isfinite(outcome.loss)) return Verdict::loss_not_finite;
+        if (outcome.loss > exploded_loss) return Verdict::loss_exploded;
+        if (outcome.dead == config_.batch) return Verdict::all_dead;
+        // These weights are good, the update to come has yet to show it.
+        good_ = current_;
+
+        engine_.backward(tape, grad_state_.view(), view_parameters(grad_weights_.data(), bias),
+                         Accumulate::no);
+        double squares = 0;
+        for (const float g : download(grad_weights_)) squares += double(g) * g;
+        outcome.gradient_norm = std::sqrt(squares);
+        if (!(outcome.gradient_norm <= exploded_gradient)) return Verdict::gradient_exploded;
+        if (plan.set_anchor) anchor_ = current();
+        const AdamOptions options{.learning_rate = plan.learning_rate,
+                                  .beta1 = config_.beta1,
+                                  .beta2 = config_.beta2,
+                                  .normalise_gradients = config_.normalise_gradients,
+                                  .update = plan.update};
+        engine_.adam(weights_.data(), first_moments_.data(), second_moments_.data(),
+                     grad_weights_.data(), norms_.data(), bias, options);
+        engine_.copy_to_host(current_.all(), weights_.data());
+        return all_finite(current_.all()) ? Verdict::good : Verdict::weight_not_finite;
+    }
+
+    Engine& engine_;
+    TrainingConfig config_;
+    Weights current_;  // the same as on the engine
+    Weights good_;     // the last that a forward pass has tried
+    Parameters anchor_;
+    Buffer target_, weights_, first_moments_, second_moments_, grad_weights_, norms_, losses_,
+        living_;
+    State start_;
+    State grad_state_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainingLoop> make_composed_training_loop(Engine& engine,
+                                                          const TrainingConfig& config,
+                                                          std::span<const float> target) {
+    return std::make_unique<ComposedTrainingLoop>(engine, config, target);
+}
+
+std::unique_ptr<TrainingLoop> Engine::make_training_loop(const TrainingConfig& config,
+                                                         std::span<const float> target) {
+    return make_composed_training_loop(*this, config, target);
+}
+
+}  // namespace nca

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What an engine does in a training iteration, and what it tells the trainer of it.
+
+#include <nca/engine.hpp>
+#include <nca/trainer.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "host/checkpoint.hpp"
+#include "host/iteration.hpp"
+
+namespace nca {
+
+struct IterationPlan {
+    int steps = 0;
+    FireKey key;
+    float learning_rate = 0;
+    std::int64_t update = 1;  // Adam's, from 1
+    bool set_anchor = false;  // the parameters before the update become the anchor
+};
+
+// One training run inside an engine. Weights, moments, states and target stay in the engine's
+// memory, and so do two copies of the weights: the good ones, which a forward pass has tried, and
+// the anchor, which a recovery goes back to.
+class TrainingLoop {
+public:
+    virtual ~TrainingLoop() = default;
+
+    // How many plans are best given to one call of run: the host looks at outcomes only after it.
+    virtual int queue_length() const = 0;
+    // Runs at most queue_length() plans in order, up to the first that fails; waits for them.
+    virtual std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) = 0;
+
+    // The number of updates is the trainer's affair: 0 in what these return.
+    virtual Parameters current() const = 0;
+    virtual Parameters anchor() const = 0;
+    virtual Weights good() const = 0;
+
+    // Replaces everything; the good weights become the current ones.
+    virtual void load(const Parameters& current, const Parameters& anchor) = 0;
+    // The current parameters and the good weights become the anchor's.
+    virtual void return_to_anchor() = 0;
+};
+
+// The loop of an engine that has nothing better: forward, loss, backward and adam, one by one.
+// target is [grid, grid, 4] in host memory.
+std::unique_ptr<TrainingLoop> make_composed_training_loop(Engine& engine,
+                                                          const TrainingConfig& config,
+                                                          std::span<const float> target);
+
+}  // namespace nca
