@@ -4,6 +4,7 @@
 #include <nca/simulator.hpp>
 
 #include "support/cases.hpp"
+#include "support/engines.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -17,8 +18,8 @@ nca::Model random_model(nca::test::CaseOptions options = {}) {
     return {drawn.rule, drawn.weights, {}, true};
 }
 
-nca::SimulatorOptions on_cpu(int height, int width, std::uint32_t seed = 0) {
-    return {.device = nca::Device::cpu(1), .height = height, .width = width, .seed = seed};
+nca::SimulatorOptions options_for(int height, int width, std::uint32_t seed = 0) {
+    return {.device = nca::test::any_device(), .height = height, .width = width, .seed = seed};
 }
 
 // Writes value into every channel of every cell.
@@ -45,7 +46,7 @@ std::vector<bool> dead_cells(const nca::Simulator& simulator) {
 }  // namespace
 
 TEST_CASE("a new grid is empty") {
-    const nca::Simulator simulator(random_model(), on_cpu(3, 5));
+    const nca::Simulator simulator(random_model(), options_for(3, 5));
     const std::vector<float> values = simulator.download();
     REQUIRE(values == std::vector<float>(std::size_t{3} * 5 * nca::channels));
     REQUIRE(simulator.steps_done() == 0);
@@ -55,7 +56,7 @@ TEST_CASE("plant_seed writes the rule's start cell and nothing else") {
     for (const nca::StartCell start : {nca::StartCell::alpha, nca::StartCell::alpha_and_hidden}) {
         nca::Model model = random_model();
         model.rule.start_cell = start;
-        nca::Simulator simulator(model, on_cpu(4, 6));
+        nca::Simulator simulator(model, options_for(4, 6));
         fill(simulator, 0.25F);
         simulator.plant_seed(2, 5);
         const std::vector<float> values = simulator.download();
@@ -72,8 +73,8 @@ TEST_CASE("plant_seed writes the rule's start cell and nothing else") {
 
 TEST_CASE("the same steps in one call and in several give the same bits") {
     const nca::Model model = random_model();
-    nca::Simulator one(model, on_cpu(9, 11, 5));
-    nca::Simulator other(model, on_cpu(9, 11, 5));
+    nca::Simulator one(model, options_for(9, 11, 5));
+    nca::Simulator other(model, options_for(9, 11, 5));
     one.plant_seed(4, 5);
     other.plant_seed(4, 5);
     one.step(17);
@@ -89,8 +90,8 @@ TEST_CASE("the same steps in one call and in several give the same bits") {
 
 TEST_CASE("another seed draws other fire masks") {
     const nca::Model model = random_model();
-    nca::Simulator one(model, on_cpu(9, 11, 1));
-    nca::Simulator other(model, on_cpu(9, 11, 2));
+    nca::Simulator one(model, options_for(9, 11, 1));
+    nca::Simulator other(model, options_for(9, 11, 2));
     fill(one, 0.5F);
     fill(other, 0.5F);
     one.step();
@@ -107,7 +108,7 @@ TEST_CASE("a simulator does what the double reference does") {
     options.edges = edges;
     options.output_bias = output_bias;
     const nca::Model model = random_model(options);
-    nca::Simulator simulator(model, on_cpu(height, width, 3));
+    nca::Simulator simulator(model, options_for(height, width, 3));
     fill(simulator, 0.5F);
     simulator.step(steps);
 
@@ -130,7 +131,7 @@ TEST_CASE("erase_circle kills the cells whose centre is within the radius") {
     const Circle circle =
         GENERATE(Circle{4, 5, 3}, Circle{4.5, 5.25, 2.7}, Circle{0, 0, 0}, Circle{-1, 12, 4},
                  Circle{4, 5, 1e300}, Circle{-50, 3, 2}, Circle{1e300, 3, 2});
-    nca::Simulator simulator(random_model(), on_cpu(9, 11));
+    nca::Simulator simulator(random_model(), options_for(9, 11));
     fill(simulator, 1);
     simulator.erase_circle(circle.y, circle.x, circle.radius);
     const std::vector<bool> dead = dead_cells(simulator);
@@ -150,7 +151,7 @@ TEST_CASE("erase_rectangle kills rows top to bottom - 1 and columns left to righ
     const Rectangle r =
         GENERATE_COPY(Rectangle{2, 3, 5, 10}, Rectangle{0, 0, 9, 11}, Rectangle{-far, 4, far, far},
                       Rectangle{5, 5, 5, 8}, Rectangle{6, 8, 2, 3}, Rectangle{20, 20, 30, 30});
-    nca::Simulator simulator(random_model(), on_cpu(9, 11));
+    nca::Simulator simulator(random_model(), options_for(9, 11));
     fill(simulator, 1);
     simulator.erase_rectangle(r.top, r.left, r.bottom, r.right);
     const std::vector<bool> dead = dead_cells(simulator);
@@ -163,7 +164,7 @@ TEST_CASE("erase_rectangle kills rows top to bottom - 1 and columns left to righ
 }
 
 TEST_CASE("the picture of a simulator shows its state") {
-    nca::Simulator simulator(random_model(), on_cpu(5, 7));
+    nca::Simulator simulator(random_model(), options_for(5, 7));
     simulator.plant_seed(2, 3);
     const nca::Image picture = simulator.picture();
     REQUIRE(picture.height == 5);
@@ -176,7 +177,7 @@ TEST_CASE("the picture of a simulator shows its state") {
 }
 
 TEST_CASE("a simulator can be moved") {
-    nca::Simulator one(random_model(), on_cpu(5, 7));
+    nca::Simulator one(random_model(), options_for(5, 7));
     one.plant_seed(2, 3);
     nca::Simulator other = std::move(one);
     other.step(3);
@@ -186,20 +187,20 @@ TEST_CASE("a simulator can be moved") {
 
 TEST_CASE("a simulator refuses sizes and rules outside their range") {
     const nca::Model model = random_model();
-    REQUIRE_THROWS_AS(nca::Simulator(model, on_cpu(0, 5)), nca::InvalidArgument);
-    REQUIRE_THROWS_AS(nca::Simulator(model, on_cpu(5, -1)), nca::InvalidArgument);
-    REQUIRE_THROWS_AS(nca::Simulator(model, on_cpu(16385, 1)), nca::InvalidArgument);
-    REQUIRE_THROWS_AS(nca::Simulator(model, on_cpu(16384, 16384)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(model, options_for(0, 5)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(model, options_for(5, -1)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(model, options_for(16385, 1)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(model, options_for(16384, 16384)), nca::InvalidArgument);
     nca::Model bad = model;
     bad.rule.fire_rate = 2;
-    REQUIRE_THROWS_AS(nca::Simulator(bad, on_cpu(5, 5)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(bad, options_for(5, 5)), nca::InvalidArgument);
     bad.rule = model.rule;
     bad.rule.step_size = std::numeric_limits<float>::quiet_NaN();
-    REQUIRE_THROWS_AS(nca::Simulator(bad, on_cpu(5, 5)), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(nca::Simulator(bad, options_for(5, 5)), nca::InvalidArgument);
 }
 
 TEST_CASE("a simulator refuses cells, steps and circles outside their range") {
-    nca::Simulator simulator(random_model(), on_cpu(4, 6));
+    nca::Simulator simulator(random_model(), options_for(4, 6));
     const double nan = std::numeric_limits<double>::quiet_NaN();
     REQUIRE_THROWS_AS(simulator.plant_seed(4, 0), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.plant_seed(0, 6), nca::InvalidArgument);

@@ -21,6 +21,8 @@
 
 using namespace nca;
 using Catch::Matchers::Contains;
+using test::any_device;
+using test::devices_to_train_on;
 using test::inside;
 using test::message_of;
 using test::resume_from;
@@ -30,13 +32,6 @@ using test::small_picture;
 namespace {
 
 constexpr const char* both_presets[] = {"notebook", "growing"};
-
-// One CPU engine stands for all: the number of threads changes no bit, as a test below says.
-std::vector<Device> devices_to_train_on() {
-    std::vector<Device> devices = {Device::cpu(1)};
-    if (test::why_no_cuda().empty()) devices.push_back(Device::cuda());
-    return devices;
-}
 
 bool all_finite(std::span<const float> values) {
     return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
@@ -48,7 +43,7 @@ std::uint32_t fire_seed(const TrainingConfig& config, int recoveries) {
 }
 
 Weights initial(const TrainingConfig& config) {
-    return Trainer(small_picture(), config, Device::cpu(1)).model().weights;
+    return Trainer(small_picture(), config, any_device()).model().weights;
 }
 
 // Uniform in +-bound: every value within, both ends nearly reached, mean and variance as they are
@@ -117,6 +112,7 @@ TEST_CASE("steps are uniform in 64 to 95 and learning rates follow their schedul
         config.padding = 0;
         config.batch = 1;
         config.rule.fire_rate = 0;  // nothing to compute
+        // The host draws both, and the CPU engine skips what does not fire.
         Trainer trainer(small_picture(), config, Device::cpu(1));
         const Weights start = trainer.model().weights;
         std::map<int, int> drawn;
@@ -387,7 +383,7 @@ TEST_CASE("the check against the reference fails for one wrong value") {
     REQUIRE(share({std::nanf(""), 2 - 0.9e-6F, 3}) > 1);
 }
 
-TEST_CASE("sixty iterations lower the loss of a small picture to less than half") {
+TEST_CASE("sixty iterations lower the loss of a small picture to less than half", "[long]") {
     for (const Device& device : devices_to_train_on()) {
         for (const char* name : both_presets) {
             TrainingConfig config = small_config(name);
@@ -424,16 +420,16 @@ TEST_CASE("one seed gives one result on 1, 2 and 7 threads and in every run") {
             }
             return std::pair(numbers, test::checkpoint_bytes(trainer));
         };
-        const auto expected = train(Device::cpu(1));
+        const auto expected = train(any_device());
         for (const Device& device : test::engines_to_test()) {
-            if (device.kind == Device::Kind::cpu) {
+            if (device.kind == any_device().kind) {
                 REQUIRE(train(device) == expected);
             } else {
                 REQUIRE(train(device) == train(device));
             }
         }
         ++config.seed;
-        REQUIRE(train(Device::cpu(1)) != expected);
+        REQUIRE(train(any_device()) != expected);
     }
 }
 
@@ -449,7 +445,8 @@ std::vector<TrainingConfig> configs_to_resume() {
 
 }  // namespace
 
-TEST_CASE("a run resumed from any checkpoint ends with the bits of one that never stopped") {
+TEST_CASE("a run resumed from any checkpoint ends with the bits of one that never stopped",
+          "[long]") {
     constexpr int iterations = 20;
     for (const Device& device : devices_to_train_on()) {
         for (const TrainingConfig& config : configs_to_resume()) {
@@ -496,7 +493,7 @@ TEST_CASE("a run resumed from any checkpoint ends with the bits of one that neve
 TEST_CASE("a model's history tells how it came to be") {
     TrainingConfig config = small_config("growing");
     config.seed = 7;
-    Trainer trainer(small_picture(), config, Device::cpu(1));
+    Trainer trainer(small_picture(), config, any_device());
     TrainingHistory untrained = trainer.model().history;
     REQUIRE(std::isnan(untrained.loss));  // there is none yet
     untrained.loss = 0;
@@ -511,7 +508,7 @@ TEST_CASE("a model's history tells how it came to be") {
     REQUIRE(trainer.model().rule == config.rule);
 }
 
-TEST_CASE("training with a learning rate of 10 recovers until it works") {
+TEST_CASE("training with a learning rate of 10 recovers until it works", "[long]") {
     for (const Device& device : devices_to_train_on()) {
         for (const char* name : both_presets) {
             TrainingConfig config = small_config(name);
@@ -619,7 +616,7 @@ TEST_CASE("an iteration that fails in any way is noticed, reported and recovered
 TEST_CASE("an update that makes a weight infinite is taken back at once") {
     TrainingConfig config = small_config("notebook");
     config.learning_rate = 3e38F;
-    Trainer trainer(small_picture(), config, Device::cpu(1));
+    Trainer trainer(small_picture(), config, any_device());
     const Weights start = trainer.model().weights;
     REQUIRE_THAT(trainer.iterate().recovery, Contains("a weight that is not finite"));
     REQUIRE(trainer.model().weights == start);
@@ -671,7 +668,7 @@ TEST_CASE("training whose every update explodes gives up, and its model is the l
     for (const char* name : both_presets) {
         TrainingConfig config = small_config(name);
         config.rule.step_size = 1e12F;
-        Trainer trainer(small_picture(), config, Device::cpu(1));
+        Trainer trainer(small_picture(), config, any_device());
         const Weights start = trainer.model().weights;
         int recoveries = 0;
         const std::string message = message_of<Error>([&] {
@@ -686,7 +683,7 @@ TEST_CASE("training whose every update explodes gives up, and its model is the l
 TEST_CASE("a hundred good iterations make earlier failures forgiven, and not one fewer") {
     for (const int good : {98, 99}) {
         TrainingConfig config = small_config("growing");
-        Prepared run(config, Device::cpu(1), Weights(true));
+        Prepared run(config, any_device(), Weights(true));
         run.checkpoint.failures = 12;
         run.checkpoint.good_iterations = good;
         REQUIRE(run.iterate().recovery.empty());
@@ -697,7 +694,7 @@ TEST_CASE("a hundred good iterations make earlier failures forgiven, and not one
 TEST_CASE("every fifty good iterations the anchor moves to the weights before the update") {
     for (const int good : {49, 50, 51, 100}) {
         const Weights current = adding(5, 0.125F);
-        Prepared run(small_config("growing"), Device::cpu(1), current);
+        Prepared run(small_config("growing"), any_device(), current);
         run.checkpoint.good_iterations = good;
         run.checkpoint.current.updates = 77;
         REQUIRE(run.iterate().recovery.empty());
@@ -711,7 +708,7 @@ TEST_CASE("a target that is all but transparent makes the batch die, and trainin
     Image nothing = small_picture();
     std::ranges::fill(nothing.pixels, std::uint8_t{0});
     nothing.pixel(0, 0)[3] = 30;  // far from the start cell, and hardly above the threshold
-    Trainer trainer(nothing, small_config("growing"), Device::cpu(1));
+    Trainer trainer(nothing, small_config("growing"), any_device());
     std::string said;
     const std::string gave_up = message_of<Error>([&] {
         for (int i = 0; i < 300 && said.empty(); ++i) said = trainer.iterate().recovery;

@@ -21,12 +21,30 @@ inline std::string why_no_cuda() {
     }
 }
 
-// Every engine that the tests of Engine run on. 7 threads are more than most rows have work for.
-inline std::vector<Device> engines_to_test() {
-    std::vector<Device> devices = {Device::cpu(1), Device::cpu(2), Device::cpu(7)};
+// The tests are built twice: for the engines that this machine has, and for the CUDA engine whose
+// kernels the executor runs on the CPU.
+#ifdef NCA_TEST_EXECUTED_ENGINE
+inline constexpr bool executed_engine = true;
+#else
+inline constexpr bool executed_engine = false;
+#endif
+
+inline std::vector<Device> with_cuda(std::vector<Device> devices) {
+    if (executed_engine) return {Device::cuda()};
     if (why_no_cuda().empty()) devices.push_back(Device::cuda());
     return devices;
 }
+
+// Every engine that the tests of Engine run on. 7 threads are more than most rows have work for.
+inline std::vector<Device> engines_to_test() {
+    return with_cuda({Device::cpu(1), Device::cpu(2), Device::cpu(7)});
+}
+
+// One CPU engine stands for all: the number of threads changes no bit, as a test of Trainer says.
+inline std::vector<Device> devices_to_train_on() { return with_cuda({Device::cpu(1)}); }
+
+// The one for tests in which the engine hardly matters.
+inline Device any_device() { return devices_to_train_on().front(); }
 
 inline std::vector<std::unique_ptr<Engine>> make_engines_to_test() {
     std::vector<std::unique_ptr<Engine>> engines;

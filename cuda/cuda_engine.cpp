@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/cuda_engine.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdint>
+#include <mutex>
+
+#include "cuda/check.hpp"
+#include "cuda/cuda_training_loop.hpp"
+#include "cuda/rollout.hpp"
+#include "host/checks.hpp"
+
+namespace nca::cuda {
+namespace {
+
+// Memory of finished tapes, for the next one.
+struct TapeCache {
+    std::mutex mutex;
+    std::unique_ptr<TapeMemory> memory;
+};
+
+struct CudaTape : Tape::Storage {
+    ~CudaTape() override {
+        const std::scoped_lock lock(cache->mutex);
+        if (!cache->memory || cache->memory->steps < memory->steps) {
+            cache->memory = std::move(memory);
+        }
+    }
+    int steps() const override { return last_step; }
+    ConstStateView state(int step) const override {
+        const Grid& grid = memory->grid;
+        return {memory->state(step), grid.batch, grid.height, grid.width, MemorySpace::device};
+    }
+
+    std::shared_ptr<TapeCache> cache;
+    std::unique_ptr<TapeMemory> memory;
+    int last_step = 0;
+    StepRule rule;
+    bool output_bias = false;
+};
+
+// The engine's scratch is used by one call after the other, on whatever streams they come: each
+// waits, on the device, for the one before it.
+class WorkOrder {
+public:
+    WorkOrder() {
+        check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "making an event");
+    }
+    ~WorkOrder() { cudaEventDestroy(done_); }
+    WorkOrder(const WorkOrder&) = delete;
+    WorkOrder& operator=(const WorkOrder&) = delete;
+
+    void begin(cudaStream_t stream) {
+        if (any_ && stream != last_) {
+            check(cudaStreamWaitEvent(stream, done_, 0), "ordering two streams");
+        }
+    }
+    void end(cudaStream_t stream) {
+        check(cudaEventRecord(done_, stream), "marking a stream");
+        last_ = stream;
+        any_ = true;
+    }
+
+private:
+    cudaEvent_t done_ = nullptr;
+    cudaStream_t last_ = nullptr;
+    bool any_ = false;
+};
+
+Grid grid_of(ConstStateView state) { return {state.batch, state.height, state.width}; }
+
+class CudaEngine final : public Engine {
+public:
+    explicit CudaEngine(const CudaDevice& device) : device_(device) {}
+
+    MemorySpace memory_space() const override { return MemorySpace::device; }
+
+    std::string description() const override {
+        return fmt::format("cuda:{}, {}, float32", device_.index, device_.name);
+    }
+
+    Buffer allocate(std::size_t size) override {
+        const DeviceGuard guard(device_.index);
+        constexpr std::size_t most = SIZE_MAX / sizeof(float);
+        const std::size_t bytes = size <= most ? size * sizeof(float) : SIZE_MAX;
+        DeviceArray<float> memory(bytes / sizeof(float), "a buffer");
+        Buffer buffer(memory.release(), size, MemorySpace::device,
+                      [](float* pointer) { cudaFree(pointer); });
+        check(cudaMemsetAsync(buffer.data(), 0, bytes, nullptr), "clearing memory");
+        check(cudaStreamSynchronize(nullptr), "clearing memory");
+        return buffer;
+    }
+
+    void copy_from_host(float* destination, std::span<const float> source, Stream stream) override {
+        in_order(stream, [&] {
+            check(cudaMemcpyAsync(destination, source.data(), source.size_bytes(),
+                                  cudaMemcpyHostToDevice, stream),
+                  "copying to the device");
+            check(cudaStreamSynchronize(stream), "copying to the device");
+        });
+    }
+
+    void copy_to_host(std::span<float> destination, const float* source, Stream stream) override {
+        in_order(stream, [&] {
+            check(cudaMemcpyAsync(destination.data(), source, destination.size_bytes(),
+                                  cudaMemcpyDeviceToHost, stream),
+                  "copying from the device");
+            check(cudaStreamSynchronize(stream), "waiting for the device");
+        });
+    }
+
+    void advance(const Rule& rule, ConstWeightsView weights, StateView state,
+                 const RolloutOptions& options, Stream stream) override {
+        check_rollout(rule, weights, state, options, memory_space());
+        if (options.steps == 0) return;
+        in_order(stream, [&] {
+            const Grid grid = grid_of(state);
+            model_.reserve(1, "the packed weights");
+            forward_.reserve(grid);
+            launch_pack_model(model_.data(), weights, options.key, nullptr, stream);
+            queue_advance(state.data, model_.data(), grid, step_rule(rule), options.steps, forward_,
+                          device_.forward_blocks, stream);
+        });
+    }
+
+    Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
+                 const RolloutOptions& options, Stream stream) override {
+        check_rollout(rule, weights, state, options, memory_space());
+        auto tape = std::make_unique<CudaTape>();
+        in_order(stream, [&] {
+            const Grid grid = grid_of(state);
+            tape->cache = cache_;
+            tape->memory = take_memory(grid, options.steps);
+            tape->last_step = options.steps;
+            tape->rule = step_rule(rule);
+            tape->output_bias = weights.b2 != nullptr;
+            if (options.steps == 0) {
+                check(
+                    cudaMemcpyAsync(tape->memory->state(0), state.data,
+                                    state.size() * sizeof(float), cudaMemcpyDeviceToDevice, stream),
+                    "copying the state");
+            } else {
+                forward_.reserve(grid);
+                launch_pack_model(tape->memory->model.data(), weights, options.key, nullptr,
+                                  stream);
+                queue_forward(*tape->memory, state.data, tape->rule, options.steps, forward_,
+                              device_.forward_blocks, stream);
+            }
+        });
+        return Tape(std::move(tape));
+    }
+
+    void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
+                  Accumulate accumulate, Stream stream) override {
+        const auto* from = dynamic_cast<const CudaTape*>(tape.storage());
+        if (from == nullptr) {
+            throw InvalidArgument(
+                "the tape is empty or of another engine: give the engine the "
+                "tape that its own forward returned");
+        }
+        check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
+        if (!from->output_bias) grad_weights.b2 = nullptr;
+        in_order(stream, [&] {
+            if (from->last_step > 0) {
+                backward_.reserve(from->memory->grid);
+                queue_backward(grad_state.data, grad_weights, grad_state.data, *from->memory,
+                               from->rule, from->last_step, accumulate == Accumulate::yes,
+                               backward_, stream);
+            } else if (accumulate == Accumulate::no) {
+                clear(grad_weights, stream);
+            }
+        });
+    }
+
+    void loss(StateView grad_state, float* loss, float* living, ConstStateView state,
+              TargetView target, Stream stream) override {
+        check_loss(grad_state, loss, living, state, target, memory_space());
+        in_order(stream, [&] {
+            const Grid grid = grid_of(state);
+            loss_partial_.reserve(static_cast<std::size_t>(loss_partials(grid)),
+                                  "sums of the loss");
+            launch_loss(grad_state.data, loss, living, loss_partial_.data(), state.data,
+                        target.data, grid, nullptr, stream);
+        });
+    }
+
+    void adam(float* weights, float* first_moments, float* second_moments, float* grad_weights,
+              float* norms, bool output_bias, const AdamOptions& options, Stream stream) override {
+        check_adam(weights, first_moments, second_moments, grad_weights, norms, options);
+        in_order(stream, [&] {
+            squares_.reserve(4, "the tensors' norms");
+            launch_adam({.weights = weights,
+                         .first_moments = first_moments,
+                         .second_moments = second_moments,
+                         .grad_weights = grad_weights,
+                         .norms = norms,
+                         .squares = squares_.data(),
+                         .output_bias = output_bias,
+                         .normalise = options.normalise_gradients,
+                         .beta1 = options.beta1,
+                         .beta2 = options.beta2,
+                         .epsilon = options.epsilon,
+                         .rates = adam_rates(options),
+                         .control = nullptr,
+                         .good = nullptr,
+                         .anchor = nullptr},
+                        stream);
+        });
+    }
+
+    std::unique_ptr<TrainingLoop> make_training_loop(const TrainingConfig& config,
+                                                     std::span<const float> target) override {
+        return make_cuda_training_loop(device_, config, target);
+    }
+
+private:
+    // Every call works on the engine's device and after the call before it.
+    template <class Work>
+    void in_order(Stream stream, Work work) {
+        const DeviceGuard guard(device_.index);
+        order_.begin(stream);
+        work();
+        order_.end(stream);
+    }
+
+    static void clear(const WeightsView& weights, Stream stream) {
+        const std::pair<float*, std::size_t> tensors[] = {
+            {weights.w1, w1_size},
+            {weights.b1, b1_size},
+            {weights.w2, w2_size},
+            {weights.b2, weights.b2 != nullptr ? b2_size : 0}};
+        for (const auto& [data, size] : tensors) {
+            if (size == 0) continue;
+            check(cudaMemsetAsync(data, 0, size * sizeof(float), stream), "clearing gradients");
+        }
+    }
+
+    std::unique_ptr<TapeMemory> take_memory(const Grid& grid, int steps) {
+        std::unique_ptr<TapeMemory> cached;
+        {
+            const std::scoped_lock lock(cache_->mutex);
+            cached = std::move(cache_->memory);
+        }
+        if (cached && cached->grid == grid && cached->steps >= steps) return cached;
+        cached.reset();  // before asking for more
+        return std::make_unique<TapeMemory>(grid, steps);
+    }
+
+    CudaDevice device_;
+    WorkOrder order_;
+    DeviceArray<PackedModel> model_;
+    ForwardScratch forward_;
+    BackwardScratch backward_;
+    DeviceArray<LossPartial> loss_partial_;
+    DeviceArray<double> squares_;
+    std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
+};
+
+}  // namespace
+
+int device_count() {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    cudaGetLastError();
+    return 0;
+}
+
+CudaDevice open_device(int index) {
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaErrorInsufficientDriver) {
+        cudaGetLastError();
+        throw CudaError(
+            fmt::format("no NVIDIA driver that knows CUDA {}.{}: install one, or use --device cpu",
+                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
+    }
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+        cudaGetLastError();
+        throw CudaError("this machine has no CUDA device: use --device cpu");
+    }
+    check(error, "looking for CUDA devices");
+    if (index < 0 || index >= count) {
+        throw CudaError(fmt::format(
+            "there is no CUDA device {}: this machine has {}, counted from 0", index, count));
+    }
+    const DeviceGuard guard(index);
+    cudaDeviceProp properties = {};
+    check(cudaGetDeviceProperties(&properties, index), "asking what the device is");
+    return {.index = index,
+            .name = properties.name,
+            .forward_blocks = properties.multiProcessorCount * resident_step_forward_blocks()};
+}
+
+std::unique_ptr<Engine> make_cuda_engine(int index) {
+    const CudaDevice device = open_device(index);
+    const DeviceGuard guard(index);
+    return std::make_unique<CudaEngine>(device);
+}
+
+}  // namespace nca::cuda

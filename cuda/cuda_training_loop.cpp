@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/cuda_training_loop.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <map>
+#include <new>
+
+#include "cuda/check.hpp"
+#include "cuda/rollout.hpp"
+
+namespace nca::cuda {
+namespace {
+
+class TrainingStream {
+public:
+    TrainingStream() {
+        check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    }
+    ~TrainingStream() {
+        cudaStreamSynchronize(stream_);
+        cudaStreamDestroy(stream_);
+    }
+    TrainingStream(const TrainingStream&) = delete;
+    TrainingStream& operator=(const TrainingStream&) = delete;
+
+    operator cudaStream_t() const { return stream_; }
+    void wait() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
+private:
+    cudaStream_t stream_ = nullptr;
+};
+
+struct GraphDeleter {
+    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDeleter>;
+
+struct PinnedDeleter {
+    void operator()(TrainingControl* control) const { cudaFreeHost(control); }
+};
+
+std::unique_ptr<TrainingControl, PinnedDeleter> make_pinned_control() {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, sizeof(TrainingControl)), "asking for pinned host memory");
+    return std::unique_ptr<TrainingControl, PinnedDeleter>(new (memory) TrainingControl{});
+}
+
+class CudaTrainingLoop final : public TrainingLoop {
+public:
+    CudaTrainingLoop(const CudaDevice& device, const TrainingConfig& config,
+                     std::span<const float> target)
+        : device_(device),
+          config_(config),
+          grid_{config.batch, config.grid(), config.grid()},
+          rule_(step_rule(config.rule)),
+          count_(parameter_count(config.output_bias)),
+          control_(1, "the training's control"),
+          host_control_(make_pinned_control()),
+          parameters_(3 * count_, "weights and moments"),
+          anchor_(3 * count_, "the anchor"),
+          good_(count_, "the good weights"),
+          grad_weights_(count_, "the gradients"),
+          norms_(4, "norms"),
+          squares_(4, "norms"),
+          losses_(2 * static_cast<std::size_t>(config.batch), "losses"),
+          loss_partial_(static_cast<std::size_t>(loss_partials(grid_)), "sums of the loss"),
+          target_(target.size(), "the target"),
+          start_(grid_.floats(), "the start states"),
+          grad_state_(grid_.floats(), "the gradient of the loss"),
+          tape_(grid_, config.most_steps - 1) {
+        forward_.reserve(grid_);
+        backward_.reserve(grid_);
+        upload(target_.data(), target);
+        launch_start_states(start_.data(), grid_, config.rule, stream_);
+        stream_.wait();
+    }
+
+    int queue_length() const override { return most_queued_iterations; }
+
+    std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
+        const DeviceGuard guard(device_.index);
+        host_control_->cursor = host_control_->failed = host_control_->bad_weight = 0;
+        for (std::size_t i = 0; i < plans.size(); ++i) {
+            host_control_->plans[i] = {plans[i].key,
+                                       adam_rates({.learning_rate = plans[i].learning_rate,
+                                                   .beta1 = config_.beta1,
+                                                   .beta2 = config_.beta2,
+                                                   .update = plans[i].update}),
+                                       plans[i].set_anchor};
+        }
+        check(cudaMemcpyAsync(control_.data(), host_control_.get(),
+                              offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
+              "sending the plans of iterations");
+        for (const IterationPlan& plan : plans) {
+            check(cudaGraphLaunch(graph_of(plan.steps), stream_), "starting an iteration");
+        }
+        check(cudaMemcpyAsync(host_control_->outcomes, &control_.data()->outcomes,
+                              plans.size() * sizeof(IterationOutcome), cudaMemcpyDeviceToHost,
+                              stream_),
+              "asking for outcomes");
+        stream_.wait();
+        return {host_control_->outcomes, host_control_->outcomes + plans.size()};
+    }
+
+    Parameters current() const override { return download_parameters(parameters_.data()); }
+    Parameters anchor() const override { return download_parameters(anchor_.data()); }
+    Weights good() const override {
+        Weights weights(config_.output_bias);
+        download(weights.all(), good_.data());
+        return weights;
+    }
+
+    void load(const Parameters& current, const Parameters& anchor) override {
+        upload_parameters(parameters_.data(), current);
+        upload_parameters(anchor_.data(), anchor);
+        upload(good_.data(), current.weights.all());
+    }
+
+    void return_to_anchor() override {
+        const DeviceGuard guard(device_.index);
+        const auto copy = [&](float* to, std::size_t size) {
+            check(cudaMemcpyAsync(to, anchor_.data(), size * sizeof(float),
+                                  cudaMemcpyDeviceToDevice, stream_),
+                  "returning to the anchor");
+        };
+        copy(parameters_.data(), 3 * count_);
+        copy(good_.data(), count_);
+        stream_.wait();
+    }
+
+private:
+    void upload(float* to, std::span<const float> values) const {
+        const DeviceGuard guard(device_.index);
+        check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyHostToDevice,
+                              stream_),
+              "copying to the device");
+        stream_.wait();
+    }
+
+    void download(std::span<float> values, const float* from) const {
+        const DeviceGuard guard(device_.index);
+        check(cudaMemcpyAsync(values.data(), from, values.size_bytes(), cudaMemcpyDeviceToHost,
+                              stream_),
+              "copying from the device");
+        stream_.wait();
+    }
+
+    Parameters download_parameters(const float* all) const {
+        Parameters parameters{Weights(config_.output_bias)};
+        download(parameters.weights.all(), all);
+        download(parameters.first_moments, all + count_);
+        download(parameters.second_moments, all + 2 * count_);
+        return parameters;
+    }
+
+    void upload_parameters(float* all, const Parameters& parameters) const {
+        upload(all, parameters.weights.all());
+        upload(all + count_, parameters.first_moments);
+        upload(all + 2 * count_, parameters.second_moments);
+    }
+
+    // One iteration of so many steps; everything else that changes is in the control block.
+    void queue_iteration(int steps) {
+        const bool bias = config_.output_bias;
+        launch_pack_model(tape_.model.data(),
+                          view_parameters<const float>(parameters_.data(), bias), {},
+                          control_.data(), stream_);
+        queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.forward_blocks,
+                      stream_);
+        launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
+                    loss_partial_.data(), tape_.state(steps), target_.data(), grid_,
+                    control_.data(), stream_);
+        queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
+                       tape_, rule_, steps, false, backward_, stream_);
+        launch_adam({.weights = parameters_.data(),
+                     .first_moments = parameters_.data() + count_,
+                     .second_moments = parameters_.data() + 2 * count_,
+                     .grad_weights = grad_weights_.data(),
+                     .norms = norms_.data(),
+                     .squares = squares_.data(),
+                     .output_bias = bias,
+                     .normalise = config_.normalise_gradients,
+                     .beta1 = config_.beta1,
+                     .beta2 = config_.beta2,
+                     .epsilon = AdamOptions{}.epsilon,
+                     .rates = {},
+                     .control = control_.data(),
+                     .good = good_.data(),
+                     .anchor = anchor_.data()},
+                    stream_);
+        launch_close_iteration(control_.data(), stream_);
+    }
+
+    // One graph for each number of steps, made when it is first wanted.
+    cudaGraphExec_t graph_of(int steps) {
+        Graph& graph = graphs_[steps];
+        if (!graph) graph = capture([&] { queue_iteration(steps); });
+        return graph.get();
+    }
+
+    template <class Work>
+    Graph capture(Work work) const {
+        check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+              "capturing an iteration");
+        cudaGraph_t graph = nullptr;
+        try {
+            work();
+        } catch (...) {
+            cudaStreamEndCapture(stream_, &graph);
+            if (graph != nullptr) cudaGraphDestroy(graph);
+            throw;
+        }
+        check(cudaStreamEndCapture(stream_, &graph), "capturing an iteration");
+        cudaGraphExec_t executable = nullptr;
+        const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+        cudaGraphDestroy(graph);
+        check(error, "making the graph of an iteration");
+        return Graph(executable);
+    }
+
+    CudaDevice device_;
+    TrainingConfig config_;
+    Grid grid_;
+    StepRule rule_;
+    std::size_t count_;  // of parameters
+    TrainingStream stream_;
+    DeviceArray<TrainingControl> control_;
+    std::unique_ptr<TrainingControl, PinnedDeleter> host_control_;
+    DeviceArray<float> parameters_;  // weights, first and second moments
+    DeviceArray<float> anchor_;      // the same
+    DeviceArray<float> good_;        // weights
+    DeviceArray<float> grad_weights_, norms_;
+    DeviceArray<double> squares_;
+    DeviceArray<float> losses_;  // and living cells, [2, batch]
+    DeviceArray<LossPartial> loss_partial_;
+    DeviceArray<float> target_, start_, grad_state_;
+    TapeMemory tape_;
+    ForwardScratch forward_;
+    BackwardScratch backward_;
+    std::map<int, Graph> graphs_;
+};
+
+}  // namespace
+
+AdamRates adam_rates(const AdamOptions& options) {
+    // In double: 1 - beta2^i loses its digits in float32 while i is small.
+    const double correction1 = 1 - std::pow(double(options.beta1), double(options.update));
+    const double correction2 = 1 - std::pow(double(options.beta2), double(options.update));
+    return {static_cast<float>(options.learning_rate / correction1),
+            static_cast<float>(1 / std::sqrt(correction2))};
+}
+
+std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,
+                                                      const TrainingConfig& config,
+                                                      std::span<const float> target) {
+    const DeviceGuard guard(device.index);
+    return std::make_unique<CudaTrainingLoop>(device, config, target);
+}
+
+}  // namespace nca::cuda

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "cuda/kernels.hpp"
+#include "host/training_loop.hpp"
+
+namespace nca::cuda {
+
+// A device and what the kernels' launches need to know of it.
+struct CudaDevice {
+    int index = 0;
+    std::string name;
+    int forward_blocks = 0;  // of step_forward_kernel that it can hold at once
+};
+
+// As the step of Adam of the given options needs them.
+AdamRates adam_rates(const AdamOptions& options);
+
+// Training without the host: everything lives on the device, an iteration is one replayed graph,
+// and outcomes come back once a queue. target is [grid, grid, 4] in host memory.
+std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,
+                                                      const TrainingConfig& config,
+                                                      std::span<const float> target);
+
+}  // namespace nca::cuda

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What CUDA has and C++ lacks, each behind one small function. The tests compile the kernels as
+// C++ against a cuda_runtime.h of their own (tests/support/executor), which defines
+// NCA_CUDA_EXECUTOR: there every function has a body that does the same on the host.
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/traits.hpp"
+
+namespace nca::cuda {
+
+// The block's dynamic shared memory. Its contents are undefined at first.
+template <class Storage>
+__device__ inline Storage& shared_storage() {
+    static_assert(sizeof(Storage) <= Traits::shared_bytes);
+#ifdef NCA_CUDA_EXECUTOR
+    return *static_cast<Storage*>(executor::shared_arena());
+#else
+    extern __shared__ __align__(128) unsigned char arena[];
+    return *reinterpret_cast<Storage*>(arena);
+#endif
+}
+
+// Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
+// it, after wait_for_copies, and for the block after a barrier behind that.
+__device__ inline void copy_async(float* shared, const float* global) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::defer_copy(shared, global, sizeof(float4));
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global)
+                 : "memory");
+#else
+    *reinterpret_cast<float4*>(shared) = *reinterpret_cast<const float4*>(global);
+#endif
+}
+
+__device__ inline void wait_for_copies() {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::finish_copies();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Programmatic dependent launch (compute capability 9.0 and later): a kernel that was launched as
+// the dependent of another may begin while that one still runs, and waits here until all that it
+// wrote can be read. Everywhere else kernels follow each other as always.
+__device__ inline void let_dependents_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline float4 load4(const float* values) {
+    return *reinterpret_cast<const float4*>(values);
+}
+__device__ inline void store4(float* values, float4 value) {
+    *reinterpret_cast<float4*>(values) = value;
+}
+
+// y += a * x, one fused multiply-add for each element on a GPU.
+__device__ inline void add_scaled(float4& y, float a, float4 x) {
+    y.x += a * x.x;
+    y.y += a * x.y;
+    y.z += a * x.z;
+    y.w += a * x.w;
+}
+
+__device__ inline float4 zero4() { return make_float4(0, 0, 0, 0); }
+
+// Element i of four; i is known when the loop around it is unrolled.
+__device__ inline float element(const float4& four, int i) {
+    return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
+}
+
+}  // namespace nca::cuda

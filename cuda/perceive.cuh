@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Perception of gathered rows, and its adjoint. docs/mathematics.md; host/reference/step.hpp.
+
+#include "cuda/grid.cuh"
+
+namespace nca::cuda {
+
+// Eight rows by one warp: four lanes a row, four channels a lane. p [8, p_pitch] in shared memory
+// is overwritten; its index is filter * channels + channel. cells [count] are own cells of the
+// tile; rows from count on become zero. states is [halo_cells, channels] in shared memory.
+__device__ inline void perceive_rows(float* p, const float* states, const std::uint8_t* cells,
+                                     int count, const StepRule& rule, int lane) {
+    const int row = lane / Traits::quads;
+    const int quad = lane % Traits::quads;
+    float4 sums[filter_count] = {zero4(), zero4(), zero4()};
+    if (row < count) {
+        const float* centre = states + halo_of_own(cells[row]) * Traits::channels + quad * 4;
+#pragma unroll
+        for (int i = 0; i < 9; ++i) {
+            const int offset = (i / 3 - 1) * Traits::halo_width + i % 3 - 1;
+            const float4 x = load4(centre + offset * Traits::channels);
+#pragma unroll
+            for (int k = 0; k < filter_count; ++k) add_scaled(sums[k], rule.filters[k][i], x);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < filter_count; ++k) {
+        store4(p + row * Traits::p_pitch + k * Traits::channels + quad * 4, sums[k]);
+    }
+}
+
+// What the cells around one cell send back to four of its channels: the sum over the 3x3 of
+// filter[k](d) * grad_p(cell - d). neighbour(i) is the index of the cell at minus the offset of
+// filter tap i, or -1 where that cell has no row. grad_p is [cells, perception] of the sample, in
+// the kernels' order. Taps whose three coefficients are zero are not read.
+template <class Neighbour>
+__device__ inline float4 perceive_adjoint(const float* grad_p, const StepRule& rule, int quad,
+                                          Neighbour neighbour) {
+    float4 sum = zero4();
+#pragma unroll
+    for (int i = 0; i < 9; ++i) {
+        const int cell = neighbour(i);
+        if (cell < 0) continue;
+        const float* row = grad_p + std::size_t(cell) * Traits::perception + quad * 4;
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            const float weight = rule.filters[k][i];
+            if (weight != 0) add_scaled(sum, weight, load4(row + k * Traits::channels));
+        }
+    }
+    return sum;
+}
+
+}  // namespace nca::cuda

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: MIT
+// What the executor can say of the CUDA engine beyond the tests that all engines share: races, what
+// is queued and when it runs, memory, and what is said when something is missing.
+#include "cuda/cuda_engine.hpp"
+#include "cuda/cuda_training_loop.hpp"
+#include "host/training_loop.hpp"
+#include "tests/support/compare.hpp"
+#include "tests/support/engine_runs.hpp"
+#include "tests/support/executor/executor.hpp"
+#include "tests/support/temporary_directory.hpp"
+#include "tests/support/training.hpp"
+
+#include <nca/error.hpp>
+#include <nca/simulator.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <set>
+#include <string>
+#include <thread>
+
+using namespace nca;
+using Catch::Matchers::Contains;
+using test::Case;
+using test::CaseOptions;
+using test::message_of;
+using test::Start;
+
+namespace {
+
+// Sets the order back to what it was.
+struct InReverse {
+    InReverse() { executor::set_order(executor::Order::reverse); }
+    ~InReverse() { executor::set_order(executor::Order::forward); }
+};
+
+// Leaves so many bytes of device memory for a while.
+struct MemoryLeft {
+    explicit MemoryLeft(std::size_t bytes) {
+        executor::set_memory_limit(executor::memory_in_use() + bytes);
+    }
+    ~MemoryLeft() { executor::set_memory_limit(std::size_t{8} << 30); }
+};
+
+// The names of all kernels that stand in cuda/*.cu.
+std::set<std::string> kernels_in_sources() {
+    std::set<std::string> names;
+    const std::regex kernel(R"(__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\()");
+    for (const auto& file : std::filesystem::directory_iterator(NCA_CUDA_SOURCE_DIR)) {
+        if (file.path().extension() != ".cu") continue;
+        std::ifstream stream(file.path());
+        const std::string text((std::istreambuf_iterator<char>(stream)), {});
+        for (std::sregex_iterator i(text.begin(), text.end(), kernel), end; i != end; ++i) {
+            names.insert((*i)[1]);
+        }
+    }
+    return names;
+}
+
+// Ragged tiles in both directions, more than one to a block, every kind of row.
+std::vector<CaseOptions> varied_cases() {
+    return {
+        {.height = 19, .width = 21, .batch = 2, .steps = 4, .empty_alpha = 0.2F},
+        {.height = 33,
+         .width = 9,
+         .batch = 1,
+         .steps = 3,
+         .edges = Edges::zero,
+         .life = Life::pre_and_post,
+         .start = Start::random},
+        {.height = 16, .width = 8, .batch = 1, .steps = 3, .fire_rate = 1, .start = Start::seed},
+        {.height = 20,
+         .width = 21,
+         .batch = 1,
+         .steps = 3,
+         .fire_rate = 0.03F,
+         .step_size = 0.5F,
+         .start = Start::empty,
+         .empty_alpha = 0.2F},
+        {.height = 1, .width = 2, .batch = 3, .steps = 5, .own_filters = true}};
+}
+
+// Three iterations with all that they leave behind.
+std::vector<std::uint8_t> train_a_little(const char* name) {
+    Trainer trainer(test::small_picture(), test::small_config(name), Device::cuda());
+    for (int i = 0; i < 3; ++i) trainer.iterate();
+    return test::checkpoint_bytes(trainer);
+}
+
+}  // namespace
+
+TEST_CASE("every kernel in cuda/ is run") {
+    const Case example = test::random_case({.steps = 2}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::run_rollout(*engine, example);
+    test::run_advance(*engine, example);
+    train_a_little("growing");
+    const std::set<std::string> all = kernels_in_sources();
+    REQUIRE(all.size() >= 11);
+    REQUIRE(all.count("step_forward_kernel") == 1);
+    for (const std::string& name : all) {
+        INFO(name);
+        REQUIRE(executor::launched_kernels().count(name) == 1);
+    }
+    REQUIRE(executor::launched_kernels().count("unnamed") == 0);
+}
+
+TEST_CASE("threads, warps and blocks that run in reverse order give the same bits") {
+    for (const CaseOptions& options : varied_cases()) {
+        const Case example = test::random_case(options, 3);
+        INFO(options.height << " x " << options.width);
+        const auto expected = test::run_rollout(*make_engine(Device::cuda()), example);
+        REQUIRE(test::largest_magnitude(expected.gradients.weights) > 0);
+        const auto advanced = test::run_advance(*make_engine(Device::cuda()), example);
+        REQUIRE(advanced == expected.states.back());
+        const InReverse reverse;
+        REQUIRE((test::run_rollout(*make_engine(Device::cuda()), example) == expected));
+        REQUIRE(test::run_advance(*make_engine(Device::cuda()), example) == advanced);
+    }
+}
+
+TEST_CASE("training in reverse order gives the same bits") {
+    for (const char* name : {"notebook", "growing"}) {
+        const auto expected = train_a_little(name);
+        const InReverse reverse;
+        REQUIRE(train_a_little(name) == expected);
+    }
+}
+
+TEST_CASE("more tiles than blocks give the gradients of the reference") {
+    // 528 tiles for the 512 blocks that keep sums, so that some take two.
+    const CaseOptions options = {
+        .height = 17, .width = 2105, .batch = 1, .steps = 1, .start = Start::seed};
+    const Case example = test::random_case(options, 2);
+    const auto expected = test::run_rollout(*make_engine(Device::cuda()), example);
+    const InReverse reverse;
+    REQUIRE((test::run_rollout(*make_engine(Device::cuda()), example) == expected));
+    const auto reference = test::expected_of(example, {0, 0});
+    REQUIRE(reference.has_value());
+    const double largest = test::largest_magnitude(reference->grad_weights.all);
+    REQUIRE(largest > 0);
+    REQUIRE(test::worst_error(expected.gradients.weights, reference->grad_weights.all,
+                              {1e-5 * largest, 0}) <= 1);
+}
+
+TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
+    for (const char* name : {"notebook", "growing"}) {
+        const TrainingConfig config = test::small_config(name);
+        const auto target = make_target(test::small_picture(), config);
+        const auto engine = make_engine(Device::cuda());
+        const auto graph = engine->make_training_loop(config, target);
+        const auto calls = make_composed_training_loop(*engine, config, target);
+        const Parameters initial =
+            test::inside(Trainer(test::small_picture(), config, Device::cpu(1))).current;
+        graph->load(initial, initial);
+        calls->load(initial, initial);
+        for (int i = 0; i < 4; ++i) {
+            const IterationPlan plan = {.steps = 4 + i % 2,
+                                        .key = {1, std::uint32_t(i)},
+                                        .learning_rate = 2e-3F,
+                                        .update = i + 1,
+                                        .set_anchor = i == 2};
+            const IterationOutcome a = graph->run({&plan, 1}).at(0);
+            const IterationOutcome b = calls->run({&plan, 1}).at(0);
+            REQUIRE(a.verdict == Verdict::good);
+            REQUIRE(b.verdict == Verdict::good);
+            REQUIRE(a.loss == b.loss);
+            REQUIRE(a.dead == b.dead);
+            REQUIRE(std::abs(a.gradient_norm / b.gradient_norm - 1) <= 1e-12);
+            REQUIRE(graph->current().weights == calls->current().weights);
+            REQUIRE(graph->current().second_moments == calls->current().second_moments);
+            REQUIRE(graph->good() == calls->good());
+            REQUIRE(graph->anchor().weights == calls->anchor().weights);
+            REQUIRE(graph->anchor().first_moments == calls->anchor().first_moments);
+        }
+    }
+}
+
+TEST_CASE("queued iterations are those that are run one by one") {
+    const TrainingConfig config = test::small_config("growing");
+    Trainer single(test::small_picture(), config, Device::cuda());
+    Trainer queued(test::small_picture(), config, Device::cuda());
+    std::vector<IterationReport> reports;
+    while (reports.size() < 40) {
+        const auto more = queued.iterate(40 - int(reports.size()));
+        REQUIRE(more.size() <= 32);
+        reports.insert(reports.end(), more.begin(), more.end());
+    }
+    for (const IterationReport& expected : reports) {
+        const IterationReport report = single.iterate();
+        REQUIRE(report.iteration == expected.iteration);
+        REQUIRE(report.steps == expected.steps);
+        REQUIRE(report.loss == expected.loss);
+        REQUIRE(report.gradient_norm == expected.gradient_norm);
+    }
+    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+    REQUIRE(single.model().weights == queued.model().weights);
+}
+
+TEST_CASE("a failure in the middle of a queue stops the queue there", "[long]") {
+    TrainingConfig config = test::small_config("growing");
+    config.learning_rate = 10;
+    Trainer single(test::small_picture(), config, Device::cuda());
+    Trainer queued(test::small_picture(), config, Device::cuda());
+    int recoveries = 0, cut_short = 0;
+    while (queued.iteration() < 30) {
+        const auto reports = queued.iterate(30 - int(queued.iteration()));
+        cut_short += reports.size() > 1 && !reports.back().recovery.empty();
+        for (const IterationReport& expected : reports) {
+            const IterationReport report = single.iterate();
+            REQUIRE(report.iteration == expected.iteration);
+            REQUIRE(report.recovery == expected.recovery);
+            REQUIRE((report.loss == expected.loss || !std::isfinite(report.loss)));
+            recoveries += !report.recovery.empty();
+        }
+    }
+    REQUIRE(recoveries >= 4);
+    REQUIRE(cut_short >= 1);
+    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+}
+
+TEST_CASE("training that gives up behind good iterations reports those first") {
+    TrainingConfig config = test::small_config("growing");
+    config.learning_rate = 10;
+    Checkpoint checkpoint = test::inside(Trainer(test::small_picture(), config, Device::cuda()));
+    checkpoint.failures = 12;
+    Trainer trainer(test::small_picture(), config, Device::cuda());
+    test::resume_from(trainer, checkpoint);
+    const auto reports = trainer.iterate(32);
+    REQUIRE(!reports.empty());
+    for (const IterationReport& report : reports) REQUIRE(report.recovery.empty());
+    REQUIRE_THAT(message_of<Error>([&] { trainer.iterate(32); }), Contains("failed 13 times"));
+}
+
+TEST_CASE("a run started on the CPU goes on on CUDA, and the other way round") {
+    const TrainingConfig config = test::small_config("growing");
+    for (const bool to_cuda : {false, true}) {
+        const test::TemporaryDirectory folder;
+        const Device from = to_cuda ? Device::cpu(1) : Device::cuda();
+        const Device to = to_cuda ? Device::cuda() : Device::cpu(1);
+        Trainer first(test::small_picture(), config, from);
+        for (int i = 0; i < 3; ++i) first.iterate();
+        first.save_checkpoint(folder / "checkpoint");
+        Trainer second(test::small_picture(), config, to);
+        second.resume(folder / "checkpoint");
+        REQUIRE(test::checkpoint_bytes(first) == test::checkpoint_bytes(second));
+        const double expected = first.iterate().loss;
+        // The same masks and weights: only the order of sums differs.
+        REQUIRE(std::abs(second.iterate().loss / expected - 1) <= 1e-5);
+    }
+}
+
+TEST_CASE("steps are queued on the stream and have not run when the call returns") {
+    const Case example = test::random_case({.steps = 3}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::Uploaded on_engine(*engine, example);
+    const auto expected = test::run_rollout(*engine, example);
+    const Buffer grad = engine->allocate(parameter_count(true));
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    {
+        const Tape tape = engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
+                                          example.options, stream);
+        REQUIRE(cudaStreamQuery(stream) == cudaErrorNotReady);
+        State grad_state = engine->make_state(example.batch, example.height, example.width);
+        engine->copy_from_host(grad_state.view().data, example.grad_last, stream);
+        engine->backward(tape, grad_state.view(), view_parameters(grad.data(), true),
+                         Accumulate::no, stream);
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options,
+                        stream);
+        REQUIRE(cudaStreamQuery(stream) == cudaErrorNotReady);
+        // Another stream of the caller's sees all of it: the engine keeps its calls in order.
+        REQUIRE(test::download(*engine, grad.data(), grad.size()) == expected.gradients.weights);
+        REQUIRE(test::download(*engine, on_engine.state.view()) == expected.states.back());
+    }
+    REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+TEST_CASE("a second rollout of the same size allocates nothing") {
+    const Case example = test::random_case({.height = 20, .width = 9, .steps = 3}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::Uploaded on_engine(*engine, example);
+    State grad_state = engine->make_state(example.batch, example.height, example.width);
+    const Buffer grad = engine->allocate(parameter_count(true));
+    const auto use = [&] {
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options);
+        const Tape tape = engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
+                                          example.options);
+        engine->backward(tape, grad_state.view(), view_parameters(grad.data(), true),
+                         Accumulate::no);
+    };
+    use();
+    const std::size_t in_use = executor::memory_in_use();
+    const MemoryLeft none(0);
+    use();
+    use();
+    REQUIRE(executor::memory_in_use() == in_use);
+}
+
+TEST_CASE("engines, tapes and trainers give back all their memory") {
+    const std::size_t before = executor::memory_in_use();
+    {
+        const Case example = test::random_case({.steps = 3}, 1);
+        test::run_rollout(*make_engine(Device::cuda()), example);
+        Trainer trainer(test::small_picture(), test::small_config("growing"), Device::cuda());
+        trainer.iterate();
+    }
+    REQUIRE(executor::memory_in_use() == before);
+}
+
+TEST_CASE("two engines in two threads do not meet") {
+    const Case examples[] = {test::random_case({.steps = 3}, 1),
+                             test::random_case({.height = 18, .width = 9, .steps = 2}, 2)};
+    test::RolloutResult expected[2], found[2];
+    for (int i = 0; i < 2; ++i) {
+        expected[i] = test::run_rollout(*make_engine(Device::cuda()), examples[i]);
+    }
+    std::thread threads[2];
+    for (int i = 0; i < 2; ++i) {
+        threads[i] = std::thread([&, i] {
+            const auto engine = make_engine(Device::cuda());
+            for (int round = 0; round < 3; ++round) {
+                found[i] = test::run_rollout(*engine, examples[i]);
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (int i = 0; i < 2; ++i) REQUIRE((found[i] == expected[i]));
+}
+
+TEST_CASE("an engine works on its own device and leaves the caller's current") {
+    executor::set_device_count(2);
+    const Case example = test::random_case({.steps = 2}, 1);
+    const auto second = make_engine(Device::cuda(1));
+    REQUIRE_THAT(second->description(), Contains("cuda:1"));
+    const auto found = test::run_rollout(*second, example);
+    int current = -1;
+    REQUIRE(cudaGetDevice(&current) == cudaSuccess);
+    REQUIRE(current == 0);
+    REQUIRE((test::run_rollout(*make_engine(Device::cuda(0)), example) == found));
+    executor::set_device_count(1);
+}
+
+TEST_CASE("what is missing is said, with what to do") {
+    const auto message = [](int index) {
+        return message_of<CudaError>([&] { make_engine(Device::cuda(index)); });
+    };
+    REQUIRE_THAT(message(1), Contains("no CUDA device 1") && Contains("has 1"));
+
+    executor::set_device_count(0);
+    REQUIRE_THAT(message(0), Contains("no CUDA device") && Contains("--device cpu"));
+    REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
+    executor::set_device_count(1);
+    REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::device);
+
+    executor::set_driver_missing(true);
+    REQUIRE_THAT(message(0), Contains("driver") && Contains("--device cpu"));
+    REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
+    executor::set_driver_missing(false);
+
+    executor::set_architecture_supported(false);
+    REQUIRE_THAT(message(0),
+                 Contains("compute capability 7.5") && Contains("CMAKE_CUDA_ARCHITECTURES=75"));
+    executor::set_architecture_supported(true);
+    REQUIRE(make_engine(Device::cuda()) != nullptr);
+}
+
+TEST_CASE("out of memory says how much was wanted for what, and the engine goes on") {
+    const Case example = test::random_case({.height = 40, .width = 40, .batch = 2, .steps = 9}, 1);
+    const auto engine = make_engine(Device::cuda());
+    const test::Uploaded on_engine(*engine, example);
+    const auto roll = [&](int steps) {
+        return engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
+                               {.steps = steps, .key = {}});
+    };
+    const auto train = [] {
+        Trainer(test::small_picture(), test::small_config("growing"), Device::cuda()).iterate();
+    };
+    {
+        const MemoryLeft little(4U << 20);
+        // 501 states of 2 x 40 x 40 cells of 64 bytes.
+        REQUIRE_THAT(message_of<CudaError>([&] { roll(500); }),
+                     Contains("102604800 bytes") && Contains("the tape, 500 steps") &&
+                         Contains("--steps") && Contains("--batch"));
+        REQUIRE(roll(2).steps() == 2);
+    }
+    {
+        const MemoryLeft less(200000);
+        REQUIRE_THAT(message_of<CudaError>(train), Contains("bytes of"));
+    }
+    REQUIRE(roll(9).steps() == 9);
+    train();
+}

@@ -1,0 +1,779 @@
+// SPDX-License-Identifier: MIT
+#include "tests/support/executor/executor.hpp"
+
+#include "tests/support/temporary_directory.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using nca::executor::Order;
+using nca::test::message_of;
+
+constexpr unsigned all_lanes = 0xffffffffU;
+
+// Device memory of so many numbers.
+template <class T>
+class Numbers {
+public:
+    explicit Numbers(std::size_t size) : size_(size) {
+        REQUIRE(cudaMalloc(&data_, size * sizeof(T)) == cudaSuccess);
+    }
+    explicit Numbers(const std::vector<T>& values) : Numbers(values.size()) {
+        REQUIRE(cudaMemcpy(data_, values.data(), values.size() * sizeof(T),
+                           cudaMemcpyHostToDevice) == cudaSuccess);
+    }
+    ~Numbers() { cudaFree(data_); }
+    Numbers(const Numbers&) = delete;
+    Numbers& operator=(const Numbers&) = delete;
+
+    T* data() const { return data_; }
+    std::size_t bytes() const { return size_ * sizeof(T); }
+    std::vector<T> download() const {
+        std::vector<T> values(size_);
+        REQUIRE(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost) == cudaSuccess);
+        return values;
+    }
+
+private:
+    T* data_ = nullptr;
+    std::size_t size_;
+};
+
+class Stream {
+public:
+    explicit Stream(unsigned flags = cudaStreamNonBlocking) {
+        REQUIRE(cudaStreamCreateWithFlags(&stream_, flags) == cudaSuccess);
+    }
+    ~Stream() { cudaStreamDestroy(stream_); }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    operator cudaStream_t() const { return stream_; }
+
+private:
+    cudaStream_t stream_ = nullptr;
+};
+
+class Event {
+public:
+    Event() { REQUIRE(cudaEventCreateWithFlags(&event_, cudaEventDefault) == cudaSuccess); }
+    ~Event() { cudaEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+    operator cudaEvent_t() const { return event_; }
+
+private:
+    cudaEvent_t event_ = nullptr;
+};
+
+// Runs a test in one order and leaves the usual one behind.
+class InOrder {
+public:
+    explicit InOrder(Order order) { nca::executor::set_order(order); }
+    ~InOrder() { nca::executor::set_order(Order::forward); }
+    InOrder(const InOrder&) = delete;
+    InOrder& operator=(const InOrder&) = delete;
+};
+
+struct Shape {
+    dim3 grid = 1;
+    dim3 block = 1;
+    std::size_t shared_bytes = 0;
+    cudaStream_t stream = nullptr;
+};
+
+template <class... Types, class... Arguments>
+cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
+    const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
+                                    shape.stream, nullptr,     0};
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// What a kernel makes of `size` numbers.
+template <class T, class... Types, class... Arguments>
+std::vector<T> result_of(std::size_t size, const Shape& shape, void (*kernel)(T*, Types...),
+                         Arguments... arguments) {
+    const Numbers<T> result(size);
+    REQUIRE(launch(shape, kernel, result.data(), arguments...) == cudaSuccess);
+    return result.download();
+}
+
+// What the kernel throws.
+template <class... Types, class... Arguments>
+std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
+    REQUIRE(launch(shape, kernel, arguments...) == cudaSuccess);
+    return message_of<std::logic_error>([] { cudaDeviceSynchronize(); });
+}
+
+auto contains(const std::string& part) { return Catch::Matchers::Contains(part); }
+
+__global__ void positions_kernel(unsigned* result) {
+    const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+    result[block * threads + thread] += block * 1000 + thread;
+}
+
+// Each thread gets what another one wrote.
+template <bool barrier>
+__global__ void reverse_kernel(int* result) {
+    int* const shared = static_cast<int*>(nca::executor::shared_arena());
+    const unsigned thread = threadIdx.x;
+    shared[thread] = static_cast<int>(thread);
+    if (barrier) __syncthreads();
+    result[thread] = shared[blockDim.x - 1 - thread];
+}
+
+__global__ void barriers_in_loop_kernel(int* result) {
+    int* const shared = static_cast<int*>(nca::executor::shared_arena());
+    const unsigned thread = threadIdx.x;
+    shared[thread] = static_cast<int>(thread);
+    for (int i = 0; i < 5; ++i) {
+        __syncthreads();
+        const int next = shared[(thread + 1) % blockDim.x];
+        __syncthreads();
+        shared[thread] = next;
+    }
+    result[thread] = shared[thread];
+}
+
+__global__ void some_finish_early_kernel(int* result) {
+    if (threadIdx.x % 3 == 0) return;
+    result[threadIdx.x] = 1;
+    __syncthreads();
+    result[threadIdx.x] = 2;
+}
+
+__global__ void warp_sum_kernel(int* result) {
+    int sum = static_cast<int>(threadIdx.x);
+    for (int offset = warpSize / 2; offset > 0; offset /= 2) {
+        sum += __shfl_xor_sync(all_lanes, sum, offset);
+    }
+    result[threadIdx.x] = sum;
+}
+
+struct Collected {
+    int from_five;
+    int below;
+    int above;
+    int below_in_eight;
+    double wide;
+    unsigned odd;
+    int any;
+    int all;
+
+    bool operator==(const Collected&) const = default;
+};
+
+__global__ void collectives_kernel(Collected* result) {
+    const int lane = static_cast<int>(threadIdx.x);
+    result[lane] = {.from_five = __shfl_sync(all_lanes, lane * 10, 5),
+                    .below = __shfl_up_sync(all_lanes, lane, 1),
+                    .above = __shfl_down_sync(all_lanes, lane, 1),
+                    .below_in_eight = __shfl_up_sync(all_lanes, lane, 3, 8),
+                    .wide = __shfl_sync(all_lanes, lane + 0.25, 31 - lane),
+                    .odd = __ballot_sync(all_lanes, lane % 2),
+                    .any = __any_sync(all_lanes, lane == 7),
+                    .all = __all_sync(all_lanes, lane < 31)};
+}
+
+// Between warps, a barrier of a warp is none.
+template <bool of_block>
+__global__ void read_other_warp_kernel(int* result) {
+    int* const shared = static_cast<int*>(nca::executor::shared_arena());
+    shared[threadIdx.x] = 1;
+    if (of_block) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
+    result[threadIdx.x] = shared[(threadIdx.x + warpSize) % blockDim.x];
+}
+
+__global__ void different_barriers_kernel() {
+    if (threadIdx.x < 40) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+
+__global__ void unreached_barrier_kernel() {
+    if (threadIdx.x == 3) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
+}
+
+__global__ void finished_lane_kernel() {
+    if (threadIdx.x != 4) __shfl_sync(all_lanes, 1, 0);
+}
+
+__global__ void lane_beyond_warp_kernel() { __shfl_sync(all_lanes, 1, 20); }
+
+__global__ void partial_mask_kernel() { __shfl_sync(0xffffU, 1, 0); }
+
+__global__ void throwing_kernel(unsigned culprit) {
+    __syncthreads();
+    if (threadIdx.x == culprit) throw std::runtime_error("thread " + std::to_string(culprit));
+    __syncthreads();
+}
+
+__global__ void copy_shared_kernel(float* result) {
+    result[threadIdx.x] = static_cast<float*>(nca::executor::shared_arena())[threadIdx.x];
+}
+
+__global__ void write_shared_kernel(int at) {
+    static_cast<char*>(nca::executor::shared_arena())[at] = 1;
+}
+
+template <bool finish>
+__global__ void async_copy_kernel(float* result, const float* from) {
+    float* const shared = static_cast<float*>(nca::executor::shared_arena());
+    nca::executor::defer_copy(shared + threadIdx.x * 4, from + threadIdx.x * 4, sizeof(float4));
+    if (finish) nca::executor::finish_copies();
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < blockDim.x * 4; i += blockDim.x) result[i] = shared[i];
+}
+
+__global__ void nothing_kernel() {}
+
+__global__ void set_kernel(int* result, int value) { *result = value; }
+__global__ void twice_plus_kernel(int* result, int value) { *result = *result * 2 + value; }
+
+struct Big {
+    int values[40];
+};
+__global__ void sum_kernel(int* result, const __grid_constant__ Big big) {
+    *result = std::accumulate(std::begin(big.values), std::end(big.values), 0);
+}
+
+__global__ void atomics_kernel(unsigned* result) {
+    atomicAdd(&result[0], 1);
+    atomicOr(&result[1], 1U << threadIdx.x % 32);
+    atomicMax(&result[2], threadIdx.x * 7 % 64);
+}
+
+TEST_CASE("every thread of every block runs once and knows its place") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const Numbers<unsigned> result(std::vector<unsigned>(3 * 2 * 4 * 5 * 7 * 2));
+    REQUIRE(launch({{3, 2, 4}, {5, 7, 2}}, positions_kernel, result.data()) == cudaSuccess);
+    const std::vector<unsigned> values = result.download();
+    for (unsigned i = 0; i < values.size(); ++i) REQUIRE(values[i] == i / 70 * 1000 + i % 70);
+}
+
+TEST_CASE("a block barrier separates writes from reads, in both orders") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const int threads = GENERATE(1, 31, 33, 256, 1024);
+    const auto reversed =
+        result_of<int>(threads, {1, threads, sizeof(int) * threads}, reverse_kernel<true>);
+    const auto moved =
+        result_of<int>(threads, {2, threads, sizeof(int) * threads}, barriers_in_loop_kernel);
+    for (int i = 0; i < threads; ++i) {
+        REQUIRE(reversed[i] == threads - 1 - i);
+        REQUIRE(moved[i] == (i + 5) % threads);
+    }
+}
+
+TEST_CASE("a missing barrier gives other bits in reverse order") {
+    const auto run = [](Order order) {
+        const InOrder in_order(order);
+        return result_of<int>(64, {1, 64, sizeof(int) * 64}, reverse_kernel<false>);
+    };
+    REQUIRE(run(Order::forward) != run(Order::reverse));
+    REQUIRE(run(Order::forward) == run(Order::forward));
+}
+
+TEST_CASE("a block barrier does not wait for threads that have finished") {
+    const Numbers<int> result(std::vector<int>(100));
+    REQUIRE(launch({1, 100}, some_finish_early_kernel, result.data()) == cudaSuccess);
+    const std::vector<int> values = result.download();
+    for (int i = 0; i < 100; ++i) REQUIRE(values[i] == (i % 3 == 0 ? 0 : 2));
+}
+
+TEST_CASE("the lanes of a warp exchange values, in both orders") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const auto sums = result_of<int>(96, {1, 96}, warp_sum_kernel);
+    for (int i = 0; i < 96; ++i) REQUIRE(sums[i] == 31 * 16 + i / 32 * 32 * 32);
+
+    const auto collected = result_of<Collected>(32, {1, 32}, collectives_kernel);
+    for (int lane = 0; lane < 32; ++lane) {
+        const Collected expected{.from_five = 50,
+                                 .below = lane == 0 ? 0 : lane - 1,
+                                 .above = lane == 31 ? 31 : lane + 1,
+                                 .below_in_eight = lane % 8 < 3 ? lane : lane - 3,
+                                 .wide = 31 - lane + 0.25,
+                                 .odd = 0xaaaaaaaaU,
+                                 .any = 1,
+                                 .all = 0};
+        REQUIRE(collected[lane] == expected);
+    }
+}
+
+TEST_CASE("a warp barrier does not separate warps") {
+    const auto run = [](void (*kernel)(int*)) {
+        return result_of<int>(64, {1, 64, sizeof(int) * 64}, kernel);
+    };
+    REQUIRE(run(read_other_warp_kernel<true>) == std::vector<int>(64, 1));
+    REQUIRE(run(read_other_warp_kernel<false>) != std::vector<int>(64, 1));
+}
+
+TEST_CASE("threads that wait at different barriers are an error that names both") {
+    nca::executor::name_next_launch("different_barriers_kernel");
+    const std::string message = complaint({{2, 3}, 64}, different_barriers_kernel);
+    CHECK_THAT(message, contains("different_barriers_kernel"));
+    CHECK_THAT(message, contains("block (0, 0, 0)"));
+    CHECK_THAT(message, contains("thread (0, 0, 0) at __syncthreads"));
+    CHECK_THAT(message, contains("thread (40, 0, 0) at __syncthreads"));
+    CHECK_THAT(message, contains("executor_test.cpp:"));
+}
+
+TEST_CASE("a barrier that some threads never reach is an error") {
+    const std::string message = complaint({1, 32}, unreached_barrier_kernel);
+    CHECK_THAT(message, contains("thread (3, 0, 0) at __syncthreads"));
+    CHECK_THAT(message, contains("thread (0, 0, 0) at __syncwarp"));
+}
+
+TEST_CASE("a collective without one of its lanes is an error") {
+    CHECK_THAT(complaint({1, 32}, finished_lane_kernel), contains("thread (4, 0, 0)"));
+    CHECK_THAT(complaint({1, 10}, lane_beyond_warp_kernel), contains("lane 20"));
+    CHECK_THAT(complaint({1, 32}, partial_mask_kernel), contains("full warp"));
+}
+
+TEST_CASE("a barrier outside of a kernel is an error") {
+    REQUIRE_THROWS_AS(__syncthreads(), std::logic_error);
+    REQUIRE_THROWS_AS(nca::executor::shared_arena(), std::logic_error);
+}
+
+TEST_CASE("what a kernel throws comes out of the call that waits, and later kernels run") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    for (const unsigned culprit : {0U, 45U, 99U}) {
+        const Stream stream;
+        const Numbers<int> result(1);
+        REQUIRE(launch({3, 100, 0, stream}, throwing_kernel, culprit) == cudaSuccess);
+        REQUIRE(launch({1, 1, 0, stream}, set_kernel, result.data(), 1) == cudaSuccess);
+        REQUIRE(message_of<std::runtime_error>([&] { cudaStreamSynchronize(stream); }) ==
+                "thread " + std::to_string(culprit));
+        REQUIRE(cudaStreamQuery(stream) == cudaSuccess);
+        REQUIRE(result.download() != std::vector<int>{1});
+
+        REQUIRE(launch({1, 1, 0, stream}, set_kernel, result.data(), 2) == cudaSuccess);
+        REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+        REQUIRE(result.download() == std::vector<int>{2});
+    }
+}
+
+TEST_CASE("what a kernel throws while memory is freed comes out of the next call that waits") {
+    int* memory = nullptr;
+    REQUIRE(cudaMalloc(&memory, 4) == cudaSuccess);
+    REQUIRE(launch({1, 100}, throwing_kernel, 7U) == cudaSuccess);
+    REQUIRE(cudaFree(memory) == cudaErrorLaunchFailure);
+    REQUIRE(message_of<std::runtime_error>([] { cudaDeviceSynchronize(); }) == "thread 7");
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("memory is full of NaN at first") {
+    for (const float value : Numbers<float>(100).download()) REQUIRE(std::isnan(value));
+    // The second block finds nothing of the first one's.
+    const auto copied = result_of<float>(64, {2, 64, sizeof(float) * 64}, copy_shared_kernel);
+    for (const float value : copied) REQUIRE(std::isnan(value));
+}
+
+#ifndef __SANITIZE_ADDRESS__  // stops at the write itself
+TEST_CASE("a write beyond the shared memory is noticed") {
+    REQUIRE(complaint({1, 1, 100}, write_shared_kernel, 99).empty());
+    CHECK_THAT(complaint({1, 1, 100}, write_shared_kernel, 100), contains("100 bytes of shared"));
+    CHECK_THAT(complaint({1, 1, 100}, write_shared_kernel, -1), contains("100 bytes of shared"));
+}
+#endif
+
+TEST_CASE("shared memory that the launch did not ask for is an error") {
+    CHECK_THAT(complaint({1, 1}, write_shared_kernel, 0), contains("no shared memory"));
+}
+
+TEST_CASE("an asynchronous copy arrives when its thread finishes it") {
+    std::vector<float> values(128);
+    std::iota(values.begin(), values.end(), 1.0F);
+    const Numbers<float> from(values);
+    const Shape shape{1, 32, sizeof(float) * 128};
+    const float* const source = from.data();
+    REQUIRE(result_of<float>(128, shape, async_copy_kernel<true>, source) == values);
+    for (const float value : result_of<float>(128, shape, async_copy_kernel<false>, source)) {
+        REQUIRE(std::isnan(value));
+    }
+    const float* const skewed = source + 1;
+    const Numbers<float> result(128);
+    CHECK_THAT(complaint(shape, async_copy_kernel<true>, result.data(), skewed),
+               contains("not aligned"));
+}
+
+TEST_CASE("atomics add up, and integer intrinsics count bits") {
+    const Numbers<unsigned> result(std::vector<unsigned>(3));
+    REQUIRE(launch({3, 64}, atomics_kernel, result.data()) == cudaSuccess);
+    REQUIRE(result.download() == std::vector<unsigned>{192, 0xffffffffU, 63});
+
+    REQUIRE(__umulhi(0xffffffffU, 0xffffffffU) == 0xfffffffeU);
+    REQUIRE(__popc(0xf0f0U) == 8);
+    REQUIRE(__ffs(0) == 0);
+    REQUIRE(__ffs(8) == 4);
+    REQUIRE(__clz(0) == 32);
+    REQUIRE(__clz(1) == 31);
+    REQUIRE(__brev(0x3U) == 0xc0000000U);
+}
+
+TEST_CASE("a launch beyond the limits of a GPU fails") {
+    const auto run = [](dim3 grid, dim3 block, std::size_t bytes) {
+        return launch({grid, block, bytes}, nothing_kernel);
+    };
+    CHECK(run(1, 1024, 0) == cudaSuccess);
+    CHECK(run({1, 1, 3}, {2, 8, 64}, 48 << 10) == cudaSuccess);
+    CHECK(run(1, 1025, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run(1, {64, 64, 1}, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run(1, {1, 1, 65}, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run(1, 0, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run(0, 1, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run({1, 65536, 1}, 1, 0) == cudaErrorInvalidConfiguration);
+    CHECK(run({1, 1, 65536}, 1, 0) == cudaErrorInvalidConfiguration);
+    CHECK(cudaPeekAtLastError() == cudaErrorInvalidConfiguration);
+    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration);
+    CHECK(cudaGetLastError() == cudaSuccess);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("shared memory beyond 48 KiB must be asked for, and ends at 64 KiB") {
+    const auto run = [](int bytes) {
+        return launch({1, 1, std::size_t(bytes)}, write_shared_kernel, bytes - 1);
+    };
+    constexpr auto largest = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    CHECK(run((48 << 10) + 1) == cudaErrorInvalidValue);
+    CHECK(cudaFuncSetAttribute(write_shared_kernel, largest, (64 << 10) + 1) ==
+          cudaErrorInvalidValue);
+    REQUIRE(cudaFuncSetAttribute(write_shared_kernel, largest, 64 << 10) == cudaSuccess);
+    CHECK(run(64 << 10) == cudaSuccess);
+    CHECK(run((64 << 10) + 1) == cudaErrorInvalidValue);
+    REQUIRE(cudaFuncSetAttribute(write_shared_kernel, largest, 48 << 10) == cudaSuccess);
+    CHECK(run((48 << 10) + 1) == cudaErrorInvalidValue);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("kernels are known by the names of their launches") {
+    nca::executor::name_next_launch("first_name");
+    REQUIRE(launch({}, nothing_kernel) == cudaSuccess);
+    REQUIRE(nca::executor::launched_kernels().count("first_name") == 0);
+    REQUIRE(launch({}, nothing_kernel) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    REQUIRE(nca::executor::launched_kernels().count("first_name") == 1);
+    REQUIRE(nca::executor::launched_kernels().count("unnamed") == 1);
+}
+
+TEST_CASE("work waits until somebody waits for it") {
+    cudaGetLastError();  // of another test
+    const Stream stream;
+    const Numbers<int> result(std::vector<int>{5});
+    int source = 1, seen = -1;
+    REQUIRE(cudaMemcpyAsync(result.data(), &source, 4, cudaMemcpyHostToDevice, stream) ==
+            cudaSuccess);
+    REQUIRE(launch({1, 1, 0, stream}, twice_plus_kernel, result.data(), 3) == cudaSuccess);
+    REQUIRE(cudaMemcpyAsync(&seen, result.data(), 4, cudaMemcpyDeviceToHost, stream) ==
+            cudaSuccess);
+    REQUIRE(seen == -1);
+    source = 10;  // too early
+    SECTION("for the stream") { REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess); }
+    SECTION("for the device") { REQUIRE(cudaDeviceSynchronize() == cudaSuccess); }
+    SECTION("for any memory to be free") { const Numbers<int> other(1); }
+    SECTION("with queries") {
+        int queries = 0;
+        for (; cudaStreamQuery(stream) == cudaErrorNotReady; ++queries) REQUIRE(queries < 10);
+        REQUIRE(queries == 3);
+    }
+    SECTION("for an event") {
+        const Event event;
+        REQUIRE(cudaEventRecord(event, stream) == cudaSuccess);
+        REQUIRE(cudaEventQuery(event) == cudaErrorNotReady);
+        REQUIRE(cudaEventSynchronize(event) == cudaSuccess);
+        REQUIRE(cudaEventQuery(event) == cudaSuccess);
+    }
+    REQUIRE(seen == 23);
+    REQUIRE(cudaGetLastError() == cudaSuccess);
+}
+
+TEST_CASE("the arguments of a launch are copied at the call") {
+    const Numbers<int> result(1);
+    Big big{};
+    big.values[0] = 3;
+    big.values[39] = 4;
+    REQUIRE(launch({}, sum_kernel, result.data(), big) == cudaSuccess);
+    big.values[0] = 100;
+    REQUIRE(result.download() == std::vector<int>{7});
+}
+
+TEST_CASE("work in a destroyed stream still runs") {
+    const Numbers<int> result(1);
+    {
+        const Stream stream;
+        REQUIRE(launch({1, 1, 0, stream}, set_kernel, result.data(), 8) == cudaSuccess);
+    }
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    REQUIRE(result.download() == std::vector<int>{8});
+}
+
+TEST_CASE("a stream waits for the work that an event has recorded in another, and for no more") {
+    const Stream first, second;
+    const Event event;
+    const Numbers<int> one(std::vector<int>{0}), other(std::vector<int>{0});
+    REQUIRE(launch({1, 1, 0, first}, set_kernel, one.data(), 5) == cudaSuccess);
+    REQUIRE(cudaEventRecord(event, first) == cudaSuccess);
+    REQUIRE(launch({1, 1, 0, first}, set_kernel, other.data(), 5) == cudaSuccess);
+    const bool waits = GENERATE(true, false);
+    if (waits) REQUIRE(cudaStreamWaitEvent(second, event) == cudaSuccess);
+    int seen[2] = {-1, -1};
+    REQUIRE(cudaMemcpyAsync(&seen[0], one.data(), 4, cudaMemcpyDeviceToHost, second) ==
+            cudaSuccess);
+    REQUIRE(cudaMemcpyAsync(&seen[1], other.data(), 4, cudaMemcpyDeviceToHost, second) ==
+            cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(second) == cudaSuccess);
+    REQUIRE(seen[0] == (waits ? 5 : 0));
+    REQUIRE(seen[1] == 0);
+    REQUIRE(cudaStreamSynchronize(first) == cudaSuccess);
+}
+
+TEST_CASE("events tell the time between them") {
+    const Event start, end;
+    const Numbers<int> result(1);
+    float milliseconds = -1;
+    REQUIRE(cudaEventElapsedTime(&milliseconds, start, end) == cudaErrorInvalidResourceHandle);
+    REQUIRE(cudaEventRecord(start) == cudaSuccess);
+    REQUIRE(launch({}, set_kernel, result.data(), 1) == cudaSuccess);
+    REQUIRE(cudaEventRecord(end) == cudaSuccess);
+    REQUIRE(cudaEventElapsedTime(&milliseconds, start, end) == cudaErrorNotReady);
+    REQUIRE(cudaEventSynchronize(end) == cudaSuccess);
+    REQUIRE(cudaEventElapsedTime(&milliseconds, start, end) == cudaSuccess);
+    REQUIRE(milliseconds > 0);
+}
+
+TEST_CASE("the default stream and blocking streams wait for each other, others do not") {
+    const bool blocking = GENERATE(true, false);
+    const Stream stream(blocking ? cudaStreamDefault : cudaStreamNonBlocking);
+    const Numbers<int> result(std::vector<int>{0});
+    int seen = -1;
+    SECTION("the default stream for the other") {
+        REQUIRE(launch({1, 1, 0, stream}, set_kernel, result.data(), 5) == cudaSuccess);
+        REQUIRE(cudaMemcpy(&seen, result.data(), 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+    }
+    SECTION("the other for the default stream") {
+        REQUIRE(launch({}, set_kernel, result.data(), 5) == cudaSuccess);
+        REQUIRE(cudaMemcpyAsync(&seen, result.data(), 4, cudaMemcpyDeviceToHost, stream) ==
+                cudaSuccess);
+        REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    }
+    REQUIRE(seen == (blocking ? 5 : 0));
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("a captured graph runs when it is launched, as often as it is launched") {
+    const Stream stream;
+    const Numbers<int> result(std::vector<int>{1});
+    cudaStreamCaptureStatus status;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE(launch({1, 1, 0, stream}, twice_plus_kernel, result.data(), 1) == cudaSuccess);
+    REQUIRE(launch({1, 1, 0, stream}, twice_plus_kernel, result.data(), 0) == cudaSuccess);
+    REQUIRE(cudaStreamIsCapturing(stream, &status) == cudaSuccess);
+    REQUIRE(status == cudaStreamCaptureStatusActive);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaStreamIsCapturing(stream, &status) == cudaSuccess);
+    REQUIRE(status == cudaStreamCaptureStatusNone);
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph) == cudaSuccess);
+    REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    REQUIRE(result.download() == std::vector<int>{1});
+
+    const Stream other;
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaGraphLaunch(executable, other) == cudaSuccess);
+    REQUIRE(result.download() == std::vector<int>{1});
+    REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(other) == cudaSuccess);
+    REQUIRE(result.download() == std::vector<int>{26});
+}
+
+TEST_CASE("calls that CUDA forbids during a capture fail and spoil it") {
+    const Stream stream;
+    const Event event;
+    const Numbers<int> memory(1);
+    int* more = nullptr;
+    int seen = 0;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    const auto spoil = GENERATE(0, 1, 2, 3, 4, 5);
+    const auto forbidden = [&] {
+        switch (spoil) {
+            case 0:
+                return cudaStreamSynchronize(stream);
+            case 1:
+                return cudaDeviceSynchronize();
+            case 2:
+                return cudaMalloc(&more, 4);
+            case 3:
+                return cudaFree(memory.data());
+            case 4:
+                return cudaMemcpy(&seen, memory.data(), 4, cudaMemcpyDeviceToHost);
+            default:
+                return cudaStreamQuery(stream);
+        }
+    };
+    REQUIRE(forbidden() == cudaErrorStreamCaptureUnsupported);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(launch({1, 1, 0, stream}, nothing_kernel) == cudaErrorStreamCaptureInvalidated);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    REQUIRE(graph == nullptr);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaErrorIllegalState);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+}
+
+TEST_CASE("a capture does not hinder other threads") {
+    const Stream stream;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    cudaError_t allocated = cudaErrorUnknown, freed = cudaErrorUnknown, ended = cudaErrorUnknown;
+    std::thread([&] {
+        int* memory = nullptr;
+        allocated = cudaMalloc(&memory, 4);
+        freed = cudaFree(memory);
+        cudaGraph_t graph = nullptr;
+        ended = cudaStreamEndCapture(stream, &graph);
+    }).join();
+    REQUIRE(allocated == cudaSuccess);
+    REQUIRE(freed == cudaSuccess);
+    REQUIRE(ended == cudaErrorStreamCaptureWrongThread);
+}
+
+TEST_CASE("device memory ends at its limit") {
+    const std::size_t before = nca::executor::memory_in_use();
+    nca::executor::set_memory_limit(before + 1000);
+    {
+        const Numbers<char> most(900);
+        REQUIRE(nca::executor::memory_in_use() == before + 900);
+        void* more = nullptr;
+        REQUIRE(cudaMalloc(&more, 101) == cudaErrorMemoryAllocation);
+        REQUIRE(more == nullptr);
+        std::size_t free = 0, total = 0;
+        REQUIRE(cudaMemGetInfo(&free, &total) == cudaSuccess);
+        REQUIRE(free == 100);
+        const Numbers<char> rest(100);
+    }
+    REQUIRE(nca::executor::memory_in_use() == before);
+    nca::executor::set_memory_limit(std::size_t{8} << 30);
+}
+
+TEST_CASE("copies and fills must stay inside of the memory that they name") {
+    const Numbers<int> memory(4);
+    int host[8] = {};
+    const auto copy = [](void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+        return cudaMemcpyAsync(to, from, bytes, kind);
+    };
+    CHECK(copy(memory.data(), host, 16, cudaMemcpyHostToDevice) == cudaSuccess);
+    CHECK(copy(memory.data(), host, 17, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(copy(memory.data() + 1, host, 16, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(copy(host, memory.data(), 16, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(copy(host, host + 4, 16, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(copy(memory.data(), memory.data() + 2, 8, cudaMemcpyDeviceToDevice) == cudaSuccess);
+    CHECK(copy(host, memory.data(), 16, cudaMemcpyDefault) == cudaSuccess);
+    CHECK(cudaMemsetAsync(memory.data(), 0, 16) == cudaSuccess);
+    CHECK(cudaMemsetAsync(memory.data(), 0, 17) == cudaErrorInvalidValue);
+    CHECK(cudaMemsetAsync(host, 0, 16) == cudaErrorInvalidValue);
+    CHECK(cudaFree(memory.data() + 1) == cudaErrorInvalidValue);
+    CHECK(cudaFree(nullptr) == cudaSuccess);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("a machine without a driver, a device or the right one says so") {
+    int count = -1;
+    cudaFuncAttributes attributes;
+    REQUIRE(cudaGetDeviceCount(&count) == cudaSuccess);
+    REQUIRE(count == 1);
+    REQUIRE(cudaSetDevice(1) == cudaErrorInvalidDevice);
+
+    nca::executor::set_driver_missing(true);
+    CHECK(cudaGetDeviceCount(&count) == cudaErrorInsufficientDriver);
+    nca::executor::set_driver_missing(false);
+    nca::executor::set_device_count(0);
+    CHECK(cudaGetDeviceCount(&count) == cudaErrorNoDevice);
+    CHECK(count == 0);
+    nca::executor::set_device_count(1);
+    nca::executor::set_architecture_supported(false);
+    CHECK(cudaFuncGetAttributes(&attributes, nothing_kernel) == cudaErrorNoKernelImageForDevice);
+    CHECK(launch({}, nothing_kernel) == cudaErrorNoKernelImageForDevice);
+    nca::executor::set_architecture_supported(true);
+    CHECK(cudaFuncGetAttributes(&attributes, nothing_kernel) == cudaSuccess);
+    CHECK(std::string(cudaGetErrorName(cudaErrorNoDevice)) == "cudaErrorNoDevice");
+}
+
+TEST_CASE("a stream takes kernels from the device that it belongs to only") {
+    nca::executor::set_device_count(2);
+    {
+        const Stream stream;
+        REQUIRE(cudaSetDevice(1) == cudaSuccess);
+        CHECK(launch({1, 1, 0, stream}, nothing_kernel) == cudaErrorInvalidResourceHandle);
+        CHECK(launch({}, nothing_kernel) == cudaSuccess);
+        CHECK(cudaDeviceSynchronize() == cudaSuccess);
+        REQUIRE(cudaSetDevice(0) == cudaSuccess);
+        CHECK(launch({1, 1, 0, stream}, nothing_kernel) == cudaSuccess);
+        CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    }
+    nca::executor::set_device_count(1);
+}
+
+TEST_CASE("handles that are destroyed are not valid") {
+    cudaStream_t stream = nullptr;
+    cudaEvent_t event = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    REQUIRE(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+    REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+    REQUIRE(cudaEventDestroy(event) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(stream) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaStreamDestroy(stream) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaEventSynchronize(event) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaEventDestroy(event) == cudaErrorInvalidResourceHandle);
+}
+
+TEST_CASE("two threads use the device at once") {
+    constexpr int threads = 256, rounds = 20;
+    std::vector<std::vector<int>> results(2, std::vector<int>(threads));
+    std::vector<int> failures(2);
+    const auto work = [&](int which) {
+        cudaStream_t stream = nullptr;
+        int* memory = nullptr;
+        const auto check = [&](cudaError_t error) { failures[which] += error != cudaSuccess; };
+        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        for (int round = 0; round < rounds; ++round) {
+            check(cudaMalloc(&memory, threads * sizeof(int)));
+            check(launch({2, threads, threads * sizeof(int), stream}, barriers_in_loop_kernel,
+                         memory));
+            check(cudaMemcpyAsync(results[which].data(), memory, threads * sizeof(int),
+                                  cudaMemcpyDeviceToHost, stream));
+            check(cudaStreamSynchronize(stream));
+            check(cudaFree(memory));
+        }
+        check(cudaStreamDestroy(stream));
+    };
+    std::thread first(work, 0), second(work, 1);
+    first.join();
+    second.join();
+    REQUIRE(failures == std::vector<int>(2));
+    for (const auto& result : results) {
+        for (int i = 0; i < threads; ++i) REQUIRE(result[i] == (i + 5) % threads);
+    }
+}
+
+}  // namespace

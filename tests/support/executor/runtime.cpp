@@ -1,0 +1,878 @@
+// SPDX-License-Identifier: MIT
+#include "tests/support/executor/executor.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace nca::executor {
+namespace {
+
+// A piece of work in a stream.
+struct Operation {
+    std::function<void()> work;
+    CUstream_st* stream;
+    std::vector<std::shared_ptr<Operation>> after;  // in other streams
+    bool done = false;
+    std::chrono::steady_clock::time_point finished{};
+};
+
+using Work = std::function<void()>;
+
+struct Capture {
+    std::vector<Work> work;
+    std::thread::id thread;
+    cudaStreamCaptureMode mode;
+    bool valid = true;
+};
+
+}  // namespace
+}  // namespace nca::executor
+
+struct CUstream_st {
+    int device;
+    bool blocking;  // waits for the legacy default stream, and that for it
+    bool destroyed = false;
+    std::deque<std::shared_ptr<nca::executor::Operation>> queue{};
+    std::unique_ptr<nca::executor::Capture> capture{};
+};
+
+struct CUevent_st {
+    int device;
+    bool timing;
+    std::shared_ptr<nca::executor::Operation> last{};  // null before the first record
+};
+
+struct CUgraph_st {
+    std::vector<nca::executor::Work> work;
+};
+
+struct CUgraphExec_st {
+    std::vector<nca::executor::Work> work;
+    std::shared_ptr<nca::executor::Operation> last{};  // of its launch before
+};
+
+namespace nca::executor {
+namespace {
+
+constexpr std::size_t shared_without_asking = 48 << 10;
+constexpr std::size_t shared_at_most = 64 << 10;
+constexpr int multiprocessors = 2;
+constexpr std::size_t memory_alignment = 256;
+
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+thread_local std::string next_launch;
+
+// What every call returns.
+cudaError_t report(cudaError_t error) {
+    if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+    return error;
+}
+
+struct FreeMemory {
+    void operator()(char* memory) const { std::free(memory); }
+};
+
+// Memory of one kind, by address.
+class Allocations {
+public:
+    // Null where there is none to be had. Exactly of that size, so that address sanitizer sees an
+    // index beyond it.
+    void* add(std::size_t bytes) {
+        void* memory = nullptr;
+        if (posix_memalign(&memory, memory_alignment, bytes) != 0) return nullptr;
+        std::memset(memory, 0xff, bytes);
+        blocks_[static_cast<char*>(memory)] = {bytes, Memory(static_cast<char*>(memory))};
+        in_use_ += bytes;
+        return memory;
+    }
+    bool remove(void* memory) {
+        const auto found = blocks_.find(static_cast<char*>(memory));
+        if (found == blocks_.end()) return false;
+        in_use_ -= found->second.bytes;
+        blocks_.erase(found);
+        return true;
+    }
+    bool holds_any_of(const void* begin, std::size_t bytes) const {
+        const char* const first = static_cast<const char*>(begin);
+        const auto next = blocks_.lower_bound(first + bytes);
+        if (next == blocks_.begin()) return false;
+        const auto& [start, block] = *std::prev(next);
+        return start + block.bytes > first;
+    }
+    bool holds_all_of(const void* begin, std::size_t bytes) const {
+        const char* const first = static_cast<const char*>(begin);
+        const auto next = blocks_.upper_bound(first);
+        if (next == blocks_.begin()) return false;
+        const auto& [start, block] = *std::prev(next);
+        return first + bytes <= start + block.bytes;
+    }
+    std::size_t in_use() const { return in_use_; }
+
+private:
+    using Memory = std::unique_ptr<char, FreeMemory>;
+    struct Block {
+        std::size_t bytes;
+        Memory memory;
+    };
+    std::map<const char*, Block, std::less<>> blocks_;
+    std::size_t in_use_ = 0;
+};
+
+class Runtime {
+public:
+    ~Runtime() {
+        if (!unreported) return;
+        try {
+            std::rethrow_exception(unreported);
+        } catch (const std::exception& error) {
+            std::fprintf(stderr, "nobody was told: %s\n", error.what());
+        } catch (...) {
+            std::fprintf(stderr, "nobody was told what a kernel threw\n");
+        }
+        std::abort();
+    }
+
+    // The stream of a handle; null where there is no such stream.
+    CUstream_st* find(cudaStream_t handle) {
+        if (!handle) {
+            return &default_streams.try_emplace(current_device, CUstream_st{current_device, true})
+                        .first->second;
+        }
+        const auto found = std::ranges::find_if(
+            streams, [&](const CUstream_st& s) { return &s == handle && !s.destroyed; });
+        return found == streams.end() ? nullptr : &*found;
+    }
+    bool is_default(const CUstream_st& stream) const {
+        const auto found = default_streams.find(stream.device);
+        return found != default_streams.end() && &found->second == &stream;
+    }
+
+    // Queues the work or, where the stream captures, records it.
+    cudaError_t submit(CUstream_st& stream, Work work,
+                       std::vector<std::shared_ptr<Operation>> after = {}) {
+        if (stream.capture) {
+            if (!stream.capture->valid) return cudaErrorStreamCaptureInvalidated;
+            stream.capture->work.push_back(std::move(work));
+            return cudaSuccess;
+        }
+        if (is_default(stream)) {
+            for (CUstream_st& other : streams) {
+                if (!other.blocking || other.device != stream.device) continue;
+                if (other.capture) {
+                    other.capture->valid = false;
+                    return cudaErrorStreamCaptureImplicit;
+                }
+                if (!other.queue.empty()) after.push_back(other.queue.back());
+            }
+        } else if (stream.blocking) {
+            const auto found = default_streams.find(stream.device);
+            if (found != default_streams.end() && !found->second.queue.empty()) {
+                after.push_back(found->second.queue.back());
+            }
+        }
+        stream.queue.push_back(
+            std::make_shared<Operation>(Operation{std::move(work), &stream, std::move(after)}));
+        return cudaSuccess;
+    }
+
+    // Runs what the stream has to do next, and before it what that waits for.
+    void step(CUstream_st& stream) {
+        const std::shared_ptr<Operation> operation = stream.queue.front();
+        for (const auto& other : operation->after) complete(*other);
+        if (operation->work) operation->work();
+        finish(*operation);
+        stream.queue.pop_front();
+    }
+    void complete(const Operation& operation) {
+        while (!operation.done) step(*operation.stream);
+    }
+    void drain(CUstream_st& stream) {
+        while (!stream.queue.empty()) step(stream);
+    }
+    void drain_device(int device) {
+        std::vector<CUstream_st*> all = {find(nullptr)};
+        for (CUstream_st& stream : streams) all.push_back(&stream);
+        if (order() == Order::reverse) std::ranges::reverse(all);
+        for (CUstream_st* stream : all) {
+            if (stream->device == device) drain(*stream);
+        }
+    }
+    void drain_all() {
+        for (auto& [device, stream] : default_streams) drain(stream);
+        for (CUstream_st& stream : streams) drain(stream);
+        streams.remove_if([](const CUstream_st& stream) { return stream.destroyed; });
+    }
+
+    // Drops all work, as a GPU does after a kernel that failed.
+    void abandon() {
+        const auto empty = [](CUstream_st& stream) {
+            for (const auto& operation : stream.queue) finish(*operation);
+            stream.queue.clear();
+        };
+        for (auto& [device, stream] : default_streams) empty(stream);
+        for (CUstream_st& stream : streams) empty(stream);
+    }
+
+    // Whether this OS thread captures, which forbids it the calls that wait.
+    Capture* capture_here() {
+        for (CUstream_st& stream : streams) {
+            if (stream.capture && stream.capture->thread == std::this_thread::get_id() &&
+                stream.capture->mode != cudaStreamCaptureModeRelaxed) {
+                return stream.capture.get();
+            }
+        }
+        return nullptr;
+    }
+    cudaError_t refuse_in_capture() {
+        Capture* const capture = capture_here();
+        if (!capture) return cudaSuccess;
+        capture->valid = false;
+        return cudaErrorStreamCaptureUnsupported;
+    }
+
+    cudaError_t usable() const {
+        if (driver_missing) return cudaErrorInsufficientDriver;
+        return device_count == 0 ? cudaErrorNoDevice : cudaSuccess;
+    }
+    cudaError_t check_device(int device) const {
+        if (const cudaError_t error = usable()) return error;
+        return device >= 0 && device < device_count ? cudaSuccess : cudaErrorInvalidDevice;
+    }
+    cudaError_t check_kernel(const void* kernel) const {
+        if (const cudaError_t error = usable()) return error;
+        if (!kernel) return cudaErrorInvalidDeviceFunction;
+        return architecture_supported ? cudaSuccess : cudaErrorNoKernelImageForDevice;
+    }
+    std::size_t shared_limit(const void* kernel) const {
+        const auto found = shared_limits.find({current_device, kernel});
+        return found == shared_limits.end() ? shared_without_asking : found->second;
+    }
+
+    std::recursive_mutex mutex;
+    int device_count = 1;
+    bool driver_missing = false;
+    bool architecture_supported = true;
+    std::size_t memory_limit = std::size_t{8} << 30;
+
+    Allocations device_memory;
+    Allocations host_memory;
+    std::map<std::pair<int, const void*>, std::size_t> shared_limits;
+    std::set<std::string> kernels;
+
+    std::map<int, CUstream_st> default_streams;
+    std::list<CUstream_st> streams;  // destroyed ones while they have work
+    std::list<CUevent_st> events;
+    std::list<CUgraph_st> graphs;
+    std::list<CUgraphExec_st> executables;
+    std::exception_ptr unreported;
+
+private:
+    static void finish(Operation& operation) {
+        operation.done = true;
+        operation.finished = std::chrono::steady_clock::now();
+        operation.work = nullptr;
+        operation.after.clear();
+    }
+};
+
+Runtime& runtime() {
+    static Runtime the_runtime;
+    return the_runtime;
+}
+
+// Runs the call with the runtime to itself.
+template <class Call>
+cudaError_t locked(Call call) {
+    const std::lock_guard lock(runtime().mutex);
+    return report(call(runtime()));
+}
+
+// For calls that wait: what the kernels throw comes out.
+template <class Wait>
+cudaError_t waiting(Runtime& cuda, Wait wait) {
+    if (cuda.unreported) std::rethrow_exception(std::exchange(cuda.unreported, nullptr));
+    try {
+        wait();
+    } catch (...) {
+        cuda.abandon();
+        throw;
+    }
+    return cudaSuccess;
+}
+
+template <class T>
+T* find_in(std::list<T>& all, T* handle) {
+    const auto found = std::ranges::find_if(all, [&](const T& one) { return &one == handle; });
+    return found == all.end() ? nullptr : handle;
+}
+template <class T>
+cudaError_t destroy_in(std::list<T>& all, T* handle) {
+    if (!find_in(all, handle)) return cudaErrorInvalidResourceHandle;
+    all.remove_if([&](const T& one) { return &one == handle; });
+    return cudaSuccess;
+}
+
+cudaError_t check_copy(const Runtime& cuda, const void* to, const void* from, std::size_t bytes,
+                       cudaMemcpyKind kind) {
+    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
+        return cudaErrorInvalidMemcpyDirection;
+    }
+    const auto valid = [&](const void* memory, bool device) {
+        return device ? cuda.device_memory.holds_all_of(memory, bytes)
+                      : !cuda.device_memory.holds_any_of(memory, bytes);
+    };
+    const auto any = [&](const void* memory) {
+        return valid(memory, true) || valid(memory, false);
+    };
+    const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    const bool good = kind == cudaMemcpyDefault ? any(to) && any(from)
+                                                : valid(to, to_device) && valid(from, from_device);
+    return good ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+struct ErrorText {
+    cudaError_t error;
+    const char* name;
+    const char* text;
+};
+constexpr ErrorText error_texts[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration",
+     "invalid configuration argument"},
+    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection",
+     "invalid copy direction for memcpy"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState",
+     "the operation cannot be performed in the present state"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress",
+     "an illegal memory access was encountered"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+     "dependency created on uncaptured work in another stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+     "attempt to terminate a thread-local capture sequence from another thread"},
+    {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
+};
+constexpr ErrorText unrecognized{cudaErrorUnknown, "unrecognized error code",
+                                 "unrecognized error code"};
+
+const ErrorText& text_of(cudaError_t error) {
+    const auto* const found = std::ranges::find(error_texts, error, &ErrorText::error);
+    return found == std::end(error_texts) ? unrecognized : *found;
+}
+
+}  // namespace
+
+std::set<std::string> launched_kernels() {
+    const std::lock_guard lock(runtime().mutex);
+    return runtime().kernels;
+}
+void set_device_count(int count) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().device_count = count;
+}
+void set_driver_missing(bool missing) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().driver_missing = missing;
+}
+void set_memory_limit(std::size_t bytes) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().memory_limit = bytes;
+}
+std::size_t memory_in_use() {
+    const std::lock_guard lock(runtime().mutex);
+    return runtime().device_memory.in_use();
+}
+void set_architecture_supported(bool supported) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().architecture_supported = supported;
+}
+
+void name_next_launch(const char* name) { next_launch = name; }
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work thread) {
+    std::string name = std::exchange(next_launch, {});
+    if (name.empty()) name = "unnamed";
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        const dim3& block = config.blockDim;
+        const dim3& grid = config.gridDim;
+        const auto within = [](unsigned size, unsigned most) { return size >= 1 && size <= most; };
+        if (!within(block.x, 1024) || !within(block.y, 1024) || !within(block.z, 64) ||
+            block.x * block.y * block.z > 1024 || !within(grid.x, 0x7fffffff) ||
+            !within(grid.y, 65535) || !within(grid.z, 65535)) {
+            return cudaErrorInvalidConfiguration;
+        }
+        if (config.dynamicSmemBytes > cuda.shared_limit(kernel)) return cudaErrorInvalidValue;
+        CUstream_st* const stream = cuda.find(config.stream);
+        if (!stream || stream->device != current_device) return cudaErrorInvalidResourceHandle;
+        return cuda.submit(*stream, [launch = Launch{std::move(name), grid, block,
+                                                     config.dynamicSmemBytes, std::move(thread)},
+                                     &cuda] {
+            cuda.kernels.insert(launch.kernel);
+            run(launch);
+        });
+    });
+}
+
+}  // namespace nca::executor
+
+using namespace nca::executor;
+
+const char* cudaGetErrorName(cudaError_t error) { return text_of(error).name; }
+const char* cudaGetErrorString(cudaError_t error) { return text_of(error).text; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+
+// Devices
+
+cudaError_t cudaGetDeviceCount(int* count) {
+    return locked([&](Runtime& cuda) {
+        const cudaError_t error = cuda.usable();
+        *count = error ? 0 : cuda.device_count;
+        return error;
+    });
+}
+
+cudaError_t cudaSetDevice(int device) {
+    return locked([&](Runtime& cuda) {
+        const cudaError_t error = cuda.check_device(device);
+        if (!error) current_device = device;
+        return error;
+    });
+}
+
+cudaError_t cudaGetDevice(int* device) {
+    return locked([&](Runtime& cuda) {
+        *device = current_device;
+        return cuda.usable();
+    });
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.check_device(device)) return error;
+        *properties = {.name = "kernel executor",
+                       .totalGlobalMem = cuda.memory_limit,
+                       .sharedMemPerBlock = shared_without_asking,
+                       .regsPerBlock = 65536,
+                       .warpSize = warpSize,
+                       .maxThreadsPerBlock = 1024,
+                       .maxThreadsDim = {1024, 1024, 64},
+                       .maxGridSize = {0x7fffffff, 65535, 65535},
+                       .major = 7,
+                       .minor = 5,
+                       .multiProcessorCount = multiprocessors,
+                       .maxThreadsPerMultiProcessor = 1024,
+                       .sharedMemPerMultiprocessor = shared_at_most,
+                       .sharedMemPerBlockOptin = shared_at_most};
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+    cudaDeviceProp properties;
+    if (const cudaError_t error = cudaGetDeviceProperties(&properties, device)) return error;
+    switch (attribute) {
+        case cudaDevAttrMultiProcessorCount:
+            *value = properties.multiProcessorCount;
+            return cudaSuccess;
+        case cudaDevAttrComputeCapabilityMajor:
+            *value = properties.major;
+            return cudaSuccess;
+        case cudaDevAttrComputeCapabilityMinor:
+            *value = properties.minor;
+            return cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            *value = static_cast<int>(properties.sharedMemPerBlockOptin);
+            return cudaSuccess;
+    }
+    return report(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+    return locked([&](Runtime& cuda) {
+        *version = cuda.driver_missing ? 0 : CUDART_VERSION;
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+    return locked([](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        return waiting(cuda, [&] { cuda.drain_device(current_device); });
+    });
+}
+
+// Memory
+
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        *total = cuda.memory_limit;
+        *free = cuda.memory_limit - std::min(cuda.memory_limit, cuda.device_memory.in_use());
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        *pointer = nullptr;
+        if (bytes == 0) return cudaSuccess;
+        const std::size_t in_use = cuda.device_memory.in_use();
+        if (in_use > cuda.memory_limit || bytes > cuda.memory_limit - in_use) {
+            return cudaErrorMemoryAllocation;
+        }
+        *pointer = cuda.device_memory.add(bytes);
+        return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
+    });
+}
+
+cudaError_t cudaFree(void* pointer) {
+    return locked([&](Runtime& cuda) {
+        if (!pointer) return cudaSuccess;
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        cudaError_t error = cudaSuccess;
+        try {
+            cuda.drain_all();
+        } catch (...) {
+            cuda.unreported = std::current_exception();
+            cuda.abandon();
+            error = cudaErrorLaunchFailure;
+        }
+        return cuda.device_memory.remove(pointer) ? error : cudaErrorInvalidValue;
+    });
+}
+
+cudaError_t cudaMallocHost(void** pointer, std::size_t bytes, unsigned) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        *pointer = bytes == 0 ? nullptr : cuda.host_memory.add(bytes);
+        return *pointer || bytes == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
+    });
+}
+
+// CUDA doesn't promise that this waits.
+cudaError_t cudaFreeHost(void* pointer) {
+    return locked([&](Runtime& cuda) {
+        if (!pointer) return cudaSuccess;
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        return cuda.host_memory.remove(pointer) ? cudaSuccess : cudaErrorInvalidValue;
+    });
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (bytes == 0) return cudaSuccess;
+        if (const cudaError_t error = check_copy(cuda, to, from, bytes, kind)) return error;
+        return cuda.submit(*found, [=] { std::memcpy(to, from, bytes); });
+    });
+}
+
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.refuse_in_capture()) return error;
+        if (const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr)) return error;
+        return waiting(cuda, [&] { cuda.drain(*cuda.find(nullptr)); });
+    });
+}
+
+cudaError_t cudaMemsetAsync(void* pointer, int value, std::size_t bytes, cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (bytes == 0) return cudaSuccess;
+        if (!cuda.device_memory.holds_all_of(pointer, bytes)) return cudaErrorInvalidValue;
+        return cuda.submit(*found, [=] { std::memset(pointer, value, bytes); });
+    });
+}
+
+// Streams
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        if (flags > cudaStreamNonBlocking) return cudaErrorInvalidValue;
+        *stream = &cuda.streams.emplace_back(CUstream_st{current_device, flags == 0});
+        return cudaSuccess;
+    });
+}
+
+// What is queued still runs when somebody waits for it.
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = stream ? cuda.find(stream) : nullptr;
+        if (!found) return cudaErrorInvalidResourceHandle;
+        found->destroyed = true;
+        found->capture.reset();
+        cuda.streams.remove_if(
+            [](const CUstream_st& one) { return one.destroyed && one.queue.empty(); });
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (found->capture) {
+            found->capture->valid = false;
+            return cudaErrorStreamCaptureUnsupported;
+        }
+        return waiting(cuda, [&] { cuda.drain(*found); });
+    });
+}
+
+// A query that finds work runs one piece of it, so that a loop of queries comes to an end.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (found->capture) {
+            found->capture->valid = false;
+            return cudaErrorStreamCaptureUnsupported;
+        }
+        if (found->queue.empty()) return cudaSuccess;
+        waiting(cuda, [&] { cuda.step(*found); });
+        return cudaErrorNotReady;
+    });
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found || !find_in(cuda.events, event)) return cudaErrorInvalidResourceHandle;
+        if (flags != 0) return cudaErrorInvalidValue;
+        if (!event->last) return cudaSuccess;
+        if (found->capture) {
+            found->capture->valid = false;
+            return cudaErrorStreamCaptureIsolation;
+        }
+        if (event->last->done) return cudaSuccess;
+        return cuda.submit(*found, nullptr, {event->last});
+    });
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (!stream) return cudaErrorStreamCaptureUnsupported;
+        if (found->capture) return cudaErrorIllegalState;
+        found->capture = std::make_unique<Capture>();
+        found->capture->thread = std::this_thread::get_id();
+        found->capture->mode = mode;
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    return locked([&](Runtime& cuda) {
+        *graph = nullptr;
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (!found->capture) return cudaErrorIllegalState;
+        if (found->capture->thread != std::this_thread::get_id() &&
+            found->capture->mode != cudaStreamCaptureModeRelaxed) {
+            found->capture->valid = false;
+            return cudaErrorStreamCaptureWrongThread;
+        }
+        const std::unique_ptr<Capture> capture = std::move(found->capture);
+        if (!capture->valid) return cudaErrorStreamCaptureInvalidated;
+        *graph = &cuda.graphs.emplace_back(CUgraph_st{std::move(capture->work)});
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        *status = !found->capture         ? cudaStreamCaptureStatusNone
+                  : found->capture->valid ? cudaStreamCaptureStatusActive
+                                          : cudaStreamCaptureStatusInvalidated;
+        return cudaSuccess;
+    });
+}
+
+// Events
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.usable()) return error;
+        if (flags > (cudaEventBlockingSync | cudaEventDisableTiming)) return cudaErrorInvalidValue;
+        const bool timing = (flags & cudaEventDisableTiming) == 0;
+        *event = &cuda.events.emplace_back(CUevent_st{current_device, timing});
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return locked([&](Runtime& cuda) { return destroy_in(cuda.events, event); });
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found || !find_in(cuda.events, event) || event->device != found->device) {
+            return cudaErrorInvalidResourceHandle;
+        }
+        if (found->capture) {
+            found->capture->valid = false;
+            return cudaErrorStreamCaptureUnsupported;
+        }
+        if (const cudaError_t error = cuda.submit(*found, nullptr)) return error;
+        event->last = found->queue.back();
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return locked([&](Runtime& cuda) {
+        if (!find_in(cuda.events, event)) return cudaErrorInvalidResourceHandle;
+        const std::shared_ptr<Operation> last = event->last;
+        return waiting(cuda, [&] {
+            if (last) cuda.complete(*last);
+        });
+    });
+}
+
+// See cudaStreamQuery.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    return locked([&](Runtime& cuda) {
+        if (!find_in(cuda.events, event)) return cudaErrorInvalidResourceHandle;
+        if (!event->last || event->last->done) return cudaSuccess;
+        waiting(cuda, [&] { cuda.step(*event->last->stream); });
+        return cudaErrorNotReady;
+    });
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
+    return locked([&](Runtime& cuda) {
+        for (const cudaEvent_t event : {start, end}) {
+            if (!find_in(cuda.events, event) || !event->timing || !event->last) {
+                return cudaErrorInvalidResourceHandle;
+            }
+        }
+        if (!start->last->done || !end->last->done) return cudaErrorNotReady;
+        const auto elapsed = end->last->finished - start->last->finished;
+        *milliseconds = std::chrono::duration<float, std::milli>(elapsed).count();
+        return cudaSuccess;
+    });
+}
+
+// Graphs
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long flags) {
+    return locked([&](Runtime& cuda) {
+        if (!find_in(cuda.graphs, graph) || flags != 0) return cudaErrorInvalidValue;
+        *executable = &cuda.executables.emplace_back(CUgraphExec_st{graph->work});
+        return cudaSuccess;
+    });
+}
+
+// Launches of the same executable graph follow each other, whatever their streams.
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    return locked([&](Runtime& cuda) {
+        CUstream_st* const found = cuda.find(stream);
+        if (!found) return cudaErrorInvalidResourceHandle;
+        if (!find_in(cuda.executables, executable)) return cudaErrorInvalidValue;
+        const auto all = [work = executable->work] {
+            for (const Work& one : work) one();
+        };
+        std::vector<std::shared_ptr<Operation>> after;
+        if (executable->last && !executable->last->done) after.push_back(executable->last);
+        if (const cudaError_t error = cuda.submit(*found, all, std::move(after))) return error;
+        if (!found->capture) executable->last = found->queue.back();
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    return locked([&](Runtime& cuda) { return destroy_in(cuda.graphs, graph); });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    return locked([&](Runtime& cuda) { return destroy_in(cuda.executables, executable); });
+}
+
+// Kernels
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+        if (value < 0 || static_cast<std::size_t>(value) > shared_at_most) {
+            return cudaErrorInvalidValue;
+        }
+        cuda.shared_limits[{current_device, kernel}] = static_cast<std::size_t>(value);
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+    return locked([&](Runtime& cuda) {
+        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        *attributes = {};
+        attributes->maxThreadsPerBlock = 1024;
+        attributes->ptxVersion = 75;
+        attributes->binaryVersion = 75;
+        attributes->maxDynamicSharedSizeBytes = static_cast<int>(cuda.shared_limit(kernel));
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int,
+                                                          std::size_t) {
+    return locked([&](Runtime& cuda) {
+        *blocks = 2;
+        return cuda.check_kernel(kernel);
+    });
+}
