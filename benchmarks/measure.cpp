@@ -61,16 +61,22 @@ double Work::backward_operations() const {
     return backward_rows * 2 * (3 * perception * hidden + 2 * hidden * channels);
 }
 
-Work count_work(const Rule& rule, const Tape& tape, const FireKey& key) {
+Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKey& key) {
     Work work;
     const ConstStateView shape = tape.last();
+    std::vector<float> now_values(shape.size()), next_values(shape.size());
+    const auto on_host = [&](const std::vector<float>& values) -> ConstStateView {
+        return {values.data(), shape.batch, shape.height, shape.width, MemorySpace::host};
+    };
+    engine.copy_to_host(next_values, tape.state(0).data);
     const auto nonzero = [](ConstStateView state, int sample, int cell) {
         const float* values = state.cell(sample, 0, 0) + std::ptrdiff_t(cell) * channels;
         return std::any_of(values, values + channels, [](float v) { return v != 0; });
     };
     for (int step = 0; step < tape.steps(); ++step) {
-        const ConstStateView now = tape.state(step);
-        const ConstStateView next = tape.state(step + 1);
+        std::swap(now_values, next_values);
+        engine.copy_to_host(next_values, tape.state(step + 1).data);
+        const ConstStateView now = on_host(now_values), next = on_host(next_values);
         for (int sample = 0; sample < shape.batch; ++sample) {
             for (int cell = 0; cell < shape.height * shape.width; ++cell) {
                 work.living_cells += nonzero(next, sample, cell);
@@ -138,6 +144,36 @@ double error_against_reference(Engine& engine, const Trainer& trainer) {
     const auto gradients = check.gradients();
     compare(grad.data(), gradients.parameters.all);
     compare(grad_state.view().data, gradients.states.front().values);
+    return worst;
+}
+
+double step_error(const Model& model, ConstStateView before, ConstStateView after,
+                  const FireKey& key) {
+    // A cell after a step depends on the 5x5 around it: a crop of 7x7 has its own edges beyond.
+    constexpr int reach = 3, side = 2 * reach + 1;
+    const reference::Parameters<double> parameters(model.weights);
+    double worst = 0;
+    for (int i = 0; i < 400; ++i) {
+        const auto words = philox(i, Purpose::damage, {});
+        const int y = reach + int(words[0] % std::uint32_t(before.height - 2 * reach));
+        const int x = reach + int(words[1] % std::uint32_t(before.width - 2 * reach));
+        reference::Grid<double> crop(side, side);
+        reference::Mask fire(crop.cells());
+        for (int cell = 0; cell < crop.cells(); ++cell) {
+            const int cy = y - reach + cell / side, cx = x - reach + cell % side;
+            std::copy_n(before.cell(0, cy, cx), channels, crop.cell(cell));
+            fire[cell] = fires(key, model.rule.fire_rate, 0, 0,
+                               std::uint32_t(cy) * std::uint32_t(before.width) + cx);
+        }
+        const auto step = reference::step_forward(model.rule, parameters, crop, fire);
+        const double* expected = step.next.cell(crop.cells() / 2);
+        for (int c = 0; c < channels; ++c) {
+            const double got = after.cell(0, y, x)[c];
+            const double error = std::abs(got - expected[c]) / (1e-5 * (1 + std::abs(expected[c])));
+            if (!(error <= worst)) worst = error;
+            if (std::isnan(worst)) return std::numeric_limits<double>::infinity();
+        }
+    }
     return worst;
 }
 

@@ -16,13 +16,33 @@ struct Timing {
     int count = 0;
 };
 
+// What a machine can do, measured in the same run.
+struct Machine {
+    double arithmetic = 0;  // operations a second, float32
+    double bandwidth = 0;   // bytes a second, both directions counted
+};
+
 // Runs work once to warm up, then `count` times, each timed on its own.
 Timing measure(int count, const std::function<void()>& work);
 
-// The highest rate of independent multiply-adds that so many threads reach together, in operations
-// a second, and of reading and writing large arrays, in bytes a second (both directions counted).
+// The highest rate of independent multiply-adds that so many threads reach together, and of reading
+// and writing large arrays.
 double peak_arithmetic(int threads);
 double peak_bandwidth(int threads);
+
+// Waits until an engine has done all that it was told: a copy of one float comes after it.
+class Waiter {
+public:
+    explicit Waiter(Engine& engine) : engine_(engine), one_(engine.allocate(1)) {}
+    void operator()() {
+        float value = 0;
+        engine_.copy_to_host({&value, 1}, one_.data());
+    }
+
+private:
+    Engine& engine_;
+    Buffer one_;
+};
 
 // What a rollout has to do, counted from its states: rows of the MLP forward (a fired cell with
 // something other than zero in its 3x3) and backward (a fired cell that lives after the step), and
@@ -35,11 +55,16 @@ struct Work {
     double forward_operations() const;
     double backward_operations() const;
 };
-Work count_work(const Rule& rule, const Tape& tape, const FireKey& key);
+Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKey& key);
 
 // The largest |engine - reference| / (atol + rtol * max) over the state after eight steps of one
 // sample and the gradients of the loss there; at most 1 where the engine is right.
 double error_against_reference(Engine& engine, const Trainer& trainer);
+
+// The same for one step of a large grid, looked at in some hundred cells all over it. before and
+// after are [height, width, channels] in host memory.
+double step_error(const Model& model, ConstStateView before, ConstStateView after,
+                  const FireKey& key);
 
 // Most memory that the process has held since the last reset, in bytes; Linux only, 0 elsewhere.
 void reset_peak_memory();

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+#include "benchmarks/gpu.hpp"
+
+#include <nca/error.hpp>
+
+namespace nca::bench {
+namespace {
+
+[[noreturn]] void not_compiled() { throw NotCompiled("this build of bench_step has no CUDA"); }
+
+}  // namespace
+
+Machine measure_gpu(int) { not_compiled(); }
+double gpu_memory_in_use() { not_compiled(); }
+std::unique_ptr<Unfused> make_unfused(const Model&, int, int, int, int, bool) { not_compiled(); }
+
+}  // namespace nca::bench
