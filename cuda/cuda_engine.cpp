@@ -44,7 +44,8 @@ struct CudaTape : Tape::Storage {
 };
 
 // The engine's scratch is used by one call after the other, on whatever streams they come: each
-// waits, on the device, for the one before it.
+// waits, on the device, for the one before it. What a caller captures into a graph is outside of
+// that: when the graph runs is the caller's affair.
 class WorkOrder {
 public:
     WorkOrder() {
@@ -55,21 +56,30 @@ public:
     WorkOrder& operator=(const WorkOrder&) = delete;
 
     void begin(cudaStream_t stream) {
-        if (any_ && stream != last_) {
-            check(cudaStreamWaitEvent(stream, done_, 0), "ordering two streams");
-        }
+        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+        check(cudaStreamIsCapturing(stream, &status), "asking a stream");
+        capturing_ = status != cudaStreamCaptureStatusNone;
+        // An event that was never recorded is done.
+        if (!capturing_) check(cudaStreamWaitEvent(stream, done_, 0), "ordering streams");
     }
-    void end(cudaStream_t stream) {
-        check(cudaEventRecord(done_, stream), "marking a stream");
-        last_ = stream;
-        any_ = true;
+    void end(cudaStream_t stream) const {
+        if (!capturing_) check(cudaEventRecord(done_, stream), "ordering streams");
     }
 
 private:
     cudaEvent_t done_ = nullptr;
-    cudaStream_t last_ = nullptr;
-    bool any_ = false;
+    bool capturing_ = false;
 };
+
+// The kernels read and write 16 bytes at a time.
+void check_alignment(const char* name, const float* data) {
+    if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0) {
+        throw InvalidArgument(fmt::format(
+            "{} is not aligned to 16 bytes, which the CUDA engine needs: memory from cudaMalloc "
+            "is, a pointer into the middle of it need not be",
+            name));
+    }
+}
 
 Grid grid_of(ConstStateView state) { return {state.batch, state.height, state.width}; }
 
@@ -116,6 +126,7 @@ public:
     void advance(const Rule& rule, ConstWeightsView weights, StateView state,
                  const RolloutOptions& options, Stream stream) override {
         check_rollout(rule, weights, state, options, memory_space());
+        check_alignment("the state", state.data);
         if (options.steps == 0) return;
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
@@ -130,6 +141,7 @@ public:
     Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                  const RolloutOptions& options, Stream stream) override {
         check_rollout(rule, weights, state, options, memory_space());
+        check_alignment("the state", state.data);
         auto tape = std::make_unique<CudaTape>();
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
@@ -163,6 +175,7 @@ public:
                 "tape that its own forward returned");
         }
         check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
+        check_alignment("grad_state", grad_state.data);
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
             if (from->last_step > 0) {
@@ -179,6 +192,9 @@ public:
     void loss(StateView grad_state, float* loss, float* living, ConstStateView state,
               TargetView target, Stream stream) override {
         check_loss(grad_state, loss, living, state, target, memory_space());
+        check_alignment("the state", state.data);
+        check_alignment("grad_state", grad_state.data);
+        check_alignment("the target", target.data);
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
             loss_partial_.reserve(static_cast<std::size_t>(loss_partials(grid)),

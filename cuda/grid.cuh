@@ -20,15 +20,16 @@ NCA_HOST_DEVICE constexpr int tiles_down(const Grid& grid) {
 NCA_HOST_DEVICE constexpr int tiles_across(const Grid& grid) {
     return (grid.width + Traits::tile_width - 1) / Traits::tile_width;
 }
-NCA_HOST_DEVICE constexpr long long tile_count(const Grid& grid) {
-    return static_cast<long long>(grid.batch) * tiles_down(grid) * tiles_across(grid);
+// More than 2^31 would be 16 TiB of states.
+NCA_HOST_DEVICE constexpr int tile_count(const Grid& grid) {
+    return grid.batch * tiles_down(grid) * tiles_across(grid);
 }
 
-__device__ inline Tile tile_at(const Grid& grid, long long index) {
+__device__ inline Tile tile_at(const Grid& grid, int index) {
     const int across = tiles_across(grid);
     const int per_sample = tiles_down(grid) * across;
-    const int within = static_cast<int>(index % per_sample);
-    return {static_cast<int>(index / per_sample), within / across * Traits::tile_height,
+    const int within = index % per_sample;
+    return {index / per_sample, within / across * Traits::tile_height,
             within % across * Traits::tile_width};
 }
 

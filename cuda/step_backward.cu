@@ -432,11 +432,11 @@ __global__ void __launch_bounds__(Traits::threads)
     auto& shared = shared_storage<SharedStorage>();
     const int thread = static_cast<int>(threadIdx.x);
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const long long tiles = tile_count(args.grid);
+    const int tiles = tile_count(args.grid), blocks = static_cast<int>(gridDim.x);
     WeightSums sums = {};
     bool any_rows = false, w1_asked_for = false;
     let_dependents_start();
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
         const Tile tile = tile_at(args.grid, index);
         const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
         const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
@@ -467,7 +467,7 @@ __global__ void __launch_bounds__(Traits::threads)
             __syncthreads();  // the shared row is summed
         }
         step_rows(sums, shared, args, tile, cells, cells + (lone > 0 ? 1 : 0), warp, lane);
-        if (index + gridDim.x < tiles) __syncthreads();  // nobody reads this tile any more
+        if (index + blocks < tiles) __syncthreads();  // nobody reads this tile any more
     }
     if (any_rows) write_sums(sums, args, warp, lane);
     __syncthreads();  // everybody has read the flag

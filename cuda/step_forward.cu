@@ -210,10 +210,10 @@ __global__ void __launch_bounds__(Traits::threads)
     auto& shared = shared_storage<SharedStorage>();
     const int thread = static_cast<int>(threadIdx.x);
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const long long tiles = tile_count(args.grid);
+    const int tiles = tile_count(args.grid), blocks = static_cast<int>(gridDim.x);
     bool weights_asked_for = false;
     let_dependents_start();
-    for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
         const Tile tile = tile_at(args.grid, index);
         // The masks and the weights are older than the step before, everything else waits for it.
         const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(Traits::threads)
             perceive_group(shared, args, first, total, warp, lane);
             __syncwarp();  // the next rows are there
         }
-        if (index + gridDim.x < tiles) __syncthreads();  // nobody reads this tile any more
+        if (index + blocks < tiles) __syncthreads();  // nobody reads this tile any more
     }
 }
 

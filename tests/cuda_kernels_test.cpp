@@ -279,6 +279,38 @@ TEST_CASE("steps are queued on the stream and have not run when the call returns
     REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
 }
 
+TEST_CASE("steps can be captured into a graph of the caller's") {
+    const Case example = test::random_case({.height = 9, .width = 17, .steps = 2}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::Uploaded on_engine(*engine, example);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const auto advance = [&] {
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options,
+                        stream);
+    };
+    // Once for the scratch, twice for the result that the graph has to have.
+    advance();
+    engine->copy_from_host(on_engine.state.view().data, example.state, stream);
+    advance();
+    advance();
+    const auto expected = test::download(*engine, on_engine.state.view());
+    engine->copy_from_host(on_engine.state.view().data, example.state, stream);
+
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    advance();
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    for (int i = 0; i < 2; ++i) REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
 TEST_CASE("a second rollout of the same size allocates nothing") {
     const Case example = test::random_case({.height = 20, .width = 9, .steps = 3}, 1);
     const auto engine = make_engine(Device::cuda());
@@ -366,6 +398,19 @@ TEST_CASE("what is missing is said, with what to do") {
                  Contains("compute capability 7.5") && Contains("CMAKE_CUDA_ARCHITECTURES=75"));
     executor::set_architecture_supported(true);
     REQUIRE(make_engine(Device::cuda()) != nullptr);
+}
+
+TEST_CASE("a state that is not aligned to 16 bytes is refused") {
+    const Case example = test::random_case({.steps = 2}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::Uploaded on_engine(*engine, example);
+    StateView shifted = on_engine.state.view();
+    shifted.data += 1;
+    --shifted.width;
+    const auto advance = [&] {
+        engine->advance(example.rule, on_engine.weights, shifted, example.options);
+    };
+    REQUIRE_THAT(message_of<InvalidArgument>(advance), Contains("aligned to 16 bytes"));
 }
 
 TEST_CASE("out of memory says how much was wanted for what, and the engine goes on") {
