@@ -181,10 +181,12 @@ void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
 
 double peak_memory() {
     std::ifstream status("/proc/self/status");
+    double peak = 0, files = 0;
     for (std::string line; std::getline(status, line);) {
-        if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) * 1024;
+        if (line.starts_with("VmHWM:")) peak = std::stod(line.substr(6)) * 1024;
+        if (line.starts_with("RssFile:")) files = std::stod(line.substr(8)) * 1024;
     }
-    return 0;
+    return peak - files;
 }
 
 }  // namespace nca::bench

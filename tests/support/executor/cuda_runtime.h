@@ -77,7 +77,8 @@ namespace nca::executor {
 void* shared_arena();
 
 // An asynchronous copy from global to shared memory, of 4, 8 or 16 bytes, which the thread that
-// starts it must finish. One that it does not finish never takes place.
+// starts it must finish. In forward order it takes place when that is done, and never if it is not;
+// in reverse order it takes place at once. A GPU may do either.
 void defer_copy(void* shared, const void* global, std::size_t bytes);
 void finish_copies();
 

@@ -426,7 +426,11 @@ void defer_copy(void* shared, const void* global, std::size_t bytes) {
     };
     if (bytes != 4 && bytes != 8 && bytes != 16) block.fail("copies that are not 4, 8, 16 bytes");
     if (!aligned(shared) || !aligned(global)) block.fail("a copy that is not aligned to its size");
-    block.current().copies.push_back({shared, global, bytes});
+    if (the_order == Order::reverse) {
+        std::memcpy(shared, global, bytes);
+    } else {
+        block.current().copies.push_back({shared, global, bytes});
+    }
 }
 
 void finish_copies() {

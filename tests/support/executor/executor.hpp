@@ -29,7 +29,7 @@
 namespace nca::executor {
 
 // Of the lanes of a warp, the warps of a block, the blocks of a grid, and the streams of a device
-// that somebody waits for.
+// that somebody waits for. Asynchronous copies are late in forward order and early in reverse.
 enum class Order { forward, reverse };
 void set_order(Order order);
 Order order();
