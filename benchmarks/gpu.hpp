@@ -24,7 +24,8 @@ double gpu_memory_in_use();
 class Unfused {
 public:
     virtual ~Unfused() = default;
-    // Each waits. state is [batch, height, width, channels] in device memory.
+    // Each waits. state is [batch, height, width, channels] in device memory, and taken to be the
+    // same in calls of one kind in a row.
     virtual void forward(const float* state, int steps) = 0;
     virtual void forward_backward(const float* state, int steps) = 0;
     virtual void step(const float* state) = 0;  // keeps no tape

@@ -24,6 +24,8 @@ struct TapeCache {
 };
 
 struct CudaTape : Tape::Storage {
+    CudaTape(std::shared_ptr<TapeCache> tape_cache, std::unique_ptr<TapeMemory> tape_memory)
+        : cache(std::move(tape_cache)), memory(std::move(tape_memory)) {}
     ~CudaTape() override {
         const std::scoped_lock lock(cache->mutex);
         if (!cache->memory || cache->memory->steps < memory->steps) {
@@ -55,20 +57,32 @@ public:
     WorkOrder(const WorkOrder&) = delete;
     WorkOrder& operator=(const WorkOrder&) = delete;
 
-    void begin(cudaStream_t stream) {
-        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-        check(cudaStreamIsCapturing(stream, &status), "asking a stream");
-        capturing_ = status != cudaStreamCaptureStatusNone;
-        // An event that was never recorded is done.
-        if (!capturing_) check(cudaStreamWaitEvent(stream, done_, 0), "ordering streams");
-    }
-    void end(cudaStream_t stream) const {
-        if (!capturing_) check(cudaEventRecord(done_, stream), "ordering streams");
-    }
+    // One call's work on a stream, from behind all earlier work to where later work waits for it,
+    // even if only a part of it could be queued.
+    class Turn {
+    public:
+        Turn(const WorkOrder& order, cudaStream_t stream) : order_(order), stream_(stream) {
+            cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+            check(cudaStreamIsCapturing(stream, &status), "asking a stream");
+            capturing_ = status != cudaStreamCaptureStatusNone;
+            if (capturing_) return;
+            // An event that was never recorded is done.
+            check(cudaStreamWaitEvent(stream, order.done_, 0), "ordering streams");
+        }
+        ~Turn() {
+            if (!capturing_) cudaEventRecord(order_.done_, stream_);
+        }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+    private:
+        const WorkOrder& order_;
+        cudaStream_t stream_;
+        bool capturing_ = false;
+    };
 
 private:
     cudaEvent_t done_ = nullptr;
-    bool capturing_ = false;
 };
 
 // The kernels read and write 16 bytes at a time.
@@ -142,11 +156,10 @@ public:
                  const RolloutOptions& options, Stream stream) override {
         check_rollout(rule, weights, state, options, memory_space());
         check_alignment("the state", state.data);
-        auto tape = std::make_unique<CudaTape>();
+        std::unique_ptr<CudaTape> tape;
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
-            tape->cache = cache_;
-            tape->memory = take_memory(grid, options.steps);
+            tape = std::make_unique<CudaTape>(cache_, take_memory(grid, options.steps));
             tape->last_step = options.steps;
             tape->rule = step_rule(rule);
             tape->output_bias = weights.b2 != nullptr;
@@ -238,9 +251,8 @@ private:
     template <class Work>
     void in_order(Stream stream, Work work) {
         const DeviceGuard guard(device_.index);
-        order_.begin(stream);
+        const WorkOrder::Turn turn(order_, stream);
         work();
-        order_.end(stream);
     }
 
     static void clear(const WeightsView& weights, Stream stream) {
@@ -278,13 +290,6 @@ private:
 
 }  // namespace
 
-int device_count() {
-    int count = 0;
-    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-    cudaGetLastError();
-    return 0;
-}
-
 CudaDevice open_device(int index) {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
@@ -309,6 +314,15 @@ CudaDevice open_device(int index) {
     return {.index = index,
             .name = properties.name,
             .forward_blocks = properties.multiProcessorCount * resident_step_forward_blocks()};
+}
+
+bool is_usable(int index) {
+    try {
+        open_device(index);
+        return true;
+    } catch (const CudaError&) {
+        return false;
+    }
 }
 
 std::unique_ptr<Engine> make_cuda_engine(int index) {

@@ -7,8 +7,8 @@
 
 namespace nca::cuda {
 
-// How many CUDA devices this build can use; 0 where it was built without CUDA.
-int device_count();
+// Whether there is such a device, with a driver, and this build has code for it.
+bool is_usable(int index);
 
 // Throws NotCompiled in a build without CUDA, CudaError where there is no such device or the build
 // has no code for it.

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -81,10 +82,17 @@ public:
         stream_.wait();
     }
 
-    int queue_length() const override { return most_queued_iterations; }
+    // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
+    // somebody may want to see a report or stop.
+    int queue_length() const override {
+        const double cell_steps = double(grid_.cells()) * (config_.most_steps - 1);
+        return static_cast<int>(std::clamp(1e9 / cell_steps, 1.0, double(most_queued_iterations)));
+    }
 
     std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
         const DeviceGuard guard(device_.index);
+        // What can fail comes first: later on, iterations would be under way that nobody counts.
+        for (const IterationPlan& plan : plans) graph_of(plan.steps);
         host_control_->cursor = host_control_->failed = host_control_->bad_weight = 0;
         for (std::size_t i = 0; i < plans.size(); ++i) {
             host_control_->plans[i] = {plans[i].key,

@@ -91,29 +91,23 @@ __device__ Verdict judge_loss(double loss, int dead, int batch) {
     return dead == batch ? Verdict::all_dead : Verdict::good;
 }
 
-__global__ void __launch_bounds__(Traits::threads)
-    finish_loss_kernel(const __grid_constant__ LossArgs args) {
-    auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
-    const double values = double(args.grid.height) * args.grid.width * visible_channels;
+// The sum over the lanes of a warp, in one order; every lane has it.
+__device__ LossPartial sum_of_warp(LossPartial own) {
+    for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
+        own.squares += __shfl_xor_sync(0xffffffffU, own.squares, distance);
+        own.living += __shfl_xor_sync(0xffffffffU, own.living, distance);
+    }
+    return own;
+}
+
+// Tells the host of the batch, in the order of samples.
+__device__ void judge_batch(const LossArgs& args) {
     double sum = 0;
     int dead = 0;
     for (int sample = 0; sample < args.grid.batch; ++sample) {
-        LossPartial own = {};
-        for (int i = thread; i < args.per_sample; i += Traits::threads) {
-            const LossPartial& part = args.partial[std::size_t(sample) * args.per_sample + i];
-            own.squares += part.squares;
-            own.living += part.living;
-        }
-        own = sum_of_block(shared, own, thread);
-        if (thread != 0) continue;
-        const auto loss = static_cast<float>(own.squares / values);
-        args.loss[sample] = loss;
-        args.living[sample] = static_cast<float>(own.living);
-        sum += loss;
-        dead += own.living == 0;
+        sum += args.loss[sample];
+        dead += args.living[sample] == 0;
     }
-    if (thread != 0 || args.control == nullptr) return;
     TrainingControl& control = *args.control;
     IterationOutcome& outcome = control.outcomes[control.cursor];
     outcome.loss = sum / args.grid.batch;
@@ -122,6 +116,28 @@ __global__ void __launch_bounds__(Traits::threads)
     outcome.verdict =
         control.failed != 0 ? Verdict::not_run : judge_loss(outcome.loss, dead, args.grid.batch);
     if (outcome.verdict != Verdict::good) control.failed = 1;
+}
+
+__global__ void __launch_bounds__(Traits::threads)
+    finish_loss_kernel(const __grid_constant__ LossArgs args) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int lane = thread % Traits::warp_size;
+    const double values = double(args.grid.height) * args.grid.width * visible_channels;
+    for (int sample = thread / Traits::warp_size; sample < args.grid.batch;
+         sample += Traits::warps) {
+        LossPartial own = {};
+        for (int i = lane; i < args.per_sample; i += Traits::warp_size) {
+            const LossPartial& part = args.partial[std::size_t(sample) * args.per_sample + i];
+            own.squares += part.squares;
+            own.living += part.living;
+        }
+        own = sum_of_warp(own);
+        if (lane != 0) continue;
+        args.loss[sample] = static_cast<float>(own.squares / values);
+        args.living[sample] = static_cast<float>(own.living);
+    }
+    __syncthreads();  // all samples have their loss
+    if (thread == 0 && args.control != nullptr) judge_batch(args);
 }
 
 }  // namespace
@@ -147,8 +163,7 @@ void launch_loss(float* grad_state, float* loss, float* living, LossPartial* par
             .threads = Traits::threads,
             .shared_bytes = sizeof(SharedStorage)},
            stream, args);
-    launch(NCA_KERNEL(finish_loss_kernel),
-           {.threads = Traits::threads, .shared_bytes = sizeof(SharedStorage)}, stream, args);
+    launch(NCA_KERNEL(finish_loss_kernel), {.threads = Traits::threads}, stream, args);
 }
 
 }  // namespace nca::cuda

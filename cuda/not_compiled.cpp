@@ -6,7 +6,7 @@
 
 namespace nca::cuda {
 
-int device_count() { return 0; }
+bool is_usable(int) { return false; }
 
 std::unique_ptr<Engine> make_cuda_engine(int) {
     throw NotCompiled(

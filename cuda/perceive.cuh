@@ -39,15 +39,28 @@ template <class Neighbour>
 __device__ inline float4 perceive_adjoint(const float* grad_p, const StepRule& rule, int quad,
                                           Neighbour neighbour) {
     float4 sum = zero4();
+    // A line of three taps at a time, all its loads before the first use, so that they are under
+    // way together.
 #pragma unroll
-    for (int i = 0; i < 9; ++i) {
-        const int cell = neighbour(i);
-        if (cell < 0) continue;
-        const float* row = grad_p + std::size_t(cell) * Traits::perception + quad * 4;
+    for (int line = 0; line < 9; line += 3) {
+        float4 grads[3][filter_count];
 #pragma unroll
-        for (int k = 0; k < filter_count; ++k) {
-            const float weight = rule.filters[k][i];
-            if (weight != 0) add_scaled(sum, weight, load4(row + k * Traits::channels));
+        for (int i = 0; i < 3; ++i) {
+            const int cell = neighbour(line + i);
+            const float* row =
+                grad_p + std::size_t(cell < 0 ? 0 : cell) * Traits::perception + quad * 4;
+#pragma unroll
+            for (int k = 0; k < filter_count; ++k) {
+                const bool wanted = cell >= 0 && rule.filters[k][line + i] != 0;
+                grads[i][k] = wanted ? load4(row + k * Traits::channels) : zero4();
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+#pragma unroll
+            for (int k = 0; k < filter_count; ++k) {
+                add_scaled(sum, rule.filters[k][line + i], grads[i][k]);
+            }
         }
     }
     return sum;

@@ -68,7 +68,7 @@ std::unique_ptr<Engine> make_engine(const Device& device) {
         case Device::Kind::cuda:
             return cuda::make_cuda_engine(device.index);
         case Device::Kind::automatic:
-            if (cuda::device_count() > 0) return cuda::make_cuda_engine(device.index);
+            if (cuda::is_usable(device.index)) return cuda::make_cuda_engine(device.index);
             break;
         case Device::Kind::cpu:
             break;

@@ -17,10 +17,7 @@ namespace {
 constexpr std::size_t loss_window = 100;     // losses that the history's mean is taken over
 constexpr int anchor_interval = 50;          // iterations between two anchors
 constexpr int enough_good_iterations = 100;  // after these, earlier failures are forgiven
-constexpr int most_failures = 12;       // then training gives up: a rate of 10 is 2.4e-3 by then
-constexpr double exploded_loss = 1000;  // colours are in 0..1, a blank grid's loss is below 1
-// Adam squares gradients, and a second moment that is infinite once stays so for ever.
-constexpr double exploded_gradient = 1e18;
+constexpr int most_failures = 12;  // then training gives up: a rate of 10 is 2.4e-3 by then
 
 // Uniform in 0 .. 1, [word / 2^32].
 double uniform(std::uint32_t word) { return word * 0x1p-32; }

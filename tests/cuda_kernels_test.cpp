@@ -396,6 +396,7 @@ TEST_CASE("what is missing is said, with what to do") {
     executor::set_architecture_supported(false);
     REQUIRE_THAT(message(0),
                  Contains("compute capability 7.5") && Contains("CMAKE_CUDA_ARCHITECTURES=75"));
+    REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
     executor::set_architecture_supported(true);
     REQUIRE(make_engine(Device::cuda()) != nullptr);
 }

@@ -33,7 +33,8 @@ inline void say(std::string_view message) {
 inline std::string running_on(const Engine& engine, const Device& asked_for) {
     const bool fell_back =
         asked_for.kind == Device::Kind::automatic && engine.memory_space() == MemorySpace::host;
-    return fmt::format("{}running on {}", fell_back ? "no CUDA device: " : "",
+    return fmt::format("{}running on {}",
+                       fell_back ? "no CUDA device that this build can use: " : "",
                        engine.description());
 }
 

@@ -31,17 +31,21 @@ public:
         if (std::isfinite(report.loss)) {
             losses_.push_back(report.loss);
         }
-        times_.push_back(Clock::now());
         if (losses_.size() > window) {
             losses_.pop_front();
         }
-        if (times_.size() > window) {
-            times_.pop_front();
+    }
+
+    // So many iterations are done by now. An engine that queues them finishes several at a time.
+    void reach(std::int64_t done) {
+        marks_.push_back({done, Clock::now()});
+        while (marks_.size() > 2 && marks_[1].done <= done - std::int64_t{window}) {
+            marks_.pop_front();
         }
         const auto pause = live_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10);
-        if (!quiet_ && times_.back() - shown_ >= pause && times_.size() > 1) {
-            shown_ = times_.back();
-            show(report.iteration + 1);
+        if (!quiet_ && marks_.back().time - shown_ >= pause && marks_.size() > 1) {
+            shown_ = marks_.back().time;
+            show();
         }
     }
 
@@ -54,6 +58,11 @@ public:
 private:
     static constexpr std::size_t window = 100;  // iterations that rate and loss are means of
 
+    struct Mark {
+        std::int64_t done;
+        Clock::time_point time;
+    };
+
     void clear() {
         if (drawn_) {
             std::fputs("\r\033[K", stderr);
@@ -61,14 +70,15 @@ private:
         }
     }
 
-    void show(std::int64_t done) {
+    void show() {
+        const auto [done, now] = marks_.back();
         double loss = 0;
         for (const double value : losses_) {
             loss += value / static_cast<double>(losses_.size());
         }
-        const double seconds =
-            std::chrono::duration<double>(times_.back() - times_.front()).count();
-        const double rate = static_cast<double>(times_.size() - 1) / std::max(seconds, 1e-9);
+        const double seconds = std::chrono::duration<double>(now - marks_.front().time).count();
+        const double rate =
+            static_cast<double>(done - marks_.front().done) / std::max(seconds, 1e-9);
         const std::string line =
             fmt::format("iteration {}/{}  {:.3g} it/s  loss {}  {} left", done, total_, rate,
                         losses_.empty() ? "not finite" : fmt::format("{:.3e}", loss),
@@ -92,7 +102,7 @@ private:
     bool live_;
     bool drawn_ = false;  // the live line is on the screen
     std::deque<double> losses_;
-    std::deque<Clock::time_point> times_;
+    std::deque<Mark> marks_;
     Clock::time_point shown_ = Clock::now();
 };
 

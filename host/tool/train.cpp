@@ -193,6 +193,7 @@ private:
             }
             report_log(log_ && !log_->add(report), progress);
         }
+        progress.reach(trainer_.iteration());
         if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
             trainer_.iteration() % arguments_.every == 0) {
             save_checkpoint(progress);
