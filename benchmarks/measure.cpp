@@ -177,16 +177,26 @@ double step_error(const Model& model, ConstStateView before, ConstStateView afte
     return worst;
 }
 
-void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
+namespace {
 
-double peak_memory() {
+// A line of /proc/self/status that counts kilobytes, in bytes; 0 where there is none.
+double process_memory(const std::string& name) {
     std::ifstream status("/proc/self/status");
-    double peak = 0, files = 0;
     for (std::string line; std::getline(status, line);) {
-        if (line.starts_with("VmHWM:")) peak = std::stod(line.substr(6)) * 1024;
-        if (line.starts_with("RssFile:")) files = std::stod(line.substr(8)) * 1024;
+        if (line.starts_with(name)) return std::stod(line.substr(name.size())) * 1024;
     }
-    return peak - files;
+    return 0;
 }
+
+double memory_at_reset = 0;
+
+}  // namespace
+
+void reset_peak_memory() {
+    std::ofstream("/proc/self/clear_refs") << 5;
+    memory_at_reset = process_memory("VmRSS:");
+}
+
+double peak_memory() { return process_memory("VmHWM:") - memory_at_reset; }
 
 }  // namespace nca::bench

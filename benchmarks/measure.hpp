@@ -66,8 +66,8 @@ double error_against_reference(Engine& engine, const Trainer& trainer);
 double step_error(const Model& model, ConstStateView before, ConstStateView after,
                   const FireKey& key);
 
-// Most memory that the process has held since the last reset, in bytes, without the pages of its
-// program and libraries (cuBLAS alone has 150 MB of them); Linux only, 0 elsewhere.
+// Most memory that the process has held since the last reset beyond what it held then (the program
+// and its libraries; cuBLAS alone takes 100 MB), in bytes; Linux only, 0 elsewhere.
 void reset_peak_memory();
 double peak_memory();
 
