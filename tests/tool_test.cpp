@@ -438,7 +438,8 @@ TEST_CASE("every command that runs an engine says when there is no CUDA device t
                                Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"},
                                Words{"gradcheck", shop.model, shop.target, "--steps", "1"}}) {
         INFO(words[0]);
-        REQUIRE(contains(nca_tool(words).err, "no CUDA device that this build can use: running on") == host);
+        REQUIRE(contains(nca_tool(words).err,
+                         "no CUDA device that this build can use: running on") == host);
         const std::string chosen = nca_tool(words + Words{"--device", "cpu"}).err;
         REQUIRE(contains(chosen, "running on"));
         REQUIRE_FALSE(contains(chosen, "no CUDA device"));
