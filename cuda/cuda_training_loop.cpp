@@ -6,9 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <cstring>
 #include <map>
 #include <new>
 
@@ -255,14 +253,6 @@ private:
 };
 
 }  // namespace
-
-AdamRates adam_rates(const AdamOptions& options) {
-    // In double: 1 - beta2^i loses its digits in float32 while i is small.
-    const double correction1 = 1 - std::pow(double(options.beta1), double(options.update));
-    const double correction2 = 1 - std::pow(double(options.beta2), double(options.update));
-    return {static_cast<float>(options.learning_rate / correction1),
-            static_cast<float>(1 / std::sqrt(correction2))};
-}
 
 std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,
                                                       const TrainingConfig& config,

@@ -17,9 +17,6 @@ struct CudaDevice {
     int forward_blocks = 0;  // of step_forward_kernel that it can hold at once
 };
 
-// As the step of Adam of the given options needs them.
-AdamRates adam_rates(const AdamOptions& options);
-
 // Training without the host: everything lives on the device, an iteration is one replayed graph,
 // and outcomes come back once a queue. target is [grid, grid, 4] in host memory.
 std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,

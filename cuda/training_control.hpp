@@ -3,15 +3,10 @@
 
 #include <nca/random.hpp>
 
+#include "host/adam_rates.hpp"
 #include "host/iteration.hpp"
 
 namespace nca::cuda {
-
-// Adam's bias corrections and learning rate, computed on the host in double.
-struct AdamRates {
-    float rate;    // learning_rate / (1 - beta1^update)
-    float scale2;  // 1 / sqrt(1 - beta2^update)
-};
 
 // What the host wants of one iteration.
 struct DevicePlan {

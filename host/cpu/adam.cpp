@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "host/cpu/adam.hpp"
 
+#include "host/adam_rates.hpp"
+
 #include <cmath>
 
 namespace nca::cpu {
 
 void adam_update(float* weights, float* first_moments, float* second_moments, float* grad_weights,
                  float* norms, bool output_bias, const AdamOptions& options) {
-    // In double: 1 - beta2^i loses its digits in float32 while i is small.
-    const double correction1 = 1 - std::pow(double(options.beta1), double(options.update));
-    const double correction2 = 1 - std::pow(double(options.beta2), double(options.update));
-    const auto rate = float(options.learning_rate / correction1);
-    const auto scale2 = float(1 / std::sqrt(correction2));
+    const auto [rate, scale2] = adam_rates(options);
     norms[3] = 0;
     int index = 0;
     for (const ParameterTensor& tensor : parameter_tensors(output_bias)) {
