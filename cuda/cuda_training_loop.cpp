@@ -76,8 +76,11 @@ public:
         forward_.reserve(grid_);
         backward_.reserve(grid_);
         upload(target_.data(), target);
-        launch_start_states(start_.data(), grid_, config.rule, stream_);
+        const auto values = config.rule.start_values();
+        std::copy(values.begin(), values.end(), start_cell_.values);
+        launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
+        if (config.pool > 0) make_pool();
     }
 
     // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
@@ -100,6 +103,7 @@ public:
                                                    .update = plans[i].update}),
                                        plans[i].set_anchor};
         }
+        if (config_.pool > 0) send_draws(plans);
         check(cudaMemcpyAsync(control_.data(), host_control_.get(),
                               offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
               "sending the plans of iterations");
@@ -111,6 +115,7 @@ public:
                               stream_),
               "asking for outcomes");
         stream_.wait();
+        last_steps_ = plans.back().steps;
         return {host_control_->outcomes, host_control_->outcomes + plans.size()};
     }
 
@@ -140,8 +145,86 @@ public:
         stream_.wait();
     }
 
+    StatePool pool(int count) const override {
+        const std::size_t floats = grid_.floats() / config_.batch;
+        StatePool result(count, static_cast<int>(floats / channels));
+        std::vector<float> losses(static_cast<std::size_t>(count));
+        if (count > 0) download(losses, pool_losses_.data());
+        std::vector<float> state(floats);
+        for (int i = 0; i < count; ++i) {
+            download(state, pool_states_.data() + i * floats);
+            result.write(i, state, losses[static_cast<std::size_t>(i)]);
+        }
+        return result;
+    }
+
+    void load_pool(const StatePool& pool) override {
+        const std::size_t floats = grid_.floats() / config_.batch;
+        std::vector<float> losses, state(floats);
+        for (int i = 0; i < pool.size(); ++i) {
+            pool.read(state, i);
+            upload(pool_states_.data() + i * floats, state);
+            losses.push_back(pool.loss(i));
+        }
+        upload(pool_losses_.data(), losses);
+    }
+
+    void reset_pool() override {
+        const DeviceGuard guard(device_.index);
+        const Grid all = {config_.pool, grid_.height, grid_.width};
+        launch_start_states(pool_states_.data(), all, start_cell_, stream_);
+        upload(pool_losses_.data(),
+               std::vector<float>(static_cast<std::size_t>(config_.pool), start_loss_));
+    }
+
+    std::vector<float> states_before() const override { return download_states(start_.data()); }
+    std::vector<float> states_after() const override {
+        return last_steps_ > 0 ? download_states(tape_.state(last_steps_))
+                               : std::vector<float>(grid_.floats());
+    }
+
 private:
-    void upload(float* to, std::span<const float> values) const {
+    void make_pool() {
+        const std::size_t size = static_cast<std::size_t>(config_.pool);
+        pool_states_ = {size * (grid_.floats() / config_.batch), "the pool"};
+        pool_losses_ = {size, "the pool's losses"};
+        samples_ = {std::size_t{most_queued_iterations} * config_.batch, "the samples of plans"};
+        damage_ = {std::size_t{most_queued_iterations} * config_.damaged + 1, "damage of plans"};
+        launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
+                    loss_partial_.data(), start_.data(), target_.data(), grid_, nullptr, stream_);
+        download({&start_loss_, 1}, losses_.data());
+        reset_pool();
+    }
+
+    PoolArgs pool_args() const {
+        return {pool_states_.data(), pool_losses_.data(), samples_.data(), damage_.data(),
+                config_.damaged,     start_cell_,         start_loss_};
+    }
+
+    // What the plans want of the pool.
+    void send_draws(std::span<const IterationPlan> plans) {
+        std::vector<int> samples;
+        std::vector<DamageCircle> damage;
+        for (const IterationPlan& plan : plans) {
+            samples.insert(samples.end(), plan.samples.begin(), plan.samples.end());
+            damage.insert(damage.end(), plan.damage.begin(), plan.damage.end());
+        }
+        upload(samples_.data(), samples);
+        if (!damage.empty()) upload(damage_.data(), damage);
+    }
+
+    std::vector<float> download_states(const float* from) const {
+        std::vector<float> states(grid_.floats());
+        download(states, from);
+        return states;
+    }
+
+    template <class T>
+    void upload(T* to, const std::vector<T>& values) const {
+        upload(to, std::span<const T>(values));
+    }
+    template <class T>
+    void upload(T* to, std::span<const T> values) const {
         const DeviceGuard guard(device_.index);
         check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyHostToDevice,
                               stream_),
@@ -174,6 +257,9 @@ private:
     // One iteration of so many steps; everything else that changes is in the control block.
     void queue_iteration(int steps) {
         const bool bias = config_.output_bias;
+        if (config_.pool > 0) {
+            launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
+        }
         launch_pack_model(tape_.model.data(),
                           view_parameters<const float>(parameters_.data(), bias), {},
                           control_.data(), stream_);
@@ -200,6 +286,10 @@ private:
                      .good = good_.data(),
                      .anchor = anchor_.data()},
                     stream_);
+        if (config_.pool > 0) {
+            launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
+                               losses_.data() + config_.batch, grid_, control_.data(), stream_);
+        }
         launch_close_iteration(control_.data(), stream_);
     }
 
@@ -246,10 +336,17 @@ private:
     DeviceArray<float> losses_;  // and living cells, [2, batch]
     DeviceArray<LossPartial> loss_partial_;
     DeviceArray<float> target_, start_, grad_state_;
+    StartCell start_cell_;
+    // With a pool only.
+    DeviceArray<float> pool_states_, pool_losses_;
+    DeviceArray<int> samples_;          // of the queue's plans
+    DeviceArray<DamageCircle> damage_;  // the same
+    float start_loss_ = 0;
     TapeMemory tape_;
     ForwardScratch forward_;
     BackwardScratch backward_;
     std::map<int, Graph> graphs_;
+    int last_steps_ = 0;  // of the iteration that ran last
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "cuda/step.hpp"
 #include "cuda/training_control.hpp"
+#include "host/pool.hpp"
 
 namespace nca::cuda {
 
@@ -125,9 +126,33 @@ struct AdamArgs {
 // adam.cu: the tensors' norms, then the update.
 void launch_adam(const AdamArgs& args, cudaStream_t stream);
 
+// Rule::start_values
+struct StartCell {
+    float values[Traits::channels];
+};
 // start_states.cu: empty grids with the start cell at their middle. state [cells, 16] is
 // overwritten.
-void launch_start_states(float* state, const Grid& grid, const Rule& rule, cudaStream_t stream);
+void launch_start_states(float* state, const Grid& grid, const StartCell& start,
+                         cudaStream_t stream);
+
+// The pool of a training run, and what the plans of a queue draw from it (host/pool.hpp).
+struct PoolArgs {
+    float* states;               // [pool, height, width, 16]
+    float* losses;               // [pool], of the states when they were put there
+    const int* samples;          // [most_queued_iterations, batch]
+    const DamageCircle* damage;  // [most_queued_iterations, damaged]
+    int damaged;
+    StartCell start;
+    float start_loss;  // of the state that has nothing but the start cell
+};
+// take_samples.cu: the batch that the plan at the cursor wants. state [cells, 16] is overwritten.
+void launch_take_samples(float* state, const Grid& grid, const PoolArgs& pool,
+                         const TrainingControl* control, cudaStream_t stream);
+// put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells, 16],
+// loss and living [batch] are read.
+void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
+                        const float* living, const Grid& grid, TrainingControl* control,
+                        cudaStream_t stream);
 
 // close_iteration.cu: moves the training's cursor on.
 void launch_close_iteration(TrainingControl* control, cudaStream_t stream);

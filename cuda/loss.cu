@@ -112,6 +112,7 @@ __device__ void judge_batch(const LossArgs& args) {
     IterationOutcome& outcome = control.outcomes[control.cursor];
     outcome.loss = sum / args.grid.batch;
     outcome.dead = dead;
+    outcome.reset = 0;
     outcome.gradient_norm = 0;
     outcome.verdict =
         control.failed != 0 ? Verdict::not_run : judge_loss(outcome.loss, dead, args.grid.batch);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nca/error.hpp>
 
@@ -44,6 +45,12 @@ nlohmann::ordered_json config_to_json(const TrainingConfig& config) {
         {"batch", config.batch},
         {"fewest_steps", config.fewest_steps},
         {"most_steps", config.most_steps},
+        {"warmup", config.warmup},
+        {"pool", config.pool},
+        {"damaged", config.damaged},
+        {"damage_centre", config.damage_centre},
+        {"smallest_damage", config.smallest_damage},
+        {"largest_damage", config.largest_damage},
         {"target_size", config.target_size},
         {"padding", config.padding},
         {"seed", config.seed},
@@ -66,6 +73,12 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
     config.batch = int(fields.integer("batch", 1, largest_int));
     config.fewest_steps = int(fields.integer("fewest_steps", 1, largest_int));
     config.most_steps = int(fields.integer("most_steps", 1, largest_int));
+    config.warmup = int(fields.integer("warmup", 0, largest_int));
+    config.pool = int(fields.integer("pool", 0, largest_int));
+    config.damaged = int(fields.integer("damaged", 0, largest_int));
+    config.damage_centre = fields.single("damage_centre");
+    config.smallest_damage = fields.single("smallest_damage");
+    config.largest_damage = fields.single("largest_damage");
     config.target_size = int(fields.integer("target_size", 1, largest_int));
     config.padding = int(fields.integer("padding", 0, largest_int));
     config.seed =
@@ -108,6 +121,96 @@ void take_moments(Parameters& parameters, const SafetensorsFile& file, const std
             fmt::format("{}: {}adam.v holds {}, expected squares; the file is damaged",
                         path.string(), prefix, least));
     }
+}
+
+// All states of the pool, as it keeps them: pool.loss [size], pool.counts [size] cells that are not
+// zero in each, then these of all states behind each other, pool.cells [n] their places in the grid
+// and pool.values [n, 16].
+void put_pool(SafetensorsFile& file, const StatePool& pool) {
+    std::vector<float> losses, counts, cells, values;
+    for (int i = 0; i < pool.size(); ++i) {
+        const StatePool::Entry& entry = pool.entry(i);
+        losses.push_back(entry.loss);
+        counts.push_back(float(entry.cells.size()));
+        cells.insert(cells.end(), entry.cells.begin(), entry.cells.end());
+        values.insert(values.end(), entry.values.begin(), entry.values.end());
+    }
+    const auto size = std::int64_t(losses.size());
+    const auto all = std::int64_t(cells.size());
+    file.tensors.push_back({"pool.loss", {size}, std::move(losses)});
+    file.tensors.push_back({"pool.counts", {size}, std::move(counts)});
+    file.tensors.push_back({"pool.cells", {all}, std::move(cells)});
+    file.tensors.push_back({"pool.values", {all, channels}, std::move(values)});
+}
+
+StatePool take_pool(const SafetensorsFile& file, const TrainingConfig& config,
+                    const std::filesystem::path& path) {
+    const auto fail = [&](const std::string& what) {
+        throw FormatError(fmt::format("{}: {}; the file is damaged", path.string(), what));
+    };
+    const auto tensor = [&](const char* name) -> const NamedTensor& {
+        const NamedTensor* found = file.find(name);
+        if (found == nullptr) {
+            throw FormatError(fmt::format(
+                "{} has no tensor {}, expected since its training has a pool of {} states: without "
+                "its pool it cannot be gone on with",
+                path.string(), name, config.pool));
+        }
+        return *found;
+    };
+    try {
+        config.validate();  // the grid's size is about to be used
+    } catch (const InvalidArgument& error) {
+        fail(error.what());
+    }
+    const NamedTensor& losses = tensor("pool.loss");
+    const NamedTensor& counts = tensor("pool.counts");
+    const NamedTensor& cells = tensor("pool.cells");
+    const NamedTensor& values = tensor("pool.values");
+    const auto all = std::int64_t(cells.values.size());
+    const auto require_shape = [&](const NamedTensor& got, std::vector<std::int64_t> expected) {
+        if (got.shape != expected) {
+            fail(fmt::format("tensor {} has shape {}, expected {}", got.name,
+                             shape_text(got.shape), shape_text(expected)));
+        }
+    };
+    require_shape(losses, {config.pool});
+    require_shape(counts, {config.pool});
+    require_shape(cells, {all});
+    require_shape(values, {all, channels});
+
+    const int grid_cells = config.grid() * config.grid();
+    StatePool pool(config.pool, grid_cells);
+    std::size_t at = 0;
+    for (int i = 0; i < config.pool; ++i) {
+        const float count = counts.values[std::size_t(i)];
+        if (!(count >= 0 && count <= float(cells.values.size() - at)) ||
+            count != std::floor(count)) {
+            fail(fmt::format("pool.counts holds {} at {}, expected whole numbers that add up to {}",
+                             count, i, all));
+        }
+        StatePool::Entry entry{.cells = {}, .values = {}, .loss = losses.values[std::size_t(i)]};
+        if (!std::isfinite(entry.loss)) {
+            fail(fmt::format("pool.loss holds {}, expected finite numbers", entry.loss));
+        }
+        for (const std::size_t end = at + std::size_t(count); at < end; ++at) {
+            const float cell = cells.values[at];
+            const bool in_order = entry.cells.empty() || cell > float(entry.cells.back());
+            if (!(cell >= 0 && cell < float(grid_cells)) || cell != std::floor(cell) || !in_order) {
+                fail(fmt::format(
+                    "pool.cells holds {}, expected whole numbers below {} that ascend in each state",
+                    cell, grid_cells));
+            }
+            entry.cells.push_back(std::uint32_t(cell));
+            const auto first = values.values.begin() + std::ptrdiff_t(at * channels);
+            entry.values.insert(entry.values.end(), first, first + channels);
+        }
+        pool.set_entry(i, std::move(entry));
+    }
+    if (at != cells.values.size()) {
+        fail(fmt::format("pool.counts adds up to {}, expected {}", at, all));
+    }
+    return pool;
 }
 
 const std::string& metadata(const SafetensorsFile& file, const std::string& key,
@@ -157,6 +260,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     const Weights& anchor = checkpoint.anchor.weights;
     put_array(file, "recovery.", anchor.all(), anchor.has_output_bias());
     put_moments(file, "recovery.", checkpoint.anchor);
+    if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
     file.metadata[training_key] = dumped(config_to_json(checkpoint.config));
     // The hash as text: JSON readers in other languages keep 53 bits of a number.
     const nlohmann::ordered_json progress = {
@@ -167,6 +271,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
         {"recoveries", checkpoint.recoveries},
         {"failures", checkpoint.failures},
         {"good_iterations", checkpoint.good_iterations},
+        {"learnt", checkpoint.learnt},
         {"recovery_updates", checkpoint.anchor.updates},
         {"recent_losses", checkpoint.recent_losses},
     };
@@ -196,6 +301,7 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     Parameters& anchor = checkpoint.anchor;
     take_array(anchor.weights.all(), file, "recovery.", anchor.weights.has_output_bias(), path);
     take_moments(anchor, file, "recovery.", path);
+    if (checkpoint.config.pool > 0) checkpoint.pool = take_pool(file, checkpoint.config, path);
 
     JsonFields fields(metadata(file, progress_key, path), name + ": " + progress_key);
     checkpoint.target_name = fields.text("target");
@@ -209,6 +315,7 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     checkpoint.recoveries = int(fields.integer("recoveries", 0, 1000));
     checkpoint.failures = int(fields.integer("failures", 0, 1000));
     checkpoint.good_iterations = int(fields.integer("good_iterations", 0, largest_count));
+    checkpoint.learnt = fields.boolean("learnt");
     anchor.updates = fields.integer("recovery_updates", 0, largest_count);
     const auto& losses = fields.take("recent_losses");
     if (!losses.is_array() || losses.size() > most_recent_losses) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "host/pool.hpp"
+
 namespace nca {
 
 // The weights and Adam's memory of them, each laid out as Weights::all().
@@ -31,9 +33,11 @@ struct Checkpoint {
     int recoveries = 0;             // how often the learning rate was halved
     int failures = 0;               // recoveries without enough good iterations in between
     int good_iterations = 0;        // since the last recovery, or since the run began
+    bool learnt = false;            // the loss has been clearly below a blank image's
     std::vector<double> recent_losses = {};
     Parameters current;
     Parameters anchor;  // what a recovery goes back to
+    StatePool pool = {};
 };
 
 // The first field in which two configurations differ, as "batch is 8, expected 4"; empty: none.

@@ -22,12 +22,12 @@ TrainingConfig preset(std::string_view name) {
         return config;
     }
     if (name == "persistent" || name == "regenerating") {
-        throw InvalidArgument(fmt::format(
-            "preset {} needs a pool of states, which this version does not have: use growing or "
-            "notebook",
-            name));
+        config.pool = 1024;
+        config.damaged = name == "regenerating" ? 3 : 0;
+        return config;
     }
-    throw InvalidArgument(fmt::format("there is no preset \"{}\": use growing or notebook", name));
+    throw InvalidArgument(fmt::format(
+        "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name));
 }
 
 void TrainingConfig::validate() const {
@@ -42,6 +42,20 @@ void TrainingConfig::validate() const {
     require(fewest_steps >= 1, "the smallest number of steps", fewest_steps, "1 or more");
     require(most_steps > fewest_steps && most_steps <= 100000, "the end of the range of steps",
             most_steps, "more than its begin and at most 100000");
+    require(warmup >= 0 && warmup <= 1000000, "warmup", warmup, "0 to 1000000 iterations");
+    require(pool == 0 || (pool >= batch && pool <= 65536), "pool", pool,
+            fmt::format("0, or at least the batch, which is {}, and at most 65536", batch).c_str());
+    require(damaged >= 0 && (damaged == 0 || damaged < batch), "damage", damaged,
+            fmt::format("less than the batch, which is {}: one of it becomes the start cell", batch)
+                .c_str());
+    require(damaged == 0 || pool > 0, "damage", damaged,
+            "0, as there is no pool: only states of a pool are damaged");
+    require(damage_centre >= 0 && damage_centre <= 1, "the damage's centre", damage_centre,
+            "0 to 1, of half the grid");
+    require(smallest_damage >= 0 && smallest_damage <= largest_damage,
+            "the smallest radius of damage", smallest_damage, "0 or more, at most the largest");
+    require(largest_damage <= 4, "the largest radius of damage", largest_damage,
+            "at most 4, of half the grid");
     require(target_size >= 8 && target_size <= 4096, "size", target_size, "8 to 4096 cells");
     require(padding >= 0 && padding <= 4096, "padding", padding, "0 to 4096 cells");
     require(std::isfinite(learning_rate) && learning_rate > 0, "learning rate", learning_rate,

@@ -18,15 +18,20 @@ constexpr std::size_t loss_window = 100;     // losses that the history's mean i
 constexpr int anchor_interval = 50;          // iterations between two anchors
 constexpr int enough_good_iterations = 100;  // after these, earlier failures are forgiven
 constexpr int most_failures = 12;  // then training gives up: a rate of 10 is 2.4e-3 by then
+// In multiples of a blank image's loss: below the one, a run has learnt something; above the other,
+// it is stuck, at once where it had learnt something, after so many good iterations where not.
+constexpr double learnt_share = 0.5;
+constexpr double stuck_share = 0.95;
+constexpr int patience = 500;
 
 // Uniform in 0 .. 1, [word / 2^32].
 double uniform(std::uint32_t word) { return word * 0x1p-32; }
 
-Weights initial_weights(const TrainingConfig& config) {
+Weights initial_weights(const TrainingConfig& config, std::uint32_t seed) {
     Weights weights(config.output_bias);
     const auto fill = [&](std::uint32_t tensor, float* values, std::size_t size, double bound) {
         for (std::uint32_t i = 0; i < size; ++i) {
-            const auto words = philox(config.seed, Purpose::initial_weights, {i / 4, tensor, 0, 0});
+            const auto words = philox(seed, Purpose::initial_weights, {i / 4, tensor, 0, 0});
             values[i] = float(bound * (2 * uniform(words[i % 4]) - 1));
         }
     };
@@ -44,11 +49,22 @@ Weights initial_weights(const TrainingConfig& config) {
     return weights;
 }
 
-int draw_steps(const TrainingConfig& config, std::int64_t iteration) {
+// good_iterations: how many came before this one since training began or began again.
+int draw_steps(const TrainingConfig& config, std::int64_t iteration, int good_iterations) {
     const auto words =
         philox(config.seed, Purpose::step_count, {0, 0, 0, std::uint32_t(iteration)});
     const int choices = config.most_steps - config.fewest_steps;
-    return config.fewest_steps + int(uniform(words[0]) * choices);
+    const int steps = config.fewest_steps + int(uniform(words[0]) * choices);
+    if (good_iterations >= config.warmup) return steps;
+    const double share = 0.125 + 0.875 * good_iterations / config.warmup;
+    return std::max(1, int(std::lround(steps * share)));
+}
+
+// The loss of a grid that is empty, [grid, grid, 4].
+double blank_loss(const std::vector<float>& target) {
+    double squares = 0;
+    for (const float value : target) squares += double(value) * value;
+    return squares / double(target.size());
 }
 
 double scheduled_rate(const TrainingConfig& config, std::int64_t iteration) {
@@ -89,9 +105,18 @@ struct Trainer::Impl {
         : config(configuration),
           engine(make_engine(device)),
           target(make_target(image, config)),
+          blank(blank_loss(target)),
           loop(engine->make_training_loop(config, target)) {
-        const Parameters initial(initial_weights(config));
+        start_anew();
+    }
+
+    // A new seed after each recovery, so that what failed is not drawn again.
+    std::uint32_t seed() const { return config.seed + 0x9e3779b9U * std::uint32_t(recoveries); }
+
+    void start_anew() {
+        const Parameters initial(initial_weights(config, seed()));
         loop->load(initial, initial);
+        updates = anchor_updates = 0;
     }
 
     Parameters current() const {
@@ -109,12 +134,35 @@ struct Trainer::Impl {
     // The iteration that comes so many good ones after this.
     IterationPlan plan(int ahead) const {
         const std::int64_t i = iteration + ahead;
-        return {.steps = draw_steps(config, i),
-                // A new seed after each recovery, so that what failed is not drawn again.
-                .key = {config.seed + 0x9e3779b9U * std::uint32_t(recoveries), std::uint32_t(i)},
-                .learning_rate = float(learning_rate(i)),
-                .update = updates + ahead + 1,
-                .set_anchor = (good_iterations + ahead) % anchor_interval == 0};
+        const int good = good_iterations + ahead;
+        // A run that is losing what it had learnt keeps the weights from before.
+        const bool worth_keeping = !learnt || recent_loss() < learnt_share * blank;
+        IterationPlan plan{.steps = draw_steps(config, i, good),
+                           .key = {seed(), std::uint32_t(i)},
+                           .learning_rate = float(learning_rate(i)),
+                           .update = updates + ahead + 1,
+                           .set_anchor = good % anchor_interval == 0 && worth_keeping,
+                           .samples = {},
+                           .damage = {}};
+        if (config.pool > 0) {
+            plan.samples = sample_pool(seed(), i, config.pool, config.batch);
+            plan.damage = draw_damage(config, seed(), i);
+        }
+        return plan;
+    }
+
+    // Not a number as long as there is none.
+    double recent_loss() const {
+        if (recent_losses.empty()) return std::numeric_limits<double>::quiet_NaN();
+        double loss = 0;
+        for (const double value : recent_losses) loss += value / double(recent_losses.size());
+        return loss;
+    }
+
+    // Whether the loss is a blank image's, and has been for long enough.
+    bool stuck() const {
+        const int wait = config.warmup + (learnt ? int(loss_window) : patience);
+        return good_iterations >= wait && recent_loss() >= stuck_share * blank;
     }
 
     double learning_rate(std::int64_t i) const {
@@ -130,36 +178,52 @@ struct Trainer::Impl {
                   .learning_rate = learning_rate(iteration),
                   .gradient_norm = outcome.gradient_norm,
                   .dead = outcome.dead,
+                  .reset = outcome.reset,
                   .recovery = ""};
         const bool tried_update =
             outcome.verdict == Verdict::good || outcome.verdict == Verdict::weight_not_finite;
         if (tried_update && plan.set_anchor) anchor_updates = updates;
-        if (outcome.verdict != Verdict::good) return recover(report, reason_of(outcome));
+        if (outcome.verdict != Verdict::good) {
+            if (!recover(report, reason_of(outcome))) return false;
+            ++iteration;
+            return true;
+        }
         ++updates;
         recent_losses.push_back(outcome.loss);
         if (recent_losses.size() > loss_window) recent_losses.erase(recent_losses.begin());
-        if (++good_iterations >= enough_good_iterations) failures = 0;
+        ++good_iterations;
+        learnt = learnt || (good_iterations >= int(loss_window) &&
+                            recent_loss() < learnt_share * blank);
+        if (good_iterations >= enough_good_iterations + (learnt ? 0 : patience)) failures = 0;
         ++iteration;
         return true;
     }
 
-    bool recover(IterationReport& report, const std::string& reason) {
-        loop->return_to_anchor();
-        updates = anchor_updates;
-        good_iterations = 0;
+    // False where this was one failure too many. Weights that never learnt anything are not worth
+    // going back to.
+    bool recover(IterationReport& report, const std::string& reason, bool to_anchor = true) {
         ++recoveries;
+        if (to_anchor) {
+            loop->return_to_anchor();
+            updates = anchor_updates;
+        } else {
+            start_anew();
+        }
+        if (config.pool > 0) loop->reset_pool();
+        report.reset = config.pool;
+        good_iterations = 0;
         if (++failures > most_failures) {
             gave_up = fmt::format(
                 "training failed {} times in a row, the last time in iteration {} because {}: the "
                 "last good weights are kept; start again with a lower learning rate or another "
                 "seed",
-                failures, iteration, reason);
+                failures, report.iteration, reason);
             return false;
         }
-        report.recovery =
-            fmt::format("{}: back to the last good weights, new seed, learning rate times {:.3g}",
-                        reason, std::ldexp(1.0, -recoveries));
-        ++iteration;
+        report.recovery = fmt::format("{}: {} weights, {}new seed, learning rate times {:.3g}",
+                                      reason, to_anchor ? "back to the last good" : "new",
+                                      config.pool > 0 ? "a pool of start cells, " : "",
+                                      std::ldexp(1.0, -recoveries));
         return true;
     }
 
@@ -179,26 +243,31 @@ struct Trainer::Impl {
             }
             reports.push_back(report);
         }
+        // Where this is one failure too many, the next call tells.
+        if (reports.back().recovery.empty() && stuck()) {
+            recover(reports.back(),
+                    fmt::format("the loss stays at {:.3g}, that of a blank image is {:.3g}",
+                                recent_loss(), blank),
+                    learnt);
+        }
         return reports;
     }
 
     TrainingHistory history() const {
-        // Not a number as long as there is none.
-        double loss = recent_losses.empty() ? std::numeric_limits<double>::quiet_NaN() : 0;
-        for (const double value : recent_losses) loss += value / double(recent_losses.size());
         return {.preset = config.preset,
                 .target = target_name,
                 .iterations = iteration,
                 .height = config.grid(),
                 .width = config.grid(),
                 .padding = config.padding,
-                .loss = loss,
+                .loss = recent_loss(),
                 .seed = config.seed};
     }
 
     TrainingConfig config;
     std::unique_ptr<Engine> engine;
     std::vector<float> target;
+    double blank;  // the loss of an empty grid
     std::unique_ptr<TrainingLoop> loop;
     std::string target_name;
     std::int64_t iteration = 0;
@@ -207,6 +276,7 @@ struct Trainer::Impl {
     int recoveries = 0;
     int failures = 0;
     int good_iterations = 0;
+    bool learnt = false;  // the mean loss has been clearly below a blank image's
     std::vector<double> recent_losses;
     std::string gave_up;
 };
@@ -226,6 +296,17 @@ std::int64_t Trainer::iteration() const { return impl_->iteration; }
 const TrainingConfig& Trainer::config() const { return impl_->config; }
 Engine& Trainer::engine() const { return *impl_->engine; }
 const std::vector<float>& Trainer::target() const { return impl_->target; }
+std::vector<float> Trainer::states_before() const { return impl_->loop->states_before(); }
+std::vector<float> Trainer::states_after() const { return impl_->loop->states_after(); }
+std::vector<float> Trainer::pool_states(int count) const {
+    const StatePool pool = impl_->loop->pool(std::clamp(count, 0, config().pool));
+    const std::size_t size = std::size_t(pool.cells()) * channels;
+    std::vector<float> states(pool.size() * size);
+    for (int i = 0; i < pool.size(); ++i) {
+        pool.read(std::span(states).subspan(i * size, size), i);
+    }
+    return states;
+}
 Model Trainer::model() const { return {impl_->config.rule, impl_->loop->good(), impl_->history()}; }
 void Trainer::set_target_name(std::string name) { impl_->target_name = std::move(name); }
 
@@ -239,9 +320,11 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) const {
                              .recoveries = impl_->recoveries,
                              .failures = impl_->failures,
                              .good_iterations = impl_->good_iterations,
+                             .learnt = impl_->learnt,
                              .recent_losses = impl_->recent_losses,
                              .current = impl_->current(),
                              .anchor = impl_->anchor(),
+                             .pool = impl_->loop->pool(config().pool),
                          },
                          impl_->history());
 }
@@ -261,6 +344,7 @@ void Trainer::resume(const std::filesystem::path& path) {
             path.string(), checkpoint.target_name));
     }
     impl_->loop->load(checkpoint.current, checkpoint.anchor);
+    if (config().pool > 0) impl_->loop->load_pool(checkpoint.pool);
     impl_->updates = checkpoint.current.updates;
     impl_->anchor_updates = checkpoint.anchor.updates;
     impl_->gave_up.clear();
@@ -268,6 +352,7 @@ void Trainer::resume(const std::filesystem::path& path) {
     impl_->recoveries = checkpoint.recoveries;
     impl_->failures = checkpoint.failures;
     impl_->good_iterations = checkpoint.good_iterations;
+    impl_->learnt = checkpoint.learnt;
     impl_->recent_losses = checkpoint.recent_losses;
     impl_->target_name = checkpoint.target_name;
 }

@@ -16,8 +16,8 @@ double mean(std::span<const float> values) {
     return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
 }
 
-// Weights, moments, states and target live where the engine does; the host keeps the good weights
-// and the anchor.
+// Weights, moments, states and target live where the engine does; the host keeps the good weights,
+// the anchor and the pool.
 class ComposedTrainingLoop final : public TrainingLoop {
 public:
     ComposedTrainingLoop(Engine& engine, const TrainingConfig& config,
@@ -36,12 +36,19 @@ public:
           losses_(engine.allocate(std::size_t(config.batch))),
           living_(engine.allocate(std::size_t(config.batch))),
           start_(engine.make_state(config.batch, config.grid(), config.grid())),
-          grad_state_(engine.make_state(config.batch, config.grid(), config.grid())) {
+          grad_state_(engine.make_state(config.batch, config.grid(), config.grid())),
+          sample_(start_.view().sample(0).size()) {
         engine.copy_from_host(target_.data(), target);
         const auto cell = config.rule.start_values();
+        const int middle = config.grid() / 2;
         for (int sample = 0; sample < config.batch; ++sample) {
-            const int middle = config.grid() / 2;
             engine.copy_from_host(start_.view().cell(sample, middle, middle), cell);
+        }
+        if (config.pool > 0) {
+            measure(start_.view());
+            start_cell_ = StatePool(1, int(sample_.size() / channels));
+            start_cell_.write(0, download_sample(start_.view(), 0), download(losses_)[0]);
+            reset_pool();
         }
     }
 
@@ -71,11 +78,39 @@ public:
     }
     void return_to_anchor() override { upload(anchor_); }
 
+    StatePool pool(int count) const override {
+        StatePool first(count, pool_.cells());
+        for (int i = 0; i < count; ++i) first.set_entry(i, pool_.entry(i));
+        return first;
+    }
+    void load_pool(const StatePool& pool) override { pool_ = pool; }
+    void reset_pool() override {
+        pool_ = StatePool(config_.pool, start_cell_.cells());
+        for (int i = 0; i < config_.pool; ++i) pool_.set_entry(i, start_cell_.entry(0));
+    }
+
+    std::vector<float> states_before() const override { return download(start_.view()); }
+    std::vector<float> states_after() const override {
+        return tape_ ? download(tape_.last()) : std::vector<float>(start_.view().size());
+    }
+
 private:
     std::vector<float> download(const Buffer& buffer) const {
         std::vector<float> values(buffer.size());
         engine_.copy_to_host(values, buffer.data());
         return values;
+    }
+
+    std::vector<float> download(ConstStateView view) const {
+        std::vector<float> values(view.size());
+        engine_.copy_to_host(values, view.data);
+        return values;
+    }
+
+    // Into memory that is there already.
+    std::span<const float> download_sample(ConstStateView batch, int sample) {
+        engine_.copy_to_host(sample_, batch.sample(sample).data);
+        return sample_;
     }
 
     void upload(const Parameters& parameters) {
@@ -85,15 +120,67 @@ private:
         engine_.copy_from_host(second_moments_.data(), parameters.second_moments);
     }
 
+    // Losses, their gradient and the number of living cells.
+    void measure(ConstStateView states) {
+        engine_.loss(grad_state_.view(), losses_.data(), living_.data(), states,
+                     {target_.data(), config_.grid(), config_.grid()});
+    }
+
+    void kill(const DamageCircle& circle) {
+        const int grid = config_.grid();
+        for (int cell = 0; cell < grid * grid; ++cell) {
+            if (!circle.covers(cell / grid, cell % grid)) continue;
+            std::fill_n(&sample_[std::size_t(cell) * channels], channels, 0.0F);
+        }
+    }
+
+    // The states that the iteration starts from.
+    void take_samples(const IterationPlan& plan) {
+        std::vector<float> losses;
+        for (const int index : plan.samples) losses.push_back(pool_.loss(index));
+        const std::vector<int> rank = ranks(losses);
+        for (int i = 0; i < config_.batch; ++i) {
+            const bool worst = rank[std::size_t(i)] == config_.batch - 1;
+            if (worst) {
+                start_cell_.read(sample_, 0);
+            } else {
+                pool_.read(sample_, plan.samples[std::size_t(i)]);
+            }
+            if (!worst && rank[std::size_t(i)] < config_.damaged) {
+                kill(plan.damage[std::size_t(rank[std::size_t(i)])]);
+            }
+            engine_.copy_from_host(start_.view().sample(i).data, sample_);
+        }
+    }
+
+    // What the iteration ended with. Returns how many of its samples are the start cell now, with
+    // the one that was it before the rollout.
+    int put_samples(const IterationPlan& plan, const std::vector<float>& losses,
+                    const std::vector<float>& living_cells) {
+        int reset = 1;
+        for (int i = 0; i < config_.batch; ++i) {
+            const float loss = losses[std::size_t(i)];
+            const int index = plan.samples[std::size_t(i)];
+            if (living_cells[std::size_t(i)] > 0 && loss <= exploded_loss) {
+                pool_.write(index, download_sample(tape_.last(), i), loss);
+            } else {
+                pool_.set_entry(index, start_cell_.entry(0));
+                ++reset;
+            }
+        }
+        return reset;
+    }
+
     Verdict iterate(const IterationPlan& plan, IterationOutcome& outcome) {
         const bool bias = config_.output_bias;
-        const Tape tape =
-            engine_.forward(config_.rule, view_parameters<const float>(weights_.data(), bias),
-                            start_.view(), {plan.steps, plan.key});
-        engine_.loss(grad_state_.view(), losses_.data(), living_.data(), tape.last(),
-                     {target_.data(), config_.grid(), config_.grid()});
+        if (config_.pool > 0) take_samples(plan);
+        tape_ = {};  // its memory serves the next one
+        tape_ = engine_.forward(config_.rule, view_parameters<const float>(weights_.data(), bias),
+                                start_.view(), {plan.steps, plan.key});
+        measure(tape_.last());
         const std::vector<float> living_cells = download(living_);
-        outcome.loss = mean(download(losses_));
+        const std::vector<float> losses = download(losses_);
+        outcome.loss = mean(losses);
         outcome.dead = int(std::count(living_cells.begin(), living_cells.end(), 0.0F));
         if (!std::isfinite(outcome.loss)) return Verdict::loss_not_finite;
         if (outcome.loss > exploded_loss) return Verdict::loss_exploded;
@@ -101,7 +188,7 @@ private:
         // These weights are good, the update to come has yet to show it.
         good_ = current_;
 
-        engine_.backward(tape, grad_state_.view(), view_parameters(grad_weights_.data(), bias),
+        engine_.backward(tape_, grad_state_.view(), view_parameters(grad_weights_.data(), bias),
                          Accumulate::no);
         double squares = 0;
         for (const float g : download(grad_weights_)) squares += double(g) * g;
@@ -116,7 +203,9 @@ private:
         engine_.adam(weights_.data(), first_moments_.data(), second_moments_.data(),
                      grad_weights_.data(), norms_.data(), bias, options);
         engine_.copy_to_host(current_.all(), weights_.data());
-        return all_finite(current_.all()) ? Verdict::good : Verdict::weight_not_finite;
+        if (!all_finite(current_.all())) return Verdict::weight_not_finite;
+        if (config_.pool > 0) outcome.reset = put_samples(plan, losses, living_cells);
+        return Verdict::good;
     }
 
     Engine& engine_;
@@ -128,6 +217,10 @@ private:
         living_;
     State start_;
     State grad_state_;
+    Tape tape_;
+    std::vector<float> sample_;  // one state, on its way into the pool or out of it
+    StatePool pool_;
+    StatePool start_cell_;  // a state
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "host/checkpoint.hpp"
 #include "host/iteration.hpp"
+#include "host/pool.hpp"
 
 namespace nca {
 
@@ -20,13 +21,20 @@ struct IterationPlan {
     int steps = 0;
     FireKey key;
     float learning_rate = 0;
-    std::int64_t update = 1;  // Adam's, from 1
-    bool set_anchor = false;  // the parameters before the update become the anchor
+    std::int64_t update = 1;           // Adam's, from 1
+    bool set_anchor = false;           // the parameters before the update become the anchor
+    std::vector<int> samples;          // of the pool, config.batch of them; none without a pool
+    std::vector<DamageCircle> damage;  // config.damaged circles
 };
 
-// One training run inside an engine. Weights, moments, states and target stay in the engine's
+// One training run inside an engine. Weights, moments, states, pool and target stay in the engine's
 // memory, and so do two copies of the weights: the good ones, which a forward pass has tried, and
 // the anchor, which a recovery goes back to.
+//
+// An iteration with a pool takes the plan's samples out of it; the one that had the highest loss
+// when it was put there becomes the start cell, those of lowest loss are damaged (host/pool.hpp).
+// When the iteration is good the states after the rollout take the samples' places, the start cell
+// where one died or its loss exploded.
 class TrainingLoop {
 public:
     virtual ~TrainingLoop() = default;
@@ -45,6 +53,18 @@ public:
     virtual void load(const Parameters& current, const Parameters& anchor) = 0;
     // The current parameters and the good weights become the anchor's.
     virtual void return_to_anchor() = 0;
+
+    // The first so many states of the pool, at most config.pool.
+    virtual StatePool pool(int count) const = 0;
+    // pool has config.pool states.
+    virtual void load_pool(const StatePool& pool) = 0;
+    // All states of the pool become the start cell.
+    virtual void reset_pool() = 0;
+
+    // What the last run iteration started from and ended with, [batch, grid, grid, channels]; zero
+    // before the first.
+    virtual std::vector<float> states_before() const = 0;
+    virtual std::vector<float> states_after() const = 0;
 };
 
 // The loop of an engine that has nothing better: forward, loss, backward and adam, one by one.

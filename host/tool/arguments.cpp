@@ -11,6 +11,7 @@
 #include <limits>
 #include <sstream>
 #include <string_view>
+#include <tuple>
 
 namespace nca::tool {
 namespace {
@@ -83,6 +84,19 @@ void parse_step_range(const std::string& text, TrainArguments& arguments) {
     }
     arguments.fewest_steps = number(0);
     arguments.most_steps = number(1);
+}
+
+// "0.1:0.4"
+std::pair<float, float> parse_pair(const std::string& option, const std::string& text,
+                                   const char* expected) {
+    const std::vector<std::string_view> parts = split(text, ':');
+    const auto number = [&](std::size_t i) {
+        return i < parts.size() ? parse_number<float>(parts[i]) : std::nullopt;
+    };
+    if (parts.size() != 2 || !number(0) || !number(1)) {
+        throw UsageError(fmt::format("{} {}: expected {}", option, text, expected));
+    }
+    return {*number(0), *number(1)};
 }
 
 // "72x96", or "72" for a square
@@ -173,32 +187,82 @@ void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate) {
         ->check(real_range(0, 1));
 }
 
-CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, std::string& steps) {
+// Options of `nca train` whose text has an inner form.
+struct TrainTexts {
+    std::optional<std::string> steps;
+    std::optional<std::string> betas;
+    std::optional<std::string> damage_radius;
+
+    void parse(TrainArguments& a) const {
+        if (steps) {
+            parse_step_range(*steps, a);
+        }
+        if (betas) {
+            std::tie(a.beta1, a.beta2) = parse_pair("--betas", *betas, "B1:B2, such as 0.9:0.999");
+        }
+        if (damage_radius) {
+            std::tie(a.smallest_damage, a.largest_damage) =
+                parse_pair("--damage-radius", *damage_radius, "A:B, such as 0.1:0.4");
+        }
+    }
+};
+
+CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, TrainTexts& texts) {
     CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
     command->add_option("TARGET", a.target, "the picture: PNG, JPEG, BMP, TGA or GIF")->required();
     command->add_option("-o,--output", a.output, "where the model goes")
         ->type_name("MODEL")
         ->required();
-    command->add_option("--preset", a.preset, "growing (default) or notebook")->type_name("NAME");
+    command->add_option("--preset", a.preset, "growing (default), persistent, regenerating or notebook")
+        ->type_name("NAME");
     command->add_option("--iterations", a.iterations, "updates of the weights (8000)")
         ->type_name("N")
         ->transform(int_range(1, largest_count));
     command->add_option("--batch", a.batch, "grids per iteration (8)")
         ->type_name("N")
         ->transform(int_range(1, 4096));
-    command->add_option("--steps", steps, "steps per iteration, drawn from A..B-1 (64:96)")
+    command->add_option("--steps", texts.steps, "steps per iteration, drawn from A..B-1 (64:96)")
         ->type_name("A:B");
+    command
+        ->add_option("--warmup", a.warmup,
+                     "iterations over which the steps rise from an eighth to their full number, "
+                     "for training that dies or explodes early (0)")
+        ->type_name("N")
+        ->transform(int_range(0, 1'000'000));
+    command
+        ->add_option("--pool", a.pool,
+                     "states that training goes on with; 0: always from the start cell "
+                     "(persistent, regenerating: 1024)")
+        ->type_name("N")
+        ->transform(int_range(0, 65536));
+    command
+        ->add_option("--damage", a.damaged,
+                     "the best N of each batch lose a random circle (regenerating: 3)")
+        ->type_name("N")
+        ->transform(int_range(0, 4095));
+    command
+        ->add_option("--damage-radius", texts.damage_radius,
+                     "range of the circle's radius, in halves of the grid (0.1:0.4)")
+        ->type_name("A:B");
+    command
+        ->add_option("--damage-centre", a.damage_centre,
+                     "how far from the middle the circle's centre may be, in halves of the grid "
+                     "(0.5)")
+        ->type_name("F")
+        ->check(real_range(0, 1));
     command->add_option("--size", a.size, "cells along the target's longer side (40)")
         ->type_name("N")
         ->transform(int_range(8, 4096));
     command
         ->add_option("--padding", a.padding,
-                     "empty cells around the target (growing: 16, notebook: 0)")
+                     "empty cells around the target (16; notebook: 0)")
         ->type_name("N")
         ->transform(int_range(0, 4096));
     command->add_option("--lr", a.learning_rate, "Adam's learning rate at the start (0.002)")
         ->type_name("F")
         ->check(real_range(0, std::numeric_limits<float>::max()));
+    command->add_option("--betas", texts.betas, "Adam's decay rates (0.9:0.999)")
+        ->type_name("B1:B2");
     add_seed(*command, a.seed);
     command
         ->add_option("--identity-filter", a.identity_filter,
@@ -329,10 +393,10 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     GradcheckArguments gradcheck_arguments;
     InfoArguments info_arguments;
     DeviceOptions device;  // of whichever command it is
-    std::string step_range;
+    TrainTexts train_texts;
     std::string grid_size;
     std::vector<std::string> damages;
-    CLI::App* train_command = add_train(app, train_arguments, device, step_range);
+    CLI::App* train_command = add_train(app, train_arguments, device, train_texts);
     CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, damages);
     CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
     add_info(app, info_arguments);
@@ -359,9 +423,7 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     }
 
     if (train_command->parsed()) {
-        if (!step_range.empty() || train_command->count("--steps") > 0) {
-            parse_step_range(step_range, train_arguments);
-        }
+        train_texts.parse(train_arguments);
         train_arguments.device = device.parse();
         train_arguments.command_line.assign(argv, argv + argc);
         return train_arguments;

@@ -37,9 +37,17 @@ struct TrainArguments {
     std::optional<int> batch;
     std::optional<int> fewest_steps;  // together with most_steps
     std::optional<int> most_steps;
+    std::optional<int> warmup;
+    std::optional<int> pool;
+    std::optional<int> damaged;
+    std::optional<float> damage_centre;
+    std::optional<float> smallest_damage;  // together with largest_damage
+    std::optional<float> largest_damage;
     std::optional<int> size;
     std::optional<int> padding;
     std::optional<float> learning_rate;
+    std::optional<float> beta1;  // together with beta2
+    std::optional<float> beta2;
     std::uint32_t seed = 0;
     std::optional<int> identity_filter;
     Device device;

@@ -43,9 +43,17 @@ TrainingConfig training_config(const TrainArguments& arguments) {
     config.batch = arguments.batch.value_or(config.batch);
     config.fewest_steps = arguments.fewest_steps.value_or(config.fewest_steps);
     config.most_steps = arguments.most_steps.value_or(config.most_steps);
+    config.warmup = arguments.warmup.value_or(config.warmup);
+    config.pool = arguments.pool.value_or(config.pool);
+    config.damaged = arguments.damaged.value_or(config.damaged);
+    config.damage_centre = arguments.damage_centre.value_or(config.damage_centre);
+    config.smallest_damage = arguments.smallest_damage.value_or(config.smallest_damage);
+    config.largest_damage = arguments.largest_damage.value_or(config.largest_damage);
     config.target_size = arguments.size.value_or(config.target_size);
     config.padding = arguments.padding.value_or(config.padding);
     config.learning_rate = arguments.learning_rate.value_or(config.learning_rate);
+    config.beta1 = arguments.beta1.value_or(config.beta1);
+    config.beta2 = arguments.beta2.value_or(config.beta2);
     config.seed = arguments.seed;
     if (arguments.identity_filter) {
         if (arguments.preset != "notebook") {

@@ -39,6 +39,14 @@ struct TrainingConfig {
     int batch = 8;
     int fewest_steps = 64;  // steps are uniform in fewest_steps .. most_steps - 1
     int most_steps = 96;
+    int warmup = 0;       // iterations over which the steps rise from an eighth to their full number
+    int pool = 0;         // states in the pool; 0: every rollout starts from the start cell
+    int damaged = 0;      // samples of each batch, those of lowest loss, that lose a circle
+    // The circles, in coordinates that run from -1 to 1 across the grid: centre uniform in
+    // +-damage_centre, radius uniform in smallest_damage .. largest_damage.
+    float damage_centre = 0.5F;
+    float smallest_damage = 0.1F;
+    float largest_damage = 0.4F;
     int target_size = 40;  // the target's longer side is scaled to this, in cells
     int padding = 16;      // dead cells around the target, on each side
     std::uint32_t seed = 0;
@@ -50,7 +58,7 @@ struct TrainingConfig {
     int grid() const { return target_size + 2 * padding; }  // cells along each side
 };
 
-// "notebook" or "growing". Throws InvalidArgument for any other name, listing these.
+// "notebook", "growing", "persistent" or "regenerating". Throws InvalidArgument for any other name, listing these.
 NCA_API TrainingConfig preset(std::string_view name);
 
 // The target as a training run sees it: [grid, grid, 4] floats in 0..1, scaled, centred, padded,
@@ -65,7 +73,10 @@ struct IterationReport {
     double learning_rate = 0;
     double gradient_norm = 0;  // L2 norm over all tensors, before normalisation
     int dead = 0;              // samples without a living cell at the end
-    std::string recovery;      // not empty: the iteration failed and this was done about it
+    // States of the pool that became the start cell: the worst of the batch, those that died or
+    // exploded, after a recovery all.
+    int reset = 0;
+    std::string recovery;  // not empty: training failed and this was done about it
 };
 
 // Trains one automaton. Deterministic: the same target, configuration and engine give the same
@@ -79,9 +90,11 @@ public:
     Trainer(Trainer&&) noexcept;
     Trainer& operator=(Trainer&&) noexcept;
 
-    // One update of the weights; waits for it. When the loss is not finite or every sample died it
-    // goes back to the last good weights, halves the learning rate, and says so in the report; when
-    // that has happened 13 times without 100 good iterations in between it throws Error.
+    // One update of the weights; waits for it. When training fails - the loss is not finite or
+    // explodes, every sample died, or the loss stays at a blank image's - it goes back to the last
+    // good weights, or to new ones where it never learnt anything, and to start cells, halves the
+    // learning rate, and says so in the report; when that has happened 13 times without 100 good
+    // iterations in between (600 where nothing was learnt) it throws Error.
     IterationReport iterate();
     // Up to so many, as many as the engine does best without the host looking on: one on the CPU,
     // up to 32 on CUDA. Fewer where one failed. Waits for them; gives a report for each.
@@ -93,6 +106,12 @@ public:
     Engine& engine() const;
     // The target on the grid, [grid, grid, 4] floats.
     const std::vector<float>& target() const;
+    // What the last iteration started from and ended with, [batch, grid, grid, channels] floats;
+    // zero before the first. These copy from the device and wait.
+    std::vector<float> states_before() const;
+    std::vector<float> states_after() const;
+    // The first so many states of the pool, fewer where it has fewer: [count, grid, grid, channels].
+    std::vector<float> pool_states(int count) const;
     // The weights of the last iteration that went well, with their rule and history: the last that
     // a forward pass has tried, so without that iteration's update; after resume those of the
     // checkpoint. Always finite.

@@ -63,6 +63,10 @@ constexpr uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { ret
 constexpr float2 make_float2(float x, float y) { return {x, y}; }
 constexpr float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+// Never fused into one operation; the executor's files are compiled without contraction.
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
+
 // Of the CUDA thread that runs at the moment.
 extern constinit thread_local uint3 threadIdx;
 extern constinit thread_local uint3 blockIdx;
