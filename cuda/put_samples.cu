@@ -2,11 +2,11 @@
 // The states that a good iteration with a pool ended with take their places in it; where a sample
 // died or its loss exploded, the start cell does.
 //
-// Reads state [batch, height, width, 16], the batch's losses and living cells; overwrites the plan's
-// samples in the pool and their losses, and counts in the iteration's outcome how many are the start
-// cell now. Changes nothing where the iteration failed. Samples differ from each other, so no two
-// blocks write the same place. A block copies 1,024 pieces of 16 bytes of one sample; 128 bytes
-// moved for each cell. Test: tests/trainer_test.cpp on every engine.
+// Reads state [batch, height, width, 16], the batch's losses and living cells; overwrites the
+// plan's samples in the pool and their losses, and counts in the iteration's outcome how many are
+// the start cell now. Changes nothing where the iteration failed. Samples differ from each other,
+// so no two blocks write the same place. A block copies 1,024 pieces of 16 bytes of one sample; 128
+// bytes moved for each cell. Test: tests/trainer_test.cpp on every engine.
 
 #include "cuda/launch.cuh"
 #include "cuda/start_cell.cuh"

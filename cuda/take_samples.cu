@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(Traits::threads)
     if (damaged) circle = args.pool.damage[args.control->cursor * args.pool.damaged + rank];
     const float* from = args.pool.states + std::size_t(samples[sample]) * pieces * 4;
     float* to = args.state + std::size_t(sample) * pieces * 4;
-    for (int i = first + static_cast<int>(threadIdx.x);
-         i < first + pieces_per_block && i < pieces; i += Traits::threads) {
+    for (int i = first + static_cast<int>(threadIdx.x); i < first + pieces_per_block && i < pieces;
+         i += Traits::threads) {
         const int cell = i / Traits::quads;
         float4 value = zero4();
         if (worst) {

@@ -170,14 +170,18 @@ StatePool take_pool(const SafetensorsFile& file, const TrainingConfig& config,
     const auto all = std::int64_t(cells.values.size());
     const auto require_shape = [&](const NamedTensor& got, std::vector<std::int64_t> expected) {
         if (got.shape != expected) {
-            fail(fmt::format("tensor {} has shape {}, expected {}", got.name,
-                             shape_text(got.shape), shape_text(expected)));
+            fail(fmt::format("tensor {} has shape {}, expected {}", got.name, shape_text(got.shape),
+                             shape_text(expected)));
         }
     };
     require_shape(losses, {config.pool});
     require_shape(counts, {config.pool});
     require_shape(cells, {all});
-    require_shape(values, {all, channels});
+    if (values.shape != std::vector<std::int64_t>{all, channels}) {
+        fail(fmt::format("tensor pool.values has shape {}, expected {}, as pool.cells has shape {}",
+                         shape_text(values.shape), shape_text({all, channels}),
+                         shape_text(cells.shape)));
+    }
 
     const int grid_cells = config.grid() * config.grid();
     StatePool pool(config.pool, grid_cells);
@@ -197,9 +201,10 @@ StatePool take_pool(const SafetensorsFile& file, const TrainingConfig& config,
             const float cell = cells.values[at];
             const bool in_order = entry.cells.empty() || cell > float(entry.cells.back());
             if (!(cell >= 0 && cell < float(grid_cells)) || cell != std::floor(cell) || !in_order) {
-                fail(fmt::format(
-                    "pool.cells holds {}, expected whole numbers below {} that ascend in each state",
-                    cell, grid_cells));
+                fail(
+                    fmt::format("pool.cells holds {}, expected whole numbers below {} that ascend "
+                                "in each state",
+                                cell, grid_cells));
             }
             entry.cells.push_back(std::uint32_t(cell));
             const auto first = values.values.begin() + std::ptrdiff_t(at * channels);

@@ -42,10 +42,11 @@ std::vector<DamageCircle> draw_damage(const TrainingConfig& config, std::uint32_
     };
     std::vector<DamageCircle> circles;
     for (int i = 0; i < config.damaged; ++i) {
-        const auto words = philox(seed, Purpose::damage,
-                                  {std::uint32_t(i), 0, 0, std::uint32_t(iteration)});
-        circles.push_back({centre(words[0]), centre(words[1]),
-                           between(config.smallest_damage, config.largest_damage, words[2]) * unit});
+        const auto words =
+            philox(seed, Purpose::damage, {std::uint32_t(i), 0, 0, std::uint32_t(iteration)});
+        circles.push_back(
+            {centre(words[0]), centre(words[1]),
+             between(config.smallest_damage, config.largest_damage, words[2]) * unit});
     }
     return circles;
 }

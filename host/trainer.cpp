@@ -192,9 +192,10 @@ struct Trainer::Impl {
         recent_losses.push_back(outcome.loss);
         if (recent_losses.size() > loss_window) recent_losses.erase(recent_losses.begin());
         ++good_iterations;
-        learnt = learnt || (good_iterations >= int(loss_window) &&
-                            recent_loss() < learnt_share * blank);
-        if (good_iterations >= enough_good_iterations + (learnt ? 0 : patience)) failures = 0;
+        learnt =
+            learnt || (good_iterations >= int(loss_window) && recent_loss() < learnt_share * blank);
+        const int enough = config.warmup + enough_good_iterations + (learnt ? 0 : patience);
+        if (good_iterations >= enough && !stuck()) failures = 0;
         ++iteration;
         return true;
     }

@@ -58,10 +58,31 @@ TrainingConfig unusual_config() {
     config.batch = 3;
     config.fewest_steps = 5;
     config.most_steps = 99999;
+    config.warmup = 321;
+    config.pool = 5;
+    config.damaged = 2;
+    config.damage_centre = 0.3F;
+    config.smallest_damage = 0.01F;
+    config.largest_damage = 0.7F;
     config.target_size = 17;
     config.padding = 0;
     config.seed = 4294967295U;
     return config;
+}
+
+// Of states of a 17 x 17 grid: an empty one, a full one, and some in between.
+StatePool unusual_pool() {
+    StatePool pool(5, 17 * 17);
+    float value = 0;
+    for (int i = 0; i < 5; ++i) {
+        StatePool::Entry entry{.cells = {}, .values = {}, .loss = 0.5F / float(i + 1)};
+        for (std::uint32_t cell = 0; i > 0 && cell < 17 * 17; cell += i == 3 ? 1 : 17 * i) {
+            entry.cells.push_back(cell);
+            for (int c = 0; c < channels; ++c) entry.values.push_back(value += 0.125F);
+        }
+        pool.set_entry(i, std::move(entry));
+    }
+    return pool;
 }
 
 Checkpoint unusual_checkpoint() {
@@ -73,9 +94,11 @@ Checkpoint unusual_checkpoint() {
         .recoveries = 7,
         .failures = 5,
         .good_iterations = 4321,
+        .learnt = true,
         .recent_losses = {0.1, 1.0 / 3, 1e-300, 5e-324, 999.9999999999999, 0},
         .current = numbered(false, 0),
         .anchor = numbered(false, 1e5F),
+        .pool = unusual_pool(),
     };
 }
 
@@ -147,6 +170,8 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         REQUIRE(got.recent_losses == expected.recent_losses);
         require_same(got.current, expected.current);
         require_same(got.anchor, expected.anchor);
+        REQUIRE(got.learnt == expected.learnt);
+        REQUIRE((got.pool == expected.pool));
 
         save_checkpoint(folder / "again", got, {});
         REQUIRE(test::read_bytes(folder / "again") == test::read_bytes(path));
@@ -193,6 +218,12 @@ TEST_CASE("the first difference of two configurations is named, whichever field 
         {[](auto& c) { c.batch = 4; }, "batch is 4, expected 3"},
         {[](auto& c) { c.fewest_steps = 6; }, "fewest_steps is 6, expected 5"},
         {[](auto& c) { c.most_steps = 7; }, "most_steps is 7, expected 99999"},
+        {[](auto& c) { c.warmup = 1; }, "warmup is 1, expected 321"},
+        {[](auto& c) { c.pool = 6; }, "pool is 6, expected 5"},
+        {[](auto& c) { c.damaged = 1; }, "damaged is 1, expected 2"},
+        {[](auto& c) { c.damage_centre = 0.5F; }, "damage_centre is 0.5"},
+        {[](auto& c) { c.smallest_damage = 0; }, "smallest_damage is 0.0"},
+        {[](auto& c) { c.largest_damage = 0.75F; }, "largest_damage is 0.75"},
         {[](auto& c) { c.target_size = 18; }, "target_size is 18, expected 17"},
         {[](auto& c) { c.padding = 1; }, "padding is 1, expected 0"},
         {[](auto& c) { c.seed = 0; }, "seed is 0, expected 4294967295"},
@@ -297,7 +328,7 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
     checkpoint.current = numbered(true, 0);
     checkpoint.anchor = numbered(true, 0);
     const SafetensorsFile whole = contents_of(checkpoint);
-    REQUIRE(whole.tensors.size() == 24);
+    REQUIRE(whole.tensors.size() == 28);
     REQUIRE(refused(whole) == "");
     for (const NamedTensor& each : whole.tensors) {
         INFO(each.name);
@@ -317,12 +348,46 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
         tensor(file, each.name).shape.push_back(1);
         REQUIRE_THAT(refused(file), Contains(each.name) && Contains("shape"));
 
+        // What a state holds is not judged: training that meets it recovers.
+        if (each.name == "pool.values") continue;
         file = whole;
         tensor(file, each.name).values.back() = std::numeric_limits<float>::quiet_NaN();
         REQUIRE_THAT(refused(file), Contains(each.name) && Contains("nan"));
         tensor(file, each.name).values.back() = std::numeric_limits<float>::infinity();
         REQUIRE_THAT(refused(file), Contains(each.name) && Contains("inf"));
     }
+}
+
+TEST_CASE("a checkpoint whose pool does not add up is refused by its tensor") {
+    const SafetensorsFile whole = contents_of(unusual_checkpoint());
+    const auto requires_refusal = [&](const std::string& name, std::size_t at, float value,
+                                      const std::string& expected) {
+        INFO(name << "[" << at << "] = " << value);
+        SafetensorsFile file = whole;
+        tensor(file, name).values[at] = value;
+        REQUIRE_THAT(refused(file), Contains(expected));
+    };
+    for (const float bad : {-1.0F, 0.5F, 1e9F, 3e38F, 289.0F}) {
+        requires_refusal("pool.cells", 3, bad, "pool.cells holds");
+    }
+    requires_refusal("pool.cells", 3, 17, "ascend");  // as the one before it
+    for (const float bad : {-1.0F, 17.5F, 1e9F, 3e38F}) {
+        requires_refusal("pool.counts", 1, bad, "pool.counts holds");
+    }
+    requires_refusal("pool.counts", 4, 2, "pool.counts adds up to");
+    for (const int pool : {4, 6, 65536, 2147483647}) {
+        REQUIRE_THAT(refused(with_field(training_key, "pool", pool)),
+                     Contains("pool") && Contains("the file is damaged"));
+    }
+    // A grid whose cells no int counts.
+    REQUIRE_THAT(refused(with_field(training_key, "target_size", 2147483647)), Contains("size is"));
+    REQUIRE_THAT(refused(with_field(training_key, "padding", 2147483647)), Contains("padding is"));
+}
+
+TEST_CASE("a checkpoint that has lost its pool says what is missing") {
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    std::erase_if(file.tensors, [](const auto& t) { return t.name.starts_with("pool."); });
+    REQUIRE_THAT(refused(file), Contains("no tensor pool.loss") && Contains("a pool of 5 states"));
 }
 
 TEST_CASE("an output bias that the configuration does not have is refused") {
@@ -354,6 +419,7 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
         {"recoveries", {-1, 1001, 2147483648}},
         {"failures", {-1, 1001}},
         {"good_iterations", {-1, 2147483647, 2147483648}},
+        {"learnt", {1, "true"}},
         {"recovery_updates", {-1, 9223372036854775807}},
         {"recent_losses",
          {"0.5", 0.5, {"0.5"}, {nullptr}, {{0.5}}, std::vector<double>(100000, 0.5)}},
@@ -378,6 +444,12 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
         {"batch", {0, -1, 2.5, 2147483648}},
         {"fewest_steps", {0, -64}},
         {"most_steps", {0, 4294967296}},
+        {"warmup", {-1, 0.5}},
+        {"pool", {-1, "many"}},
+        {"damaged", {-1, 2147483648}},
+        {"damage_centre", {nullptr}},
+        {"smallest_damage", {"0.1"}},
+        {"largest_damage", {1e300}},
         {"target_size", {0, -1}},
         {"padding", {-1}},
         {"seed", {-1, 4294967296}},

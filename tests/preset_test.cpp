@@ -106,12 +106,24 @@ TEST_CASE("the growing preset has the values of the paper's first experiment") {
             Filter{-0.125F, -0.25F, -0.125F, 0, 0, 0, 0.125F, 0.25F, 0.125F});
 }
 
-TEST_CASE("other presets are refused by name, with those that there are") {
+TEST_CASE("the persistent and regenerating presets add a pool and damage to growing") {
     for (const std::string name : {"persistent", "regenerating"}) {
-        const std::string message = message_of<InvalidArgument>([&] { preset(name); });
-        REQUIRE_THAT(message, Contains(name) && Contains("pool") && Contains("growing") &&
-                                  Contains("notebook"));
+        TrainingConfig config = preset(name);
+        REQUIRE(config.preset == name);
+        REQUIRE(config.pool == 1024);
+        REQUIRE(config.damaged == (name == "regenerating" ? 3 : 0));
+        REQUIRE(config.damage_centre == 0.5F);
+        REQUIRE(config.smallest_damage == 0.1F);
+        REQUIRE(config.largest_damage == 0.4F);
+        config.preset = "growing";
+        config.pool = config.damaged = 0;
+        REQUIRE(config == preset("growing"));
     }
+    REQUIRE(preset("growing").pool == 0);
+    REQUIRE(preset("notebook").pool == 0);
+}
+
+TEST_CASE("other presets are refused by name, with those that there are") {
     for (const std::string name : {"lizard", "", "Growing", "growing "}) {
         const std::string message = message_of<InvalidArgument>([&] { preset(name); });
         REQUIRE_THAT(message,
@@ -129,6 +141,19 @@ TEST_CASE("a configuration's bad field is refused by name") {
         {[](auto& c) { c.most_steps = c.fewest_steps; }, "range of steps is 64"},
         {[](auto& c) { c.fewest_steps = 96, c.most_steps = 64; }, "range of steps is 64"},
         {[](auto& c) { c.most_steps = 100001; }, "range of steps is 100001"},
+        {[](auto& c) { c.warmup = -1; }, "warmup is -1"},
+        {[](auto& c) { c.pool = 7; }, "pool is 7: expected 0, or at least the batch, which is 8"},
+        {[](auto& c) { c.pool = -1; }, "pool is -1"},
+        {[](auto& c) { c.pool = 65537; }, "pool is 65537"},
+        {[](auto& c) { c.damaged = 1; }, "damage is 1: expected 0, as there is no pool"},
+        {[](auto& c) { c.pool = 99, c.damaged = -1; }, "damage is -1"},
+        {[](auto& c) { c.pool = 99, c.damaged = 8; }, "less than the batch, which is 8"},
+        {[](auto& c) { c.damage_centre = 1.5F; }, "damage's centre is 1.5"},
+        {[](auto& c) { c.damage_centre = not_a_number; }, "damage's centre is nan"},
+        {[](auto& c) { c.smallest_damage = -0.1F; }, "smallest radius of damage is -0.1"},
+        {[](auto& c) { c.smallest_damage = 0.5F; }, "smallest radius of damage is 0.5"},
+        {[](auto& c) { c.largest_damage = not_a_number; }, "smallest radius of damage is 0.1"},
+        {[](auto& c) { c.largest_damage = 5; }, "largest radius of damage is 5"},
         {[](auto& c) { c.target_size = 7; }, "size is 7"},
         {[](auto& c) { c.target_size = -1; }, "size is -1"},
         {[](auto& c) { c.target_size = 4097; }, "size is 4097"},

@@ -213,7 +213,9 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
     command->add_option("-o,--output", a.output, "where the model goes")
         ->type_name("MODEL")
         ->required();
-    command->add_option("--preset", a.preset, "growing (default), persistent, regenerating or notebook")
+    command
+        ->add_option("--preset", a.preset,
+                     "growing (default), persistent, regenerating or notebook")
         ->type_name("NAME");
     command->add_option("--iterations", a.iterations, "updates of the weights (8000)")
         ->type_name("N")
@@ -253,9 +255,7 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
     command->add_option("--size", a.size, "cells along the target's longer side (40)")
         ->type_name("N")
         ->transform(int_range(8, 4096));
-    command
-        ->add_option("--padding", a.padding,
-                     "empty cells around the target (16; notebook: 0)")
+    command->add_option("--padding", a.padding, "empty cells around the target (16; notebook: 0)")
         ->type_name("N")
         ->transform(int_range(0, 4096));
     command->add_option("--lr", a.learning_rate, "Adam's learning rate at the start (0.002)")

@@ -32,7 +32,8 @@ inline Image small_picture(int height = 8, int width = 8) {
     return image;
 }
 
-// The preset on 12 x 12 cells, with a batch of 2 and 4 or 5 steps.
+// The preset on 12 x 12 cells, with a batch of 2 (3 where some are damaged), 4 or 5 steps and a
+// pool of 7 states where it has one.
 inline TrainingConfig small_config(std::string_view preset_name) {
     TrainingConfig config = preset(preset_name);
     config.target_size = 8;
@@ -40,6 +41,8 @@ inline TrainingConfig small_config(std::string_view preset_name) {
     config.batch = 2;
     config.fewest_steps = 4;
     config.most_steps = 6;
+    if (config.pool > 0) config.pool = 7;
+    if (config.damaged > 0) config.batch = 3, config.damaged = 1;
     return config;
 }
 
