@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -67,7 +68,11 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
 class JsonFields {
 public:
     JsonFields(std::string_view text, std::string where)
-        : where_(std::move(where)), object_(parse_json(text, where_, 4)) {
+        : JsonFields(parse_json(text, where, 4), where) {}
+    // An object that is part of a larger text. A template, since texts convert to JSON.
+    template <std::same_as<nlohmann::json> Json>
+    JsonFields(Json object, std::string where)
+        : where_(std::move(where)), object_(std::move(object)) {
         if (!object_.is_object()) {
             throw FormatError(
                 fmt::format("{} is {}, expected an object", where_, object_.type_name()));

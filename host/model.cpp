@@ -140,17 +140,24 @@ void take_tensor(std::span<float> values, const SafetensorsFile& file, const std
     std::ranges::copy(tensor->values, values.begin());
 }
 
-void put_model(const Model& model, SafetensorsFile& file) {
-    model.rule.validate();
-    const auto all = model.weights.all();
-    for (ParameterTensor& tensor : parameter_tensors(model.weights.has_output_bias())) {
-        const auto values = all.subspan(tensor.offset, tensor.size);
+void require_finite(const Weights& weights) {
+    for (const ParameterTensor& tensor : parameter_tensors(weights.has_output_bias())) {
+        const auto values = weights.all().subspan(tensor.offset, tensor.size);
         if (const float* bad = find_not_finite(values)) {
             throw InvalidArgument(
                 fmt::format("weight {} of tensor {} is {}, expected a finite "
                             "number; the model was not saved",
                             bad - values.data(), tensor.name, *bad));
         }
+    }
+}
+
+void put_model(const Model& model, SafetensorsFile& file) {
+    model.rule.validate();
+    require_finite(model.weights);
+    const auto all = model.weights.all();
+    for (ParameterTensor& tensor : parameter_tensors(model.weights.has_output_bias())) {
+        const auto values = all.subspan(tensor.offset, tensor.size);
         file.tensors.push_back(
             {tensor.name, std::move(tensor.shape), {values.begin(), values.end()}});
     }

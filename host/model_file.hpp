@@ -19,6 +19,9 @@ void put_model(const Model& model, SafetensorsFile& file);
 // misshapen, a weight is not finite, or the metadata is wrong.
 Model take_model(const SafetensorsFile& file, const std::filesystem::path& path);
 
+// Throws InvalidArgument where a weight is not finite.
+void require_finite(const Weights& weights);
+
 // Checks shape and finiteness of the tensor and copies it. Throws FormatError otherwise.
 void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
                  const std::vector<std::int64_t>& shape, const std::filesystem::path& path);

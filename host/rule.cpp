@@ -84,4 +84,10 @@ Rule notebook_rule() {
     return rule;
 }
 
+Rule distill_demo_rule() {
+    Rule rule;
+    rule.edges = Edges::circular;
+    return rule;
+}
+
 }  // namespace nca

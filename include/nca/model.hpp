@@ -108,4 +108,18 @@ struct Model {
     NCA_API void save(const std::filesystem::path& path) const;
 };
 
+// Reads a model of the web demo of the Distill article (Mordvintsev et al., 2020): json with the
+// weights in 8 bits (docs/file-formats.md). The rule is distill_demo_rule(), there is an output
+// bias, and the history is unknown. Throws IoError where the file cannot be read, FormatError where
+// it is not such a file.
+NCA_API Model load_distill_json(const std::filesystem::path& path);
+
+// Writes a model for the web demo. The file holds weights and nothing else: the demo runs them by
+// distill_demo_rule() whatever the model's rule, which the caller should compare. Each weight is
+// rounded to the nearest of 256 values, so it changes by at most 1/255 of the largest magnitude in
+// its tensor; a tensor of zeros, as an absent output bias is written, stays zero. The old file
+// stays until the new one is whole. Throws IoError, and InvalidArgument where a weight is not
+// finite or above 1.7e38, half of the largest float.
+NCA_API void save_distill_json(const std::filesystem::path& path, const Model& model);
+
 }  // namespace nca

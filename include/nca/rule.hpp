@@ -59,4 +59,8 @@ struct Rule {
 // The notebook's rule: circular edges, plain Sobel, life after the update, straight alpha.
 NCA_API Rule notebook_rule();
 
+// The rule that the web demo of the Distill article runs every model by: that of the `growing`
+// preset with circular edges.
+NCA_API Rule distill_demo_rule();
+
 }  // namespace nca

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nca/model.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace nca {
+
+// The model files of the Distill article's web demo (docs/file-formats.md), as text. `name` stands
+// for the file in the messages of the FormatError that parse_distill_json throws.
+Model parse_distill_json(std::string_view text, const std::string& name);
+
+// Equal weights give equal texts. Throws InvalidArgument where a weight is not finite or too large
+// for the format.
+std::string encode_distill_json(const Weights& weights);
+
+}  // namespace nca
