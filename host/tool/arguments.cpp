@@ -377,6 +377,20 @@ CLI::App* add_info(CLI::App& app, InfoArguments& a) {
     return command;
 }
 
+CLI::App* add_convert(CLI::App& app, ConvertArguments& a) {
+    CLI::App* command = app.add_subcommand(
+        "convert", "Turn a model into one of the Distill article's web demo, or back");
+    command->add_option("IN", a.input, "a model.safetensors, or a model.json of the demo")
+        ->required();
+    command->add_option("OUT", a.output, "the other of the two")->required();
+    command->footer(
+        "The demo keeps weights in 8 bits and runs them all by one rule: where the model's is\n"
+        "another, a line says what will differ.\n\n"
+        "Example:\n  nca convert lizard.safetensors lizard.json\n"
+        "  nca convert lizard.json lizard.safetensors");
+    return command;
+}
+
 }  // namespace
 
 Arguments parse_arguments(int argc, const char* const* argv) {
@@ -392,6 +406,7 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     GrowArguments grow_arguments;
     GradcheckArguments gradcheck_arguments;
     InfoArguments info_arguments;
+    ConvertArguments convert_arguments;
     DeviceOptions device;  // of whichever command it is
     TrainTexts train_texts;
     std::string grid_size;
@@ -399,7 +414,8 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     CLI::App* train_command = add_train(app, train_arguments, device, train_texts);
     CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, damages);
     CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
-    add_info(app, info_arguments);
+    CLI::App* info_command = add_info(app, info_arguments);
+    add_convert(app, convert_arguments);
 
     const auto chosen = [&]() -> std::string {
         const std::vector<CLI::App*> commands = app.get_subcommands();
@@ -412,12 +428,9 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         app.exit(request, text, text);
         return HelpArguments{text.str()};
     } catch (const CLI::ParseError& error) {
-        if (argc > 1 && argv[1] == std::string_view("convert")) {
-            throw UsageError("convert: not available yet, expected train, grow, gradcheck or info");
-        }
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
             throw UsageError(fmt::format(
-                "{}: no such command, expected train, grow, gradcheck or info", argv[1]));
+                "{}: no such command, expected train, grow, gradcheck, info or convert", argv[1]));
         }
         throw UsageError(fmt::format("{} (see {} --help)", error.what(), chosen()));
     }
@@ -442,7 +455,10 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         gradcheck_arguments.device = device.parse();
         return gradcheck_arguments;
     }
-    return info_arguments;
+    if (info_command->parsed()) {
+        return info_arguments;
+    }
+    return convert_arguments;
 }
 
 }  // namespace nca::tool

@@ -103,8 +103,13 @@ struct InfoArguments {
     std::filesystem::path model;
 };
 
-using Arguments =
-    std::variant<HelpArguments, TrainArguments, GrowArguments, GradcheckArguments, InfoArguments>;
+struct ConvertArguments {
+    std::filesystem::path input;
+    std::filesystem::path output;
+};
+
+using Arguments = std::variant<HelpArguments, TrainArguments, GrowArguments, GradcheckArguments,
+                               InfoArguments, ConvertArguments>;
 
 // Throws UsageError with one line that names the option and what it takes.
 Arguments parse_arguments(int argc, const char* const* argv);
@@ -114,5 +119,6 @@ int train(const TrainArguments& arguments);
 int grow(const GrowArguments& arguments);
 int gradcheck(const GradcheckArguments& arguments);
 int info(const InfoArguments& arguments);
+int convert(const ConvertArguments& arguments);
 
 }  // namespace nca::tool

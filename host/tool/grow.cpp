@@ -11,7 +11,6 @@
 #include <nca/trainer.hpp>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 
 namespace nca::tool {
@@ -27,9 +26,7 @@ constexpr int usual_frames = 100;
 enum class Format { gif, png, webp };
 
 Format output_format(const std::filesystem::path& path) {
-    std::string extension = path.extension().string();
-    std::transform(extension.begin(), extension.end(), extension.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    const std::string extension = lower_case_extension(path);
     if (extension == ".gif") {
         return Format::gif;
     }

@@ -21,6 +21,7 @@ struct Run {
     int operator()(const GrowArguments& arguments) const { return grow(arguments); }
     int operator()(const GradcheckArguments& arguments) const { return gradcheck(arguments); }
     int operator()(const InfoArguments& arguments) const { return info(arguments); }
+    int operator()(const ConvertArguments& arguments) const { return convert(arguments); }
 };
 
 int run(int argc, char** argv) {

@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include <unistd.h>
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +17,14 @@
 #include <string>
 
 namespace nca::tool {
+
+// Of the file's name, with its dot.
+inline std::string lower_case_extension(const std::filesystem::path& path) {
+    std::string extension = path.extension().string();
+    std::transform(extension.begin(), extension.end(), extension.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return extension;
+}
 
 // The file itself where the path is a link to one: what is to be replaced, so that the link stays.
 inline std::filesystem::path linked_file(const std::filesystem::path& path) {
