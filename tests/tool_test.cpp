@@ -215,10 +215,36 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {grow + Words{"--angle", "inf"}, {"--angle", "inf"}},
         {grow + Words{"--damage", "5"}, {"--damage", "5"}},
         {grow + Words{"--damage", "5:square,1"}, {"--damage", "5:square,1"}},
-        {grow + Words{"--damage", "5:circle,1,2"}, {"--damage", "circle,Y,X,RADIUS"}},
+        {grow + Words{"--damage", ""}, {"--damage", "STEP:circle,X,Y,RADIUS"}},
+        {grow + Words{"--damage", ":half,left"}, {"--damage", ":half,left"}},
+        {grow + Words{"--damage", "5:half"}, {"--damage", "left|right|top|bottom"}},
+        {grow + Words{"--damage", "5:half,middle"}, {"--damage", "left|right|top|bottom"}},
+        {grow + Words{"--damage", "5:half,left,top"}, {"--damage", "5:half,left,top"}},
+        {grow + Words{"--damage", "5:circle,1,2"}, {"--damage", "circle,X,Y,RADIUS"}},
+        {grow + Words{"--damage", "5:circle,1,2,3,4"}, {"--damage", "circle,X,Y,RADIUS"}},
+        {grow + Words{"--damage", "5:circle,1,2,-3"}, {"--damage", "5:circle,1,2,-3"}},
         {grow + Words{"--damage", "5:circle,1,2,nan"}, {"--damage", "nan"}},
         {grow + Words{"--damage", "-5:half,left"}, {"--damage", "-5"}},
         {grow + Words{"--damage", "500:half,left"}, {"--damage", "500", "200"}},
+        {grow + Words{"--damage", "201:circle,1,2,3"}, {"--damage", "201", "200"}},
+        {grow + Words{"--damage", "99999999999:half,left"}, {"--damage", "99999999999"}},
+        {grow + Words{"--damage", "5:half,left", "--damage", "5:circle,30,3,2"},
+         {"--damage 5:circle,30,3,2", "no cell", "12x12"}},
+        {grow + Words{"--damage", "5:circle,3,-3,2.9"}, {"--damage 5:circle,3,-3,2.9", "no cell"}},
+        {grow + Words{"--damage", "5:circle,0.5,0.5,0.7"}, {"5:circle,0.5,0.5,0.7", "no cell"}},
+        {grow + Words{"--damage", "5:circle,1e300,0,1e299"}, {"--damage 5:circle", "no cell"}},
+        {grow + Words{"--size", "9x7", "--damage", "5:circle,8,3,1"}, {"no cell", "X is in 0..6"}},
+        {grow + Words{"--seed-at", ""}, {"--seed-at", "X,Y"}},
+        {grow + Words{"--seed-at", "5"}, {"--seed-at 5", "X,Y"}},
+        {grow + Words{"--seed-at", "5,"}, {"--seed-at 5,", "X,Y"}},
+        {grow + Words{"--seed-at", "5,5,5"}, {"--seed-at 5,5,5", "X,Y"}},
+        {grow + Words{"--seed-at", "1.5,2"}, {"--seed-at 1.5,2", "X,Y"}},
+        {grow + Words{"--seed-at", "5x5"}, {"--seed-at 5x5", "X,Y"}},
+        {grow + Words{"--seed-at", "99999999999,0"}, {"--seed-at 99999999999,0", "X,Y"}},
+        {grow + Words{"--seed-at", "12,0"}, {"--seed-at 12,0", "outside", "12x12"}},
+        {grow + Words{"--seed-at", "5,5", "--seed-at", "0,12"}, {"--seed-at 0,12", "outside"}},
+        {grow + Words{"--seed-at", "-1,0"}, {"--seed-at -1,0", "outside"}},
+        {grow + Words{"--size", "9x7", "--seed-at", "8,6"}, {"outside", "X is in 0..6"}},
         {grow + Words{"--compare", shop.target}, {"--compare", ".png"}},
         {{"grow", shop.model, "-o", shop / "new.bmp"}, {"new.bmp", ".gif", ".png", ".webp"}},
         {{"grow", shop.model, "-o", shop / "new"}, {".gif", ".png", ".webp"}},
@@ -730,13 +756,50 @@ TEST_CASE("the state of grow depends on seed, damage and angle, and not on threa
     REQUIRE(plain != state({"--seed", "1"}));
     REQUIRE(plain != state({"--fire-rate", "1"}));
     REQUIRE(plain != state({"--angle", "90"}));
-    for (const char* damage : {"6:circle,4,3,0.5", "6:half,left", "6:half,right", "6:half,top",
+    for (const char* damage : {"6:circle,3,4,0.5", "6:half,left", "6:half,right", "6:half,top",
                                "6:half,bottom", "12:half,bottom"}) {
         REQUIRE(plain != state({"--damage", damage}));
     }
     const std::string dead = state({"--damage", "12:half,left", "--damage", "12:half,right"});
     REQUIRE(dead.find_first_not_of('\0', dead.size() - 9 * 7 * 16 * 4) == std::string::npos);
-    REQUIRE(dead == state({"--damage", "3:circle,4,3,50"}));
+    REQUIRE(dead == state({"--damage", "3:circle,3,4,50"}));
+}
+
+TEST_CASE("start cells and circles are where their column and row say") {
+    const Workshop shop;
+    const auto state = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--steps", "0", "--size",
+                           "9x7", "--state-out", shop / "state.npy"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(shop / "state.npy");
+    };
+    // The cells, by their number in raster order, that are living.
+    const auto living = [](const std::string& npy) {
+        std::vector<int> cells;
+        const std::size_t start = npy.size() - std::size_t{9} * 7 * nca::channels * 4;
+        for (int cell = 0; cell < 9 * 7; ++cell) {
+            float alpha = 0;
+            std::memcpy(&alpha,
+                        npy.data() + start + (cell * nca::channels + nca::alpha_channel) * 4, 4);
+            if (alpha == 1) cells.push_back(cell);
+        }
+        return cells;
+    };
+    const Words both = {"--seed-at", "6,8", "--seed-at", "1,2"};
+    REQUIRE(living(state({})) == std::vector<int>{4 * 7 + 3});
+    REQUIRE(living(state({"--seed-at", "6,8"})) == std::vector<int>{8 * 7 + 6});
+    REQUIRE(living(state(both)) == std::vector<int>{2 * 7 + 1, 8 * 7 + 6});
+    REQUIRE(state(both) == state(both + both));
+    REQUIRE(state({}) == state({"--seed-at", "3,4"}));
+    REQUIRE(living(state(both + Words{"--damage", "0:circle,6,8,0"})) ==
+            std::vector<int>{2 * 7 + 1});
+    REQUIRE(living(state(both + Words{"--damage", "0:circle,9,8,3"})) ==
+            std::vector<int>{2 * 7 + 1});
+    REQUIRE(living(state(both + Words{"--damage", "0:half,top"})) == std::vector<int>{8 * 7 + 6});
+    REQUIRE(living(state(both + Words{"--damage", "0:half,right"})) == std::vector<int>{2 * 7 + 1});
 }
 
 TEST_CASE("info prints rule, sizes, statistics and history, and no control characters") {

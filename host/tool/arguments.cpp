@@ -112,10 +112,22 @@ void parse_grid_size(const std::string& text, GrowArguments& arguments) {
     arguments.width = width;
 }
 
+// "36,20"
+Cell parse_start(const std::string& text) {
+    const std::vector<std::string_view> parts = split(text, ',');
+    const std::optional<int> x = parse_number<int>(parts.front());
+    const std::optional<int> y = parse_number<int>(parts.back());
+    if (parts.size() != 2 || !x || !y) {
+        throw UsageError(fmt::format(
+            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text));
+    }
+    return {*x, *y};
+}
+
 // "100:circle,36,36,10" or "100:half,left"
 Damage parse_damage(const std::string& text) {
     const std::string expected = fmt::format(
-        "--damage {}: expected STEP:circle,Y,X,RADIUS or STEP:half,left|right|top|bottom", text);
+        "--damage {}: expected STEP:circle,X,Y,RADIUS or STEP:half,left|right|top|bottom", text);
     const std::size_t colon = text.find(':');
     if (colon == std::string::npos) {
         throw UsageError(expected);
@@ -127,12 +139,12 @@ Damage parse_damage(const std::string& text) {
         throw UsageError(expected);
     }
     if (words[0] == "circle" && words.size() == 4) {
-        const std::optional<double> y = parse_number<double>(words[1]);
-        const std::optional<double> x = parse_number<double>(words[2]);
+        const std::optional<double> x = parse_number<double>(words[1]);
+        const std::optional<double> y = parse_number<double>(words[2]);
         const std::optional<double> radius = parse_number<double>(words[3]);
-        if (y && x && radius && std::isfinite(*y) && std::isfinite(*x) && std::isfinite(*radius) &&
+        if (x && y && radius && std::isfinite(*x) && std::isfinite(*y) && std::isfinite(*radius) &&
             *radius >= 0) {
-            return {*step, Damage::Shape::circle, *y, *x, *radius};
+            return {*step, Damage::Shape::circle, *x, *y, *radius};
         }
     }
     if (words[0] == "half" && words.size() == 2) {
@@ -305,7 +317,7 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
 }
 
 CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::string& size,
-                   std::vector<std::string>& damages) {
+                   std::vector<std::string>& starts, std::vector<std::string>& damages) {
     CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
     command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
     command
@@ -316,7 +328,7 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
     command->add_option("--steps", a.steps, "how long (200)")
         ->type_name("N")
         ->transform(int_range(0, 10'000'000));
-    command->add_option("--size", size, "the grid in cells (as trained, or 72x72)")
+    command->add_option("--size", size, "the grid in cells, rows first (as trained, or 72x72)")
         ->type_name("HxW");
     command->add_option("--every", a.every, "steps between frames (for about 100 frames)")
         ->type_name("K")
@@ -331,8 +343,15 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
     add_seed(*command, a.seed);
     device.add_to(*command);
     command
+        ->add_option("--seed-at", starts,
+                     "start from the cell in this column and row, counted from 0, and not from the "
+                     "one in the middle; may be repeated")
+        ->type_name("X,Y")
+        ->expected(1)
+        ->take_all();
+    command
         ->add_option("--damage", damages,
-                     "kill cells after so many steps: STEP:circle,Y,X,RADIUS or "
+                     "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
                      "STEP:half,left|right|top|bottom; may be repeated")
         ->type_name("STEP:SHAPE")
         ->expected(1)
@@ -346,7 +365,9 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
                      "PNG only: the target, the grown picture and their difference side by side")
         ->type_name("TARGET");
     command->add_flag("--transparent", a.transparent, "no white background");
-    command->footer("Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:half,left");
+    command->footer(
+        "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
+        "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36");
     return command;
 }
 
@@ -410,9 +431,10 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     DeviceOptions device;  // of whichever command it is
     TrainTexts train_texts;
     std::string grid_size;
+    std::vector<std::string> starts;
     std::vector<std::string> damages;
     CLI::App* train_command = add_train(app, train_arguments, device, train_texts);
-    CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, damages);
+    CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, starts, damages);
     CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
     CLI::App* info_command = add_info(app, info_arguments);
     add_convert(app, convert_arguments);
@@ -444,6 +466,9 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     if (grow_command->parsed()) {
         if (grow_command->count("--size") > 0) {
             parse_grid_size(grid_size, grow_arguments);
+        }
+        for (const std::string& text : starts) {
+            grow_arguments.starts.push_back(parse_start(text));
         }
         for (const std::string& text : damages) {
             grow_arguments.damages.push_back(parse_damage(text));

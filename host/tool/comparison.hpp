@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/tool/grid.hpp"
+
 #include <nca/image.hpp>
 #include <nca/model.hpp>
 #include <nca/trainer.hpp>
@@ -12,12 +14,6 @@
 
 // What `nca grow --compare` shows: target, grown picture and difference.
 namespace nca::tool {
-
-// In cells.
-struct GridSize {
-    int height = 72;
-    int width = 72;
-};
 
 // The target on the grid as training saw it, [height, width, channels] with hidden channels 0.
 inline std::vector<float> target_state(const Image& target, const Model& model,

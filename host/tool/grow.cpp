@@ -11,6 +11,7 @@
 #include <nca/trainer.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 namespace nca::tool {
@@ -109,6 +110,31 @@ void check_files(const GrowArguments& arguments) {
     require_writable(arguments.output);
     if (!arguments.state_out.empty()) {
         require_writable(arguments.state_out);
+    }
+}
+
+// Is the middle of a cell in the circle? The nearest one's, or none's.
+bool touches_a_cell(const Damage& circle, const GridSize& grid) {
+    const double x = std::clamp<double>(std::round(circle.x), 0, grid.width - 1);
+    const double y = std::clamp<double>(std::round(circle.y), 0, grid.height - 1);
+    return std::hypot(x - circle.x, y - circle.y) <= circle.radius;
+}
+
+// Is all that was asked for on the grid?
+void check_places(const GrowArguments& arguments, const GridSize& grid) {
+    const std::string cells =
+        fmt::format("the grid of {}x{} cells, where X is in 0..{} and Y in 0..{}", grid.height,
+                    grid.width, grid.width - 1, grid.height - 1);
+    for (const Cell& start : arguments.starts) {
+        if (start.x < 0 || start.x >= grid.width || start.y < 0 || start.y >= grid.height) {
+            throw UsageError(fmt::format("--seed-at {},{}: outside {}", start.x, start.y, cells));
+        }
+    }
+    for (const Damage& damage : arguments.damages) {
+        if (damage.shape == Damage::Shape::circle && !touches_a_cell(damage, grid)) {
+            throw UsageError(fmt::format("--damage {}:circle,{},{},{}: touches no cell of {}",
+                                         damage.step, damage.x, damage.y, damage.radius, cells));
+        }
     }
 }
 
@@ -211,11 +237,15 @@ int grow(const GrowArguments& arguments) {
     model.rule = model.rule.rotated(arguments.angle);
     model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
     const GridSize grid = grid_size(arguments, model.history);
+    const std::vector<Cell> starts = arguments.starts.empty()
+                                         ? std::vector<Cell>{{grid.width / 2, grid.height / 2}}
+                                         : arguments.starts;
     const bool animation = format != Format::png;
     const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
     const int pictures = animation ? arguments.steps / every + 2 : 4;
     check_sides(arguments, format, grid);
     check_pixels(arguments, grid, pictures);
+    check_places(arguments, grid);
     Image target;
     if (!arguments.compare.empty()) {
         target = load_target(arguments.compare);
@@ -226,7 +256,9 @@ int grow(const GrowArguments& arguments) {
                                            .width = grid.width,
                                            .seed = arguments.seed});
     say(running_on(simulator.engine(), arguments.device));
-    simulator.plant_seed(grid.height / 2, grid.width / 2);
+    for (const Cell& start : starts) {
+        simulator.plant_seed(start.y, start.x);
+    }
     std::vector<Image> frames;
     const auto photograph = [&] {
         const Image picture = simulator.picture();
