@@ -246,6 +246,11 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {grow + Words{"--seed-at", "-1,0"}, {"--seed-at -1,0", "outside"}},
         {grow + Words{"--size", "9x7", "--seed-at", "8,6"}, {"outside", "X is in 0..6"}},
         {grow + Words{"--compare", shop.target}, {"--compare", ".png"}},
+        {{"grow", shop.model, "-o", shop / "new.png", "--compare", shop.target, "--seed-at", "5,5",
+          "--seed-at", "5,6"},
+         {"--compare", "--seed-at"}},
+        {{"grow", shop.model, "-o", shop / "new.png", "--compare", shop.target, "--size", "5x5"},
+         {"size", "5", "8 to 4096"}},
         {{"grow", shop.model, "-o", shop / "new.bmp"}, {"new.bmp", ".gif", ".png", ".webp"}},
         {{"grow", shop.model, "-o", shop / "new"}, {".gif", ".png", ".webp"}},
         {{"gradcheck", shop.model, shop.target, "--fire-rate", "2"}, {"--fire-rate", "2"}},
@@ -735,6 +740,30 @@ TEST_CASE("a comparison shows target, grown picture and difference side by side"
     // The start cell is all that has grown so far, in the middle and black.
     REQUIRE(int{image.pixel(12, 26 + 12)[0]} == 0);
     REQUIRE(int{image.pixel(9, 26 + 12)[0]} == 255);
+}
+
+TEST_CASE("a comparison turns the target with the angle, about the start cell") {
+    const Workshop shop;
+    const auto target = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--compare", shop.target,
+                           "--scale", "1", "--steps", "0", "--size", "15x20"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return nca::load_image(shop / "out.png");
+    };
+    const nca::Image upright = target({"--seed-at", "11,6"});
+    const nca::Image turned = target({"--seed-at", "11,6", "--seed-at", "11,6", "--angle", "90"});
+    REQUIRE(upright.pixels != turned.pixels);
+    for (int right = -5; right <= 5; ++right) {
+        for (int down = -5; down <= 5; ++down) {
+            for (int c = 0; c < 3; ++c) {
+                REQUIRE(int{turned.pixel(6 + down, 11 + right)[c]} ==
+                        int{upright.pixel(6 + right, 11 - down)[c]});
+            }
+        }
+    }
 }
 
 TEST_CASE("the state of grow depends on seed, damage and angle, and not on threads") {

@@ -337,7 +337,9 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
         ->type_name("N")
         ->transform(int_range(1, 64));
     add_fire_rate(*command, a.fire_rate);
-    command->add_option("--angle", a.angle, "rotates perception and so the picture (0)")
+    command
+        ->add_option("--angle", a.angle,
+                     "turns perception and so the picture, counterclockwise (0)")
         ->type_name("DEGREES")
         ->check(real_range(-36000, 36000));
     add_seed(*command, a.seed);
@@ -361,8 +363,10 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
                      "the last state as .npy, float32 [height, width, 16]")
         ->type_name("FILE");
     command
-        ->add_option("--compare", a.compare,
-                     "PNG only: the target, the grown picture and their difference side by side")
+        ->add_option(
+            "--compare", a.compare,
+            "PNG only: the target, turned by --angle, the grown picture and their difference "
+            "side by side")
         ->type_name("TARGET");
     command->add_flag("--transparent", a.transparent, "no white background");
     command->footer(

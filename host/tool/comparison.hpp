@@ -8,16 +8,64 @@
 #include <nca/trainer.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdlib>
+#include <numbers>
 #include <span>
 #include <vector>
 
 // What `nca grow --compare` shows: target, grown picture and difference.
 namespace nca::tool {
 
-// The target on the grid as training saw it, [height, width, channels] with hidden channels 0.
+// A picture [side, side, visible_channels] between its cells: bilinear, zero beyond them.
+inline std::array<float, visible_channels> sample(std::span<const float> picture, int side,
+                                                  double y, double x) {
+    std::array<double, visible_channels> sum = {};
+    for (const double row : {std::floor(y), std::floor(y) + 1}) {
+        for (const double column : {std::floor(x), std::floor(x) + 1}) {
+            if (row < 0 || row >= side || column < 0 || column >= side) {
+                continue;
+            }
+            const double weight = (1 - std::abs(y - row)) * (1 - std::abs(x - column));
+            const std::size_t cell = std::size_t(row) * side + std::size_t(column);
+            for (std::size_t c = 0; c < sum.size(); ++c) {
+                sum[c] += weight * picture[cell * sum.size() + c];
+            }
+        }
+    }
+    std::array<float, visible_channels> values = {};
+    std::transform(sum.begin(), sum.end(), values.begin(),
+                   [](double value) { return static_cast<float>(value); });
+    return values;
+}
+
+// A picture [side, side, visible_channels] on a grid, [height, width, channels] with hidden
+// channels 0. The cell at half of each side, which is the start cell's in training, comes to lie
+// on start, and all is turned about it as a picture turns that Rule::rotated(degrees) grows:
+// counterclockwise.
+inline std::vector<float> placed(std::span<const float> picture, int side, const GridSize& grid,
+                                 const Cell& start, double degrees) {
+    const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
+    const double cosine = std::cos(angle);
+    const double sine = std::sin(angle);
+    std::vector<float> state(static_cast<std::size_t>(grid.height) * grid.width * channels);
+    float* to = state.data();
+    for (int y = 0; y < grid.height; ++y) {
+        for (int x = 0; x < grid.width; ++x, to += channels) {
+            const double right = x - start.x;
+            const double down = y - start.y;
+            const auto values = sample(picture, side, side / 2 + sine * right + cosine * down,
+                                       side / 2 + cosine * right - sine * down);
+            std::copy(values.begin(), values.end(), to);
+        }
+    }
+    return state;
+}
+
+// The target around the start cell as training saw it, but for the angle.
 inline std::vector<float> target_state(const Image& target, const Model& model,
-                                       const GridSize& grid) {
+                                       const GridSize& grid, const Cell& start, double degrees) {
     TrainingConfig config;
     config.rule = model.rule;
     const int smaller = std::min(grid.height, grid.width);
@@ -30,20 +78,7 @@ inline std::vector<float> target_state(const Image& target, const Model& model,
         config.target_size = smaller;
         config.padding = 0;
     }
-    const std::vector<float> values = make_target(target, config);
-    // The start cell is at half of each side here as in training: line up these.
-    const int side = config.grid();
-    const int top = grid.height / 2 - side / 2;
-    const int left = grid.width / 2 - side / 2;
-    std::vector<float> state(static_cast<std::size_t>(grid.height) * grid.width * channels);
-    for (int y = 0; y < side; ++y) {
-        for (int x = 0; x < side; ++x) {
-            const float* from = &values[(std::size_t(y) * side + x) * visible_channels];
-            float* to = &state[(std::size_t(y + top) * grid.width + x + left) * channels];
-            std::copy_n(from, visible_channels, to);
-        }
-    }
-    return state;
+    return placed(make_target(target, config), config.grid(), grid, start, degrees);
 }
 
 // Black where two opaque pictures agree.

@@ -91,6 +91,12 @@ void check_combinations(const GrowArguments& arguments, Format format) {
     if (!arguments.compare.empty() && arguments.transparent) {
         throw UsageError("--compare: its pictures are on white, leave --transparent out");
     }
+    const auto& starts = arguments.starts;
+    if (!arguments.compare.empty() &&
+        std::any_of(starts.begin(), starts.end(),
+                    [&](const Cell& start) { return start != starts.front(); })) {
+        throw UsageError("--compare: the target grows from one cell, give --seed-at once");
+    }
     for (const Damage& damage : arguments.damages) {
         if (damage.step > arguments.steps) {
             throw UsageError(fmt::format("--damage {}: after the last step, which is {}",
@@ -205,8 +211,7 @@ void save_frames(const GrowArguments& arguments, Format format, const std::vecto
 }
 
 void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
-                     const Image& target, const GridSize& grid) {
-    const std::vector<float> wanted = target_state(target, simulator.model(), grid);
+                     const std::vector<float>& wanted, const GridSize& grid) {
     const ConstStateView view{wanted.data(), 1, grid.height, grid.width, MemorySpace::host};
     const Image in = on_white(picture(simulator.model().rule, view));
     const Image out = on_white(simulator.picture());
@@ -246,9 +251,11 @@ int grow(const GrowArguments& arguments) {
     check_sides(arguments, format, grid);
     check_pixels(arguments, grid, pictures);
     check_places(arguments, grid);
-    Image target;
-    if (!arguments.compare.empty()) {
-        target = load_target(arguments.compare);
+    const bool compare = !arguments.compare.empty();
+    std::vector<float> wanted;
+    if (compare) {
+        wanted = target_state(load_target(arguments.compare), model, grid, starts.front(),
+                              arguments.angle);
     }
 
     Simulator simulator(std::move(model), {.device = arguments.device,
@@ -266,13 +273,13 @@ int grow(const GrowArguments& arguments) {
             enlarge(arguments.transparent ? picture : on_white(picture), arguments.scale));
     };
     run(simulator, arguments, every, [&](bool last) {
-        if (animation || last) {
+        if (animation || (last && !compare)) {
             photograph();
         }
     });
 
-    if (!arguments.compare.empty()) {
-        save_comparison(arguments, simulator, target, grid);
+    if (compare) {
+        save_comparison(arguments, simulator, wanted, grid);
     } else {
         save_frames(arguments, format, frames);
     }
