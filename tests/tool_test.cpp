@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <span>
 
 using nca::test::Folder;
 using nca::test::Outcome;
@@ -162,6 +163,7 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
     };
     const Words train = {"train", shop.target, "-o", shop / "new"};
     const Words grow = {"grow", shop.model, "-o", shop / "new.gif"};
+    const Words two = {"grow", shop.model, shop.model, "-o", shop / "new.png"};
     const std::vector<Mistake> mistakes = {
         {{}, {"--help"}},
         {{"frobnicate"}, {"frobnicate", "train", "convert"}},
@@ -251,6 +253,12 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
          {"--compare", "--seed-at"}},
         {{"grow", shop.model, "-o", shop / "new.png", "--compare", shop.target, "--size", "5x5"},
          {"size", "5", "8 to 4096"}},
+        {two + Words{"--compare", shop.target}, {"--compare", "one model", "2"}},
+        {two + Words{"--state-out", shop / "state.npy"}, {"--state-out", "one model", "2"}},
+        {two + Words{"--size", "8x1024"}, {"--size 8x1024", "--scale 8", "a mosaic of 2", "16384"}},
+        {two + Words{shop.model, shop.model, shop.model, "--size", "4096x4096", "--scale", "1"},
+         {"8362x12628 cells", "--size"}},
+        {{"grow", shop.model, shop / "new.png", "-o", shop / "new.png"}, {"same file"}},
         {{"grow", shop.model, "-o", shop / "new.bmp"}, {"new.bmp", ".gif", ".png", ".webp"}},
         {{"grow", shop.model, "-o", shop / "new"}, {".gif", ".png", ".webp"}},
         {{"gradcheck", shop.model, shop.target, "--fire-rate", "2"}, {"--fire-rate", "2"}},
@@ -335,6 +343,7 @@ TEST_CASE("a bad model is one line and exit code 1, and writes nothing") {
           "out_of_range", "far_out", "shape", "missing_tensor", "type", "nan", "."}) {
         const std::string path = shop / name;
         for (const Words& words : {Words{"info", path}, Words{"grow", path, "-o", shop / "new.gif"},
+                                   Words{"grow", shop.model, path, "-o", shop / "new.gif"},
                                    Words{"gradcheck", path, shop.target}}) {
             INFO(words[0] << " " << path);
             const Outcome outcome = nca_tool(words);
@@ -829,6 +838,55 @@ TEST_CASE("start cells and circles are where their column and row say") {
             std::vector<int>{2 * 7 + 1});
     REQUIRE(living(state(both + Words{"--damage", "0:half,top"})) == std::vector<int>{8 * 7 + 6});
     REQUIRE(living(state(both + Words{"--damage", "0:half,right"})) == std::vector<int>{2 * 7 + 1});
+}
+
+TEST_CASE("each tile of a mosaic is what its model grows alone") {
+    const Workshop shop;
+    nca::Model other = nca::Model::load(shop.model);
+    other.rule.fire_rate = 1;
+    for (float& bias : std::span(other.weights.view().b2, nca::channels)) bias = 0.1F;
+    other.history.height = other.history.width = 10;  // the mosaic's grids are the largest model's
+    other.save(shop / "other");
+    const Words options = {"--steps",          "12",      "--scale", "2",         "--damage",
+                           "6:circle,6,5,1.5", "--angle", "30",      "--seed-at", "4,5"};
+    const auto picture = [&](const Words& models, const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow"} + models + Words{"-o", shop / "out.png"} + options + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+        return nca::load_image(shop / "out.png");
+    };
+    const Words more = GENERATE(Words{}, Words{"--transparent"});
+    const nca::Image first = picture({shop.model}, more);
+    const nca::Image second = picture({shop / "other"}, more + Words{"--size", "12x12"});
+    REQUIRE((first.pixels != second.pixels));
+    const nca::Image whole = picture({shop.model, shop / "other", shop.model}, more);
+    REQUIRE(whole.height == 2 * (12 + 1 + 12));
+    REQUIRE(whole.width == 2 * (12 + 1 + 12));
+    const int beyond = more.empty() ? 255 : 0;
+    for (int y = 0; y < 24; ++y) {
+        for (int x = 0; x < 24; ++x) {
+            for (int c = 0; c < 4; ++c) {
+                REQUIRE(int{whole.pixel(y, x)[c]} == int{first.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y, x + 26)[c]} == int{second.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y + 26, x)[c]} == int{first.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y + 26, x + 26)[c]} == beyond);
+            }
+        }
+    }
+}
+
+TEST_CASE("a mosaic is one animation") {
+    const Workshop shop;
+    for (const char* name : {"out.gif", "out.webp"}) {
+        const Outcome outcome =
+            nca_tool({"grow", shop.model, shop.model, "-o", shop / name, "--steps", "6"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(contains(outcome.out, "7 frames of 96x200 pixels"));
+    }
+    REQUIRE(read_file(shop / "out.gif").substr(0, 10) == std::string("GIF89a\xc8\0\x60\0", 10));
 }
 
 TEST_CASE("info prints rule, sizes, statistics and history, and no control characters") {

@@ -319,7 +319,11 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
 CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::string& size,
                    std::vector<std::string>& starts, std::vector<std::string>& damages) {
     CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
-    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
+    command
+        ->add_option("MODEL", a.models,
+                     "made by nca train, or by PyTorch; several grow side by side, in one mosaic")
+        ->type_name("")
+        ->required();
     command
         ->add_option("-o,--output", a.output,
                      "out.gif or out.webp: the growth; out.png: the last state")
@@ -328,7 +332,9 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
     command->add_option("--steps", a.steps, "how long (200)")
         ->type_name("N")
         ->transform(int_range(0, 10'000'000));
-    command->add_option("--size", size, "the grid in cells, rows first (as trained, or 72x72)")
+    command
+        ->add_option("--size", size,
+                     "the grid in cells, rows first (as trained, the largest of several; or 72x72)")
         ->type_name("HxW");
     command->add_option("--every", a.every, "steps between frames (for about 100 frames)")
         ->type_name("K")
@@ -371,7 +377,8 @@ CLI::App* add_grow(CLI::App& app, GrowArguments& a, DeviceOptions& device, std::
     command->add_flag("--transparent", a.transparent, "no white background");
     command->footer(
         "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
-        "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36");
+        "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36\n"
+        "  nca grow lizard.safetensors fish.safetensors -o mosaic.webp");
     return command;
 }
 

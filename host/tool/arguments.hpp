@@ -73,7 +73,7 @@ struct Damage {
 };
 
 struct GrowArguments {
-    std::filesystem::path model;
+    std::vector<std::filesystem::path> models;  // several make a mosaic
     std::filesystem::path output;
     int steps = 200;
     std::optional<int> height;  // together with width

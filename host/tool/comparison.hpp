@@ -91,27 +91,6 @@ inline Image absolute_difference(const Image& a, const Image& b) {
     return result;
 }
 
-// Between pictures side by side.
-inline int comparison_gap(int width) { return std::max(1, width / 24); }
-
-// In a row on white, with a little room between.
-inline Image side_by_side(std::span<const Image> pictures) {
-    const Image& first = pictures.front();
-    const int gap = comparison_gap(first.width);
-    Image row;
-    row.height = first.height;
-    row.width = static_cast<int>(pictures.size()) * (first.width + gap) - gap;
-    row.pixels.assign(static_cast<std::size_t>(row.height) * row.width * 4, 255);
-    int left = 0;
-    for (const Image& picture : pictures) {
-        for (int y = 0; y < picture.height; ++y) {
-            std::copy_n(picture.pixel(y, 0), picture.width * 4, row.pixel(y, left));
-        }
-        left += picture.width + gap;
-    }
-    return row;
-}
-
 inline double mean_squared_error(const std::vector<float>& state,
                                  const std::vector<float>& target) {
     double sum = 0;

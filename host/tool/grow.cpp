@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// `nca grow`: one Simulator, photographed.
+// `nca grow`: a Simulator for each model, photographed together.
 #include "host/tool/arguments.hpp"
 #include "host/tool/comparison.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/mosaic.hpp"
 #include "host/tool/output_files.hpp"
 
 #include <nca/error.hpp>
@@ -40,12 +41,20 @@ Format output_format(const std::filesystem::path& path) {
     throw UsageError(fmt::format("{}: the name has to end in .gif, .png or .webp", path.string()));
 }
 
-GridSize grid_size(const GrowArguments& arguments, const TrainingHistory& history) {
-    GridSize grid;
-    if (arguments.height) {
-        grid = {*arguments.height, *arguments.width};
-    } else if (history.height > 0 && history.width > 0) {
-        grid = {history.height, history.width};
+GridSize trained_size(const TrainingHistory& history) {
+    const bool known = history.height > 0 && history.width > 0;
+    return known ? GridSize{history.height, history.width} : GridSize{};
+}
+
+// One for all models: what was asked for, or what the largest of them had in training.
+GridSize grid_size(const GrowArguments& arguments, const std::vector<Model>& models) {
+    GridSize grid{arguments.height.value_or(0), arguments.width.value_or(0)};
+    if (!arguments.height) {
+        for (const Model& model : models) {
+            const GridSize trained = trained_size(model.history);
+            grid.height = std::max(grid.height, trained.height);
+            grid.width = std::max(grid.width, trained.width);
+        }
     }
     if (grid.height < 1 || grid.height > largest_side || grid.width < 1 ||
         grid.width > largest_side) {
@@ -55,35 +64,50 @@ GridSize grid_size(const GrowArguments& arguments, const TrainingHistory& histor
     return grid;
 }
 
-// Before anything runs: can the output be as large as what was asked for?
-void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid) {
-    const bool compare = !arguments.compare.empty();
-    const std::int64_t width =
-        compare ? 3 * grid.width + 2 * comparison_gap(grid.width) : grid.width;
-    const std::int64_t side = std::max<std::int64_t>(grid.height, width) * arguments.scale;
+Layout layout_of(const GrowArguments& arguments) {
+    return arguments.compare.empty() ? nearly_square(arguments.models.size())
+                                     : Layout{.columns = 3, .rows = 1};
+}
+
+// Before anything runs: can the output be as large as what was asked for? The whole picture, in
+// cells, is a comparison, a mosaic or one grid.
+void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid,
+                 const GridSize& whole) {
+    const std::int64_t side = std::int64_t{std::max(whole.height, whole.width)} * arguments.scale;
     const int largest = format == Format::webp ? largest_webp_side : largest_picture_side;
     if (side > largest) {
-        throw UsageError(
-            fmt::format("--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: "
-                        "take a smaller --scale or --size",
-                        grid.height, grid.width, arguments.scale,
-                        compare ? "a comparison" : "a side", side, largest));
+        throw UsageError(fmt::format(
+            "--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: "
+            "take a smaller --scale or --size",
+            grid.height, grid.width, arguments.scale,
+            !arguments.compare.empty()    ? "a comparison"
+            : arguments.models.size() > 1 ? fmt::format("a mosaic of {}", arguments.models.size())
+                                          : "a side",
+            side, largest));
     }
 }
 
 // Does it fit into memory?
-void check_pixels(const GrowArguments& arguments, const GridSize& grid, std::int64_t pictures) {
+void check_pixels(const GrowArguments& arguments, const GridSize& whole, std::int64_t pictures) {
     const std::int64_t pixels =
-        std::int64_t{grid.height} * grid.width * arguments.scale * arguments.scale;
+        std::int64_t{whole.height} * whole.width * arguments.scale * arguments.scale;
     if (pictures > most_pixels / pixels) {
         throw UsageError(fmt::format(
             "{} pictures of {}x{} cells at --scale {} are more than {} million pixels: "
             "take a smaller --scale or --size, or a larger --every",
-            pictures, grid.height, grid.width, arguments.scale, most_pixels / 1'000'000));
+            pictures, whole.height, whole.width, arguments.scale, most_pixels / 1'000'000));
     }
 }
 
 void check_combinations(const GrowArguments& arguments, Format format) {
+    const std::pair<const char*, const std::filesystem::path&> of_one_model[] = {
+        {"--compare", arguments.compare}, {"--state-out", arguments.state_out}};
+    for (const auto& [name, path] : of_one_model) {
+        if (!path.empty() && arguments.models.size() > 1) {
+            throw UsageError(fmt::format("{}: takes one model, got {}: leave it out of a mosaic",
+                                         name, arguments.models.size()));
+        }
+    }
     if (!arguments.compare.empty() && format != Format::png) {
         throw UsageError(fmt::format("--compare: needs an output that ends in .png, got {}",
                                      arguments.output.string()));
@@ -106,8 +130,11 @@ void check_combinations(const GrowArguments& arguments, Format format) {
 }
 
 void check_files(const GrowArguments& arguments) {
-    const std::pair<const char*, const std::filesystem::path&> inputs[] = {
-        {"MODEL", arguments.model}, {"--compare", arguments.compare}};
+    std::vector<std::pair<const char*, std::filesystem::path>> inputs = {
+        {"--compare", arguments.compare}};
+    for (const std::filesystem::path& model : arguments.models) {
+        inputs.emplace_back("MODEL", model);
+    }
     for (const auto& [name, path] : inputs) {
         require_different("-o", arguments.output, name, path);
         require_different("--state-out", arguments.state_out, name, path);
@@ -162,10 +189,40 @@ void apply(const Damage& damage, Simulator& simulator) {
     }
 }
 
+std::vector<Model> load_models(const GrowArguments& arguments) {
+    std::vector<Model> models;
+    for (const std::filesystem::path& path : arguments.models) {
+        Model& model = models.emplace_back(Model::load(path));
+        if (!model.rule_in_file) {
+            say(fmt::format("{}: no rule in the file, the notebook's is assumed", path.string()));
+        }
+        model.rule = model.rule.rotated(arguments.angle);
+        model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
+    }
+    return models;
+}
+
+std::vector<Simulator> make_simulators(const GrowArguments& arguments,
+                                       const std::vector<Model>& models, const GridSize& grid,
+                                       const std::vector<Cell>& starts) {
+    std::vector<Simulator> simulators;
+    for (const Model& model : models) {
+        Simulator& simulator =
+            simulators.emplace_back(model, SimulatorOptions{.device = arguments.device,
+                                                            .height = grid.height,
+                                                            .width = grid.width,
+                                                            .seed = arguments.seed});
+        for (const Cell& start : starts) {
+            simulator.plant_seed(start.y, start.x);
+        }
+    }
+    return simulators;
+}
+
 // Runs all steps and calls photograph after every so many, first and last included. Damage done
 // after the same step shows in that step's picture.
 template <class Photograph>
-void run(Simulator& simulator, const GrowArguments& arguments, std::int64_t every,
+void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std::int64_t every,
          Photograph photograph) {
     std::vector<Damage> damages = arguments.damages;
     std::stable_sort(damages.begin(), damages.end(),
@@ -174,7 +231,9 @@ void run(Simulator& simulator, const GrowArguments& arguments, std::int64_t ever
     std::int64_t next_picture = 0;
     for (std::int64_t done = 0;;) {
         for (; next_damage != damages.end() && next_damage->step == done; ++next_damage) {
-            apply(*next_damage, simulator);
+            for (Simulator& simulator : simulators) {
+                apply(*next_damage, simulator);
+            }
         }
         if (done == next_picture || done == arguments.steps) {
             photograph(done == arguments.steps);
@@ -187,9 +246,21 @@ void run(Simulator& simulator, const GrowArguments& arguments, std::int64_t ever
         if (next_damage != damages.end()) {
             stop = std::min<std::int64_t>(stop, next_damage->step);
         }
-        simulator.step(static_cast<int>(stop - done));
+        for (Simulator& simulator : simulators) {
+            simulator.step(static_cast<int>(stop - done));
+        }
         done = stop;
     }
+}
+
+Image picture_of(const std::vector<Simulator>& simulators, const GrowArguments& arguments) {
+    std::vector<Image> pictures;
+    for (const Simulator& simulator : simulators) {
+        const Image picture = simulator.picture();
+        pictures.push_back(arguments.transparent ? picture : on_white(picture));
+    }
+    const std::uint8_t background = arguments.transparent ? 0 : 255;
+    return enlarge(mosaic(pictures, layout_of(arguments), background), arguments.scale);
 }
 
 void save_frames(const GrowArguments& arguments, Format format, const std::vector<Image>& frames) {
@@ -216,7 +287,8 @@ void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
     const Image in = on_white(picture(simulator.model().rule, view));
     const Image out = on_white(simulator.picture());
     const Image pictures[] = {in, out, absolute_difference(in, out)};
-    save_png(arguments.output, enlarge(side_by_side(pictures), arguments.scale));
+    save_png(arguments.output,
+             enlarge(mosaic(pictures, layout_of(arguments), 255), arguments.scale));
     print(fmt::format("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),
                       mean_squared_error(simulator.download(), wanted),
                       without_controls(arguments.compare.string())));
@@ -234,57 +306,41 @@ int grow(const GrowArguments& arguments) {
     const Format format = output_format(arguments.output);
     check_combinations(arguments, format);
     check_files(arguments);
-    Model model = Model::load(arguments.model);
-    if (!model.rule_in_file) {
-        say(fmt::format("{}: no rule in the file, the notebook's is assumed",
-                        arguments.model.string()));
-    }
-    model.rule = model.rule.rotated(arguments.angle);
-    model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
-    const GridSize grid = grid_size(arguments, model.history);
+    const std::vector<Model> models = load_models(arguments);
+    const GridSize grid = grid_size(arguments, models);
     const std::vector<Cell> starts = arguments.starts.empty()
                                          ? std::vector<Cell>{{grid.width / 2, grid.height / 2}}
                                          : arguments.starts;
     const bool animation = format != Format::png;
     const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
     const int pictures = animation ? arguments.steps / every + 2 : 4;
-    check_sides(arguments, format, grid);
-    check_pixels(arguments, grid, pictures);
+    const GridSize whole = mosaic_size(layout_of(arguments), grid);
+    check_sides(arguments, format, grid, whole);
+    check_pixels(arguments, whole, pictures);
     check_places(arguments, grid);
     const bool compare = !arguments.compare.empty();
     std::vector<float> wanted;
     if (compare) {
-        wanted = target_state(load_target(arguments.compare), model, grid, starts.front(),
+        wanted = target_state(load_target(arguments.compare), models.front(), grid, starts.front(),
                               arguments.angle);
     }
 
-    Simulator simulator(std::move(model), {.device = arguments.device,
-                                           .height = grid.height,
-                                           .width = grid.width,
-                                           .seed = arguments.seed});
-    say(running_on(simulator.engine(), arguments.device));
-    for (const Cell& start : starts) {
-        simulator.plant_seed(start.y, start.x);
-    }
+    std::vector<Simulator> simulators = make_simulators(arguments, models, grid, starts);
+    say(running_on(simulators.front().engine(), arguments.device));
     std::vector<Image> frames;
-    const auto photograph = [&] {
-        const Image picture = simulator.picture();
-        frames.push_back(
-            enlarge(arguments.transparent ? picture : on_white(picture), arguments.scale));
-    };
-    run(simulator, arguments, every, [&](bool last) {
+    run(simulators, arguments, every, [&](bool last) {
         if (animation || (last && !compare)) {
-            photograph();
+            frames.push_back(picture_of(simulators, arguments));
         }
     });
 
     if (compare) {
-        save_comparison(arguments, simulator, wanted, grid);
+        save_comparison(arguments, simulators.front(), wanted, grid);
     } else {
         save_frames(arguments, format, frames);
     }
     if (!arguments.state_out.empty()) {
-        save_state(arguments.state_out, simulator, grid);
+        save_state(arguments.state_out, simulators.front(), grid);
     }
     return exit_done;
 }
