@@ -385,8 +385,10 @@ void run(const Options& options) {
     report["rows"] = nlohmann::ordered_json::array();
     auto& rows = report["rows"];
     print_header();
-    for (const std::string name : {"notebook", "growing"}) {
-        if (options.preset != "all" && options.preset != name) continue;
+    const std::vector<std::string> names = options.preset == "all"
+                                               ? std::vector<std::string>{"notebook", "growing"}
+                                               : std::vector{options.preset};
+    for (const std::string& name : names) {
         rows.push_back(bench_preset(name, options, machine));
         if (gpu) bench_unfused(rows, name, options);
     }
@@ -409,8 +411,9 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
     nca::bench::Options options;
     CLI::App app("Times the engine's steps and training iterations; checks it first.");
-    app.add_option("--preset", options.preset, "notebook, growing or all")
-        ->check(CLI::IsMember({"all", "notebook", "growing"}));
+    app.add_option("--preset", options.preset,
+                   "notebook, growing, persistent or regenerating; all: the first two")
+        ->check(CLI::IsMember({"all", "notebook", "growing", "persistent", "regenerating"}));
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
     app.add_option("--threads", options.threads, "of the CPU engine; 0: one for each processor")
@@ -427,7 +430,7 @@ int main(int argc, char** argv) {
     try {
         app.parse(argc, argv);
         if (!options.resume.empty() && options.preset == "all") {
-            throw CLI::ValidationError("--resume", "needs --preset notebook or growing");
+            throw CLI::ValidationError("--resume", "needs --preset with one name");
         }
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;

@@ -146,10 +146,11 @@ public:
     }
 
     StatePool pool(int count) const override {
+        if (count == 0) return {};
         const std::size_t floats = grid_.floats() / config_.batch;
         StatePool result(count, static_cast<int>(floats / channels));
         std::vector<float> losses(static_cast<std::size_t>(count));
-        if (count > 0) download(losses, pool_losses_.data());
+        download(losses, pool_losses_.data());
         std::vector<float> state(floats);
         for (int i = 0; i < count; ++i) {
             download(state, pool_states_.data() + i * floats);

@@ -79,6 +79,7 @@ public:
     void return_to_anchor() override { upload(anchor_); }
 
     StatePool pool(int count) const override {
+        if (count == 0) return {};
         StatePool first(count, pool_.cells());
         for (int i = 0; i < count; ++i) first.set_entry(i, pool_.entry(i));
         return first;

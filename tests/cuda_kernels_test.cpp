@@ -97,9 +97,9 @@ TEST_CASE("every kernel in cuda/ is run") {
     const auto engine = make_engine(Device::cuda());
     test::run_rollout(*engine, example);
     test::run_advance(*engine, example);
-    train_a_little("growing");
+    train_a_little("regenerating");
     const std::set<std::string> all = kernels_in_sources();
-    REQUIRE(all.size() >= 11);
+    REQUIRE(all.size() >= 14);
     REQUIRE(all.count("step_forward_kernel") == 1);
     for (const std::string& name : all) {
         INFO(name);
@@ -123,7 +123,7 @@ TEST_CASE("threads, warps and blocks that run in reverse order give the same bit
 }
 
 TEST_CASE("training in reverse order gives the same bits") {
-    for (const char* name : {"notebook", "growing"}) {
+    for (const char* name : {"notebook", "growing", "regenerating"}) {
         const auto expected = train_a_little(name);
         const InReverse reverse;
         REQUIRE(train_a_little(name) == expected);
@@ -147,7 +147,7 @@ TEST_CASE("more tiles than blocks give the gradients of the reference") {
 }
 
 TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
-    for (const char* name : {"notebook", "growing"}) {
+    for (const char* name : {"notebook", "growing", "regenerating"}) {
         const TrainingConfig config = test::small_config(name);
         const auto target = make_target(test::small_picture(), config);
         const auto engine = make_engine(Device::cuda());
@@ -158,17 +158,27 @@ TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
         graph->load(initial, initial);
         calls->load(initial, initial);
         for (int i = 0; i < 4; ++i) {
-            const IterationPlan plan = {.steps = 4 + i % 2,
-                                        .key = {1, std::uint32_t(i)},
-                                        .learning_rate = 2e-3F,
-                                        .update = i + 1,
-                                        .set_anchor = i == 2};
+            IterationPlan plan = {.steps = 4 + i % 2,
+                                  .key = {1, std::uint32_t(i)},
+                                  .learning_rate = 2e-3F,
+                                  .update = i + 1,
+                                  .set_anchor = i == 2,
+                                  .samples = {},
+                                  .damage = {}};
+            if (config.pool > 0) {
+                plan.samples = sample_pool(1, i, config.pool, config.batch);
+                plan.damage = draw_damage(config, 1, i);
+            }
             const IterationOutcome a = graph->run({&plan, 1}).at(0);
             const IterationOutcome b = calls->run({&plan, 1}).at(0);
             REQUIRE(a.verdict == Verdict::good);
             REQUIRE(b.verdict == Verdict::good);
             REQUIRE(a.loss == b.loss);
             REQUIRE(a.dead == b.dead);
+            REQUIRE(a.reset == b.reset);
+            REQUIRE((graph->pool(config.pool) == calls->pool(config.pool)));
+            REQUIRE(graph->states_before() == calls->states_before());
+            REQUIRE(graph->states_after() == calls->states_after());
             REQUIRE(std::abs(a.gradient_norm / b.gradient_norm - 1) <= 1e-12);
             REQUIRE(graph->current().weights == calls->current().weights);
             REQUIRE(graph->current().second_moments == calls->current().second_moments);
@@ -180,7 +190,7 @@ TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
 }
 
 TEST_CASE("queued iterations are those that are run one by one") {
-    const TrainingConfig config = test::small_config("growing");
+    const TrainingConfig config = test::small_config("regenerating");
     Trainer single(test::small_picture(), config, Device::cuda());
     Trainer queued(test::small_picture(), config, Device::cuda());
     std::vector<IterationReport> reports;
@@ -195,13 +205,14 @@ TEST_CASE("queued iterations are those that are run one by one") {
         REQUIRE(report.steps == expected.steps);
         REQUIRE(report.loss == expected.loss);
         REQUIRE(report.gradient_norm == expected.gradient_norm);
+        REQUIRE(report.reset == expected.reset);
     }
     REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
     REQUIRE(single.model().weights == queued.model().weights);
 }
 
 TEST_CASE("a failure in the middle of a queue stops the queue there", "[long]") {
-    TrainingConfig config = test::small_config("growing");
+    TrainingConfig config = test::small_config("persistent");
     config.learning_rate = 10;
     Trainer single(test::small_picture(), config, Device::cuda());
     Trainer queued(test::small_picture(), config, Device::cuda());
@@ -236,7 +247,7 @@ TEST_CASE("training that gives up behind good iterations reports those first") {
 }
 
 TEST_CASE("a run started on the CPU goes on on CUDA, and the other way round") {
-    const TrainingConfig config = test::small_config("growing");
+    const TrainingConfig config = test::small_config("regenerating");
     for (const bool to_cuda : {false, true}) {
         const test::TemporaryDirectory folder;
         const Device from = to_cuda ? Device::cpu(1) : Device::cuda();
@@ -337,7 +348,7 @@ TEST_CASE("engines, tapes and trainers give back all their memory") {
     {
         const Case example = test::random_case({.steps = 3}, 1);
         test::run_rollout(*make_engine(Device::cuda()), example);
-        Trainer trainer(test::small_picture(), test::small_config("growing"), Device::cuda());
+        Trainer trainer(test::small_picture(), test::small_config("regenerating"), Device::cuda());
         trainer.iterate();
     }
     REQUIRE(executor::memory_in_use() == before);

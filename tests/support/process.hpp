@@ -102,6 +102,11 @@ public:
     Process& operator=(const Process&) = delete;
 
     void kill(int signal) const { ::kill(pid_, signal); }
+    bool has_ended() const {
+        siginfo_t info{};
+        REQUIRE(waitid(P_PID, id_t(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0);
+        return info.si_pid == pid_;
+    }
     std::string err_so_far() const { return read_file(output_ / "err"); }
 
     Outcome wait() {
