@@ -585,7 +585,7 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
             for (const char c : row) {
                 c == ',' ? fields.emplace_back() : fields.back() += c;
             }
-            REQUIRE(fields.size() == 8);
+            REQUIRE(fields.size() == 9);
             fields.erase(fields.begin() + 5);
             rows.push_back("");
             for (const std::string& field : fields) {
@@ -596,7 +596,7 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
     };
     REQUIRE(without_seconds("whole.csv").size() == 8);
     REQUIRE(without_seconds("whole.csv")[0] ==
-            "iteration,loss,steps,learning_rate,gradient_norm,dead,recovery,");
+            "iteration,loss,steps,learning_rate,gradient_norm,dead,reset,recovery,");
     REQUIRE(without_seconds("whole.csv") == without_seconds("parts.csv"));
 }
 

@@ -66,9 +66,9 @@ public:
         const Clock::time_point now = Clock::now();
         const double seconds =
             earlier_seconds_ + std::chrono::duration<double>(now - start_).count();
-        write(fmt::format("{},{:.9g},{},{:.9g},{:.9g},{:.3f},{},{}\n", report.iteration,
+        write(fmt::format("{},{:.9g},{},{:.9g},{:.9g},{:.3f},{},{},{}\n", report.iteration,
                           report.loss, report.steps, report.learning_rate, report.gradient_norm,
-                          seconds, report.dead, quoted(report.recovery)));
+                          seconds, report.dead, report.reset, quoted(report.recovery)));
         if (now - flushed_ >= std::chrono::seconds(1)) {
             flushed_ = now;
             return keep_if(flush());
@@ -82,8 +82,8 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
     static constexpr std::string_view header =
-        "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,recovery";
-    static constexpr int columns = 8;
+        "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,reset,recovery";
+    static constexpr int columns = 9;
     static constexpr int seconds_column = 5;
 
     struct Close {
