@@ -63,7 +63,6 @@ bool has_transparency(const Image& image) {
 }  // namespace
 
 void save_png(const std::filesystem::path& path, const Image& image) {
-    check_image(image);
     write_file(path, encode_png(image));
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/stb.hpp"
 
+#include "host/image_check.hpp"
+
 #include <nca/error.hpp>
 
 #include <fmt/format.h>
@@ -112,6 +114,7 @@ Image resample(const Image& image, int height, int width) {
 }
 
 std::vector<std::uint8_t> encode_png(const Image& image) {
+    check_image(image);
     std::vector<std::uint8_t> bytes;
     const auto append = [](void* user, void* data, int size) {
         const auto* begin = static_cast<const std::uint8_t*>(data);

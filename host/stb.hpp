@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-// The stb libraries behind three functions. Their own symbols stay inside stb.cpp, so that a
-// program with stb of its own can link the library.
+// The stb libraries behind three functions, of which encode_png is in nca/image.hpp. Their own
+// symbols stay inside stb.cpp, so that a program with stb of its own can link the library.
 namespace nca {
 
 // Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF; name stands for the file in messages.
@@ -20,8 +20,5 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
 // To another size by the Catmull-Rom filter, widened where pixels are merged; colours are weighted
 // by alpha, edges repeated. The same size gives the same pixels.
 Image resample(const Image& image, int height, int width);
-
-// The bytes of a PNG file.
-std::vector<std::uint8_t> encode_png(const Image& image);
 
 }  // namespace nca

@@ -48,6 +48,9 @@ NCA_API Image on_white(const Image& image);
 // One grid of a state in host memory as a picture with straight alpha, as the rule reads colours.
 NCA_API Image picture(const Rule& rule, ConstStateView grid);
 
+// The bytes of a PNG file.
+NCA_API std::vector<std::uint8_t> encode_png(const Image& image);
+
 // Writers. The old file stays until the new one is whole. All throw IoError.
 NCA_API void save_png(const std::filesystem::path& path, const Image& image);
 
