@@ -8,6 +8,7 @@
 #include <nca/trainer.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
@@ -31,6 +32,9 @@ public:
         std::vector<std::string> rows;
         if (first_iteration > 0) {
             rows = earlier_rows(first_iteration);
+        }
+        for (const std::string& row : rows) {
+            earlier_.push_back(report_of(row));
         }
         // The old log stays until the new one has all its rows.
         std::filesystem::path temporary = path_;
@@ -79,12 +83,17 @@ public:
     // What is left; the same answer as add.
     bool finish() { return !file_ || keep_if(flush()); }
 
+    // The iterations of the earlier run that this log goes on after.
+    const std::vector<IterationReport>& earlier() const { return earlier_; }
+    double earlier_seconds() const { return earlier_seconds_; }
+
 private:
     using Clock = std::chrono::steady_clock;
     static constexpr std::string_view header =
         "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,reset,recovery";
     static constexpr int columns = 9;
     static constexpr int seconds_column = 5;
+    using Fields = std::array<std::string_view, columns>;
 
     struct Close {
         void operator()(std::FILE* file) const { std::fclose(file); }
@@ -108,6 +117,47 @@ private:
             result += c == '"' ? std::string("\"\"") : std::string(1, c);
         }
         return result + "\"";
+    }
+
+    static Fields fields_of(std::string_view row) {
+        Fields fields;
+        for (std::string_view& field : fields) {
+            // The last one is in quotes and may hold commas.
+            const bool last = &field == &fields.back();
+            const std::size_t comma = last ? std::string_view::npos : row.find(',');
+            field = row.substr(0, comma);
+            row = comma == std::string_view::npos ? "" : row.substr(comma + 1);
+        }
+        return fields;
+    }
+
+    // 0 where it is none.
+    template <class Number>
+    static Number number(std::string_view text) {
+        Number value{};
+        std::from_chars(text.data(), text.data() + text.size(), value);
+        return value;
+    }
+
+    static std::string unquoted(std::string_view text) {
+        std::string result;
+        for (std::size_t i = 1; i + 1 < text.size(); ++i) {
+            result += text[i];
+            i += text[i] == '"' ? 1 : 0;  // a quote is written twice
+        }
+        return result;
+    }
+
+    static IterationReport report_of(std::string_view row) {
+        const Fields fields = fields_of(row);
+        return {.iteration = number<std::int64_t>(fields[0]),
+                .steps = number<int>(fields[2]),
+                .loss = number<double>(fields[1]),
+                .learning_rate = number<double>(fields[3]),
+                .gradient_norm = number<double>(fields[4]),
+                .dead = number<int>(fields[6]),
+                .reset = number<int>(fields[7]),
+                .recovery = unquoted(fields[8])};
     }
 
     std::vector<std::string> earlier_rows(std::int64_t first_iteration) {
@@ -136,18 +186,14 @@ private:
             }
         }
         if (!rows.empty()) {
-            std::string_view field = rows.back();
-            for (int column = 0; column < seconds_column; ++column) {
-                const std::size_t comma = field.find(',');
-                field = comma == std::string_view::npos ? "" : field.substr(comma + 1);
-            }
-            std::from_chars(field.data(), field.data() + field.size(), earlier_seconds_);
+            earlier_seconds_ = number<double>(fields_of(rows.back())[seconds_column]);
         }
         return rows;
     }
 
     std::filesystem::path path_;
     std::unique_ptr<std::FILE, Close> file_;
+    std::vector<IterationReport> earlier_;
     double earlier_seconds_ = 0;
     Clock::time_point start_ = Clock::now();
     Clock::time_point flushed_ = start_;
