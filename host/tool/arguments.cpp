@@ -300,19 +300,19 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
                      "one csv row per iteration; --resume goes on with the rows that are there")
         ->type_name("FILE");
     command
-        ->add_option_function<std::string>(
-            "--report",
-            [](const std::string&) {
-                throw UsageError("--report: not available yet, take --log for the numbers");
-            },
-            "")
-        ->group("")  // in no help
-        ->expected(0, 1);
+        ->add_option("--report", a.report,
+                     "a page that shows how training goes: loss, batch, pool and what has grown; "
+                     "written anew every ten seconds or so, for any browser")
+        ->type_name("FILE.html");
+    command
+        ->add_option("--pictures", a.pictures,
+                     "the pictures of such a page as PNG files, written over as often")
+        ->type_name("FOLDER");
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
         "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
-        "--checkpoint lizard.checkpoint");
+        "--report lizard.html");
     return command;
 }
 

@@ -57,6 +57,8 @@ struct TrainArguments {
     int every = 500;                   // iterations between checkpoints
     std::filesystem::path resume;      // empty: from the start
     std::filesystem::path log;         // empty: none
+    std::filesystem::path report;      // empty: none
+    std::filesystem::path pictures;    // a folder; empty: none
     bool quiet = false;
     std::vector<std::string> command_line;  // as given, to print how to go on
 };

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -27,6 +29,15 @@ inline std::string without_controls(std::string_view text) {
 inline void say(std::string_view message) {
     const std::string line = "nca: " + without_controls(message) + "\n";
     std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+inline std::string duration(double seconds) {
+    const auto whole = static_cast<std::int64_t>(std::min(seconds, 1e9) + 0.5);
+    if (whole < 60) {
+        return fmt::format("{} s", whole);
+    }
+    return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
+                        : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }
 
 // What is said before the work starts.

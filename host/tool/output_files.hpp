@@ -72,6 +72,16 @@ inline void require_writable(const std::filesystem::path& path) {
     unlink(probe.c_str());
 }
 
+// Makes a folder, and those that it is in, where it is missing. Throws IoError.
+inline void make_folder(const std::filesystem::path& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) {
+        throw IoError(fmt::format("cannot write into the folder {}: {}", path.string(),
+                                  error.message()));
+    }
+}
+
 // Throws UsageError where two files that are not to overwrite each other are one. Empty paths are
 // options that were not given.
 inline void require_different(const char* name, const std::filesystem::path& path,

@@ -88,15 +88,6 @@ private:
         drawn_ = live_;
     }
 
-    static std::string duration(double seconds) {
-        const auto whole = static_cast<std::int64_t>(std::min(seconds, 1e9) + 0.5);
-        if (whole < 60) {
-            return fmt::format("{} s", whole);
-        }
-        return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
-                            : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
-    }
-
     std::int64_t total_;
     bool quiet_;
     bool live_;

@@ -5,6 +5,8 @@
 #include "host/tool/output_files.hpp"
 #include "host/tool/progress.hpp"
 #include "host/tool/training_log.hpp"
+#include "host/tool/training_pictures.hpp"
+#include "host/tool/training_report.hpp"
 
 #include <nca/error.hpp>
 #include <nca/image.hpp>
@@ -68,19 +70,33 @@ TrainingConfig training_config(const TrainArguments& arguments) {
 }
 
 void check_files(const TrainArguments& arguments) {
-    const std::filesystem::path paths[] = {arguments.output, arguments.checkpoint, arguments.log};
-    constexpr const char* names[] = {"MODEL", "--checkpoint", "--log"};
-    for (std::size_t i = 0; i < std::size(paths); ++i) {
-        require_different(names[i], paths[i], "TARGET", arguments.target);
-        for (std::size_t j = i + 1; j < std::size(paths); ++j) {
-            require_different(names[i], paths[i], names[j], paths[j]);
+    std::vector<std::pair<const char*, std::filesystem::path>> files = {
+        {"MODEL", arguments.output},
+        {"--checkpoint", arguments.checkpoint},
+        {"--log", arguments.log},
+        {"--report", arguments.report}};
+    const std::size_t single_files = files.size();
+    if (!arguments.pictures.empty()) {
+        for (const std::filesystem::path& path : picture_files(arguments.pictures)) {
+            files.emplace_back("--pictures", path);
         }
     }
-    require_different("MODEL", arguments.output, "--resume", arguments.resume);
-    require_different("--log", arguments.log, "--resume", arguments.resume);
-    for (const std::filesystem::path& path : paths) {
-        if (!path.empty()) {
-            require_writable(path);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        const auto& [name, path] = files[i];
+        require_different(name, path, "TARGET", arguments.target);
+        for (std::size_t j = i + 1; j < files.size(); ++j) {
+            require_different(name, path, files[j].first, files[j].second);
+        }
+        if (path != arguments.checkpoint) {  // a run may go on from its own
+            require_different(name, path, "--resume", arguments.resume);
+        }
+    }
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        if (i == single_files) {
+            make_folder(arguments.pictures);
+        }
+        if (!files[i].second.empty()) {
+            require_writable(files[i].second);
         }
     }
 }
@@ -131,10 +147,29 @@ public:
         if (!arguments.log.empty()) {
             log_.emplace(arguments.log, trainer_.iteration());
         }
+        if (!arguments.report.empty() || !arguments.pictures.empty()) {
+            report_.emplace(arguments);
+            if (log_) {
+                report_->go_on(log_->earlier(), log_->earlier_seconds());
+            }
+        }
         describe();
     }
 
     int run() {
+        try {
+            const int code = train_and_save();
+            const bool done = trainer_.iteration() >= arguments_.iterations;
+            finish_report(done ? RunState::done : RunState::stopped);
+            return code;
+        } catch (const std::exception& error) {
+            finish_report(RunState::failed, error.what());
+            throw;
+        }
+    }
+
+private:
+    int train_and_save() {
         const std::int64_t first = trainer_.iteration();
         {
             Progress progress(arguments_.iterations, arguments_.quiet);
@@ -153,7 +188,6 @@ public:
         return stop();
     }
 
-private:
     Trainer start() {
         check_files(arguments_);
         const Image target = load_target(arguments_.target);
@@ -200,11 +234,27 @@ private:
                 progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
             }
             report_log(log_ && !log_->add(report), progress);
+            if (report_) {
+                report_->add(report);
+            }
         }
         progress.reach(trainer_.iteration());
         if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
             trainer_.iteration() % arguments_.every == 0) {
             save_checkpoint(progress);
+        }
+        if (report_) {
+            const std::string problem = report_->update(trainer_);
+            if (!problem.empty()) {
+                progress.say(fmt::format("{}; training goes on", problem));
+            }
+        }
+    }
+
+    void finish_report(RunState state, const std::string& error = "") {
+        const std::string problem = report_ ? report_->finish(trainer_, state, error) : "";
+        if (!problem.empty()) {
+            say(problem);
         }
     }
 
@@ -288,6 +338,7 @@ private:
     TrainingConfig config_;
     Trainer trainer_;
     std::optional<TrainingLog> log_;
+    std::optional<TrainingReport> report_;
     std::int64_t checkpointed_ = -1;  // the iteration of this run's last checkpoint
 };
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/tool/loss_curve.hpp"
+#include "host/tool/training_pictures.hpp"
+
+#include <nca/trainer.hpp>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+// A training run as one HTML page that needs no other file and no network.
+namespace nca::tool {
+
+enum class RunState { running, done, stopped, failed };
+
+// What is kept of all iterations.
+struct RunHistory {
+    struct Recovery {
+        std::int64_t iteration = 0;
+        std::string text;
+    };
+
+    std::int64_t first_iteration = 0;  // that is known of
+    std::vector<LossPoint> losses;     // positive and finite ones
+    std::vector<Recovery> recoveries;
+    std::int64_t dead = 0;   // samples, over all iterations
+    std::int64_t reset = 0;  // states of the pool
+};
+
+struct TrainingPage {
+    RunState state = RunState::running;
+    std::string error;   // why the run failed
+    std::string target;  // its file's name
+    std::string engine;
+    std::string version;
+    std::string written;  // when
+    TrainingConfig config;
+    std::int64_t done = 0;    // iterations
+    std::int64_t wanted = 0;  // iterations
+    double loss = 0;          // mean of the last 100
+    double seconds = 0;       // that the run has taken so far
+    double iterations_per_second = 0;
+    double cell_steps_per_second = 0;
+    double own_share = 0;     // of the time that went into pages and pictures
+    int refresh_seconds = 0;  // while running
+};
+
+// Text for HTML, also inside an attribute. Control characters become question marks.
+std::string escaped(std::string_view text);
+
+// pictures may be null: none were taken yet.
+std::string html_page(const TrainingPage& page, const RunHistory& history,
+                      const TrainingPictures* pictures);
+
+}  // namespace nca::tool

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/tool/arguments.hpp"
+#include "host/tool/training_page.hpp"
+
+#include <nca/trainer.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace nca::tool {
+
+// When a report is due: soon at first, every ten seconds later, and less often where making it
+// would take more than its share of the time. Times are seconds since the start.
+class ReportPace {
+public:
+    static constexpr double share = 0.02;
+    static constexpr double longest_pause = 10;
+
+    bool due(double now) const {
+        if (count_ == 0) {
+            return true;
+        }
+        // As long as everything so far, so that a short run has something to look at as well.
+        const double pause = std::clamp(last_, 1.0, longest_pause);
+        return now >= last_ + pause && spent_ + spent_ / count_ <= share * now;
+    }
+    void made(double began, double ended) {
+        last_ = ended;
+        spent_ += ended - began;
+        ++count_;
+    }
+    double spent() const { return spent_; }
+    // Until the next one, if they go on taking as long.
+    double pause() const { return std::max(longest_pause, spent_ / std::max(count_, 1) / share); }
+
+private:
+    double last_ = 0;
+    double spent_ = 0;
+    int count_ = 0;
+};
+
+// What --report and --pictures ask for: a page and a folder of pictures that follow the training.
+class TrainingReport {
+public:
+    explicit TrainingReport(const TrainArguments& arguments) : arguments_(arguments) {}
+
+    // The iterations of the earlier run that this one goes on after, and how long it took.
+    void go_on(std::span<const IterationReport> earlier, double seconds);
+    void add(const IterationReport& report);
+
+    // Writes what is due. Says why nothing could be written, once; training is not to end by that.
+    std::string update(const Trainer& trainer);
+    // The last page. error: why the run failed.
+    std::string finish(const Trainer& trainer, RunState state, const std::string& error = "");
+
+private:
+    using Clock = std::chrono::steady_clock;
+    struct Mark {
+        double seconds = 0;      // of training
+        std::int64_t steps = 0;  // of all iterations so far
+    };
+
+    double now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+    void note(const IterationReport& report);
+    TrainingPage page(const Trainer& trainer, RunState state, const std::string& error) const;
+    std::string write(const Trainer& trainer, RunState state, const std::string& error);
+
+    const TrainArguments& arguments_;
+    RunHistory history_;
+    bool noted_ = false;  // an iteration
+    std::optional<TrainingPictures> pictures_;
+    ReportPace pace_;
+    Clock::time_point start_ = Clock::now();
+    double earlier_seconds_ = 0;
+    std::deque<Mark> marks_ = {Mark{}};  // the ends of the last iterations, for the rate
+    bool failing_ = false;               // the last write did, and that was said
+};
+
+}  // namespace nca::tool
