@@ -190,9 +190,9 @@ TEST_CASE("pictures of a large grid are scaled down until the page is small") {
     const std::string text = html_page(small_page(), {}, &pictures);
     const std::vector<nca::Image> images = nca::test::images_of(text);
     REQUIRE(images.size() == 22);
-    REQUIRE(images[0].width == 96);
+    REQUIRE(images[0].width <= 96);
     REQUIRE(images[21].width <= 600);
-    REQUIRE(text.size() < 3'000'000);  // noise does not compress; what trains does
+    REQUIRE(text.size() < 800'000);
 }
 
 TEST_CASE("reports are due at once, then rarely enough to cost two percent at most") {

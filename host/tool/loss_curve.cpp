@@ -31,20 +31,16 @@ Range iterations_of(std::span<const LossPoint> points) {
     return {first, std::max(static_cast<double>(points.back().iteration), first + 1)};
 }
 
-// Of the losses' logarithms, but for those of iterations that failed: they may be anywhere.
-Range losses_of(std::span<const LossPoint> points, std::span<const std::int64_t> recoveries) {
-    Range range{INFINITY, -INFINITY};
-    for (const LossPoint& point : points) {
-        if (!std::binary_search(recoveries.begin(), recoveries.end(), point.iteration)) {
-            range.low = std::min(range.low, std::log10(point.loss));
-            range.high = std::max(range.high, std::log10(point.loss));
-        }
-    }
-    if (range.low > range.high) {
-        return {-1, 0};
-    }
-    const double margin = std::max(0.05 * range.size(), 0.05);
-    return {range.low - margin, range.high + margin};
+// Of the losses' logarithms. Single ones far above all medians, such as those of iterations that
+// failed, are cut off.
+Range losses_of(std::span<const LossPoint> points, std::span<const LossPoint> medians) {
+    const auto lower = [](const LossPoint& a, const LossPoint& b) { return a.loss < b.loss; };
+    const auto [least, most] = std::minmax_element(points.begin(), points.end(), lower);
+    const double median = std::max_element(medians.begin(), medians.end(), lower)->loss;
+    const double low = std::log10(least->loss);
+    const double high = std::min(std::log10(most->loss), std::log10(median) + 0.5);
+    const double margin = std::max(0.05 * (high - low), 0.05);
+    return {low - margin, high + margin};
 }
 
 // Whole multiples of 1, 2 or 5 times a power of ten in the range, five or so.
@@ -135,7 +131,8 @@ std::string loss_curve(std::span<const LossPoint> points,
         return "<p>There is no loss yet.</p>\n";
     }
     const Range x = iterations_of(points);
-    const Range y = losses_of(points, recoveries);
+    const std::vector<LossPoint> medians = running_medians(points, most_medians);
+    const Range y = losses_of(points, medians);
     std::string labels;
     std::string grid;
     for (const double value : logarithmic_ticks(y)) {
@@ -167,8 +164,7 @@ std::string loss_curve(std::span<const LossPoint> points,
         "<path class=\"grid\" d=\"{}\"/>\n{}"
         "<g transform=\"matrix({:.9g} 0 0 {:.9g} {:.9g} {:.9g})\">\n{}{}</g>\n</svg></div>\n",
         labels, side, side, grid, marks, x_scale, -y_scale, -x.low * x_scale, y.high * y_scale,
-        polyline("each", thin_out(points, most_points)),
-        polyline("median", running_medians(points, most_medians)));
+        polyline("each", thin_out(points, most_points)), polyline("median", medians));
 }
 
 }  // namespace nca::tool

@@ -14,8 +14,15 @@
 namespace nca::tool {
 namespace {
 
-constexpr int largest_picture_side = 96;  // pixels; larger grids are scaled down
-constexpr int largest_pool_side = 600;
+// What a picture may be; larger ones are scaled down. States that exploded are noise, which does
+// not compress.
+struct Limit {
+    int side;           // pixels
+    std::size_t bytes;  // of its PNG
+};
+constexpr Limit one_state = {96, 16'000};
+constexpr Limit whole_pool = {600, 250'000};
+
 constexpr std::size_t most_recoveries = 50;
 
 // Colours twice over, for light and dark; paper is light.
@@ -23,7 +30,7 @@ constexpr std::string_view style = R"(<style>
 :root{color-scheme:light dark;--paper:#fff;--card:#f3f5f8;--text:#1b2330;--quiet:#5b6675;
 --line:#d5dae1;--faint:#9dbde6;--strong:#1f5fa8;--bad:#c2410c}
 @media screen and (prefers-color-scheme:dark){:root{--paper:#12161c;--card:#1d232c;--text:#e6e9ee;
---quiet:#a3adba;--line:#37404c;--faint:#3d6291;--strong:#8cb8ee;--bad:#f0895a}}
+--quiet:#a3adba;--line:#37404c;--faint:#4f7bb0;--strong:#8cb8ee;--bad:#f0895a}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:62rem;padding:1rem;background:var(--paper);color:var(--text);
 font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
@@ -95,19 +102,23 @@ std::string section(std::string_view title, std::string_view contents) {
     return fmt::format("<section><h2>{}</h2>\n{}</section>\n", title, contents);
 }
 
-Image at_most(const Image& image, int side) {
+std::vector<std::uint8_t> small_png(const Image& image, const Limit& limit) {
     const int longest = std::max(image.height, image.width);
-    if (longest <= side) {
-        return image;
+    std::vector<std::uint8_t> png;
+    for (int side = std::min(longest, limit.side); side >= 1; side = side * 3 / 4) {
+        png = encode_png(side == longest ? image
+                                         : resize(image, std::max(1, image.height * side / longest),
+                                                  std::max(1, image.width * side / longest)));
+        if (png.size() <= limit.bytes) {
+            break;
+        }
     }
-    return resize(image, std::max(1, image.height * side / longest),
-                  std::max(1, image.width * side / longest));
+    return png;
 }
 
-std::string img(const Image& image, std::string_view description,
-                int largest_side = largest_picture_side) {
+std::string img(const Image& image, std::string_view description, const Limit& limit = one_state) {
     return fmt::format("<img alt=\"{}\" src=\"data:image/png;base64,{}\">", escaped(description),
-                       encode_base64(encode_png(at_most(image, largest_side))));
+                       encode_base64(small_png(image, limit)));
 }
 
 std::string head(const TrainingPage& page) {
@@ -205,10 +216,10 @@ std::string picture_sections(const TrainingPage& page, const TrainingPictures& p
     if (!pictures.pool.empty()) {
         const std::string title =
             fmt::format("{} of {} states", pictures.pool.size(), page.config.pool);
-        result += section(
-            "The pool", fmt::format("<figure class=\"pool\">{}<figcaption>{}</figcaption>"
-                                    "</figure>\n",
-                                    img(pool_picture(pictures), title, largest_pool_side), title));
+        result +=
+            section("The pool", fmt::format("<figure class=\"pool\">{}<figcaption>{}</figcaption>"
+                                            "</figure>\n",
+                                            img(pool_picture(pictures), title, whole_pool), title));
     }
     return result;
 }
