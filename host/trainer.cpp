@@ -136,7 +136,7 @@ struct Trainer::Impl {
         const std::int64_t i = iteration + ahead;
         const int good = good_iterations + ahead;
         // A run that is losing what it had learnt keeps the weights from before.
-        const bool worth_keeping = !learnt || recent_loss() < learnt_share * blank;
+        const bool worth_keeping = !learnt || usual_loss() < learnt_share * blank;
         IterationPlan plan{.steps = draw_steps(config, i, good),
                            .key = {seed(), std::uint32_t(i)},
                            .learning_rate = float(learning_rate(i)),
@@ -159,10 +159,19 @@ struct Trainer::Impl {
         return loss;
     }
 
+    // The median, which single batches that went wild do not move; 0 as long as there is no loss.
+    double usual_loss() const {
+        if (recent_losses.empty()) return 0;
+        std::vector<double> losses = recent_losses;
+        const auto middle = losses.begin() + std::ptrdiff_t(losses.size() / 2);
+        std::nth_element(losses.begin(), middle, losses.end());
+        return *middle;
+    }
+
     // Whether the loss is a blank image's, and has been for long enough.
     bool stuck() const {
         const int wait = config.warmup + (learnt ? int(loss_window) : patience);
-        return good_iterations >= wait && recent_loss() >= stuck_share * blank;
+        return good_iterations >= wait && usual_loss() >= stuck_share * blank;
     }
 
     double learning_rate(std::int64_t i) const {
@@ -193,7 +202,7 @@ struct Trainer::Impl {
         if (recent_losses.size() > loss_window) recent_losses.erase(recent_losses.begin());
         ++good_iterations;
         learnt =
-            learnt || (good_iterations >= int(loss_window) && recent_loss() < learnt_share * blank);
+            learnt || (good_iterations >= int(loss_window) && usual_loss() < learnt_share * blank);
         const int enough = config.warmup + enough_good_iterations + (learnt ? 0 : patience);
         if (good_iterations >= enough && !stuck()) failures = 0;
         ++iteration;
@@ -248,7 +257,7 @@ struct Trainer::Impl {
         if (reports.back().recovery.empty() && stuck()) {
             recover(reports.back(),
                     fmt::format("the loss stays at {:.3g}, that of a blank image is {:.3g}",
-                                recent_loss(), blank),
+                                usual_loss(), blank),
                     learnt);
         }
         return reports;
@@ -277,7 +286,7 @@ struct Trainer::Impl {
     int recoveries = 0;
     int failures = 0;
     int good_iterations = 0;
-    bool learnt = false;  // the mean loss has been clearly below a blank image's
+    bool learnt = false;  // the usual loss has been clearly below a blank image's
     std::vector<double> recent_losses;
     std::string gave_up;
 };

@@ -525,6 +525,20 @@ TEST_CASE("every command that runs an engine says when there is no CUDA device t
     }
 }
 
+TEST_CASE("a target that is transparent where the start cell is gets a warning") {
+    const Workshop shop;
+    Words words = shop.train_words() + Words{"-o", shop / "new", "--iterations", "1"};
+    std::erase(words, "--quiet");
+    for (const int alpha : {0, 255}) {
+        nca::Image picture = small_picture();
+        for (int y = 3; y < 9; ++y) {
+            for (int x = 2; x < 8; ++x) picture.pixel(y, x)[3] = static_cast<std::uint8_t>(alpha);
+        }
+        nca::save_png(shop.target, picture);
+        REQUIRE(contains(nca_tool(words).err, "transparent in the middle") == (alpha == 0));
+    }
+}
+
 TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
     const Workshop shop;
     for (const char* choice : {"0", "1"}) {

@@ -852,6 +852,19 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
     }
 }
 
+TEST_CASE("a few batches that went wild are not taken for a run that is stuck") {
+    for (const int wild : {48, 50}) {
+        TrainingConfig config = small_config("growing");
+        config.rule.fire_rate = 0;
+        Prepared run(config, any_device(), Weights(true));
+        run.checkpoint.learnt = true;
+        run.checkpoint.recent_losses.assign(std::size_t(100), 1e-3);
+        std::fill_n(run.checkpoint.recent_losses.begin() + 1, wild, 900.0);
+        run.checkpoint.good_iterations = 5000;
+        REQUIRE(run.iterate().recovery.empty() == (wild == 48));
+    }
+}
+
 TEST_CASE("a run has learnt once a hundred losses lie clearly below a blank image's") {
     const double blank = blank_loss();
     for (const double share : {0.4, 0.6}) {

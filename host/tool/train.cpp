@@ -208,6 +208,13 @@ private:
                         trainer_.iteration() > 0
                             ? fmt::format(", going on from {}", trainer_.iteration())
                             : ""));
+        const std::size_t middle = std::size_t(config_.grid() / 2) * (config_.grid() + 1);
+        if (trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
+            say(fmt::format(
+                "{} is transparent in the middle, where the start cell is, and training "
+                "is likely to die of that: move the picture",
+                arguments_.target.string()));
+        }
     }
 
     // As many as may be done before somebody has to look: to the end or the next checkpoint.
