@@ -187,8 +187,8 @@ StatePool take_pool(const SafetensorsFile& file, const TrainingConfig& config,
     StatePool pool(config.pool, grid_cells);
     std::size_t at = 0;
     for (int i = 0; i < config.pool; ++i) {
-        const float count = counts.values[std::size_t(i)];
-        if (!(count >= 0 && count <= float(cells.values.size() - at)) ||
+        const double count = counts.values[std::size_t(i)];
+        if (!(count >= 0 && count <= double(cells.values.size() - at)) ||
             count != std::floor(count)) {
             fail(fmt::format("pool.counts holds {} at {}, expected whole numbers that add up to {}",
                              count, i, all));

@@ -58,6 +58,8 @@ void TrainingConfig::validate() const {
             "at most 4, of half the grid");
     require(target_size >= 8 && target_size <= 4096, "size", target_size, "8 to 4096 cells");
     require(padding >= 0 && padding <= 4096, "padding", padding, "0 to 4096 cells");
+    // Checkpoints number the cells of the pool's states in float32.
+    require(pool == 0 || grid() <= 4096, "the grid's side", grid(), "at most 4096 with a pool");
     require(std::isfinite(learning_rate) && learning_rate > 0, "learning rate", learning_rate,
             "a finite number above 0");
     require(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 or more and less than 1");

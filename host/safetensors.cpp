@@ -18,8 +18,8 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "the files are little-endian and copied as they are");
 
-// A checkpoint with a pool of 1024 grids of 72x72 cells has 340 MB.
-constexpr std::size_t max_file_bytes = std::size_t{4} << 30;
+// A checkpoint with a pool of 1024 grids of 72x72 cells has 50 MB, or 360 MB where all cells live.
+constexpr std::size_t max_file_bytes = std::size_t{1} << 40;
 constexpr std::size_t max_header_bytes = std::size_t{16} << 20;
 constexpr std::size_t length_bytes = 8;
 constexpr auto metadata_key = "__metadata__";

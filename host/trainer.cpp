@@ -14,8 +14,10 @@
 namespace nca {
 namespace {
 
-constexpr std::size_t loss_window = 100;     // losses that the history's mean is taken over
-constexpr int anchor_interval = 50;          // iterations between two anchors
+constexpr std::size_t loss_window = 100;  // losses that the history's mean is taken over
+// Good iterations between two anchors, and between two looks at whether the run is stuck. No queue
+// goes beyond such a point, so that it does what its iterations would do one by one.
+constexpr int anchor_interval = 50;
 constexpr int enough_good_iterations = 100;  // after these, earlier failures are forgiven
 constexpr int most_failures = 12;  // then training gives up: a rate of 10 is 2.4e-3 by then
 // In multiples of a blank image's loss: below the one, a run has learnt something; above the other,
@@ -61,7 +63,7 @@ int draw_steps(const TrainingConfig& config, std::int64_t iteration, int good_it
 }
 
 // The loss of a grid that is empty, [grid, grid, 4].
-double blank_loss(const std::vector<float>& target) {
+double loss_of_empty_grid(const std::vector<float>& target) {
     double squares = 0;
     for (const float value : target) squares += double(value) * value;
     return squares / double(target.size());
@@ -105,7 +107,7 @@ struct Trainer::Impl {
         : config(configuration),
           engine(make_engine(device)),
           target(make_target(image, config)),
-          blank(blank_loss(target)),
+          blank(loss_of_empty_grid(target)),
           loop(engine->make_training_loop(config, target)) {
         start_anew();
     }
@@ -171,7 +173,8 @@ struct Trainer::Impl {
     // Whether the loss is a blank image's, and has been for long enough.
     bool stuck() const {
         const int wait = config.warmup + (learnt ? int(loss_window) : patience);
-        return good_iterations >= wait && usual_loss() >= stuck_share * blank;
+        return good_iterations >= wait && good_iterations % anchor_interval == 0 &&
+               usual_loss() >= stuck_share * blank;
     }
 
     double learning_rate(std::int64_t i) const {
@@ -213,6 +216,17 @@ struct Trainer::Impl {
     // going back to.
     bool recover(IterationReport& report, const std::string& reason, bool to_anchor = true) {
         ++recoveries;
+        good_iterations = 0;
+        report.reset = config.pool;
+        if (++failures > most_failures) {
+            gave_up = fmt::format(
+                "training failed {} times in a row, the last time in iteration {} because {}: {}; "
+                "start again with {} learning rate or another seed",
+                failures, report.iteration, reason,
+                to_anchor ? "the last good weights are kept" : "nothing was learnt",
+                to_anchor ? "a lower" : "another");
+            to_anchor = true;
+        }
         if (to_anchor) {
             loop->return_to_anchor();
             updates = anchor_updates;
@@ -220,16 +234,7 @@ struct Trainer::Impl {
             start_anew();
         }
         if (config.pool > 0) loop->reset_pool();
-        report.reset = config.pool;
-        good_iterations = 0;
-        if (++failures > most_failures) {
-            gave_up = fmt::format(
-                "training failed {} times in a row, the last time in iteration {} because {}: the "
-                "last good weights are kept; start again with a lower learning rate or another "
-                "seed",
-                failures, report.iteration, reason);
-            return false;
-        }
+        if (!gave_up.empty()) return false;
         report.recovery = fmt::format("{}: {} weights, {}new seed, learning rate times {:.3g}",
                                       reason, to_anchor ? "back to the last good" : "new",
                                       config.pool > 0 ? "a pool of start cells, " : "",
@@ -240,7 +245,9 @@ struct Trainer::Impl {
     std::vector<IterationReport> iterate(int most) {
         // An iteration that gave up behind others that went well was left for this call to tell.
         if (!gave_up.empty()) throw Error(std::exchange(gave_up, {}));
-        std::vector<IterationPlan> plans(std::size_t(std::min(most, loop->queue_length())));
+        const int to_next_anchor = anchor_interval - good_iterations % anchor_interval;
+        std::vector<IterationPlan> plans(
+            std::size_t(std::min({most, loop->queue_length(), to_next_anchor})));
         for (std::size_t i = 0; i < plans.size(); ++i) plans[i] = plan(int(i));
         const std::vector<IterationOutcome> outcomes = loop->run(plans);
         std::vector<IterationReport> reports;
@@ -306,6 +313,7 @@ std::int64_t Trainer::iteration() const { return impl_->iteration; }
 const TrainingConfig& Trainer::config() const { return impl_->config; }
 Engine& Trainer::engine() const { return *impl_->engine; }
 const std::vector<float>& Trainer::target() const { return impl_->target; }
+double Trainer::blank_loss() const { return impl_->blank; }
 std::vector<float> Trainer::states_before() const { return impl_->loop->states_before(); }
 std::vector<float> Trainer::states_after() const { return impl_->loop->states_after(); }
 std::vector<float> Trainer::pool_states(int count) const {

@@ -211,6 +211,33 @@ TEST_CASE("queued iterations are those that are run one by one") {
     REQUIRE(single.model().weights == queued.model().weights);
 }
 
+TEST_CASE("a queue does what its iterations do one by one where a run loses what it had learnt") {
+    TrainingConfig config = test::small_config("growing");
+    config.rule.fire_rate = 0;
+    Checkpoint checkpoint = test::inside(Trainer(test::small_picture(), config, Device::cuda()));
+    checkpoint.learnt = true;
+    checkpoint.good_iterations = 90;
+    // The median is small at first. Ten losses of a blank image later, when an anchor and a look at
+    // whether the run is stuck are due, it is not.
+    checkpoint.recent_losses.assign(100, 1e-3);
+    std::fill_n(checkpoint.recent_losses.begin() + 20, 45, 900.0);
+    Trainer single(test::small_picture(), config, Device::cuda());
+    Trainer queued(test::small_picture(), config, Device::cuda());
+    test::resume_from(single, checkpoint);
+    test::resume_from(queued, checkpoint);
+    std::string recovery;
+    while (queued.iteration() < 40) {
+        for (const IterationReport& expected : queued.iterate(40 - int(queued.iteration()))) {
+            const IterationReport report = single.iterate();
+            REQUIRE(report.recovery == expected.recovery);
+            REQUIRE(report.loss == expected.loss);
+            recovery += report.recovery;
+        }
+    }
+    REQUIRE_THAT(recovery, Contains("that of a blank image is"));
+    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+}
+
 TEST_CASE("a failure in the middle of a queue stops the queue there", "[long]") {
     TrainingConfig config = test::small_config("persistent");
     config.learning_rate = 10;

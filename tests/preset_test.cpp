@@ -145,6 +145,7 @@ TEST_CASE("a configuration's bad field is refused by name") {
         {[](auto& c) { c.pool = 7; }, "pool is 7: expected 0, or at least the batch, which is 8"},
         {[](auto& c) { c.pool = -1; }, "pool is -1"},
         {[](auto& c) { c.pool = 65537; }, "pool is 65537"},
+        {[](auto& c) { c.pool = 99, c.target_size = 4000, c.padding = 49; }, "side is 4098"},
         {[](auto& c) { c.damaged = 1; }, "damage is 1: expected 0, as there is no pool"},
         {[](auto& c) { c.pool = 99, c.damaged = -1; }, "damage is -1"},
         {[](auto& c) { c.pool = 99, c.damaged = 8; }, "less than the batch, which is 8"},

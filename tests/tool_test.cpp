@@ -757,6 +757,19 @@ TEST_CASE("a second signal ends the tool at once") {
     REQUIRE_FALSE(std::filesystem::exists(shop / "new"));
 }
 
+TEST_CASE("a run that failed on the way and has learnt nothing leaves the old model alone") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--lr", "10", "--iterations", "4"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "back to the last good weights"));
+    REQUIRE(contains(outcome.err, "has learnt nothing"));
+    REQUIRE(contains(outcome.err, shop.model + " was not written"));
+    REQUIRE(shop.contents() == before);
+}
+
 TEST_CASE("training that fails for good leaves the old model alone") {
     const Workshop shop;
     const auto before = shop.contents();

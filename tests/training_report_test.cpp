@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The parts of a training report. tool_test sees the whole.
 #include "host/tool/training_report.hpp"
-#include "host/base64.hpp"
 #include "host/tool/training_log.hpp"
 #include "support/page.hpp"
 #include "support/process.hpp"
@@ -16,10 +15,6 @@ using nca::IterationReport;
 using nca::test::curve_of;
 
 namespace {
-
-std::string base64(const std::string& text) {
-    return nca::encode_base64({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
-}
 
 // A loss that falls, with a spike up or down here and there.
 std::vector<LossPoint> falling_losses(std::int64_t count) {
@@ -48,17 +43,6 @@ bool contains(const std::string& text, const std::string& part) {
 }
 
 }  // namespace
-
-TEST_CASE("base64 is that of RFC 4648") {
-    REQUIRE(base64("") == "");
-    REQUIRE(base64("f") == "Zg==");
-    REQUIRE(base64("fo") == "Zm8=");
-    REQUIRE(base64("foo") == "Zm9v");
-    REQUIRE(base64("foob") == "Zm9vYg==");
-    REQUIRE(base64("fooba") == "Zm9vYmE=");
-    REQUIRE(base64("foobar") == "Zm9vYmFy");
-    REQUIRE(base64("\xff\xef\xbe") == "/+++");
-}
 
 TEST_CASE("a curve of few points has them all, one of many has every spike and both ends") {
     const std::vector<LossPoint> few = falling_losses(1000);

@@ -71,7 +71,7 @@ inline std::vector<float> target_state(const Image& target, const Model& model,
     const int smaller = std::min(grid.height, grid.width);
     const int trained = std::max(model.history.height, 0);
     // The size of training is known only where the grid is; otherwise the target fills the grid.
-    if (trained > 2 * model.history.padding && trained <= smaller) {
+    if (trained > 2 * std::int64_t{model.history.padding} && trained <= smaller) {
         config.target_size = trained - 2 * model.history.padding;
         config.padding = model.history.padding;
     } else {

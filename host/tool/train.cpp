@@ -91,10 +91,8 @@ void check_files(const TrainArguments& arguments) {
             require_different(name, path, "--resume", arguments.resume);
         }
     }
-    for (std::size_t i = 0; i < files.size(); ++i) {
-        if (i == single_files) {
-            make_folder(arguments.pictures);
-        }
+    // The folder of the pictures is made when the target has been read.
+    for (std::size_t i = 0; i < single_files; ++i) {
         if (!files[i].second.empty()) {
             require_writable(files[i].second);
         }
@@ -194,6 +192,12 @@ private:
         if (!target.had_alpha && !arguments_.quiet) {
             say(fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
         }
+        if (!arguments_.pictures.empty()) {
+            make_folder(arguments_.pictures);
+            for (const std::filesystem::path& path : picture_files(arguments_.pictures)) {
+                require_writable(path);
+            }
+        }
         return Trainer(target, config_, arguments_.device);
     }
 
@@ -238,6 +242,7 @@ private:
         for (const IterationReport& report : reports) {
             progress.add(report);
             if (!report.recovery.empty()) {
+                recovered_ = true;
                 progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
             }
             report_log(log_ && !log_->add(report), progress);
@@ -276,8 +281,8 @@ private:
         try {
             trainer_.save_checkpoint(arguments_.checkpoint);
             checkpointed_ = trainer_.iteration();
-        } catch (const IoError& error) {
-            progress.say(fmt::format("{}; training goes on", error.what()));
+        } catch (const std::exception& error) {  // a lack of memory, too
+            progress.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
         }
     }
 
@@ -289,6 +294,13 @@ private:
 
     int finish() {
         const Model model = trainer_.model();
+        if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
+            throw Error(fmt::format(
+                "training failed on the way and has learnt nothing: its loss is {:.3e}, that of a "
+                "blank image {:.3e}; {} was not written; start again with another learning rate, "
+                "another seed or more iterations",
+                model.history.loss, trainer_.blank_loss(), arguments_.output.string()));
+        }
         try {
             model.save(arguments_.output);
         } catch (const IoError& error) {
@@ -346,6 +358,7 @@ private:
     Trainer trainer_;
     std::optional<TrainingLog> log_;
     std::optional<TrainingReport> report_;
+    bool recovered_ = false;          // an iteration failed
     std::int64_t checkpointed_ = -1;  // the iteration of this run's last checkpoint
 };
 

@@ -92,9 +92,10 @@ public:
 
     // One update of the weights; waits for it. When training fails - the loss is not finite or
     // explodes, every sample died, or the loss stays at a blank image's - it goes back to the last
-    // good weights, or to new ones where it never learnt anything, and to start cells, halves the
-    // learning rate, and says so in the report; when that has happened 13 times without 100 good
-    // iterations in between (600 where nothing was learnt) it throws Error.
+    // good weights and to start cells, halves the learning rate, begins the warm-up again, and says
+    // so in the report. Where the loss never left a blank image's it takes new weights. When that
+    // has happened 13 times without 100 good iterations in between (600 in a run that has learnt
+    // nothing yet; a warm-up's do not count) it throws Error.
     IterationReport iterate();
     // Up to so many, as many as the engine does best without the host looking on: one on the CPU,
     // up to 32 on CUDA. Fewer where one failed. Waits for them; gives a report for each.
@@ -106,8 +107,10 @@ public:
     Engine& engine() const;
     // The target on the grid, [grid, grid, 4] floats.
     const std::vector<float>& target() const;
+    // The loss of an empty grid.
+    double blank_loss() const;
     // What the last iteration started from and ended with, [batch, grid, grid, channels] floats;
-    // zero before the first. These copy from the device and wait.
+    // zero before the first; of no meaning where one failed. These copy from the device and wait.
     std::vector<float> states_before() const;
     std::vector<float> states_after() const;
     // The first so many states of the pool, fewer where it has fewer: [count, grid, grid, channels].
