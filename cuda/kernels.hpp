@@ -148,8 +148,8 @@ struct PoolArgs {
 // take_samples.cu: the batch that the plan at the cursor wants. state [cells, 16] is overwritten.
 void launch_take_samples(float* state, const Grid& grid, const PoolArgs& pool,
                          const TrainingControl* control, cudaStream_t stream);
-// put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells, 16],
-// loss and living [batch] are read.
+// put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells,
+// 16], loss and living [batch] are read.
 void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
                         const float* living, const Grid& grid, TrainingControl* control,
                         cudaStream_t stream);

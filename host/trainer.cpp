@@ -170,11 +170,12 @@ struct Trainer::Impl {
         return *middle;
     }
 
+    bool grows_nothing() const { return usual_loss() >= stuck_share * blank; }
+
     // Whether the loss is a blank image's, and has been for long enough.
     bool stuck() const {
         const int wait = config.warmup + (learnt ? int(loss_window) : patience);
-        return good_iterations >= wait && good_iterations % anchor_interval == 0 &&
-               usual_loss() >= stuck_share * blank;
+        return good_iterations >= wait && good_iterations % anchor_interval == 0 && grows_nothing();
     }
 
     double learning_rate(std::int64_t i) const {
@@ -207,7 +208,7 @@ struct Trainer::Impl {
         learnt =
             learnt || (good_iterations >= int(loss_window) && usual_loss() < learnt_share * blank);
         const int enough = config.warmup + enough_good_iterations + (learnt ? 0 : patience);
-        if (good_iterations >= enough && !stuck()) failures = 0;
+        if (good_iterations >= enough && !grows_nothing()) failures = 0;
         ++iteration;
         return true;
     }

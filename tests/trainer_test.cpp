@@ -852,6 +852,21 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
     }
 }
 
+TEST_CASE("iterations that grow nothing do not make earlier failures forgiven") {
+    for (const double loss : {1e-3, 0.9}) {
+        TrainingConfig config = small_config("growing");
+        config.warmup = 7;
+        config.rule.fire_rate = 0;
+        Prepared run(config, any_device(), Weights(true));
+        run.checkpoint.learnt = true;
+        run.checkpoint.recent_losses.assign(100, loss);
+        run.checkpoint.failures = 12;
+        run.checkpoint.good_iterations = 110;
+        REQUIRE(run.iterate().recovery.empty());
+        REQUIRE(inside(run.trainer).failures == (loss == 1e-3 ? 0 : 12));
+    }
+}
+
 TEST_CASE("a few batches that went wild are not taken for a run that is stuck") {
     for (const int wild : {48, 50}) {
         TrainingConfig config = small_config("growing");

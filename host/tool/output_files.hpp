@@ -77,8 +77,8 @@ inline void make_folder(const std::filesystem::path& path) {
     std::error_code error;
     std::filesystem::create_directories(path, error);
     if (error) {
-        throw IoError(fmt::format("cannot write into the folder {}: {}", path.string(),
-                                  error.message()));
+        throw IoError(
+            fmt::format("cannot write into the folder {}: {}", path.string(), error.message()));
     }
 }
 

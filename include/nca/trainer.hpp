@@ -39,9 +39,9 @@ struct TrainingConfig {
     int batch = 8;
     int fewest_steps = 64;  // steps are uniform in fewest_steps .. most_steps - 1
     int most_steps = 96;
-    int warmup = 0;       // iterations over which the steps rise from an eighth to their full number
-    int pool = 0;         // states in the pool; 0: every rollout starts from the start cell
-    int damaged = 0;      // samples of each batch, those of lowest loss, that lose a circle
+    int warmup = 0;   // iterations over which the steps rise from an eighth to their full number
+    int pool = 0;     // states in the pool; 0: every rollout starts from the start cell
+    int damaged = 0;  // samples of each batch, those of lowest loss, that lose a circle
     // The circles, in coordinates that run from -1 to 1 across the grid: centre uniform in
     // +-damage_centre, radius uniform in smallest_damage .. largest_damage.
     float damage_centre = 0.5F;
@@ -58,7 +58,8 @@ struct TrainingConfig {
     int grid() const { return target_size + 2 * padding; }  // cells along each side
 };
 
-// "notebook", "growing", "persistent" or "regenerating". Throws InvalidArgument for any other name, listing these.
+// "notebook", "growing", "persistent" or "regenerating". Throws InvalidArgument for any other name,
+// listing these.
 NCA_API TrainingConfig preset(std::string_view name);
 
 // The target as a training run sees it: [grid, grid, 4] floats in 0..1, scaled, centred, padded,
@@ -113,7 +114,8 @@ public:
     // zero before the first; of no meaning where one failed. These copy from the device and wait.
     std::vector<float> states_before() const;
     std::vector<float> states_after() const;
-    // The first so many states of the pool, fewer where it has fewer: [count, grid, grid, channels].
+    // The first so many states of the pool, fewer where it has fewer: [count, grid, grid,
+    // channels].
     std::vector<float> pool_states(int count) const;
     // The weights of the last iteration that went well, with their rule and history: the last that
     // a forward pass has tried, so without that iteration's update; after resume those of the
