@@ -63,6 +63,32 @@ __device__ inline void wait_for_predecessor() {
 #endif
 }
 
+// A word in global memory by which the blocks of one launch tell each other how far they are. What
+// a thread wrote before release_flag, and what other threads of its block wrote before a barrier in
+// front of it, can be read by whoever has seen the value with acquire_flag, and by its block after
+// a barrier behind that.
+__device__ inline void release_flag(std::uint32_t* flag, std::uint32_t value) {
+#ifdef NCA_CUDA_EXECUTOR
+    executor::release_flag(flag, value);
+#else
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+#endif
+}
+
+// Reads once; who waits for a value calls it in a loop. The last two arguments are the place that
+// calls it, for the executor's messages, here and below.
+__device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag,
+                                             [[maybe_unused]] const char* file = __builtin_FILE(),
+                                             [[maybe_unused]] int line = __builtin_LINE()) {
+#ifdef NCA_CUDA_EXECUTOR
+    return executor::acquire_flag(flag, {"acquire_flag", file, line});
+#else
+    std::uint32_t value = 0;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value;
+#endif
+}
+
 __device__ inline float4 load4(const float* values) {
     return *reinterpret_cast<const float4*>(values);
 }

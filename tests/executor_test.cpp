@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/executor/executor.hpp"
 
+#include "cuda/device.cuh"
 #include "tests/support/temporary_directory.hpp"
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -17,6 +20,9 @@
 
 namespace {
 
+using nca::cuda::acquire_flag;
+using nca::cuda::release_flag;
+using nca::executor::Interleaving;
 using nca::executor::Order;
 using nca::test::message_of;
 
@@ -85,17 +91,56 @@ public:
     InOrder& operator=(const InOrder&) = delete;
 };
 
+class WithInterleaving {
+public:
+    explicit WithInterleaving(Interleaving interleaving) {
+        nca::executor::set_interleaving(interleaving);
+    }
+    ~WithInterleaving() { nca::executor::set_interleaving(Interleaving::by_barrier); }
+    WithInterleaving(const WithInterleaving&) = delete;
+    WithInterleaving& operator=(const WithInterleaving&) = delete;
+};
+
+// Another device than the usual one, while a test runs.
+class WithDevice {
+public:
+    WithDevice(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        set(major, minor, multiprocessors, shared_limit);
+    }
+    ~WithDevice() { set(7, 5, 2, 64 << 10); }
+    WithDevice(const WithDevice&) = delete;
+    WithDevice& operator=(const WithDevice&) = delete;
+
+private:
+    static void set(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        nca::executor::set_compute_capability(major, minor);
+        nca::executor::set_multiprocessors(multiprocessors);
+        nca::executor::set_shared_limit(shared_limit);
+    }
+};
+
+constexpr auto all_interleavings = {Interleaving::by_barrier, Interleaving::as_far_as_possible,
+                                    Interleaving::one_block_late};
+
 struct Shape {
     dim3 grid = 1;
     dim3 block = 1;
     std::size_t shared_bytes = 0;
     cudaStream_t stream = nullptr;
+    bool cooperative = false;
 };
+
+Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
+    return {grid, block, shared_bytes, nullptr, true};
+}
 
 template <class... Types, class... Arguments>
 cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = shape.cooperative;
     const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
-                                    shape.stream, nullptr,     0};
+                                    shape.stream, &attribute,  1};
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
@@ -263,6 +308,114 @@ __global__ void atomics_kernel(unsigned* result) {
     atomicAdd(&result[0], 1);
     atomicOr(&result[1], 1U << threadIdx.x % 32);
     atomicMax(&result[2], threadIdx.x * 7 % 64);
+}
+
+// Each block waits for the one before it, and adds to what that one wrote.
+template <bool waits>
+__global__ void relay_kernel(float* values, std::uint32_t* flags, int rounds) {
+    const unsigned before = (blockIdx.x + gridDim.x - 1) % gridDim.x;
+    for (int round = 0; round < rounds; ++round) {
+        const auto turn = static_cast<std::uint32_t>(round) + (blockIdx.x == 0 ? 0 : 1);
+        if (waits && threadIdx.x == 0) {
+            while (acquire_flag(flags + before) < turn) {
+            }
+        }
+        __syncthreads();
+        const float read = values[before * blockDim.x + threadIdx.x];
+        values[blockIdx.x * blockDim.x + threadIdx.x] = read * 0.5F + 1;
+        __syncthreads();
+        if (threadIdx.x == 0) release_flag(flags + blockIdx.x, static_cast<unsigned>(round) + 1);
+    }
+}
+
+// All blocks wait for each other; which threads poll is a matter of taste.
+__global__ void grid_barrier_kernel(unsigned* values, std::uint32_t* flags, unsigned rounds) {
+    const unsigned blocks = gridDim.x;
+    for (unsigned round = 1; round <= rounds; ++round) {
+        const unsigned read = values[(blockIdx.x + round) % blocks];
+        for (int wait = 0; wait < 2; ++wait) {
+            if (wait == 1 && threadIdx.x == 0) values[blockIdx.x] = read + blockIdx.x;
+            __syncthreads();
+            const std::uint32_t reached = 2 * round + static_cast<unsigned>(wait);
+            if (threadIdx.x == 0) release_flag(flags + blockIdx.x, reached);
+            for (unsigned block = threadIdx.x; block < blocks; block += blockDim.x) {
+                while (acquire_flag(flags + block) < reached) {
+                }
+            }
+            __syncthreads();
+        }
+    }
+}
+
+__global__ void wait_for_flag_kernel(const std::uint32_t* flags) {
+    __syncthreads();
+    if (threadIdx.x == 3 && blockIdx.x == 1) {
+        while (std::min(acquire_flag(flags), acquire_flag(flags + 1)) < 7) {
+        }
+    }
+    __syncthreads();
+}
+
+// A thread reads many flags that have long been raised, again and again.
+__global__ void read_flags_kernel(const std::uint32_t* flags, int count, int times) {
+    for (int time = 0; time < times; ++time) {
+        for (int i = 0; i < count; ++i) {
+            while (acquire_flag(flags + i) < 1) {
+            }
+        }
+        __syncthreads();
+    }
+}
+
+// One lane of a warp raises the flag that another one polls.
+__global__ void flag_within_block_kernel(std::uint32_t* flag) {
+    if (threadIdx.x == 40) release_flag(flag, 1);
+    if (threadIdx.x == 0) {
+        while (acquire_flag(flag) == 0) {
+        }
+    }
+    __syncwarp();
+    if (threadIdx.x == 1) release_flag(flag, 2);
+    while (acquire_flag(flag) != 2) {
+    }
+}
+
+__global__ void resident_kernel(unsigned* result, std::uint32_t* counter) {
+    unsigned* const shared = static_cast<unsigned*>(nca::executor::shared_arena());
+    shared[threadIdx.x] = blockIdx.x * 1000 + threadIdx.x;
+    if (threadIdx.x == 0) atomicAdd(counter, 1);
+    while (acquire_flag(counter) < gridDim.x) {
+    }
+    const unsigned neighbour = __shfl_xor_sync(all_lanes, shared[threadIdx.x], 1);
+    result[blockIdx.x * blockDim.x + threadIdx.x] = neighbour;
+}
+
+__global__ void cooperative_throw_kernel(std::uint32_t* flag) {
+    if (blockIdx.x == 2) throw std::runtime_error("block 2");
+    while (acquire_flag(flag) == 0) {
+    }
+}
+
+struct Piece {
+    int numbers[16];
+};
+
+// Each lane sums up what all lanes brought first, after they have brought something else.
+__global__ void exchange_bytes_kernel(int* result) {
+    Piece own{};
+    for (int i = 0; i < 16; ++i) own.numbers[i] = static_cast<int>(threadIdx.x) * 16 + i;
+    const auto first =
+        nca::executor::exchange_bytes(&own, sizeof own, {"first", __FILE__, __LINE__});
+    __syncwarp();
+    own.numbers[0] = -1;
+    nca::executor::exchange_bytes(&own, 4, {"second", __FILE__, __LINE__});
+    int sum = first.lane;
+    for (int i = 0; i < warpSize; ++i) {
+        Piece other;
+        std::memcpy(&other, first.values[i], sizeof other);
+        for (const int number : other.numbers) sum += number;
+    }
+    result[threadIdx.x] = sum;
 }
 
 TEST_CASE("every thread of every block runs once and knows its place") {
@@ -465,6 +618,149 @@ TEST_CASE("shared memory beyond 48 KiB must be asked for, and ends at 64 KiB") {
     REQUIRE(cudaFuncSetAttribute(write_shared_kernel, largest, 48 << 10) == cudaSuccess);
     CHECK(run((48 << 10) + 1) == cudaErrorInvalidValue);
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("the blocks of a cooperative launch are resident together, each with its own memory") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const Numbers<unsigned> result(4 * 64);
+    const Numbers<std::uint32_t> counter(std::vector<std::uint32_t>{0});
+    REQUIRE(launch(cooperative(4, 64, sizeof(unsigned) * 64), resident_kernel, result.data(),
+                   counter.data()) == cudaSuccess);
+    const std::vector<unsigned> values = result.download();
+    for (unsigned i = 0; i < 4 * 64; ++i) REQUIRE(values[i] == i / 64 * 1000 + (i % 64 ^ 1));
+}
+
+std::vector<float> relayed(void (*kernel)(float*, std::uint32_t*, int), Order order,
+                           Interleaving interleaving) {
+    const WithDevice device(8, 0, 8, 64 << 10);
+    const InOrder in_order(order);
+    const WithInterleaving with(interleaving);
+    const Numbers<float> values(std::vector<float>(16 * 40));
+    const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>(16));
+    REQUIRE(launch(cooperative(16, 40), kernel, values.data(), flags.data(), 3) == cudaSuccess);
+    return values.download();
+}
+
+TEST_CASE("blocks that wait for each other's flags give the same bits however they interleave") {
+    float expected[16] = {};
+    for (int i = 0; i < 3 * 16; ++i) expected[i % 16] = expected[(i + 15) % 16] * 0.5F + 1;
+    for (const Order order : {Order::forward, Order::reverse}) {
+        for (const Interleaving interleaving : all_interleavings) {
+            const auto values = relayed(relay_kernel<true>, order, interleaving);
+            for (int i = 0; i < 16 * 40; ++i) REQUIRE(values[i] == expected[i / 40]);
+        }
+    }
+}
+
+TEST_CASE("blocks that do not wait give other bits in some interleaving") {
+    const auto run = [](Order order, Interleaving interleaving) {
+        return relayed(relay_kernel<false>, order, interleaving);
+    };
+    const auto expected = relayed(relay_kernel<true>, Order::forward, Interleaving::by_barrier);
+    CHECK(run(Order::reverse, Interleaving::by_barrier) != expected);
+    CHECK(run(Order::forward, Interleaving::as_far_as_possible) != expected);
+    CHECK(run(Order::forward, Interleaving::one_block_late) != expected);
+}
+
+TEST_CASE("a barrier of the grid can be made of flags") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const WithDevice device(8, 0, 32, 64 << 10);
+    const unsigned blocks = GENERATE(1, 4, 64);
+    std::vector<unsigned> expected(blocks, 1);
+    const Numbers<unsigned> result(expected);
+    const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>(expected.size()));
+    for (unsigned round = 1; round <= 3; ++round) {
+        const std::vector<unsigned> before = expected;
+        for (unsigned i = 0; i < blocks; ++i) expected[i] = before[(i + round) % blocks] + i;
+    }
+    REQUIRE(launch(cooperative(blocks, 48), grid_barrier_kernel, result.data(), flags.data(), 3U) ==
+            cudaSuccess);
+    REQUIRE(result.download() == expected);
+}
+
+TEST_CASE("a flag that nobody raises is an error that names who waits for it") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>{6, 9});
+    const bool together = GENERATE(true, false);
+    nca::executor::name_next_launch("wait_for_flag_kernel");
+    const std::string message = complaint({3, 40, 0, nullptr, together}, wait_for_flag_kernel,
+                                          static_cast<const std::uint32_t*>(flags.data()));
+    CHECK_THAT(message, contains("kernel wait_for_flag_kernel, block (1, 0, 0): thread (3, 0, 0)"));
+    CHECK_THAT(message, contains("acquire_flag"));
+    CHECK_THAT(message, contains("executor_test.cpp:"));
+    REQUIRE(launch({}, nothing_kernel) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("flags that are raised already hold nobody up") {
+    const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>(500, 1));
+    const auto* const read = static_cast<const std::uint32_t*>(flags.data());
+    CHECK(complaint({2, 1}, read_flags_kernel, read, 500, 3).empty());
+    CHECK(complaint(cooperative(2, 33), read_flags_kernel, read, 500, 3).empty());
+}
+
+TEST_CASE("a thread may poll while others of its block and its warp wait at a barrier") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
+    REQUIRE(launch({1, 64}, flag_within_block_kernel, flag.data()) == cudaSuccess);
+    REQUIRE(flag.download() == std::vector<std::uint32_t>{2});
+}
+
+TEST_CASE("what one block of a cooperative launch throws ends them all") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
+    REQUIRE(launch(cooperative(4, 33), cooperative_throw_kernel, flag.data()) == cudaSuccess);
+    REQUIRE(message_of<std::runtime_error>([] { cudaDeviceSynchronize(); }) == "block 2");
+    REQUIRE(launch(cooperative(4, 33), nothing_kernel) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+}
+
+TEST_CASE("a cooperative launch of more blocks than are resident at once fails") {
+    CHECK(launch(cooperative(4, 1), nothing_kernel) == cudaSuccess);
+    CHECK(launch(cooperative(5, 1), nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
+    CHECK(launch({5, 1}, nothing_kernel) == cudaSuccess);
+    CHECK(cudaGetLastError() == cudaErrorCooperativeLaunchTooLarge);
+    const WithDevice device(8, 0, 66, 64 << 10);
+    CHECK(complaint(cooperative(64, 256), nothing_kernel).empty());
+    CHECK_THAT(complaint(cooperative(65, 256), nothing_kernel), contains("65 blocks of 256"));
+    CHECK(launch(cooperative(133, 1), nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
+}
+
+TEST_CASE("the device is as large and as new as a test has set it") {
+    const auto attribute = [](cudaDeviceAttr which) {
+        int value = -1;
+        REQUIRE(cudaDeviceGetAttribute(&value, which, 0) == cudaSuccess);
+        return value;
+    };
+    constexpr auto largest = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    CHECK(attribute(cudaDevAttrCooperativeLaunch) == 1);
+    {
+        const WithDevice device(9, 0, 132, 227 << 10);
+        CHECK(attribute(cudaDevAttrComputeCapabilityMajor) == 9);
+        CHECK(attribute(cudaDevAttrComputeCapabilityMinor) == 0);
+        CHECK(attribute(cudaDevAttrMultiProcessorCount) == 132);
+        CHECK(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) == 227 << 10);
+        REQUIRE(cudaFuncSetAttribute(write_shared_kernel, largest, 227 << 10) == cudaSuccess);
+        CHECK(complaint({1, 1, 227 << 10}, write_shared_kernel, (227 << 10) - 1).empty());
+        REQUIRE(cudaFuncSetAttribute(write_shared_kernel, largest, 48 << 10) == cudaSuccess);
+    }
+    CHECK(attribute(cudaDevAttrComputeCapabilityMajor) == 7);
+    CHECK(cudaFuncSetAttribute(write_shared_kernel, largest, 227 << 10) == cudaErrorInvalidValue);
+}
+
+TEST_CASE("the lanes of a warp exchange bytes, in both orders") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const auto sums = result_of<int>(96, {1, 96}, exchange_bytes_kernel);
+    for (int i = 0; i < 96; ++i) {
+        const int first = i / 32 * 512;
+        REQUIRE(sums[i] == i % 32 + (first + first + 511) * 256);
+    }
+    const Numbers<int> result(96);
+    CHECK_THAT(complaint({1, 33}, exchange_bytes_kernel, result.data()), contains("full warps"));
 }
 
 TEST_CASE("kernels are known by the names of their launches") {

@@ -108,6 +108,19 @@ struct Exchange {
 Exchange exchange(unsigned mask, std::uint64_t value, const Place& place);
 [[noreturn]] void refuse_source_lane(int source, const Place& place);
 
+// The same for up to 64 bytes of each lane, as matrix instructions need them; for full warps, and
+// good until the lane's next exchange of bytes.
+inline constexpr std::size_t exchanged_bytes = 64;
+struct ByteExchange {
+    const unsigned char (*values)[exchanged_bytes];  // [32][64], of which each lane set its first
+    int lane;                                        // this one
+};
+ByteExchange exchange_bytes(const void* own, std::size_t bytes, const Place& place);
+
+// A flag in global memory. acquire_flag lets all other threads go on before it reads.
+void release_flag(std::uint32_t* flag, std::uint32_t value);
+std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
+
 // source_of(lane) is the lane to read.
 template <class T, class SourceOf>
 T shuffle(unsigned mask, T value, const Place& place, SourceOf source_of) {
@@ -250,6 +263,7 @@ enum cudaError {
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchOutOfResources = 701,
     cudaErrorLaunchFailure = 719,
+    cudaErrorCooperativeLaunchTooLarge = 720,
     cudaErrorNotSupported = 801,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
@@ -288,6 +302,7 @@ enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrComputeCapabilityMajor = 75,
     cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrCooperativeLaunch = 95,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 
@@ -426,10 +441,12 @@ requires std::is_function_v<Kernel> cudaError_t cudaOccupancyMaxActiveBlocksPerM
 
 enum cudaLaunchAttributeID {
     cudaLaunchAttributeIgnore = 0,
+    cudaLaunchAttributeCooperative = 2,
     cudaLaunchAttributeProgrammaticStreamSerialization = 6
 };
 union cudaLaunchAttributeValue {
     char pad[64];
+    int cooperative;
     int programmaticStreamSerializationAllowed;
 };
 struct cudaLaunchAttribute {

@@ -10,6 +10,11 @@
 // at different barriers, and where a block wrote beyond its shared memory (address sanitizer, in
 // builds that have it, stops there by itself).
 //
+// The blocks of a cooperative launch are all resident, and take turns. A thread that polls a flag
+// with acquire_flag lets all others go on first; where they all do nothing but read the same
+// values again, the executor throws. A loop that waits for another thread in any other way never
+// ends. So a race between blocks shows as a result that depends on the interleaving as well.
+//
 // Work in streams is only queued, and runs when somebody waits for it: code that forgets to wait
 // finds its results missing. Device memory is full of NaN at first. Unlike a GPU, kernels that
 // have thrown leave no trace: all queued work is dropped and the next call starts afresh. What a
@@ -17,7 +22,8 @@
 // destructors call, it comes out of the next call that waits, or else ends the process with an
 // error.
 //
-// The device has compute capability 7.5 and its limits; events cannot be recorded in a capture.
+// The device has compute capability 7.5 and its limits, unless a test sets others; events cannot be
+// recorded in a capture.
 
 #include <cuda_runtime.h>
 
@@ -34,6 +40,16 @@ enum class Order { forward, reverse };
 void set_order(Order order);
 Order order();
 
+// How the blocks that are resident together take turns. A turn of a block lasts until all its
+// threads wait at a block barrier or poll, or
+enum class Interleaving {
+    by_barrier,
+    as_far_as_possible,  // until nothing in it can go on
+    one_block_late       // by_barrier, but the first block waits until no other can go on
+};
+void set_interleaving(Interleaving interleaving);
+Interleaving interleaving();
+
 // All kernels that have run. One whose launch had no name is "unnamed".
 std::set<std::string> launched_kernels();
 
@@ -42,6 +58,9 @@ void set_driver_missing(bool missing);     // as on a machine without a driver
 void set_memory_limit(std::size_t bytes);  // of device memory; 8 GiB at first
 std::size_t memory_in_use();               // of device memory, in bytes
 void set_architecture_supported(bool supported);
+void set_multiprocessors(int count);                // of every device; 2 at first
+void set_compute_capability(int major, int minor);  // 7.5 at first
+void set_shared_limit(std::size_t bytes);           // of a block that asks; 64 KiB at first
 
 // The launch of one kernel.
 struct Launch {
@@ -50,9 +69,11 @@ struct Launch {
     dim3 block;
     std::size_t shared_bytes;
     std::function<void()> thread;
+    bool cooperative = false;  // all blocks are resident at once
 };
 
-// Runs all blocks, on the calling thread.
+// Runs all blocks, on the calling thread. Throws std::logic_error where more threads than 64 blocks
+// of 256 are to be resident at once.
 void run(const Launch& launch);
 
 }  // namespace nca::executor

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -68,8 +69,7 @@ namespace nca::executor {
 namespace {
 
 constexpr std::size_t shared_without_asking = 48 << 10;
-constexpr std::size_t shared_at_most = 64 << 10;
-constexpr int multiprocessors = 2;
+constexpr int blocks_per_multiprocessor = 2;
 constexpr std::size_t memory_alignment = 256;
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -267,6 +267,10 @@ public:
     bool driver_missing = false;
     bool architecture_supported = true;
     std::size_t memory_limit = std::size_t{8} << 30;
+    int multiprocessors = 2;
+    int major = 7;
+    int minor = 5;
+    std::size_t shared_at_most = 64 << 10;
 
     Allocations device_memory;
     Allocations host_memory;
@@ -374,6 +378,8 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
      "too many resources requested for launch"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge",
+     "too many blocks in cooperative launch"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
      "operation not permitted when stream is capturing"},
@@ -422,6 +428,20 @@ void set_architecture_supported(bool supported) {
     runtime().architecture_supported = supported;
 }
 
+void set_multiprocessors(int count) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().multiprocessors = count;
+}
+void set_compute_capability(int major, int minor) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().major = major;
+    runtime().minor = minor;
+}
+void set_shared_limit(std::size_t bytes) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().shared_at_most = bytes;
+}
+
 void name_next_launch(const char* name) { next_launch = name; }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work thread) {
@@ -438,14 +458,26 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work th
             return cudaErrorInvalidConfiguration;
         }
         if (config.dynamicSmemBytes > cuda.shared_limit(kernel)) return cudaErrorInvalidValue;
+        bool cooperative = false;
+        for (const cudaLaunchAttribute& attribute : std::span(config.attrs, config.numAttrs)) {
+            if (attribute.id == cudaLaunchAttributeCooperative) {
+                cooperative = attribute.val.cooperative != 0;
+            }
+        }
+        const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y * grid.z;
+        const int at_once = cuda.multiprocessors * blocks_per_multiprocessor;
+        if (cooperative && blocks > static_cast<unsigned>(at_once)) {
+            return cudaErrorCooperativeLaunchTooLarge;
+        }
         CUstream_st* const stream = cuda.find(config.stream);
         if (!stream || stream->device != current_device) return cudaErrorInvalidResourceHandle;
-        return cuda.submit(*stream, [launch = Launch{std::move(name), grid, block,
-                                                     config.dynamicSmemBytes, std::move(thread)},
-                                     &cuda] {
-            cuda.kernels.insert(launch.kernel);
-            run(launch);
-        });
+        return cuda.submit(*stream,
+                           [launch = Launch{std::move(name), grid, block, config.dynamicSmemBytes,
+                                            std::move(thread), cooperative},
+                            &cuda] {
+                               cuda.kernels.insert(launch.kernel);
+                               run(launch);
+                           });
     });
 }
 
@@ -494,12 +526,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
                        .maxThreadsPerBlock = 1024,
                        .maxThreadsDim = {1024, 1024, 64},
                        .maxGridSize = {0x7fffffff, 65535, 65535},
-                       .major = 7,
-                       .minor = 5,
-                       .multiProcessorCount = multiprocessors,
+                       .major = cuda.major,
+                       .minor = cuda.minor,
+                       .multiProcessorCount = cuda.multiprocessors,
                        .maxThreadsPerMultiProcessor = 1024,
-                       .sharedMemPerMultiprocessor = shared_at_most,
-                       .sharedMemPerBlockOptin = shared_at_most};
+                       .sharedMemPerMultiprocessor = cuda.shared_at_most,
+                       .sharedMemPerBlockOptin = cuda.shared_at_most};
         return cudaSuccess;
     });
 }
@@ -516,6 +548,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
             return cudaSuccess;
         case cudaDevAttrComputeCapabilityMinor:
             *value = properties.minor;
+            return cudaSuccess;
+        case cudaDevAttrCooperativeLaunch:
+            *value = 1;
             return cudaSuccess;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = static_cast<int>(properties.sharedMemPerBlockOptin);
@@ -849,7 +884,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
         if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-        if (value < 0 || static_cast<std::size_t>(value) > shared_at_most) {
+        if (value < 0 || static_cast<std::size_t>(value) > cuda.shared_at_most) {
             return cudaErrorInvalidValue;
         }
         cuda.shared_limits[{current_device, kernel}] = static_cast<std::size_t>(value);
@@ -862,8 +897,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
         if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
         *attributes = {};
         attributes->maxThreadsPerBlock = 1024;
-        attributes->ptxVersion = 75;
-        attributes->binaryVersion = 75;
+        attributes->ptxVersion = attributes->binaryVersion = cuda.major * 10 + cuda.minor;
         attributes->maxDynamicSharedSizeBytes = static_cast<int>(cuda.shared_limit(kernel));
         return cudaSuccess;
     });
@@ -872,7 +906,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int,
                                                           std::size_t) {
     return locked([&](Runtime& cuda) {
-        *blocks = 2;
+        *blocks = blocks_per_multiprocessor;
         return cuda.check_kernel(kernel);
     });
 }
