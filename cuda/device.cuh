@@ -89,6 +89,156 @@ __device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag,
 #endif
 }
 
+// Clusters (compute capability 9.0 and later; elsewhere these functions must not be called): blocks
+// that run at the same time and write into each other's shared memory.
+
+// Of this block in its cluster.
+__device__ inline unsigned cluster_rank() {
+#if defined(NCA_CUDA_EXECUTOR)
+    return executor::cluster_rank();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned rank = 0;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+__device__ inline unsigned cluster_blocks() {
+#if defined(NCA_CUDA_EXECUTOR)
+    return executor::cluster_blocks();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned blocks = 0;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+    return blocks;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// Waits for all threads of all blocks of the cluster.
+__device__ inline void cluster_barrier([[maybe_unused]] const char* file = __builtin_FILE(),
+                                       [[maybe_unused]] int line = __builtin_LINE()) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::cluster_barrier({"cluster_barrier", file, line});
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Lies in shared memory (an mbarrier). It goes through phases of alternating parity, the first one
+// 0; a phase is complete when as many threads have arrived as it was made for and all bytes are
+// there that these expect.
+struct alignas(8) ArrivalBarrier {
+    std::uint64_t word;
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline unsigned shared_address(const void* shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// Where the same lies in the shared memory of another block of the cluster.
+__device__ inline unsigned shared_address(const void* shared, unsigned rank) {
+    unsigned address = 0;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(address)
+                 : "r"(shared_address(shared)), "r"(rank));
+    return address;
+}
+#endif
+
+// For one thread; cluster_barrier must follow before anybody uses it.
+__device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::init_arrivals(&barrier, arrivals);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
+                 "r"(arrivals)
+                 : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Arrives at the block's own barrier, and lets its phase wait for so many bytes more.
+__device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::expect_bytes(&barrier, bytes);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                     shared_address(&barrier)),
+                 "r"(bytes)
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Waits until the phase of that parity is complete; all that was stored into this block's shared
+// memory and reported to it can then be read.
+__device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity,
+                                     [[maybe_unused]] const char* file = __builtin_FILE(),
+                                     [[maybe_unused]] int line = __builtin_LINE()) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::wait_arrivals(&barrier, parity, {"wait_arrivals", file, line});
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned complete = 0;
+    while (complete == 0) {
+        asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+            "selp.b32 %0, 1, 0, p;\n"
+            "}"
+            : "=r"(complete)
+            : "r"(shared_address(&barrier)), "r"(parity)
+            : "memory");
+    }
+#else
+    __trap();
+#endif
+}
+
+// Writes to where `shared` lies in the shared memory of the cluster's block `rank`, and reports the
+// bytes to that block's `barrier` when they are there. That block must not end before.
+__device__ inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier,
+                                   unsigned rank) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::store_async(shared, &value, sizeof value, &barrier, rank);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+        "[%5];" ::"r"(shared_address(shared, rank)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(shared_address(&barrier, rank))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
+__device__ inline void store_async(float* shared, float value, ArrivalBarrier& barrier,
+                                   unsigned rank) {
+#if defined(NCA_CUDA_EXECUTOR)
+    executor::store_async(shared, &value, sizeof value, &barrier, rank);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
+            shared_address(shared, rank)),
+        "f"(value), "r"(shared_address(&barrier, rank))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
 __device__ inline float4 load4(const float* values) {
     return *reinterpret_cast<const float4*>(values);
 }

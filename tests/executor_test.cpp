@@ -21,7 +21,15 @@
 namespace {
 
 using nca::cuda::acquire_flag;
+using nca::cuda::ArrivalBarrier;
+using nca::cuda::cluster_barrier;
+using nca::cuda::cluster_blocks;
+using nca::cuda::cluster_rank;
+using nca::cuda::expect_bytes;
+using nca::cuda::init_arrival_barrier;
 using nca::cuda::release_flag;
+using nca::cuda::store_async;
+using nca::cuda::wait_arrivals;
 using nca::executor::Interleaving;
 using nca::executor::Order;
 using nca::test::message_of;
@@ -128,7 +136,12 @@ struct Shape {
     std::size_t shared_bytes = 0;
     cudaStream_t stream = nullptr;
     bool cooperative = false;
+    dim3 cluster = 0;  // none
 };
+
+Shape in_clusters(dim3 cluster, dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
+    return {grid, block, shared_bytes, nullptr, false, cluster};
+}
 
 Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
     return {grid, block, shared_bytes, nullptr, true};
@@ -136,11 +149,13 @@ Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
 
 template <class... Types, class... Arguments>
 cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = shape.cooperative;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeCooperative;
+    attributes[0].val.cooperative = shape.cooperative;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
     const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
-                                    shape.stream, &attribute,  1};
+                                    shape.stream, attributes,  shape.cluster.x == 0 ? 1U : 2U};
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
@@ -416,6 +431,91 @@ __global__ void exchange_bytes_kernel(int* result) {
         for (const int number : other.numbers) sum += number;
     }
     result[threadIdx.x] = sum;
+}
+
+__global__ void ranks_kernel(unsigned* result) {
+    const unsigned block = blockIdx.y * gridDim.x + blockIdx.x;
+    result[block] = cluster_blocks() * 100 + cluster_rank();
+}
+
+// Each block reads what the one before it in the cluster wrote.
+template <bool waits>
+__global__ void cluster_barrier_kernel(unsigned* values) {
+    const unsigned first = blockIdx.x - cluster_rank();
+    const unsigned other = first + (cluster_rank() + 1) % cluster_blocks();
+    for (unsigned round = 0; round < 3; ++round) {
+        const unsigned read = values[other * blockDim.x + threadIdx.x];
+        if (waits) cluster_barrier();
+        values[blockIdx.x * blockDim.x + threadIdx.x] = read * 2 + blockIdx.x;
+        if (waits) cluster_barrier();
+        if (round == 1 && blockIdx.x - first == 1) return;
+    }
+}
+
+__global__ void different_cluster_barriers_kernel() {
+    if (blockIdx.x == 0) {
+        cluster_barrier();
+    } else {
+        cluster_barrier();
+    }
+}
+
+enum class Fault {
+    none,
+    no_wait,
+    wrong_parity,
+    too_few_bytes,
+    too_many_bytes,
+    early_end,
+    rank_too_large,
+    outside_of_memory,
+    not_initialized
+};
+
+struct RingStorage {
+    float received[2][2][5 * 32];  // of two rounds, from both sides
+    ArrivalBarrier barriers[2];
+};
+
+// The blocks of a cluster lie in a ring, and each takes the mean of its neighbours' numbers.
+template <Fault fault>
+__global__ void ring_kernel(float* values, unsigned rounds) {
+    constexpr unsigned threads = 32;
+    auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
+    const unsigned thread = threadIdx.x, rank = cluster_rank(), blocks = cluster_blocks();
+    const unsigned sides[2] = {(rank + 1) % blocks, (rank + blocks - 1) % blocks};
+    float own[5];
+    float* const mine = values + blockIdx.x * 5 * threads;
+    for (unsigned i = 0; i < 5; ++i) own[i] = mine[i * threads + thread];
+    if (thread == 0 && (fault != Fault::not_initialized || rank == 0)) {
+        for (ArrivalBarrier& barrier : shared.barriers) init_arrival_barrier(barrier, 1);
+    }
+    cluster_barrier();
+    for (unsigned round = 0; round < rounds; ++round) {
+        ArrivalBarrier& barrier = shared.barriers[round % 2];
+        auto& received = shared.received[round % 2];
+        unsigned bytes = sizeof received;
+        if (fault == Fault::too_few_bytes) bytes -= 16;
+        if (fault == Fault::too_many_bytes) bytes += 4;
+        if (thread == 0) expect_bytes(barrier, bytes);
+        for (int side = 0; side < 2; ++side) {
+            const unsigned to = sides[side] + (fault == Fault::rank_too_large ? blocks : 0);
+            float* const at = fault == Fault::outside_of_memory ? mine : received[side];
+            store_async(at + 4 * thread, make_float4(own[0], own[1], own[2], own[3]), barrier, to);
+            store_async(at + 4 * threads + thread, own[4], barrier, to);
+        }
+        const unsigned parity = round / 2 % 2;
+        if (fault == Fault::early_end && rank == 1 && round == 1) return;
+        if (fault != Fault::no_wait) {
+            wait_arrivals(barrier, fault == Fault::wrong_parity ? 1 - parity : parity);
+        }
+        for (unsigned i = 0; i < 5; ++i) {
+            const unsigned at = i < 4 ? 4 * thread + i : 4 * threads + thread;
+            own[i] = (received[0][at] + received[1][at]) * 0.5F;
+        }
+        __syncthreads();
+    }
+    for (unsigned i = 0; i < 5; ++i) mine[i * threads + thread] = own[i];
 }
 
 TEST_CASE("every thread of every block runs once and knows its place") {
@@ -761,6 +861,199 @@ TEST_CASE("the lanes of a warp exchange bytes, in both orders") {
     }
     const Numbers<int> result(96);
     CHECK_THAT(complaint({1, 33}, exchange_bytes_kernel, result.data()), contains("full warps"));
+}
+
+TEST_CASE("blocks know their place in their cluster") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const auto ranks = result_of<unsigned>(24, in_clusters({2, 3}, {4, 6}, 1), ranks_kernel);
+    for (unsigned i = 0; i < 24; ++i) REQUIRE(ranks[i] == 600 + i / 4 % 3 * 2 + i % 2);
+    for (const unsigned rank : result_of<unsigned>(6, {6, 1}, ranks_kernel)) REQUIRE(rank == 100);
+}
+
+TEST_CASE("a cluster barrier separates the blocks of a cluster that have not finished") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const auto run = [](void (*kernel)(unsigned*), Order order, Interleaving interleaving) {
+        const InOrder in_order(order);
+        const WithInterleaving with(interleaving);
+        const Numbers<unsigned> values(std::vector<unsigned>(12 * 40, 1));
+        REQUIRE(launch(in_clusters(4, 12, 40), kernel, values.data()) == cudaSuccess);
+        return values.download();
+    };
+    std::vector<unsigned> expected(12, 1);
+    for (unsigned round = 0; round < 3; ++round) {
+        const std::vector<unsigned> before = expected;
+        for (unsigned i = 0; i < 12; ++i) {
+            if (round == 2 && i % 4 == 1) continue;  // it has finished
+            expected[i] = before[i / 4 * 4 + (i + 1) % 4] * 2 + i;
+        }
+    }
+    for (const Order order : {Order::forward, Order::reverse}) {
+        for (const Interleaving interleaving : all_interleavings) {
+            const auto values = run(cluster_barrier_kernel<true>, order, interleaving);
+            for (int i = 0; i < 12 * 40; ++i) REQUIRE(values[i] == expected[i / 40]);
+        }
+    }
+    CHECK(run(cluster_barrier_kernel<false>, Order::forward, Interleaving::by_barrier) !=
+          run(cluster_barrier_kernel<false>, Order::reverse, Interleaving::by_barrier));
+}
+
+TEST_CASE("blocks of a cluster that wait at different barriers are an error that names both") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const std::string message = complaint(in_clusters(2, 2, 3), different_cluster_barriers_kernel);
+    CHECK_THAT(message, contains("block (0, 0, 0)"));
+    CHECK_THAT(message, contains("block (1, 0, 0), thread (0, 0, 0) at cluster_barrier"));
+}
+
+TEST_CASE("one cluster runs after the other, unless the launch is cooperative") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const Numbers<unsigned> result(4 * 32);
+    const Numbers<std::uint32_t> counter(std::vector<std::uint32_t>{0});
+    Shape shape = in_clusters(2, 4, 32, sizeof(unsigned) * 32);
+    shape.cooperative = GENERATE(true, false);
+    const std::string message = complaint(shape, resident_kernel, result.data(), counter.data());
+    CHECK(message.empty() == shape.cooperative);
+}
+
+constexpr unsigned ring_blocks = 5, ring_rounds = 7;
+
+std::vector<float> ring_start() {
+    std::vector<float> values(2 * ring_blocks * 5 * 32);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 37 % 64);
+    return values;
+}
+
+Shape ring_shape() { return in_clusters(ring_blocks, 2 * ring_blocks, 32, sizeof(RingStorage)); }
+
+std::vector<float> ring_result(void (*kernel)(float*, unsigned), Order order,
+                               Interleaving interleaving) {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const InOrder in_order(order);
+    const WithInterleaving with(interleaving);
+    const Numbers<float> values(ring_start());
+    REQUIRE(launch(ring_shape(), kernel, values.data(), ring_rounds) == cudaSuccess);
+    return values.download();
+}
+
+std::string ring_complaint(void (*kernel)(float*, unsigned), Order order,
+                           unsigned rounds = ring_rounds) {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const InOrder in_order(order);
+    const Numbers<float> values(ring_start());
+    return complaint(ring_shape(), kernel, values.data(), rounds);
+}
+
+TEST_CASE("asynchronous stores reach the neighbours in a cluster, with the same bits always") {
+    std::vector<float> expected = ring_start();
+    constexpr std::size_t numbers = 5 * 32;
+    for (unsigned round = 0; round < ring_rounds; ++round) {
+        const std::vector<float> before = expected;
+        for (unsigned block = 0; block < 2 * ring_blocks; ++block) {
+            const unsigned first = block / ring_blocks * ring_blocks;
+            const unsigned next = first + (block + 1) % ring_blocks;
+            const unsigned previous = first + (block + ring_blocks - 1) % ring_blocks;
+            for (std::size_t i = 0; i < numbers; ++i) {
+                expected[block * numbers + i] =
+                    (before[next * numbers + i] + before[previous * numbers + i]) * 0.5F;
+            }
+        }
+    }
+    for (const Order order : {Order::forward, Order::reverse}) {
+        for (const Interleaving interleaving : all_interleavings) {
+            REQUIRE(ring_result(ring_kernel<Fault::none>, order, interleaving) == expected);
+        }
+    }
+}
+
+TEST_CASE("stores that nobody waits for, or with the wrong parity, are noticed") {
+    for (const auto kernel : {ring_kernel<Fault::no_wait>, ring_kernel<Fault::wrong_parity>}) {
+        CHECK_THAT(ring_complaint(kernel, Order::forward), contains("more arrivals than"));
+        CHECK_THAT(ring_complaint(kernel, Order::forward, 1), contains("has finished while"));
+    }
+    CHECK(ring_result(ring_kernel<Fault::no_wait>, Order::reverse, Interleaving::by_barrier) !=
+          ring_result(ring_kernel<Fault::none>, Order::reverse, Interleaving::by_barrier));
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::wrong_parity>, Order::reverse),
+               contains("wait_arrivals"));
+}
+
+TEST_CASE("a wrong number of expected bytes is noticed") {
+    const Order order = GENERATE(Order::forward, Order::reverse);
+    const std::string too_many = ring_complaint(ring_kernel<Fault::too_many_bytes>, order);
+    CHECK_THAT(too_many, contains("wait_arrivals"));
+    CHECK_THAT(too_many, contains("executor_test.cpp:"));
+    CHECK_THAT(too_many, contains("0 arrivals and"));
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::too_few_bytes>, order, 1),
+               contains(order == Order::forward ? "has finished while" : "-16 bytes are pending"));
+}
+
+TEST_CASE("asynchronous stores that cannot arrive are errors") {
+    const Order order = GENERATE(Order::forward, Order::reverse);
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::early_end>, order), contains("has finished"));
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::rank_too_large>, order),
+               contains("of a cluster of 5"));
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::outside_of_memory>, order),
+               contains("outside of shared memory"));
+    CHECK_THAT(ring_complaint(ring_kernel<Fault::not_initialized>, order),
+               contains("not initialized"));
+}
+
+TEST_CASE("clusters need a device that has them, and must fit it") {
+    const auto run = [](dim3 cluster, dim3 grid) {
+        return launch(in_clusters(cluster, grid, 1), nothing_kernel);
+    };
+    const auto clusters_at_once = [](unsigned blocks) {
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim = {blocks, 1, 1};
+        const cudaLaunchConfig_t config{blocks, 256, 0, nullptr, &attribute, 1};
+        int clusters = -1;
+        const cudaError_t error =
+            cudaOccupancyMaxActiveClusters(&clusters, nothing_kernel, &config);
+        return error ? -static_cast<int>(error) : clusters;
+    };
+    const auto has_clusters = [] {
+        int value = -1;
+        REQUIRE(cudaDeviceGetAttribute(&value, cudaDevAttrClusterLaunch, 0) == cudaSuccess);
+        return value;
+    };
+    constexpr auto large = cudaFuncAttributeNonPortableClusterSizeAllowed;
+    CHECK(has_clusters() == 0);
+    CHECK(run(2, 4) == cudaErrorNotSupported);
+    CHECK(clusters_at_once(2) == -cudaErrorNotSupported);
+    const WithDevice device(9, 0, 40, 64 << 10);  // in groups of 16, 16 and 8
+    CHECK(has_clusters() == 1);
+    nca::executor::set_clusters_supported(false);
+    CHECK(has_clusters() == 0);
+    CHECK(run(2, 4) == cudaErrorNotSupported);
+    nca::executor::set_clusters_supported(true);
+
+    CHECK(run(2, 4) == cudaSuccess);
+    CHECK(run({2, 2}, {4, 2}) == cudaSuccess);
+    CHECK(run(2, 5) == cudaErrorInvalidClusterSize);
+    CHECK(run(0, 4) == cudaSuccess);  // none
+    CHECK(run(8, 16) == cudaSuccess);
+    CHECK(run(9, 18) == cudaErrorInvalidClusterSize);
+    CHECK(clusters_at_once(8) == 10);
+    CHECK(clusters_at_once(16) == -cudaErrorInvalidClusterSize);
+    REQUIRE(cudaFuncSetAttribute(nothing_kernel, large, 1) == cudaSuccess);
+    CHECK(run(9, 18) == cudaSuccess);
+    CHECK(run(16, 32) == cudaSuccess);
+    CHECK(run(17, 34) == cudaErrorInvalidClusterSize);
+    CHECK(clusters_at_once(16) == 5);
+    CHECK(clusters_at_once(12) == 5);
+    Shape together = in_clusters(12, 60, 1);
+    together.cooperative = true;
+    CHECK(launch(together, nothing_kernel) == cudaSuccess);
+    together.grid = 72;
+    CHECK(launch(together, nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+
+    nca::executor::set_multiprocessors(4);
+    CHECK(clusters_at_once(16) == 0);
+    CHECK(run(16, 16) == cudaErrorInvalidClusterSize);
+    REQUIRE(cudaFuncSetAttribute(nothing_kernel, large, 0) == cudaSuccess);
+    CHECK(run(9, 9) == cudaErrorInvalidClusterSize);
+    cudaGetLastError();
 }
 
 TEST_CASE("kernels are known by the names of their launches") {

@@ -121,6 +121,18 @@ ByteExchange exchange_bytes(const void* own, std::size_t bytes, const Place& pla
 void release_flag(std::uint32_t* flag, std::uint32_t value);
 std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
 
+// Clusters of blocks. An arrival barrier takes 8 bytes of shared memory and works as an mbarrier
+// does: its phase is complete when all arrivals and all bytes are there that it waits for. Stores
+// arrive at once in reverse order, and in forward order as late as may be: when a thread waits for
+// their barrier, the last one first.
+unsigned cluster_rank();
+unsigned cluster_blocks();
+void cluster_barrier(const Place& place);
+void init_arrivals(void* barrier, unsigned arrivals);
+void expect_bytes(void* barrier, unsigned bytes);
+void wait_arrivals(void* barrier, unsigned parity, const Place& place);
+void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank);
+
 // source_of(lane) is the lane to read.
 template <class T, class SourceOf>
 T shuffle(unsigned mask, T value, const Place& place, SourceOf source_of) {
@@ -270,6 +282,7 @@ enum cudaError {
     cudaErrorStreamCaptureIsolation = 905,
     cudaErrorStreamCaptureImplicit = 906,
     cudaErrorStreamCaptureWrongThread = 908,
+    cudaErrorInvalidClusterSize = 912,
     cudaErrorUnknown = 999
 };
 using cudaError_t = cudaError;
@@ -303,7 +316,8 @@ enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMajor = 75,
     cudaDevAttrComputeCapabilityMinor = 76,
     cudaDevAttrCooperativeLaunch = 95,
-    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+    cudaDevAttrClusterLaunch = 120
 };
 
 cudaError_t cudaGetDeviceCount(int* count);
@@ -413,7 +427,8 @@ struct cudaFuncAttributes {
 
 enum cudaFuncAttribute {
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
-    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9,
+    cudaFuncAttributeNonPortableClusterSizeAllowed = 14
 };
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
@@ -442,11 +457,15 @@ requires std::is_function_v<Kernel> cudaError_t cudaOccupancyMaxActiveBlocksPerM
 enum cudaLaunchAttributeID {
     cudaLaunchAttributeIgnore = 0,
     cudaLaunchAttributeCooperative = 2,
+    cudaLaunchAttributeClusterDimension = 4,
     cudaLaunchAttributeProgrammaticStreamSerialization = 6
 };
 union cudaLaunchAttributeValue {
     char pad[64];
     int cooperative;
+    struct {
+        unsigned x, y, z;
+    } clusterDim;
     int programmaticStreamSerializationAllowed;
 };
 struct cudaLaunchAttribute {
@@ -461,6 +480,14 @@ struct cudaLaunchConfig_t {
     cudaLaunchAttribute* attrs;
     unsigned numAttrs;
 };
+
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel,
+                                           const cudaLaunchConfig_t* config);
+template <class Kernel>
+requires std::is_function_v<Kernel> cudaError_t
+cudaOccupancyMaxActiveClusters(int* clusters, Kernel* kernel, const cudaLaunchConfig_t* config) {
+    return cudaOccupancyMaxActiveClusters(clusters, reinterpret_cast<const void*>(kernel), config);
+}
 
 namespace nca::executor {
 // Queues the launch; `thread` is what each of its threads does.

@@ -88,12 +88,41 @@ void enter_stack([[maybe_unused]] const Stack& here, [[maybe_unused]] Stack* fro
 #endif
 }
 
-enum class State { ready, at_warp_barrier, at_block_barrier, polling, finished };
+enum class State {
+    ready,
+    at_warp_barrier,
+    at_block_barrier,
+    at_cluster_barrier,
+    polling,
+    finished
+};
 
 struct Copy {
     void* to;
     const void* from;
     std::size_t bytes;
+};
+
+// An arrival barrier. Its phase is complete when no arrivals and no bytes are pending.
+struct Arrivals {
+    unsigned arrivals = 0;  // of each phase
+    unsigned pending = 0;   // in this one
+    int bytes = 0;          // pending; negative where they came before they were expected
+    unsigned parity = 0;    // of this phase
+
+    void complete_if_due() {
+        if (pending != 0 || bytes != 0) return;
+        parity = 1 - parity;
+        pending = arrivals;
+    }
+};
+
+// An asynchronous store that is under way.
+struct Store {
+    void* to;
+    unsigned char value[16];
+    std::size_t bytes;
+    Arrivals* barrier;
 };
 
 struct Block;
@@ -112,10 +141,12 @@ struct Lane {
     Place place{};
     std::vector<Copy> copies;
     std::map<const void*, std::uint32_t> polled;  // what it has read since its last barrier
+    const Arrivals* awaited = nullptr;
     Stack stack;
 
     bool waits() const {
-        return state == State::at_warp_barrier || state == State::at_block_barrier;
+        return state == State::at_warp_barrier || state == State::at_block_barrier ||
+               state == State::at_cluster_barrier;
     }
 };
 
@@ -136,6 +167,11 @@ public:
 
     void* data() const { return memory_.get() + fence; }
     std::size_t bytes() const { return bytes_; }
+    bool holds(const void* begin, std::size_t bytes) const {
+        const auto at = reinterpret_cast<std::uintptr_t>(begin);
+        const auto first = reinterpret_cast<std::uintptr_t>(data());
+        return bytes <= bytes_ && at >= first && at - first <= bytes_ - bytes;
+    }
     bool fences_intact() const {
         const auto intact = [](const unsigned char* at) {
             return std::all_of(at, at + fence, [](unsigned char b) { return b == fence_byte; });
@@ -168,6 +204,11 @@ std::string text(const Lane& lane) {
     return "thread " + text(lane.thread) + " at " + text(lane.place);
 }
 
+std::string text(const Arrivals& barrier) {
+    return std::to_string(barrier.pending) + " arrivals and " + std::to_string(barrier.bytes) +
+           " bytes are pending";
+}
+
 bool same(const Place& a, const Place& b) {
     return a.line == b.line && std::strcmp(a.what, b.what) == 0 &&
            (a.file == b.file || std::strcmp(a.file, b.file) == 0);
@@ -190,15 +231,28 @@ struct Block {
     std::span<const std::unique_ptr<Lane>> lanes;
     std::vector<Warp> warps;
     bool finished = false;
+
+    unsigned rank = 0;                                // in its cluster
+    std::span<const std::unique_ptr<Block>> cluster;  // in the order of this run
+    std::span<const std::unique_ptr<Lane>> cluster_lanes;
+    std::map<const void*, Arrivals> barriers;
+    std::vector<Store> stores;  // into its shared memory, in the order of their issue
 };
+
+// What an arrival barrier holds, whose state is kept elsewhere: so that one that was not
+// initialized or has been written over is found out.
+constexpr std::uint64_t barrier_mark = 0x6d62617272696572;
+constexpr unsigned most_arrivals = (1U << 20) - 1;  // and bytes
 
 bool any_in(std::span<const std::unique_ptr<Lane>> lanes, State state) {
     return std::ranges::any_of(lanes, [=](const auto& lane) { return lane->state == state; });
 }
 
-bool all_finished(std::span<const std::unique_ptr<Lane>> lanes) {
-    return std::ranges::all_of(lanes,
-                               [](const auto& lane) { return lane->state == State::finished; });
+// Or finished.
+bool all_in(std::span<const std::unique_ptr<Lane>> lanes, State state) {
+    return std::ranges::all_of(lanes, [=](const auto& lane) {
+        return lane->state == state || lane->state == State::finished;
+    });
 }
 
 uint3 position(std::uint64_t i, const dim3& extent) {
@@ -247,7 +301,15 @@ public:
     }
     std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
 
+    void cluster_barrier(const Place& place) { suspend(State::at_cluster_barrier, place); }
+    void init_arrivals(void* barrier, unsigned arrivals);
+    void expect_bytes(void* barrier, unsigned bytes);
+    void wait_arrivals(void* barrier, unsigned parity, const Place& place);
+    void store_async(void* shared, const void* value, std::size_t bytes, void* barrier,
+                     unsigned rank);
+
     Lane& current() { return *current_; }
+    const Block& block() const { return *current_->block; }
     const Arena& arena() const { return *current_->block->arena; }
     [[noreturn]] void fail(const std::string& what) const { fail(*current_->block, what); }
 
@@ -258,15 +320,19 @@ private:
     void suspend(State state, const Place& place);
     [[noreturn]] void fail(const Block& block, const std::string& what) const;
 
-    void make_resident(std::size_t slot, const uint3& index);
+    Arrivals& arrivals(Block& block, void* barrier) const;
+    void deliver(const Store& store) const;
+    void deliver_late(Block& block, const Arrivals& barrier) const;
+
+    void make_resident(std::size_t slot, std::uint64_t number);
     void run_resident();
     bool run_round();
     bool take_turn(Block& block);
     void run_warp(Block& block, Warp& warp);
     void resume_ready(Lane& lane);
-    void pass_block_barrier(Block& block);
+    void pass_barriers(const Block& block);
     void finish(Block& block);
-    void check_together(const Block& block, std::span<const std::unique_ptr<Lane>> lanes) const;
+    void check_together(std::span<const std::unique_ptr<Lane>> lanes) const;
     [[noreturn]] void fail_for_deadlock() const;
     void cancel() noexcept;
 
@@ -370,6 +436,112 @@ std::uint32_t Multiprocessor::acquire_flag(const std::uint32_t* flag, const Plac
     return before->second = *flag;
 }
 
+void Multiprocessor::init_arrivals(void* barrier, unsigned arrivals) {
+    Block& block = *current_->block;
+    if (!block.arena->holds(barrier, sizeof barrier_mark)) {
+        fail("an arrival barrier outside of shared memory");
+    }
+    if (arrivals == 0 || arrivals > most_arrivals) {
+        fail("an arrival barrier for " + std::to_string(arrivals) + " arrivals");
+    }
+    const Arrivals fresh{.arrivals = arrivals, .pending = arrivals};
+    if (!block.barriers.try_emplace(barrier, fresh).second) {
+        fail("an arrival barrier is initialized again");
+    }
+    std::memcpy(barrier, &barrier_mark, sizeof barrier_mark);
+}
+
+Arrivals& Multiprocessor::arrivals(Block& block, void* barrier) const {
+    const auto found = block.barriers.find(barrier);
+    if (found == block.barriers.end()) {
+        fail("uses an arrival barrier that block " + text(block.index) + " has not initialized");
+    }
+    if (std::memcmp(barrier, &barrier_mark, sizeof barrier_mark) != 0) {
+        fail("an arrival barrier of block " + text(block.index) + " has been written over");
+    }
+    return found->second;
+}
+
+void Multiprocessor::expect_bytes(void* barrier, unsigned bytes) {
+    Arrivals& all = arrivals(*current_->block, barrier);
+    if (all.pending == 0) fail("more arrivals than the barrier waits for");
+    if (bytes > most_arrivals) fail("expects " + std::to_string(bytes) + " bytes");
+    all.bytes += static_cast<int>(bytes);
+    all.pending -= 1;
+    all.complete_if_due();
+    current_->news = true;
+}
+
+void Multiprocessor::wait_arrivals(void* barrier, unsigned parity, const Place& place) {
+    if (parity > 1) fail(text(place) + ": parity " + std::to_string(parity));
+    Block& block = *current_->block;
+    const Arrivals& all = arrivals(block, barrier);
+    current_->awaited = &all;
+    do {
+        suspend(State::polling, place);
+        if (all.parity == parity) deliver_late(block, all);
+    } while (all.parity == parity);
+    current_->awaited = nullptr;
+    current_->news = true;
+}
+
+void Multiprocessor::store_async(void* shared, const void* value, std::size_t bytes, void* barrier,
+                                 unsigned rank) {
+    const Block& own = *current_->block;
+    if (rank >= own.cluster.size()) {
+        fail("stores into block " + std::to_string(rank) + " of a cluster of " +
+             std::to_string(own.cluster.size()));
+    }
+    Block& other = *own.cluster[nth<std::size_t>(rank, own.cluster.size())];
+    if (other.finished) {
+        fail("stores into block " + text(other.index) + ", which has finished");
+    }
+    if (!own.arena->holds(shared, bytes)) fail("stores outside of shared memory");
+    if (reinterpret_cast<std::uintptr_t>(shared) % bytes != 0) {
+        fail("a store that is not aligned to its size");
+    }
+    const auto there = [&](void* here) {
+        const std::ptrdiff_t offset =
+            static_cast<char*>(here) - static_cast<char*>(own.arena->data());
+        return static_cast<char*>(other.arena->data()) + offset;
+    };
+    if (!own.arena->holds(barrier, sizeof barrier_mark)) {
+        fail("an arrival barrier outside of shared memory");
+    }
+    Store store{there(shared), {}, bytes, &arrivals(other, there(barrier))};
+    std::memcpy(store.value, value, bytes);
+    if (reverse_) {
+        deliver(store);
+    } else {
+        other.stores.push_back(store);
+    }
+    current_->news = true;
+}
+
+void Multiprocessor::deliver(const Store& store) const {
+    std::memcpy(store.to, store.value, store.bytes);
+    store.barrier->bytes -= static_cast<int>(store.bytes);
+    if (store.barrier->bytes < -static_cast<int>(most_arrivals)) {
+        fail("more bytes than an arrival barrier can count");
+    }
+    store.barrier->complete_if_due();
+}
+
+// Delivers what reports to the barrier, as late as possible: nothing before all of it can complete
+// the phase, and no more than does. The last store comes first.
+void Multiprocessor::deliver_late(Block& block, const Arrivals& barrier) const {
+    std::vector<Store>& stores = block.stores;
+    std::size_t under_way = 0;
+    for (const Store& store : stores) under_way += store.barrier == &barrier ? store.bytes : 0;
+    if (barrier.pending != 0 || barrier.bytes > static_cast<int>(under_way)) return;
+    const unsigned parity = barrier.parity;
+    for (std::size_t i = stores.size(); i-- > 0 && barrier.parity == parity;) {
+        if (stores[i].barrier != &barrier) continue;
+        deliver(stores[i]);
+        stores.erase(stores.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+}
+
 void Multiprocessor::fail(const Block& block, const std::string& what) const {
     throw std::logic_error("kernel " + launch_->kernel + ", block " + text(block.index) + ": " +
                            what);
@@ -383,7 +555,9 @@ void Multiprocessor::run(const Launch& launch) {
     gridDim = launch.grid;
     threads_ = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     const std::uint64_t blocks = std::uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-    const std::uint64_t together = launch.cooperative ? blocks : 1;
+    const std::uint64_t together =
+        launch.cooperative ? blocks
+                           : std::uint64_t(launch.cluster.x) * launch.cluster.y * launch.cluster.z;
     if (together * threads_ > most_lanes) {
         throw std::logic_error("kernel " + launch.kernel + ": " + std::to_string(together) +
                                " blocks of " + std::to_string(threads_) +
@@ -394,16 +568,31 @@ void Multiprocessor::run(const Launch& launch) {
     while (blocks_.size() < together) blocks_.push_back(std::make_unique<Block>());
     resident_ = together;
     for (std::uint64_t first = 0; first < blocks; first += together) {
-        for (std::uint64_t i = 0; i < together; ++i) {
-            make_resident(i, position(nth(first + i, blocks), launch.grid));
-        }
+        for (std::uint64_t i = 0; i < together; ++i) make_resident(i, first + i);
         run_resident();
     }
 }
 
-void Multiprocessor::make_resident(std::size_t slot, const uint3& index) {
+// The block with that number in the order of this run: cluster after cluster.
+void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
+    const dim3& grid = launch_->grid;
+    const dim3& cluster = launch_->cluster;
+    const std::size_t size = std::size_t{cluster.x} * cluster.y * cluster.z;
+    const dim3 clusters(grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z);
+    const std::uint64_t count = std::uint64_t(clusters.x) * clusters.y * clusters.z;
+    const std::uint64_t rank = nth<std::uint64_t>(number % size, size);
+    const uint3 of_cluster = position(nth(number / size, count), clusters);
+    const uint3 in_cluster = position(rank, cluster);
+
     Block& block = *blocks_[slot];
-    block.index = index;
+    block.index = {of_cluster.x * cluster.x + in_cluster.x, of_cluster.y * cluster.y + in_cluster.y,
+                   of_cluster.z * cluster.z + in_cluster.z};
+    block.rank = static_cast<unsigned>(rank);
+    const std::size_t first = slot / size * size;
+    block.cluster = std::span(blocks_).subspan(first, size);
+    block.cluster_lanes = std::span(lanes_).subspan(first * threads_, size * threads_);
+    block.barriers.clear();
+    block.stores.clear();
     block.arena.emplace(launch_->shared_bytes);
     block.lanes = std::span(lanes_).subspan(slot * threads_, threads_);
     block.warps.resize((threads_ + warpSize - 1) / warpSize);
@@ -419,6 +608,7 @@ void Multiprocessor::make_resident(std::size_t slot, const uint3& index) {
         lane.in_warp = i % warpSize;
         lane.byte_set = 0;
         lane.polled.clear();
+        lane.awaited = nullptr;
     }
 }
 
@@ -461,12 +651,9 @@ bool Multiprocessor::take_turn(Block& block) {
     progress_ = false;
     const int warps = static_cast<int>(block.warps.size());
     for (int i = 0; i < warps; ++i) run_warp(block, block.warps[nth(i, warps)]);
-    check_together(block, block.lanes);
-    if (all_finished(block.lanes)) {
-        finish(block);
-    } else {
-        pass_block_barrier(block);
-    }
+    check_together(block.lanes);
+    if (all_in(block.lanes, State::finished)) finish(block);
+    pass_barriers(block);
     return progress_;
 }
 
@@ -482,7 +669,7 @@ void Multiprocessor::run_warp(Block& block, Warp& warp) {
         }
         const auto at_barrier = std::ranges::find(lanes, State::at_warp_barrier, &Lane::state);
         if (at_barrier == lanes.end()) return;
-        check_together(block, lanes);
+        check_together(lanes);
         if (any_in(lanes, State::polling)) return;
         const auto finished = std::ranges::find(lanes, State::finished, &Lane::state);
         if ((*at_barrier)->exchanges && finished != lanes.end()) {
@@ -505,14 +692,17 @@ void Multiprocessor::resume_ready(Lane& lane) {
     if (!polled || lane.state != State::polling || lane.news) progress_ = true;
 }
 
-// Where all threads that have not finished wait at one.
-void Multiprocessor::pass_block_barrier(Block& block) {
-    const bool all = std::ranges::all_of(block.lanes, [](const auto& lane) {
-        return lane->state == State::at_block_barrier || lane->state == State::finished;
-    });
-    if (!all) return;
-    for (const auto& lane : block.lanes) {
-        if (lane->state != State::finished) lane->state = State::ready;
+// Where all threads of the block, or of its cluster, that have not finished wait at one.
+void Multiprocessor::pass_barriers(const Block& block) {
+    const auto pass = [](std::span<const std::unique_ptr<Lane>> lanes) {
+        for (const auto& lane : lanes) {
+            if (lane->state != State::finished) lane->state = State::ready;
+        }
+    };
+    if (all_in(block.lanes, State::at_block_barrier)) pass(block.lanes);
+    if (all_in(block.cluster_lanes, State::at_cluster_barrier)) {
+        check_together(block.cluster_lanes);
+        pass(block.cluster_lanes);
     }
 }
 
@@ -522,19 +712,27 @@ void Multiprocessor::finish(Block& block) {
         fail(block, "wrote beyond its " + std::to_string(block.arena->bytes()) +
                         " bytes of shared memory");
     }
+    if (!block.stores.empty()) {
+        fail(block, "has finished while " + std::to_string(block.stores.size()) +
+                        " stores into its shared memory are under way");
+    }
+    for (const auto& [at, barrier] : block.barriers) {
+        if (barrier.bytes != 0) fail(block, "has finished while " + text(barrier));
+    }
     block.arena.reset();
 }
 
 // All threads that wait must wait at the same barrier.
-void Multiprocessor::check_together(const Block& block,
-                                    std::span<const std::unique_ptr<Lane>> lanes) const {
+void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes) const {
     const Lane* one = nullptr;
     for (const auto& lane : lanes) {
         if (!lane->waits()) continue;
         if (!one) one = lane.get();
-        if (!same(lane->place, one->place)) {
-            fail(block, "threads wait at different barriers: " + text(*one) + "; " + text(*lane));
-        }
+        if (same(lane->place, one->place)) continue;
+        const bool elsewhere = lane->block != one->block;
+        fail(*one->block, "threads wait at different barriers: " + text(*one) + "; " +
+                              (elsewhere ? "block " + text(lane->block->index) + ", " : "") +
+                              text(*lane));
     }
 }
 
@@ -543,7 +741,9 @@ void Multiprocessor::fail_for_deadlock() const {
         const auto lanes = blocks_[i]->lanes;
         const auto polling = std::ranges::find(lanes, State::polling, &Lane::state);
         if (polling == lanes.end()) continue;
-        fail(*blocks_[i], text(**polling) + " waits for what no thread can bring about any more");
+        const Arrivals* const awaited = (*polling)->awaited;
+        fail(*blocks_[i], text(**polling) + " waits for what no thread can bring about any more" +
+                              (awaited ? "; " + text(*awaited) : ""));
     }
     throw std::logic_error("kernel " + launch_->kernel + ": no thread can go on");
 }
@@ -624,6 +824,25 @@ void release_flag(std::uint32_t* flag, std::uint32_t value) {
 
 std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place) {
     return inside_kernel(place.what).acquire_flag(flag, place);
+}
+
+unsigned cluster_rank() { return inside_kernel("cluster_rank").block().rank; }
+unsigned cluster_blocks() {
+    return static_cast<unsigned>(inside_kernel("cluster_blocks").block().cluster.size());
+}
+void cluster_barrier(const Place& place) { inside_kernel(place.what).cluster_barrier(place); }
+
+void init_arrivals(void* barrier, unsigned arrivals) {
+    inside_kernel("init_arrivals").init_arrivals(barrier, arrivals);
+}
+void expect_bytes(void* barrier, unsigned bytes) {
+    inside_kernel("expect_bytes").expect_bytes(barrier, bytes);
+}
+void wait_arrivals(void* barrier, unsigned parity, const Place& place) {
+    inside_kernel(place.what).wait_arrivals(barrier, parity, place);
+}
+void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank) {
+    inside_kernel("store_async").store_async(shared, value, bytes, barrier, rank);
 }
 
 void refuse_source_lane(int source, const Place& place) {

@@ -10,10 +10,11 @@
 // at different barriers, and where a block wrote beyond its shared memory (address sanitizer, in
 // builds that have it, stops there by itself).
 //
-// The blocks of a cooperative launch are all resident, and take turns. A thread that polls a flag
-// with acquire_flag lets all others go on first; where they all do nothing but read the same
-// values again, the executor throws. A loop that waits for another thread in any other way never
-// ends. So a race between blocks shows as a result that depends on the interleaving as well.
+// The blocks of a cooperative launch are all resident, those of a cluster while their cluster runs,
+// and take turns; so a race between them shows as a result that depends on the interleaving as
+// well. A thread that polls a flag with acquire_flag, or waits for arrivals, lets all others go on
+// first; where they do nothing but read the same values again, the executor throws. A loop that
+// waits for another thread in any other way never ends.
 //
 // Work in streams is only queued, and runs when somebody waits for it: code that forgets to wait
 // finds its results missing. Device memory is full of NaN at first. Unlike a GPU, kernels that
@@ -35,17 +36,17 @@
 namespace nca::executor {
 
 // Of the lanes of a warp, the warps of a block, the blocks of a grid, and the streams of a device
-// that somebody waits for. Asynchronous copies are late in forward order and early in reverse.
+// that somebody waits for. Asynchronous copies and stores are as late as they may be in forward
+// order, and early in reverse.
 enum class Order { forward, reverse };
 void set_order(Order order);
 Order order();
 
-// How the blocks that are resident together take turns. A turn of a block lasts until all its
-// threads wait at a block barrier or poll, or
+// How the blocks that are resident together take turns.
 enum class Interleaving {
-    by_barrier,
-    as_far_as_possible,  // until nothing in it can go on
-    one_block_late       // by_barrier, but the first block waits until no other can go on
+    by_barrier,          // each until all its threads wait at a barrier or poll
+    as_far_as_possible,  // each until nothing in it can go on
+    one_block_late       // by_barrier, but the first one only where no other can go on
 };
 void set_interleaving(Interleaving interleaving);
 Interleaving interleaving();
@@ -58,7 +59,9 @@ void set_driver_missing(bool missing);     // as on a machine without a driver
 void set_memory_limit(std::size_t bytes);  // of device memory; 8 GiB at first
 std::size_t memory_in_use();               // of device memory, in bytes
 void set_architecture_supported(bool supported);
-void set_multiprocessors(int count);                // of every device; 2 at first
+void set_multiprocessors(int count);  // of every device; 2 at first
+// Whether it launches clusters, if its compute capability is 9.0 or more; it does at first.
+void set_clusters_supported(bool supported);
 void set_compute_capability(int major, int minor);  // 7.5 at first
 void set_shared_limit(std::size_t bytes);           // of a block that asks; 64 KiB at first
 
@@ -70,6 +73,7 @@ struct Launch {
     std::size_t shared_bytes;
     std::function<void()> thread;
     bool cooperative = false;  // all blocks are resident at once
+    dim3 cluster = 1;
 };
 
 // Runs all blocks, on the calling thread. Throws std::logic_error where more threads than 64 blocks

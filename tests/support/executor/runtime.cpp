@@ -70,6 +70,11 @@ namespace {
 
 constexpr std::size_t shared_without_asking = 48 << 10;
 constexpr int blocks_per_multiprocessor = 2;
+
+// The multiprocessors come in groups, GPCs, and the blocks of a cluster run within one.
+constexpr int gpc_multiprocessors = 16;
+constexpr unsigned portable_cluster_blocks = 8;
+constexpr unsigned most_cluster_blocks = 16;
 constexpr std::size_t memory_alignment = 256;
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -262,6 +267,32 @@ public:
         return found == shared_limits.end() ? shared_without_asking : found->second;
     }
 
+    bool clusters_supported() const { return clusters_allowed && major >= 9; }
+    int resident_clusters(unsigned blocks) const {
+        int clusters = 0;
+        for (int left = multiprocessors; left > 0; left -= gpc_multiprocessors) {
+            const int gpc = std::min(left, gpc_multiprocessors);
+            clusters += gpc * blocks_per_multiprocessor / static_cast<int>(blocks);
+        }
+        return clusters;
+    }
+    cudaError_t check_cluster(const void* kernel, const dim3& grid, const dim3& cluster) const {
+        if (!clusters_supported()) return cudaErrorNotSupported;
+        const auto divides = [](unsigned part, unsigned all) {
+            return part > 0 && all % part == 0;
+        };
+        if (!divides(cluster.x, grid.x) || !divides(cluster.y, grid.y) ||
+            !divides(cluster.z, grid.z)) {
+            return cudaErrorInvalidClusterSize;
+        }
+        const bool any_size = large_clusters.count({current_device, kernel}) > 0;
+        const std::uint64_t blocks = std::uint64_t(cluster.x) * cluster.y * cluster.z;
+        if (blocks > (any_size ? most_cluster_blocks : portable_cluster_blocks)) {
+            return cudaErrorInvalidClusterSize;
+        }
+        return cudaSuccess;
+    }
+
     std::recursive_mutex mutex;
     int device_count = 1;
     bool driver_missing = false;
@@ -271,10 +302,12 @@ public:
     int major = 7;
     int minor = 5;
     std::size_t shared_at_most = 64 << 10;
+    bool clusters_allowed = true;
 
     Allocations device_memory;
     Allocations host_memory;
     std::map<std::pair<int, const void*>, std::size_t> shared_limits;
+    std::set<std::pair<int, const void*>> large_clusters;  // by device and kernel, as the limits
     std::set<std::string> kernels;
 
     std::map<int, CUstream_st> default_streams;
@@ -391,10 +424,19 @@ constexpr ErrorText error_texts[] = {
      "operation would make the legacy stream depend on a capturing blocking stream"},
     {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
      "attempt to terminate a thread-local capture sequence from another thread"},
+    {cudaErrorInvalidClusterSize, "cudaErrorInvalidClusterSize", "cluster misconfiguration"},
     {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
 };
 constexpr ErrorText unrecognized{cudaErrorUnknown, "unrecognized error code",
                                  "unrecognized error code"};
+
+// Null where the launch has no such attribute.
+const cudaLaunchAttributeValue* find_attribute(const cudaLaunchConfig_t& config,
+                                               cudaLaunchAttributeID id) {
+    const std::span attributes(config.attrs, config.numAttrs);
+    const auto found = std::ranges::find(attributes, id, &cudaLaunchAttribute::id);
+    return found == attributes.end() ? nullptr : &found->val;
+}
 
 const ErrorText& text_of(cudaError_t error) {
     const auto* const found = std::ranges::find(error_texts, error, &ErrorText::error);
@@ -441,6 +483,10 @@ void set_shared_limit(std::size_t bytes) {
     const std::lock_guard lock(runtime().mutex);
     runtime().shared_at_most = bytes;
 }
+void set_clusters_supported(bool supported) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().clusters_allowed = supported;
+}
 
 void name_next_launch(const char* name) { next_launch = name; }
 
@@ -458,22 +504,26 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work th
             return cudaErrorInvalidConfiguration;
         }
         if (config.dynamicSmemBytes > cuda.shared_limit(kernel)) return cudaErrorInvalidValue;
-        bool cooperative = false;
-        for (const cudaLaunchAttribute& attribute : std::span(config.attrs, config.numAttrs)) {
-            if (attribute.id == cudaLaunchAttributeCooperative) {
-                cooperative = attribute.val.cooperative != 0;
-            }
+        const auto* const together = find_attribute(config, cudaLaunchAttributeCooperative);
+        const bool cooperative = together && together->cooperative != 0;
+        dim3 cluster = 1;
+        if (const auto* const shape = find_attribute(config, cudaLaunchAttributeClusterDimension)) {
+            cluster = dim3(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
+            const cudaError_t error = cuda.check_cluster(kernel, grid, cluster);
+            if (error) return error;
         }
+        const unsigned cluster_blocks = cluster.x * cluster.y * cluster.z;
+        const int clusters = cuda.resident_clusters(cluster_blocks);
+        if (clusters == 0) return cudaErrorInvalidClusterSize;
         const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y * grid.z;
-        const int at_once = cuda.multiprocessors * blocks_per_multiprocessor;
-        if (cooperative && blocks > static_cast<unsigned>(at_once)) {
+        if (cooperative && blocks > std::uint64_t(clusters) * cluster_blocks) {
             return cudaErrorCooperativeLaunchTooLarge;
         }
         CUstream_st* const stream = cuda.find(config.stream);
         if (!stream || stream->device != current_device) return cudaErrorInvalidResourceHandle;
         return cuda.submit(*stream,
                            [launch = Launch{std::move(name), grid, block, config.dynamicSmemBytes,
-                                            std::move(thread), cooperative},
+                                            std::move(thread), cooperative, cluster},
                             &cuda] {
                                cuda.kernels.insert(launch.kernel);
                                run(launch);
@@ -555,6 +605,11 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = static_cast<int>(properties.sharedMemPerBlockOptin);
             return cudaSuccess;
+        case cudaDevAttrClusterLaunch:
+            return locked([&](Runtime& cuda) {
+                *value = cuda.clusters_supported();
+                return cudaSuccess;
+            });
     }
     return report(cudaErrorInvalidValue);
 }
@@ -883,6 +938,15 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+            if (!cuda.clusters_supported()) return cudaErrorNotSupported;
+            if (value != 0) {
+                cuda.large_clusters.insert({current_device, kernel});
+            } else {
+                cuda.large_clusters.erase({current_device, kernel});
+            }
+            return cudaSuccess;
+        }
         if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
         if (value < 0 || static_cast<std::size_t>(value) > cuda.shared_at_most) {
             return cudaErrorInvalidValue;
@@ -908,5 +972,21 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
     return locked([&](Runtime& cuda) {
         *blocks = blocks_per_multiprocessor;
         return cuda.check_kernel(kernel);
+    });
+}
+
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel,
+                                           const cudaLaunchConfig_t* config) {
+    return locked([&](Runtime& cuda) {
+        *clusters = 0;
+        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        const auto* const shape = find_attribute(*config, cudaLaunchAttributeClusterDimension);
+        if (!shape || config->dynamicSmemBytes > cuda.shared_limit(kernel)) {
+            return cudaErrorInvalidValue;
+        }
+        const dim3 cluster(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
+        const cudaError_t error = cuda.check_cluster(kernel, config->gridDim, cluster);
+        if (!error) *clusters = cuda.resident_clusters(cluster.x * cluster.y * cluster.z);
+        return error;
     });
 }
