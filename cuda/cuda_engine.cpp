@@ -104,8 +104,10 @@ public:
     MemorySpace memory_space() const override { return MemorySpace::device; }
 
     std::string description() const override {
-        return fmt::format("cuda:{}, {}, float32", device_.index, device_.name);
+        return fmt::format("cuda:{}, {}, {}", device_.index, device_.name, name(device_.precision));
     }
+
+    std::string rollout_form(int, int, int) const override { return "one kernel a step"; }
 
     Buffer allocate(std::size_t size) override {
         const DeviceGuard guard(device_.index);
@@ -313,7 +315,9 @@ CudaDevice open_device(int index) {
     check(cudaGetDeviceProperties(&properties, index), "asking what the device is");
     return {.index = index,
             .name = properties.name,
-            .forward_blocks = properties.multiProcessorCount * resident_step_forward_blocks()};
+            .forward_blocks = properties.multiProcessorCount * resident_step_forward_blocks(),
+            .precision = default_precision,
+            .rollout = RolloutForm::automatic};
 }
 
 bool is_usable(int index) {
@@ -325,9 +329,11 @@ bool is_usable(int index) {
     }
 }
 
-std::unique_ptr<Engine> make_cuda_engine(int index) {
-    const CudaDevice device = open_device(index);
-    const DeviceGuard guard(index);
+std::unique_ptr<Engine> make_cuda_engine(const Device& asked_for) {
+    CudaDevice device = open_device(asked_for.index);
+    device.precision = asked_for.precision;
+    device.rollout = asked_for.rollout;
+    const DeviceGuard guard(device.index);
     return std::make_unique<CudaEngine>(device);
 }
 

@@ -10,11 +10,13 @@
 
 namespace nca::cuda {
 
-// A device and what the kernels' launches need to know of it.
+// A device, what the kernels' launches need to know of it, and how they are to run.
 struct CudaDevice {
     int index = 0;
     std::string name;
     int forward_blocks = 0;  // of step_forward_kernel that it can hold at once
+    Precision precision = default_precision;
+    RolloutForm rollout = RolloutForm::automatic;
 };
 
 // Training without the host: everything lives on the device, an iteration is one replayed graph,

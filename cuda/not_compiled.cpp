@@ -8,7 +8,7 @@ namespace nca::cuda {
 
 bool is_usable(int) { return false; }
 
-std::unique_ptr<Engine> make_cuda_engine(int) {
+std::unique_ptr<Engine> make_cuda_engine(const Device&) {
     throw NotCompiled(
         "this build of libnca_cuda has no CUDA engine: use --device cpu, or a build "
         "with CUDA where there is one");

@@ -4,9 +4,38 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <charconv>
 
 namespace nca {
+namespace {
+
+constexpr std::array all_precisions = {Precision::exact, Precision::precise, Precision::fast,
+                                       Precision::half};
+
+}  // namespace
+
+std::string_view name(Precision precision) {
+    switch (precision) {
+        case Precision::exact:
+            return "exact";
+        case Precision::precise:
+            return "precise";
+        case Precision::fast:
+            return "fast";
+        case Precision::half:
+            return "half";
+    }
+    return "unknown";
+}
+
+Precision parse_precision(std::string_view text) {
+    for (const Precision precision : all_precisions) {
+        if (text == name(precision)) return precision;
+    }
+    throw InvalidArgument(
+        fmt::format("unknown precision '{}', expected exact, precise, fast or half", text));
+}
 
 Device Device::parse(std::string_view text) {
     if (text == "auto") return automatic();

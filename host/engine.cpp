@@ -66,9 +66,9 @@ void Engine::advance(const Model& model, StateView state, const RolloutOptions& 
 std::unique_ptr<Engine> make_engine(const Device& device) {
     switch (device.kind) {
         case Device::Kind::cuda:
-            return cuda::make_cuda_engine(device.index);
+            return cuda::make_cuda_engine(device);
         case Device::Kind::automatic:
-            if (cuda::is_usable(device.index)) return cuda::make_cuda_engine(device.index);
+            if (cuda::is_usable(device.index)) return cuda::make_cuda_engine(device);
             break;
         case Device::Kind::cpu:
             break;

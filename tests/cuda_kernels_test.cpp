@@ -24,6 +24,7 @@
 
 using namespace nca;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 using test::Case;
 using test::CaseOptions;
 using test::message_of;
@@ -412,6 +413,15 @@ TEST_CASE("an engine works on its own device and leaves the caller's current") {
     REQUIRE(current == 0);
     REQUIRE((test::run_rollout(*make_engine(Device::cuda(0)), example) == found));
     executor::set_device_count(1);
+}
+
+TEST_CASE("an engine says in what precision and form it runs") {
+    Device device = Device::cuda();
+    device.precision = Precision::exact;
+    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", exact"));
+    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) == "one kernel a step");
+    device.precision = Precision::half;
+    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", half"));
 }
 
 TEST_CASE("what is missing is said, with what to do") {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <nca/device.hpp>
+#include <nca/engine.hpp>
 #include <nca/error.hpp>
 
 #include <catch2/catch.hpp>
@@ -7,6 +8,7 @@
 #include <string>
 
 using nca::Device;
+using nca::Precision;
 
 TEST_CASE("every device name of the tool is understood") {
     REQUIRE(Device::parse("auto").kind == Device::Kind::automatic);
@@ -28,4 +30,39 @@ TEST_CASE("any other device name is refused and the message lists the good ones"
     REQUIRE_THROWS_WITH(
         Device::parse(text),
         "unknown device '" + text + "', expected auto, cpu, cuda, or cuda:N with N in 0..63");
+}
+
+TEST_CASE("the name of each precision is understood as that precision") {
+    const auto [text, precision] = GENERATE(table<std::string, Precision>({
+        {"exact", Precision::exact},
+        {"precise", Precision::precise},
+        {"fast", Precision::fast},
+        {"half", Precision::half},
+    }));
+    CAPTURE(text);
+    REQUIRE(nca::name(precision) == text);
+    REQUIRE(nca::parse_precision(text) == precision);
+}
+
+TEST_CASE("any other precision's name is refused and the message lists the good ones") {
+    const std::string text = GENERATE("", "Exact", "exact ", "float32", "tf32", "fp16", "fas");
+    CAPTURE(text);
+    REQUIRE_THROWS_AS(nca::parse_precision(text), nca::InvalidArgument);
+    REQUIRE_THROWS_WITH(nca::parse_precision(text),
+                        "unknown precision '" + text + "', expected exact, precise, fast or half");
+}
+
+TEST_CASE("precision and form of a rollout are the default ones unless asked for") {
+    for (const Device& device : {Device::automatic(), Device::cpu(2), Device::cuda(1)}) {
+        REQUIRE(device.precision == nca::default_precision);
+        REQUIRE(device.rollout == nca::RolloutForm::automatic);
+    }
+}
+
+TEST_CASE("the CPU engine computes in float32 whatever precision is asked for") {
+    Device device = Device::cpu(1);
+    device.precision = GENERATE(Precision::precise, Precision::half);
+    const auto engine = nca::make_engine(device);
+    REQUIRE(engine->description() == nca::make_engine(Device::cpu(1))->description());
+    REQUIRE(engine->rollout_form(8, 40, 40) == "float32 on the CPU");
 }

@@ -99,6 +99,8 @@ public:
                            instruction_set());
     }
 
+    std::string rollout_form(int, int, int) const override { return "float32 on the CPU"; }
+
     Buffer allocate(std::size_t size) override {
         // At least one line, whole lines only, and no overflow on the way.
         constexpr std::size_t line = 64;

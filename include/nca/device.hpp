@@ -8,18 +8,49 @@
 
 namespace nca {
 
+// What the CUDA engine's matrix products are computed in. Sums, states and everything else are
+// float32 in all of them; the CPU engine computes in float32 whatever is asked for.
+enum class Precision {
+    exact,    // float32 on the ordinary cores
+    precise,  // tensor cores, each float32 operand as the sum of two TF32 numbers: float32's
+              // accuracy, nearly
+    fast,     // tensor cores, operands rounded to TF32 (11 significant bits)
+    half,     // tensor cores, operands rounded to fp16, gradients scaled by powers of two
+};
+
+// Until a GPU has shown another one right and faster.
+inline constexpr Precision default_precision = Precision::exact;
+
+// "exact", "precise", "fast" or "half".
+NCA_API std::string_view name(Precision precision);
+// The other way round. Throws InvalidArgument for any other name, listing these.
+NCA_API Precision parse_precision(std::string_view text);
+
+// How the CUDA engine runs the steps of a rollout.
+enum class RolloutForm {
+    automatic,   // persistent or cluster where grid, batch and device allow it and the precision
+                 // is not exact, steps otherwise
+    steps,       // one kernel a step
+    persistent,  // all steps in one kernel, whose blocks wait for their neighbours through global
+                 // memory
+    cluster,     // the same, through the shared memory of a cluster's blocks; compute capability
+                 // 9.0
+};
+
 // Which engine to make and how.
 struct NCA_API Device {
     enum class Kind { automatic, cpu, cuda };
 
     Kind kind = Kind::automatic;
-    int index = 0;    // of the CUDA device
-    int threads = 0;  // of the CPU engine; 0: one for each processor
+    int index = 0;                                 // of the CUDA device
+    int threads = 0;                               // of the CPU engine; 0: one for each processor
+    Precision precision = default_precision;       // of the CUDA engine
+    RolloutForm rollout = RolloutForm::automatic;  // of the CUDA engine
 
     // A CUDA device where there is one, the CPU otherwise.
     static Device automatic() { return {}; }
-    static Device cpu(int threads = 0) { return {Kind::cpu, 0, threads}; }
-    static Device cuda(int index = 0) { return {Kind::cuda, index, 0}; }
+    static Device cpu(int threads = 0) { return {.kind = Kind::cpu, .threads = threads}; }
+    static Device cuda(int index = 0) { return {.kind = Kind::cuda, .index = index}; }
 
     // "auto", "cpu", "cuda" or "cuda:1". Throws InvalidArgument for anything else.
     static Device parse(std::string_view text);
