@@ -222,6 +222,10 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {train + Words{"--seed", "-1"}, {"--seed", "-1"}},
         {train + Words{"--threads", "-1"}, {"--threads", "-1"}},
         {train + Words{"--device", "toaster"}, {"toaster", "cpu"}},
+        {train + Words{"--precision", "float16"},
+         {"--precision", "float16", "exact, precise, fast or half"}},
+        {train + Words{"--precision", ""}, {"--precision", "exact, precise, fast or half"}},
+        {grow + Words{"--precision", "Half"}, {"Half", "exact, precise, fast or half"}},
         {train + Words{"--identity-filter", "0"}, {"--identity-filter", "notebook"}},
         {train + Words{"--every", "5"}, {"--every", "--checkpoint"}},
         {train + Words{"--checkpoint", shop / "new"}, {"--checkpoint", "same file"}},
@@ -292,7 +296,12 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {{"grow", shop.model, "-o", shop / "new"}, {".gif", ".png", ".webp"}},
         {{"gradcheck", shop.model, shop.target, "--fire-rate", "2"}, {"--fire-rate", "2"}},
         {{"gradcheck", shop.model, shop.target, "--steps", "0"}, {"--steps", "0"}},
-        {{"info"}, {"MODEL"}},
+        {{"gradcheck", shop.model, shop.target, "--precision", "tf32"},
+         {"tf32", "exact, precise, fast or half"}},
+        {{"info"}, {"MODEL", "--device"}},
+        {{"info", "--device", "toaster"}, {"toaster", "cpu"}},
+        {{"info", "--device", "cpu", "--precision", "tf32"}, {"tf32", "precise"}},
+        {{"info", shop.model, "--precision", "half"}, {"--precision", "--device"}},
         {{"info", shop.model, "another"}, {"another"}},
         {{"convert"}, {"IN", "convert --help"}},
         {{"convert", shop.model}, {"OUT"}},
@@ -523,6 +532,64 @@ TEST_CASE("every command that runs an engine says when there is no CUDA device t
         REQUIRE(contains(chosen, "running on"));
         REQUIRE_FALSE(contains(chosen, "no CUDA device"));
     }
+}
+
+TEST_CASE("a precision on the CPU is accepted and said to mean float32") {
+    const Workshop shop;
+    const Words cpu = {"--device", "cpu"};
+    for (const Words& words :
+         {shop.train_words() + Words{"-o", shop / "new", "--iterations", "1"},
+          Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"},
+          Words{"gradcheck", shop.model, shop.target, "--steps", "1"}, Words{"info"}}) {
+        INFO(words[0]);
+        const Outcome plain = nca_tool(words + cpu);
+        for (const char* precision : {"exact", "precise", "fast", "half"}) {
+            const Outcome outcome = nca_tool(words + cpu + Words{"--precision", precision});
+            INFO(outcome.err);
+            REQUIRE(outcome.code == 0);
+            REQUIRE(outcome.out == plain.out);
+            const std::string said =
+                "nca: --precision " + std::string(precision) + ": means float32 on the CPU\n";
+            REQUIRE(outcome.err == plain.err + (precision == Words{"exact"}[0] ? "" : said));
+        }
+    }
+}
+
+TEST_CASE("help names the precisions and the one that is taken") {
+    for (const char* command : {"train", "grow", "gradcheck", "info"}) {
+        std::string help = nca_tool({command, "--help"}).out;
+        std::replace(help.begin(), help.end(), '\n', ' ');
+        help.erase(std::unique(help.begin(), help.end(),
+                               [](char a, char b) { return a == ' ' && b == ' '; }),
+                   help.end());
+        INFO(help);
+        REQUIRE(contains(help, "exact, precise, fast or half (" +
+                                   std::string(nca::name(nca::default_precision)) + ")"));
+    }
+}
+
+TEST_CASE("info tells what an engine is and how it runs each preset, with a model or without") {
+    const Workshop shop;
+    const Outcome alone = nca_tool({"info", "--device", "cpu"});
+    REQUIRE(alone.code == 0);
+    REQUIRE(alone.err.empty());
+    REQUIRE(alone.out.starts_with("engine\n  device        " +
+                                  nca::make_engine(nca::Device::cpu())->description() + "\n"));
+    REQUIRE(contains(alone.out, "\n  notebook      batch 8 at 40x40: float32 on the CPU\n"));
+    for (const char* name : {"growing       ", "persistent    ", "regenerating  "}) {
+        REQUIRE(contains(alone.out,
+                         "\n  " + std::string(name) + "batch 8 at 72x72: float32 on the CPU\n"));
+    }
+    REQUIRE(std::count(alone.out.begin(), alone.out.end(), '\n') == 6);
+    const std::string model = nca_tool({"info", shop.model}).out;
+    REQUIRE(nca_tool({"info", shop.model, "--device", "cpu"}).out == model + "\n" + alone.out);
+
+    const std::string automatic = nca_tool({"info", "--device"}).out;
+    REQUIRE(automatic == nca_tool({"info", "--device", "auto"}).out);
+    REQUIRE(contains(automatic, nca::make_engine(nca::Device::automatic())->description()));
+    const Outcome missing = nca_tool({"info", "--device", "cuda:63"});
+    require_message(missing, {"CUDA"});
+    REQUIRE(missing.code == 1);
 }
 
 TEST_CASE("a target that is transparent where the start cell is gets a warning") {
@@ -1180,15 +1247,17 @@ TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
     const std::vector<double> expected = reference.gradient();
     nca::Weights gradient(true);
     std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    const double tolerance = nca::tool::gradcheck_tolerance(options.steps, nca::Precision::exact);
     for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
         const auto good = [&] {
-            return nca::tool::check_tensor(tensor, gradient, expected, reference, 1).good;
+            return nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1)
+                .good;
         };
         REQUIRE(good());
         float& entry = gradient.all()[tensor.offset + tensor.size / 2];
         const float saved = entry;
         const double largest =
-            nca::tool::check_tensor(tensor, gradient, expected, reference, 1).largest;
+            nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1).largest;
         REQUIRE(largest > 0);
         entry += static_cast<float>(largest / 100);
         REQUIRE(!good());
@@ -1197,6 +1266,17 @@ TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
         entry = saved;
         REQUIRE(good());
     }
+}
+
+TEST_CASE("a coarser precision may be further off, and none less than float32 at many steps") {
+    using nca::Precision;
+    using nca::tool::gradcheck_tolerance;
+    REQUIRE(gradcheck_tolerance(8, Precision::exact) < 1e-4);
+    REQUIRE(gradcheck_tolerance(8, Precision::precise) == 1e-4);
+    REQUIRE(gradcheck_tolerance(8, Precision::fast) == 5e-2);
+    REQUIRE(gradcheck_tolerance(8, Precision::half) == 5e-2);
+    REQUIRE(gradcheck_tolerance(1000, Precision::precise) ==
+            gradcheck_tolerance(1000, Precision::exact));
 }
 
 TEST_CASE("a wrong reference does not agree with its central differences") {
@@ -1217,8 +1297,9 @@ TEST_CASE("a wrong reference does not agree with its central differences") {
     }
     nca::Weights gradient(true);
     std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    const double tolerance = nca::tool::gradcheck_tolerance(options.steps, nca::Precision::exact);
     for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
-        REQUIRE(!nca::tool::check_tensor(tensor, gradient, expected, reference, 1).good);
+        REQUIRE(!nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1).good);
     }
 }
 

@@ -163,25 +163,42 @@ Damage parse_damage(const std::string& text) {
     throw UsageError(expected);
 }
 
+// What an option's text means to the library, which says what it expects of a wrong one.
+template <class Parse>
+auto option_value(const char* option, const std::string& text, Parse parse) {
+    try {
+        return parse(text);
+    } catch (const InvalidArgument& error) {
+        throw UsageError(fmt::format("{} {}: {}", option, text, error.what()));
+    }
+}
+
 struct DeviceOptions {
     std::string name = "auto";
+    std::string precision = std::string(nca::name(default_precision));
     int threads = 0;
 
+    CLI::Option* add_precision(CLI::App& command) {
+        return command
+            .add_option("--precision", precision,
+                        fmt::format("of the matrix products on CUDA: exact, precise, fast or half "
+                                    "({}); the CPU computes in float32 always",
+                                    precision))
+            ->type_name("NAME");
+    }
     void add_to(CLI::App& command) {
         command.add_option("--device", name, "auto (default), cpu, cuda or cuda:1")
             ->type_name("DEVICE");
         command.add_option("--threads", threads, "of the CPU engine (0: one for each processor)")
             ->type_name("N")
             ->transform(int_range(0, 1024));
+        add_precision(command);
     }
     Device parse() const {
-        try {
-            Device device = Device::parse(name);
-            device.threads = threads;
-            return device;
-        } catch (const InvalidArgument& error) {
-            throw UsageError(fmt::format("--device {}: {}", name, error.what()));
-        }
+        Device device = option_value("--device", name, Device::parse);
+        device.threads = threads;
+        device.precision = option_value("--precision", precision, parse_precision);
+        return device;
     }
 };
 
@@ -402,10 +419,20 @@ CLI::App* add_gradcheck(CLI::App& app, GradcheckArguments& a, DeviceOptions& dev
     return command;
 }
 
-CLI::App* add_info(CLI::App& app, InfoArguments& a) {
-    CLI::App* command = app.add_subcommand("info", "Print a model's rule, weights and history");
-    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
-    command->footer("Example:\n  nca info lizard.safetensors");
+CLI::App* add_info(CLI::App& app, InfoArguments& a, DeviceOptions& device) {
+    CLI::App* command = app.add_subcommand(
+        "info", "Print a model's rule, weights and history, or what an engine is");
+    command->add_option("MODEL", a.model,
+                        "made by nca train, or by PyTorch; not needed for --device");
+    auto* name =
+        command
+            ->add_option("--device", device.name,
+                         "what this engine is and in which form it runs the iterations of each "
+                         "preset: auto (default), cpu, cuda or cuda:1")
+            ->type_name("[DEVICE]")
+            ->expected(0, 1);
+    device.add_precision(*command)->needs(name);
+    command->footer("Example:\n  nca info lizard.safetensors\n  nca info --device cuda");
     return command;
 }
 
@@ -447,7 +474,7 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     CLI::App* train_command = add_train(app, train_arguments, device, train_texts);
     CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, starts, damages);
     CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
-    CLI::App* info_command = add_info(app, info_arguments);
+    CLI::App* info_command = add_info(app, info_arguments, device);
     add_convert(app, convert_arguments);
 
     const auto chosen = [&]() -> std::string {
@@ -492,6 +519,14 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         return gradcheck_arguments;
     }
     if (info_command->parsed()) {
+        if (info_command->count("--device") > 0) {
+            if (device.name.empty()) {  // the option without a value
+                device.name = "auto";
+            }
+            info_arguments.device = device.parse();
+        } else if (info_arguments.model.empty()) {
+            throw UsageError("MODEL or --device is required (see nca info --help)");
+        }
         return info_arguments;
     }
     return convert_arguments;

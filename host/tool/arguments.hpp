@@ -105,7 +105,8 @@ struct GradcheckArguments {
 };
 
 struct InfoArguments {
-    std::filesystem::path model;
+    std::filesystem::path model;   // empty: none
+    std::optional<Device> device;  // to tell of
 };
 
 struct ConvertArguments {

@@ -138,6 +138,7 @@ int gradcheck(const GradcheckArguments& arguments) {
     const std::unique_ptr<Engine> engine = make_engine(arguments.device);
     say(fmt::format("{}, {} steps of {} of {}x{} cells", running_on(*engine, arguments.device),
                     arguments.steps, problem.batch, problem.height, problem.width));
+    check_precision(*engine, arguments.device);
 
     const Weights gradient = engine_gradient(*engine, problem);
     if (!std::isfinite(norm(gradient.all()))) {
@@ -151,16 +152,17 @@ int gradcheck(const GradcheckArguments& arguments) {
     }
     const GradcheckReference reference(problem);
     const std::vector<double> expected = reference.gradient();
+    const double tolerance =
+        gradcheck_tolerance(arguments.steps, precision_of(*engine, arguments.device));
     print_header();
     bool good = true;
     for (const ParameterTensor& tensor : parameter_tensors(gradient.has_output_bias())) {
-        const TensorCheck check =
-            check_tensor(tensor, gradient, expected, reference, thread_count(arguments.device));
+        const TensorCheck check = check_tensor(tensor, gradient, expected, reference, tolerance,
+                                               thread_count(arguments.device));
         print_row(tensor, check);
         good = good && check.good;
     }
-    print(fmt::format("tolerance: {:.1e} of the tensor's largest gradient\n",
-                      gradcheck_tolerance(arguments.steps)));
+    print(fmt::format("tolerance: {:.1e} of the tensor's largest gradient\n", tolerance));
     if (norm(expected) == 0) {
         say("every gradient is zero: the automaton died on the way, so this checked nothing; take "
             "fewer --steps or a trained model");

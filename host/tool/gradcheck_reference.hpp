@@ -3,6 +3,7 @@
 
 #include "host/reference/rollout.hpp"
 
+#include <nca/device.hpp>
 #include <nca/model.hpp>
 
 #include <algorithm>
@@ -140,12 +141,23 @@ inline std::vector<double> central_differences(const GradcheckReference& referen
     return result;
 }
 
-// How far float32 may be off, as a part of the tensor's largest gradient. Each step forward and
-// each step back rounds sums of perception + hidden terms, whose errors add up like a random walk;
-// 4 leaves room for the steps in between to amplify them.
-inline double gradcheck_tolerance(int steps) {
-    return 4 * (steps + 1) * std::sqrt(double{perception + hidden}) *
-           std::numeric_limits<float>::epsilon() / 2;
+// How far an engine may be off, as a part of the tensor's largest gradient. In float32 each step
+// forward and each step back rounds sums of perception + hidden terms, whose errors add up like a
+// random walk; 4 leaves room for the steps in between to amplify them. The tensor cores' operands
+// are coarser than that, whatever the number of steps.
+inline double gradcheck_tolerance(int steps, Precision precision) {
+    const double float32 = 4 * (steps + 1) * std::sqrt(double{perception + hidden}) *
+                           std::numeric_limits<float>::epsilon() / 2;
+    switch (precision) {
+        case Precision::exact:
+            break;
+        case Precision::precise:
+            return std::max(float32, 1e-4);
+        case Precision::fast:
+        case Precision::half:
+            return std::max(float32, 5e-2);
+    }
+    return float32;
 }
 
 template <class Values>
@@ -181,11 +193,11 @@ struct TensorCheck {
     bool good = false;
 };
 
-// gradient: an engine's. expected: reference.gradient().
+// gradient: an engine's. expected: reference.gradient(). part: how much of the tensor's largest
+// gradient an entry may be off.
 inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gradient,
                                 const std::vector<double>& expected,
-                                const GradcheckReference& reference, int threads) {
-    const GradcheckProblem& problem = reference.problem();
+                                const GradcheckReference& reference, double part, int threads) {
     const std::span<const float> ours = gradient.all().subspan(tensor.offset, tensor.size);
     const std::span<const double> theirs = std::span(expected).subspan(tensor.offset, tensor.size);
     TensorCheck check;
@@ -197,14 +209,14 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     check.error = largest_error(ours, theirs);
 
     // A central difference costs two rollouts: fewer of them on large grids.
-    const std::size_t count =
-        static_cast<std::size_t>(std::clamp<std::int64_t>(1'600'000 / problem.cell_steps(), 8, 64));
+    const std::size_t count = static_cast<std::size_t>(
+        std::clamp<std::int64_t>(1'600'000 / reference.problem().cell_steps(), 8, 64));
     const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
     std::vector<double> sampled;
     for (const std::size_t entry : entries) {
         sampled.push_back(gradient.all()[entry]);
     }
-    const double tolerance = gradcheck_tolerance(problem.options.steps) * check.largest;
+    const double tolerance = part * check.largest;
     check.differences = entries.size();
     check.difference_error = largest_error(
         sampled, central_differences(reference, entries, expected, tolerance / 100, threads));

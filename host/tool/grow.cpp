@@ -327,6 +327,7 @@ int grow(const GrowArguments& arguments) {
 
     std::vector<Simulator> simulators = make_simulators(arguments, models, grid, starts);
     say(running_on(simulators.front().engine(), arguments.device));
+    check_precision(simulators.front().engine(), arguments.device);
     std::vector<Image> frames;
     run(simulators, arguments, every, [&](bool last) {
         if (animation || (last && !compare)) {

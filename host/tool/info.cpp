@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// `nca info`: everything a model file says about itself.
+// `nca info`: everything a model file says about itself, and what an engine is.
 #include "host/tool/arguments.hpp"
 #include "host/tool/console.hpp"
 
+#include <nca/engine.hpp>
 #include <nca/model.hpp>
+#include <nca/trainer.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -73,11 +75,9 @@ void print_history(const TrainingHistory& history) {
     print(fmt::format("  seed          {}\n", history.seed));
 }
 
-}  // namespace
-
-int info(const InfoArguments& arguments) {
-    const Model model = Model::load(arguments.model);
-    print(fmt::format("{}\n\nrule{}\n", without_controls(arguments.model.string()),
+void print_model(const std::filesystem::path& path) {
+    const Model model = Model::load(path);
+    print(fmt::format("{}\n\nrule{}\n", without_controls(path.string()),
                       model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)"));
     print_rule(model.rule);
     const bool output_bias = model.weights.has_output_bias();
@@ -93,6 +93,30 @@ int info(const InfoArguments& arguments) {
     }
     print("\ntraining\n");
     print_history(model.history);
+}
+
+void print_engine(const Device& device) {
+    const std::unique_ptr<Engine> engine = make_engine(device);
+    check_precision(*engine, device);
+    print(fmt::format("engine\n  {:<14}{}\n", "device", without_controls(engine->description())));
+    for (const char* name : {"notebook", "growing", "persistent", "regenerating"}) {
+        const TrainingConfig config = preset(name);
+        const int grid = config.grid();
+        print(fmt::format("  {:<14}batch {} at {}x{}: {}\n", name, config.batch, grid, grid,
+                          engine->rollout_form(config.batch, grid, grid)));
+    }
+}
+
+}  // namespace
+
+int info(const InfoArguments& arguments) {
+    if (!arguments.model.empty()) {
+        print_model(arguments.model);
+    }
+    if (arguments.device) {
+        print(arguments.model.empty() ? "" : "\n");
+        print_engine(*arguments.device);
+    }
     return exit_done;
 }
 

@@ -151,6 +151,7 @@ public:
                 report_->go_on(log_->earlier(), log_->earlier_seconds());
             }
         }
+        check_precision(trainer_.engine(), arguments.device);
         describe();
     }
 
