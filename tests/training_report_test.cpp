@@ -212,14 +212,14 @@ TEST_CASE("a log that is gone on with gives back its iterations") {
                                        {1, 70, nan, 2e-3, nan, 8, 16, "bad, \"very\": back"},
                                        {2, 71, 0.125, 1e-3, 0.5, 1, 1, ""}};
     {
-        TrainingLog log(path, 0);
+        TrainingLog log(path, 0, "an engine");
         for (const IterationReport& report : reports) {
             REQUIRE(log.add(report));
         }
         REQUIRE(log.finish());
         REQUIRE(log.earlier().empty());
     }
-    const TrainingLog log(path, 2);
+    const TrainingLog log(path, 2, "an engine");
     REQUIRE(log.earlier().size() == 2);
     for (std::size_t i = 0; i < 2; ++i) {
         const IterationReport& read = log.earlier()[i];
@@ -231,4 +231,47 @@ TEST_CASE("a log that is gone on with gives back its iterations") {
     }
     REQUIRE(log.earlier()[0].loss == 0.25);
     REQUIRE(std::isnan(log.earlier()[1].loss));
+}
+
+TEST_CASE("each engine's rows in a log have a comment on top, and old logs have none") {
+    const nca::test::Folder folder;
+    const std::filesystem::path path = folder / "log.csv";
+    const auto append = [&](std::int64_t first, std::int64_t end, const char* engine) {
+        TrainingLog log(path, first, engine);
+        for (std::int64_t i = first; i < end; ++i) {
+            REQUIRE(log.add({i, 64, 0.5, 2e-3, 1.5, 0, 0, ""}));
+        }
+        REQUIRE(log.finish());
+        return log.earlier().size();
+    };
+    // Comments, and of each row its iteration; the header's is "iteration".
+    const auto outline = [&] {
+        std::ifstream file(path);
+        std::vector<std::string> lines;
+        for (std::string line; std::getline(file, line);) {
+            lines.push_back(line.starts_with('#') ? line : line.substr(0, line.find(',')));
+        }
+        return lines;
+    };
+    using Lines = std::vector<std::string>;
+
+    append(0, 2, "a; b\n");
+    REQUIRE(outline() == Lines{"# engine: a; b?", "iteration", "0", "1"});
+    REQUIRE(append(2, 3, "a; b\n") == 2);
+    REQUIRE(outline() == Lines{"# engine: a; b?", "iteration", "0", "1", "2"});
+    REQUIRE(append(3, 5, "other") == 3);
+    const Lines two = {"# engine: a; b?", "iteration", "0", "1", "2", "# engine: other", "3", "4"};
+    REQUIRE(outline() == two);
+    // Back before the other engine began: nothing of it is left.
+    REQUIRE(append(2, 3, "a; b\n") == 2);
+    REQUIRE(outline() == Lines{"# engine: a; b?", "iteration", "0", "1", "2"});
+    append(0, 1, "other");
+    REQUIRE(outline() == Lines{"# engine: other", "iteration", "0"});
+
+    std::string old = nca::test::read_file(path);
+    nca::test::write_file(path, old.substr(old.find('\n') + 1));
+    REQUIRE(append(1, 2, "a") == 1);
+    REQUIRE(outline() == Lines{"iteration", "0", "# engine: a", "1"});
+    REQUIRE(append(2, 3, "b") == 2);
+    REQUIRE(outline() == Lines{"iteration", "0", "# engine: a", "1", "# engine: b", "2"});
 }

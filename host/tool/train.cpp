@@ -143,7 +143,7 @@ public:
         }
         trainer_.set_target_name(arguments.target.filename().string());
         if (!arguments.log.empty()) {
-            log_.emplace(arguments.log, trainer_.iteration());
+            log_.emplace(arguments.log, trainer_.iteration(), engine_and_form());
         }
         if (!arguments.report.empty() || !arguments.pictures.empty()) {
             report_.emplace(arguments);
@@ -200,6 +200,12 @@ private:
             }
         }
         return Trainer(target, config_, arguments_.device);
+    }
+
+    std::string engine_and_form() const {
+        const Engine& engine = trainer_.engine();
+        return fmt::format("{}; {}", engine.description(),
+                           engine.rollout_form(config_.batch, config_.grid(), config_.grid()));
     }
 
     void describe() const {

@@ -22,19 +22,23 @@
 
 namespace nca::tool {
 
-// The csv file of a training run, one row per iteration, on disk a second later at most.
+// The csv file of a training run, one row per iteration, on disk a second later at most. A comment
+// above the rows says what they were computed by.
 class TrainingLog {
 public:
-    // Goes on with the rows of an earlier run that came before first_iteration, if there are any.
-    // Throws IoError, and FormatError where the file to go on with is no such log.
-    TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration)
+    // Goes on with the rows of an earlier run that came before first_iteration, if there are any;
+    // a further comment begins those of another engine. Throws IoError, and FormatError where the
+    // file to go on with is no such log.
+    TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration,
+                std::string_view engine)
         : path_(linked_file(path)) {
-        std::vector<std::string> rows;
+        std::vector<Part> parts;
         if (first_iteration > 0) {
-            rows = earlier_rows(first_iteration);
+            parts = earlier_parts(first_iteration);
         }
-        for (const std::string& row : rows) {
-            earlier_.push_back(report_of(row));
+        const std::string comment = std::string(comment_mark) + without_controls(engine);
+        if (parts.empty() || parts.back().comment != comment) {
+            parts.push_back({comment, {}});
         }
         // The old log stays until the new one has all its rows.
         std::filesystem::path temporary = path_;
@@ -44,9 +48,16 @@ public:
             throw IoError(
                 fmt::format("cannot write {}: {}", temporary.string(), std::strerror(errno)));
         }
-        write(std::string(header) + "\n");
-        for (const std::string& row : rows) {
-            write(row + "\n");
+        for (const Part& part : parts) {
+            if (!part.comment.empty()) {
+                write(part.comment + "\n");
+            }
+            if (&part == &parts.front()) {
+                write(std::string(header) + "\n");
+            }
+            for (const std::string& row : part.rows) {
+                write(row + "\n");
+            }
         }
         std::error_code error;
         if (!flush()) {
@@ -89,11 +100,18 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
+    static constexpr std::string_view comment_mark = "# engine: ";
     static constexpr std::string_view header =
         "iteration,loss,steps,learning_rate,gradient_norm,seconds,dead,reset,recovery";
     static constexpr int columns = 9;
     static constexpr int seconds_column = 5;
     using Fields = std::array<std::string_view, columns>;
+
+    // Rows that one engine computed.
+    struct Part {
+        std::string comment;  // empty in logs from before there were any
+        std::vector<std::string> rows;
+    };
 
     struct Close {
         void operator()(std::FILE* file) const { std::fclose(file); }
@@ -160,20 +178,30 @@ private:
                 .recovery = unquoted(fields[8])};
     }
 
-    std::vector<std::string> earlier_rows(std::int64_t first_iteration) {
-        std::vector<std::string> rows;
+    // Notes their iterations, too.
+    std::vector<Part> earlier_parts(std::int64_t first_iteration) {
+        std::vector<Part> parts;
         std::ifstream file(path_);
         std::string line;
         if (!std::getline(file, line)) {
-            return rows;  // no log yet
+            return parts;  // no log yet
+        }
+        std::string comment;  // on the rows that follow
+        if (line.starts_with(comment_mark)) {
+            comment = line;
+            std::getline(file, line);
         }
         if (line != header) {
             throw FormatError(
-                fmt::format("{}: not a log of nca train, whose first line is \"{}\"; "
+                fmt::format("{}: not a log of nca train, which begins with \"{}\"; "
                             "name another file with --log",
                             path_.string(), header));
         }
         while (std::getline(file, line)) {
+            if (line.starts_with(comment_mark)) {
+                comment = line;
+                continue;
+            }
             std::int64_t iteration = 0;
             const auto [end, error] =
                 std::from_chars(line.data(), line.data() + line.size(), iteration);
@@ -182,13 +210,15 @@ private:
             const bool whole =
                 !file.eof() && std::count(line.begin(), line.end(), ',') >= columns - 1;
             if (error == std::errc{} && *end == ',' && whole && iteration < first_iteration) {
-                rows.push_back(line);
+                if (parts.empty() || parts.back().comment != comment) {
+                    parts.push_back({comment, {}});
+                }
+                parts.back().rows.push_back(line);
+                earlier_.push_back(report_of(line));
+                earlier_seconds_ = number<double>(fields_of(line)[seconds_column]);
             }
         }
-        if (!rows.empty()) {
-            earlier_seconds_ = number<double>(fields_of(rows.back())[seconds_column]);
-        }
-        return rows;
+        return parts;
     }
 
     std::filesystem::path path_;
