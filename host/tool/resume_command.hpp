@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/tool/arguments.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+namespace nca::tool {
+
+inline std::string shell_quoted(const std::string& word) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+        return c >= 0x80 || std::isalnum(c) || std::strchr("_-./:=,+@%", c) != nullptr;
+    });
+    if (plain) {
+        return word;
+    }
+    std::string result = "'";
+    for (const char c : word) {
+        result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    }
+    return result + "'";
+}
+
+// The command line as it was given, but going on from this checkpoint.
+inline std::string resume_command(const TrainArguments& arguments,
+                                  const std::filesystem::path& checkpoint) {
+    std::string command;
+    for (std::size_t i = 0; i < arguments.command_line.size(); ++i) {
+        const std::string& word = arguments.command_line[i];
+        if (word == "--resume") {
+            ++i;
+        } else if (!word.starts_with("--resume=")) {
+            command += shell_quoted(word) + " ";
+        }
+    }
+    return command + "--resume " + shell_quoted(checkpoint.string());
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/training.hpp"
+
+#include "host/tool/console.hpp"
+#include "host/tool/output_files.hpp"
+#include "host/tool/resume_command.hpp"
+#include "host/tool/stop_signal.hpp"
+#include "host/tool/training_pictures.hpp"
+
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+
+#include <algorithm>
+#include <limits>
+
+namespace nca::tool {
+namespace {
+
+TrainingConfig training_config(const TrainArguments& arguments) {
+    TrainingConfig config = preset(arguments.preset);
+    config.batch = arguments.batch.value_or(config.batch);
+    config.fewest_steps = arguments.fewest_steps.value_or(config.fewest_steps);
+    config.most_steps = arguments.most_steps.value_or(config.most_steps);
+    config.warmup = arguments.warmup.value_or(config.warmup);
+    config.pool = arguments.pool.value_or(config.pool);
+    config.damaged = arguments.damaged.value_or(config.damaged);
+    config.damage_centre = arguments.damage_centre.value_or(config.damage_centre);
+    config.smallest_damage = arguments.smallest_damage.value_or(config.smallest_damage);
+    config.largest_damage = arguments.largest_damage.value_or(config.largest_damage);
+    config.target_size = arguments.size.value_or(config.target_size);
+    config.padding = arguments.padding.value_or(config.padding);
+    config.learning_rate = arguments.learning_rate.value_or(config.learning_rate);
+    config.beta1 = arguments.beta1.value_or(config.beta1);
+    config.beta2 = arguments.beta2.value_or(config.beta2);
+    config.seed = arguments.seed;
+    if (arguments.identity_filter) {
+        if (arguments.preset != "notebook") {
+            throw UsageError("--identity-filter: only the preset notebook has this choice");
+        }
+        if (*arguments.identity_filter == 0) {
+            config.rule.filters[0] = {};
+        }
+    }
+    config.validate();
+    return config;
+}
+
+void check_files(const TrainArguments& arguments) {
+    std::vector<std::pair<const char*, std::filesystem::path>> files = {
+        {"MODEL", arguments.output},
+        {"--checkpoint", arguments.checkpoint},
+        {"--log", arguments.log},
+        {"--report", arguments.report}};
+    const std::size_t single_files = files.size();
+    if (!arguments.pictures.empty()) {
+        for (const std::filesystem::path& path : picture_files(arguments.pictures)) {
+            files.emplace_back("--pictures", path);
+        }
+    }
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        const auto& [name, path] = files[i];
+        require_different(name, path, "TARGET", arguments.target);
+        for (std::size_t j = i + 1; j < files.size(); ++j) {
+            require_different(name, path, files[j].first, files[j].second);
+        }
+        if (path != arguments.checkpoint) {  // a run may go on from its own
+            require_different(name, path, "--resume", arguments.resume);
+        }
+    }
+    // The folder of the pictures is made when the target has been read.
+    for (std::size_t i = 0; i < single_files; ++i) {
+        if (!files[i].second.empty()) {
+            require_writable(files[i].second);
+        }
+    }
+}
+
+// Why a file could not be written; empty where it was.
+template <class Save>
+std::string failure(Save save) {
+    try {
+        save();
+        return "";
+    } catch (const IoError& error) {
+        return error.what();
+    }
+}
+
+}  // namespace
+
+Training::Training(const TrainArguments& arguments)
+    : arguments_(arguments), config_(training_config(arguments)), trainer_(start()) {
+    if (!arguments.resume.empty()) {
+        trainer_.resume(arguments.resume);
+        if (trainer_.iteration() >= arguments.iterations) {
+            throw UsageError(fmt::format(
+                "{} has {} iterations done already, so nothing is left of {}: take more "
+                "--iterations",
+                arguments.resume.string(), trainer_.iteration(), arguments.iterations));
+        }
+    }
+    trainer_.set_target_name(arguments.target.filename().string());
+    if (!arguments.log.empty()) {
+        log_.emplace(arguments.log, trainer_.iteration(), engine_and_form());
+    }
+    if (!arguments.report.empty() || !arguments.pictures.empty()) {
+        report_.emplace(arguments);
+        if (log_) {
+            report_->go_on(log_->earlier(), log_->earlier_seconds());
+        }
+    }
+    check_precision(trainer_.engine(), arguments.device);
+    describe();
+}
+
+int Training::run() {
+    try {
+        const int code = train_and_save();
+        const bool done = trainer_.iteration() >= arguments_.iterations;
+        finish_report(done ? RunState::done : RunState::stopped);
+        return code;
+    } catch (const std::exception& error) {
+        finish_report(RunState::failed, error.what());
+        throw;
+    }
+}
+
+int Training::train_and_save() {
+    const std::int64_t first = trainer_.iteration();
+    {
+        Progress progress(arguments_.iterations, arguments_.quiet);
+        while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) {
+            iterate(progress);
+        }
+        report_log(log_ && !log_->finish(), progress);
+    }
+    if (trainer_.iteration() >= arguments_.iterations) {
+        return finish();
+    }
+    if (trainer_.iteration() == first) {
+        say("stopped before the first iteration was done: nothing new to save");
+        return exit_failed;
+    }
+    return stop();
+}
+
+Trainer Training::start() {
+    check_files(arguments_);
+    const Image target = load_target(arguments_.target);
+    if (!target.had_alpha && !arguments_.quiet) {
+        say(fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
+    }
+    if (!arguments_.pictures.empty()) {
+        make_folder(arguments_.pictures);
+        for (const std::filesystem::path& path : picture_files(arguments_.pictures)) {
+            require_writable(path);
+        }
+    }
+    return Trainer(target, config_, arguments_.device);
+}
+
+std::string Training::engine_and_form() const {
+    const Engine& engine = trainer_.engine();
+    return fmt::format("{}; {}", engine.description(),
+                       engine.rollout_form(config_.batch, config_.grid(), config_.grid()));
+}
+
+void Training::describe() const {
+    if (arguments_.quiet) {
+        return;
+    }
+    say(running_on(trainer_.engine(), arguments_.device));
+    say(fmt::format(
+        "preset {}: {}x{} cells, batch {}, {}..{} steps, {} iterations{}", config_.preset,
+        config_.grid(), config_.grid(), config_.batch, config_.fewest_steps, config_.most_steps - 1,
+        arguments_.iterations,
+        trainer_.iteration() > 0 ? fmt::format(", going on from {}", trainer_.iteration()) : ""));
+    const std::size_t middle = std::size_t(config_.grid() / 2) * (config_.grid() + 1);
+    if (trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
+        say(
+            fmt::format("{} is transparent in the middle, where the start cell is, and training "
+                        "is likely to die of that: move the picture",
+                        arguments_.target.string()));
+    }
+}
+
+// As many as may be done before somebody has to look: to the end or the next checkpoint.
+int Training::iterations_at_most() const {
+    std::int64_t most = arguments_.iterations - trainer_.iteration();
+    if (!arguments_.checkpoint.empty()) {
+        most = std::min(most, arguments_.every - trainer_.iteration() % arguments_.every);
+    }
+    return static_cast<int>(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
+}
+
+void Training::iterate(Progress& progress) {
+    std::vector<IterationReport> reports;
+    try {
+        reports = trainer_.iterate(iterations_at_most());
+    } catch (const Error& error) {
+        report_log(log_ && !log_->finish(), progress);
+        throw Error(fmt::format("{}; {} was not written{}", error.what(),
+                                arguments_.output.string(), last_checkpoint()));
+    }
+    for (const IterationReport& report : reports) {
+        progress.add(report);
+        if (!report.recovery.empty()) {
+            recovered_ = true;
+            progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+        }
+        report_log(log_ && !log_->add(report), progress);
+        if (report_) {
+            report_->add(report);
+        }
+    }
+    progress.reach(trainer_.iteration());
+    if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
+        trainer_.iteration() % arguments_.every == 0) {
+        save_checkpoint(progress);
+    }
+    if (report_) {
+        const std::string problem = report_->update(trainer_);
+        if (!problem.empty()) {
+            progress.say(fmt::format("{}; training goes on", problem));
+        }
+    }
+}
+
+void Training::finish_report(RunState state, const std::string& error) {
+    const std::string problem = report_ ? report_->finish(trainer_, state, error) : "";
+    if (!problem.empty()) {
+        say(problem);
+    }
+}
+
+void Training::report_log(bool failed, Progress& progress) const {
+    if (failed) {
+        progress.say(fmt::format("cannot write {}: it ends here, training goes on",
+                                 arguments_.log.string()));
+    }
+}
+
+void Training::save_checkpoint(Progress& progress) {
+    try {
+        trainer_.save_checkpoint(arguments_.checkpoint);
+        checkpointed_ = trainer_.iteration();
+    } catch (const std::exception& error) {  // a lack of memory, too
+        progress.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
+    }
+}
+
+std::string Training::last_checkpoint() const {
+    return checkpointed_ < 0 ? ""
+                             : fmt::format("; {} holds iteration {}",
+                                           arguments_.checkpoint.string(), checkpointed_);
+}
+
+int Training::finish() {
+    const Model model = trainer_.model();
+    if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
+        throw Error(fmt::format(
+            "training failed on the way and has learnt nothing: its loss is {:.3e}, that of a "
+            "blank image {:.3e}; {} was not written; start again with another learning rate, "
+            "another seed or more iterations",
+            model.history.loss, trainer_.blank_loss(), arguments_.output.string()));
+    }
+    try {
+        model.save(arguments_.output);
+    } catch (const IoError& error) {
+        throw IoError(fmt::format("{}{}", error.what(),
+                                  checkpointed_ < 0
+                                      ? "; the weights are lost, --checkpoint keeps some"
+                                      : last_checkpoint() + ", go on from it with: " +
+                                            resume_command(arguments_, arguments_.checkpoint)));
+    }
+    if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
+        trainer_.save_checkpoint(arguments_.checkpoint);
+    }
+    if (!arguments_.quiet) {
+        print(fmt::format("{}: {} iterations, loss {:.3e}\n",
+                          without_controls(arguments_.output.string()), model.history.iterations,
+                          model.history.loss));
+    }
+    return exit_done;
+}
+
+int Training::stop() {
+    // Each of the two files is worth having without the other.
+    const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
+    std::filesystem::path checkpoint = arguments_.checkpoint;
+    if (checkpoint.empty()) {
+        checkpoint = arguments_.output;
+        checkpoint += ".checkpoint";
+    }
+    const std::string no_checkpoint = failure([&] { trainer_.save_checkpoint(checkpoint); });
+    say(fmt::format(
+        "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
+        no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
+                         : no_model));
+    if (!no_checkpoint.empty()) {
+        throw IoError(no_checkpoint + last_checkpoint());
+    }
+    say(fmt::format("go on with: {}", resume_command(arguments_, checkpoint)));
+    return exit_failed;
+}
+
+}  // namespace nca::tool
