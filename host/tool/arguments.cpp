@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/arguments.hpp"
 
+#include "host/tool/resume_command.hpp"
+
 #include <nca/error.hpp>
 
 #include <fmt/format.h>
@@ -236,10 +238,39 @@ struct TrainTexts {
     }
 };
 
-CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, TrainTexts& texts) {
+// What is left to say when all options are read: whether it is one training or several, and how to
+// go on with what is stopped.
+Arguments train_arguments(TrainManyArguments many, const std::vector<std::string>& command_line) {
+    TrainArguments& common = many.common;
+    const bool alone = many.targets.size() == 1;
+    common.stop_checkpoint = common.checkpoint;
+    if (common.stop_checkpoint.empty() && alone) {
+        common.stop_checkpoint = common.output;
+        common.stop_checkpoint += ".checkpoint";
+    } else if (common.stop_checkpoint.empty()) {
+        // Where they came from, so that those that had not begun again are found there as well.
+        common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
+    }
+    common.resume_command = resume_command(command_line, common.stop_checkpoint);
+    if (!alone) {
+        return many;
+    }
+    common.target = many.targets.front();
+    return common;
+}
+
+CLI::App* add_train(CLI::App& app, TrainManyArguments& all, DeviceOptions& device,
+                    TrainTexts& texts) {
+    TrainArguments& a = all.common;
     CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
-    command->add_option("TARGET", a.target, "the picture: PNG, JPEG, BMP, TGA or GIF")->required();
-    command->add_option("-o,--output", a.output, "where the model goes")
+    command
+        ->add_option("TARGET", all.targets,
+                     "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
+        ->type_name("")
+        ->required();
+    command
+        ->add_option("-o,--output", a.output,
+                     "where the model goes; of several targets a folder, for TARGET.safetensors")
         ->type_name("MODEL")
         ->required();
     command
@@ -328,8 +359,18 @@ CLI::App* add_train(CLI::App& app, TrainArguments& a, DeviceOptions& device, Tra
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
+        "Several targets have the same options and seed, and become what each would alone. Then "
+        "-o,\n"
+        "--checkpoint, --resume, --log, --report and --pictures name folders, made where missing, "
+        "in\n"
+        "which lizard.png has lizard.safetensors, lizard.checkpoint, lizard.csv, lizard.html and "
+        "the\n"
+        "folder lizard. --resume goes on with what was stopped, begins what has no checkpoint "
+        "there,\n"
+        "and leaves alone what is done. A GPU has all of them at once; the CPU as many as "
+        "--threads.\n\n"
         "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
-        "--report lizard.html");
+        "--report lizard.html\n  nca train data/*.png -o models --checkpoint models");
     return command;
 }
 
@@ -461,7 +502,7 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         "  nca grow lizard.safetensors -o lizard.gif\n"
         "`nca COMMAND --help` says more.");
 
-    TrainArguments train_arguments;
+    TrainManyArguments train_many_arguments;
     GrowArguments grow_arguments;
     GradcheckArguments gradcheck_arguments;
     InfoArguments info_arguments;
@@ -471,7 +512,7 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     std::string grid_size;
     std::vector<std::string> starts;
     std::vector<std::string> damages;
-    CLI::App* train_command = add_train(app, train_arguments, device, train_texts);
+    CLI::App* train_command = add_train(app, train_many_arguments, device, train_texts);
     CLI::App* grow_command = add_grow(app, grow_arguments, device, grid_size, starts, damages);
     CLI::App* gradcheck_command = add_gradcheck(app, gradcheck_arguments, device);
     CLI::App* info_command = add_info(app, info_arguments, device);
@@ -496,10 +537,9 @@ Arguments parse_arguments(int argc, const char* const* argv) {
     }
 
     if (train_command->parsed()) {
-        train_texts.parse(train_arguments);
-        train_arguments.device = device.parse();
-        train_arguments.command_line.assign(argv, argv + argc);
-        return train_arguments;
+        train_texts.parse(train_many_arguments.common);
+        train_many_arguments.common.device = device.parse();
+        return train_arguments(train_many_arguments, {argv, argv + argc});
     }
     if (grow_command->parsed()) {
         if (grow_command->count("--size") > 0) {

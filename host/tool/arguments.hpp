@@ -60,7 +60,15 @@ struct TrainArguments {
     std::filesystem::path report;      // empty: none
     std::filesystem::path pictures;    // a folder; empty: none
     bool quiet = false;
-    std::vector<std::string> command_line;  // as given, to print how to go on
+    std::filesystem::path stop_checkpoint;  // what a training that is stopped is saved in
+    std::string resume_command;             // that goes on from there
+};
+
+// Several targets, trained side by side. Every path in common names a folder, in which each has a
+// file of its name; its target is empty.
+struct TrainManyArguments {
+    std::vector<std::filesystem::path> targets;
+    TrainArguments common;
 };
 
 // Kills part of the grid once `step` steps are done.
@@ -114,14 +122,15 @@ struct ConvertArguments {
     std::filesystem::path output;
 };
 
-using Arguments = std::variant<HelpArguments, TrainArguments, GrowArguments, GradcheckArguments,
-                               InfoArguments, ConvertArguments>;
+using Arguments = std::variant<HelpArguments, TrainArguments, TrainManyArguments, GrowArguments,
+                               GradcheckArguments, InfoArguments, ConvertArguments>;
 
 // Throws UsageError with one line that names the option and what it takes.
 Arguments parse_arguments(int argc, const char* const* argv);
 
 // Each returns an exit code, and throws nca::Error or UsageError.
 int train(const TrainArguments& arguments);
+int train(const TrainManyArguments& arguments);
 int grow(const GrowArguments& arguments);
 int gradcheck(const GradcheckArguments& arguments);
 int info(const InfoArguments& arguments);

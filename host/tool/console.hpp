@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
+#include <new>
 #include <string>
 #include <string_view>
 
@@ -60,6 +62,13 @@ inline std::string running_on(const Engine& engine, const Device& asked_for) {
     return fmt::format("{}running on {}",
                        fell_back ? "no CUDA device that this build can use: " : "",
                        engine.description());
+}
+
+// What a person is told of it.
+inline std::string message_of(const std::exception& error) {
+    const bool no_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+    return no_memory ? "not enough memory: take a smaller size, batch or number of steps"
+                     : error.what();
 }
 
 // A result, on stdout; main notices when it could not be written.

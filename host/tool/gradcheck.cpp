@@ -6,6 +6,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/gradcheck_reference.hpp"
 #include "host/tool/output_files.hpp"
+#include "host/tool/threads.hpp"
 
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
@@ -15,7 +16,6 @@
 #include <cmath>
 #include <limits>
 #include <span>
-#include <thread>
 
 namespace nca::tool {
 namespace {
@@ -97,11 +97,6 @@ Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
     Weights gradient(output_bias);
     engine.copy_to_host(gradient.all(), grad_weights.data());
     return gradient;
-}
-
-int thread_count(const Device& device) {
-    return device.threads > 0 ? device.threads
-                              : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 void print_header() {

@@ -6,7 +6,6 @@
 
 #include <csignal>
 #include <exception>
-#include <new>
 
 namespace {
 
@@ -18,6 +17,7 @@ struct Run {
         return exit_done;
     }
     int operator()(const TrainArguments& arguments) const { return train(arguments); }
+    int operator()(const TrainManyArguments& arguments) const { return train(arguments); }
     int operator()(const GrowArguments& arguments) const { return grow(arguments); }
     int operator()(const GradcheckArguments& arguments) const { return gradcheck(arguments); }
     int operator()(const InfoArguments& arguments) const { return info(arguments); }
@@ -33,11 +33,8 @@ int run(int argc, char** argv) {
     } catch (const nca::InvalidArgument& error) {  // only options can hand over bad arguments
         say(error.what());
         return exit_usage;
-    } catch (const std::bad_alloc&) {
-        say("not enough memory: take a smaller size, batch or number of steps");
-        return exit_failed;
     } catch (const std::exception& error) {
-        say(error.what());
+        say(message_of(error));
         return exit_failed;
     }
 }

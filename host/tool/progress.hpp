@@ -11,57 +11,175 @@
 #include <cmath>
 #include <cstdint>
 #include <deque>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace nca::tool {
 
-// What a person sees of a training run, on stderr: one live line on a terminal, a plain line every
-// ten seconds otherwise, nothing when quiet.
-class Progress {
+// How many iterations are done of all that are wanted, and how fast.
+class Pace {
 public:
     using Clock = std::chrono::steady_clock;
 
-    Progress(std::int64_t total, bool quiet)
-        : total_(total), quiet_(quiet), live_(isatty(STDERR_FILENO) != 0) {}
+    // window: the last iterations, which the rate is a mean of.
+    Pace(std::int64_t wanted, std::int64_t window) : wanted_(wanted), window_(window) {}
+
+    // So many more are done by now. Those of an earlier run are not measured.
+    void advance(std::int64_t iterations, bool measured = true) {
+        done_ += iterations;
+        measured_ += measured ? iterations : 0;
+        marks_.push_back({measured_, Clock::now()});
+        while (marks_.size() > 2 && marks_[1].measured <= measured_ - window_) {
+            marks_.pop_front();
+        }
+    }
+    // So many of them are not going to be done.
+    void drop(std::int64_t iterations) { wanted_ -= iterations; }
+
+    std::int64_t done() const { return done_; }
+    std::int64_t wanted() const { return wanted_; }
+    // Iterations a second; 0 as long as nothing was measured.
+    double rate() const {
+        if (marks_.empty()) {
+            return 0;
+        }
+        const double seconds =
+            std::chrono::duration<double>(marks_.back().time - marks_.front().time).count();
+        return static_cast<double>(measured_ - marks_.front().measured) / std::max(seconds, 1e-9);
+    }
+    // Whether it is time to show it again; says so once.
+    bool due(Clock::duration pause) {
+        if (rate() <= 0 || marks_.back().time - shown_ < pause) {
+            return false;
+        }
+        shown_ = marks_.back().time;
+        return true;
+    }
+
+private:
+    struct Mark {
+        std::int64_t measured;
+        Clock::time_point time;
+    };
+
+    std::int64_t wanted_;
+    std::int64_t window_;
+    std::int64_t done_ = 0;
+    std::int64_t measured_ = 0;
+    std::deque<Mark> marks_;
+    Clock::time_point shown_ = Clock::now();
+};
+
+// What a person sees of trainings, on stderr: on a terminal one live line for all of them,
+// otherwise a plain line about each every ten seconds, nothing when quiet. The trainings may be on
+// several threads.
+class Progress {
+public:
+    // names: of the trainings, in front of what they say; one alone needs none.
+    Progress(const std::vector<std::string>& names, std::int64_t iterations, bool quiet)
+        : all_(iterations * static_cast<std::int64_t>(names.size()),
+               window * static_cast<std::int64_t>(names.size())),
+          quiet_(quiet),
+          live_(isatty(STDERR_FILENO) != 0) {
+        for (const std::string& name : names) {
+            trainings_.push_back({name, Pace(iterations, window), {}, false});
+        }
+    }
     ~Progress() { clear(); }
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
 
-    void add(const IterationReport& report) {
-        if (std::isfinite(report.loss)) {
-            losses_.push_back(report.loss);
-        }
-        if (losses_.size() > window) {
-            losses_.pop_front();
-        }
-    }
+    // Where one of the trainings tells how it goes.
+    class Training {
+    public:
+        void add(const IterationReport& report) { progress_->add(index_, report); }
+        // So many iterations are done by now. An engine that queues them finishes several at a
+        // time.
+        void reach(std::int64_t done) { progress_->reach(index_, done); }
+        // It ends before all are done.
+        void give_up() { progress_->give_up(index_); }
+        // A line among the progress, for warnings too: also when quiet.
+        void say(std::string_view message) { progress_->say(index_, message); }
+        // A result, on stdout.
+        void print(std::string_view text) { progress_->print(text); }
 
-    // So many iterations are done by now. An engine that queues them finishes several at a time.
-    void reach(std::int64_t done) {
-        marks_.push_back({done, Clock::now()});
-        while (marks_.size() > 2 && marks_[1].done <= done - std::int64_t{window}) {
-            marks_.pop_front();
-        }
-        const auto pause = live_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10);
-        if (!quiet_ && marks_.back().time - shown_ >= pause && marks_.size() > 1) {
-            shown_ = marks_.back().time;
-            show();
-        }
-    }
+    private:
+        friend class Progress;
+        Training(Progress& progress, std::size_t index) : progress_(&progress), index_(index) {}
 
-    // A line among the progress, for warnings too: also when quiet.
+        Progress* progress_;
+        std::size_t index_;
+    };
+
+    Training of(std::size_t index) { return {*this, index}; }
+
     void say(std::string_view message) {
+        const std::scoped_lock lock(mutex_);
         clear();
         tool::say(message);
     }
 
 private:
-    static constexpr std::size_t window = 100;  // iterations that rate and loss are means of
+    static constexpr std::int64_t window = 100;  // iterations that rate and loss are means of
 
-    struct Mark {
-        std::int64_t done;
-        Clock::time_point time;
+    struct State {
+        std::string name;
+        Pace pace;
+        std::deque<double> losses;
+        bool begun = false;
+
+        std::optional<double> loss() const {
+            double sum = 0;
+            for (const double value : losses) {
+                sum += value / static_cast<double>(losses.size());
+            }
+            return losses.empty() ? std::nullopt : std::optional(sum);
+        }
     };
+
+    void add(std::size_t index, const IterationReport& report) {
+        const std::scoped_lock lock(mutex_);
+        std::deque<double>& losses = trainings_[index].losses;
+        if (std::isfinite(report.loss)) {
+            losses.push_back(report.loss);
+        }
+        if (losses.size() > std::size_t{window}) {
+            losses.pop_front();
+        }
+    }
+
+    void reach(std::size_t index, std::int64_t done) {
+        const std::scoped_lock lock(mutex_);
+        State& training = trainings_[index];
+        const std::int64_t more = done - training.pace.done();
+        training.pace.advance(more, training.begun);
+        all_.advance(more, training.begun);
+        training.begun = true;
+        if (!quiet_) {
+            show(training);
+        }
+    }
+
+    void give_up(std::size_t index) {
+        const std::scoped_lock lock(mutex_);
+        Pace& pace = trainings_[index].pace;
+        const std::int64_t left = pace.wanted() - pace.done();
+        pace.drop(left);
+        all_.drop(left);
+    }
+
+    void say(std::size_t index, std::string_view message) {
+        const std::string& name = trainings_[index].name;
+        say(name.empty() ? std::string(message) : fmt::format("{}: {}", name, message));
+    }
+
+    void print(std::string_view text) {
+        const std::scoped_lock lock(mutex_);
+        clear();
+        tool::print(text);
+    }
 
     void clear() {
         if (drawn_) {
@@ -70,31 +188,51 @@ private:
         }
     }
 
-    void show() {
-        const auto [done, now] = marks_.back();
-        double loss = 0;
-        for (const double value : losses_) {
-            loss += value / static_cast<double>(losses_.size());
+    void show(State& training) {
+        std::string text;
+        if (live_ && all_.due(std::chrono::milliseconds(200))) {
+            const std::string about =
+                trainings_.size() == 1 ? "" : fmt::format("{} automata: ", trainings_.size());
+            text = fmt::format("\r{}{}\033[K", about, line(all_, median_loss()));
+            drawn_ = true;
+        } else if (!live_ && training.pace.due(std::chrono::seconds(10))) {
+            const std::string about =
+                training.name.empty() ? "" : fmt::format("{}: ", without_controls(training.name));
+            text = fmt::format("{}{}\n", about, line(training.pace, training.loss()));
         }
-        const double seconds = std::chrono::duration<double>(now - marks_.front().time).count();
-        const double rate =
-            static_cast<double>(done - marks_.front().done) / std::max(seconds, 1e-9);
-        const std::string line =
-            fmt::format("iteration {}/{}  {:.3g} it/s  loss {}  {} left", done, total_, rate,
-                        losses_.empty() ? "not finite" : fmt::format("{:.3e}", loss),
-                        duration(static_cast<double>(total_ - done) / rate));
-        const std::string text = live_ ? "\r" + line + "\033[K" : line + "\n";
         std::fwrite(text.data(), 1, text.size(), stderr);
-        drawn_ = live_;
     }
 
-    std::int64_t total_;
+    std::string line(const Pace& pace, std::optional<double> loss) const {
+        return fmt::format(
+            "iteration {}/{}  {:.3g} it/s  {}loss {}  {} left", pace.done(), pace.wanted(),
+            pace.rate(), live_ && trainings_.size() > 1 ? "median " : "",
+            loss ? fmt::format("{:.3e}", *loss) : "not finite",
+            duration(static_cast<double>(pace.wanted() - pace.done()) / pace.rate()));
+    }
+
+    // Of the trainings that have one.
+    std::optional<double> median_loss() const {
+        std::vector<double> losses;
+        for (const State& training : trainings_) {
+            if (const std::optional<double> loss = training.loss()) {
+                losses.push_back(*loss);
+            }
+        }
+        if (losses.empty()) {
+            return std::nullopt;
+        }
+        const auto middle = losses.begin() + static_cast<std::ptrdiff_t>(losses.size() / 2);
+        std::nth_element(losses.begin(), middle, losses.end());
+        return *middle;
+    }
+
+    std::mutex mutex_;
+    std::vector<State> trainings_;
+    Pace all_;
     bool quiet_;
     bool live_;
     bool drawn_ = false;  // the live line is on the screen
-    std::deque<double> losses_;
-    std::deque<Mark> marks_;
-    Clock::time_point shown_ = Clock::now();
 };
 
 }  // namespace nca::tool

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "host/tool/arguments.hpp"
-
 #include <algorithm>
 #include <cctype>
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace nca::tool {
 
@@ -25,12 +24,12 @@ inline std::string shell_quoted(const std::string& word) {
     return result + "'";
 }
 
-// The command line as it was given, but going on from this checkpoint.
-inline std::string resume_command(const TrainArguments& arguments,
+// The command line as it was given, but going on from this checkpoint, or folder of them.
+inline std::string resume_command(const std::vector<std::string>& command_line,
                                   const std::filesystem::path& checkpoint) {
     std::string command;
-    for (std::size_t i = 0; i < arguments.command_line.size(); ++i) {
-        const std::string& word = arguments.command_line[i];
+    for (std::size_t i = 0; i < command_line.size(); ++i) {
+        const std::string& word = command_line[i];
         if (word == "--resume") {
             ++i;
         } else if (!word.starts_with("--resume=")) {

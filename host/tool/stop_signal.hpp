@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <csignal>
 
 // How a person ends a training early.
 namespace nca::tool {
 
-inline volatile std::sig_atomic_t stop_signal = 0;
+// 0 as long as there was none. Trainings on several threads look at it.
+inline std::atomic<int> stop_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler writes it");
 
 // The first signal asks the loop to stop, a second one kills as usual. A signal that the caller
 // ignores (nohup) stays ignored. Nobody reading stderr any more is no reason to stop.

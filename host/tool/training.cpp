@@ -3,7 +3,6 @@
 
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
-#include "host/tool/resume_command.hpp"
 #include "host/tool/stop_signal.hpp"
 #include "host/tool/training_pictures.hpp"
 
@@ -15,6 +14,29 @@
 
 namespace nca::tool {
 namespace {
+
+using NamedPath = std::pair<const char*, std::filesystem::path>;
+
+// What the training writes, but for pictures. Options that were not given have empty paths.
+std::vector<NamedPath> single_files(const TrainArguments& arguments) {
+    return {{"MODEL", arguments.output},
+            {"--checkpoint", arguments.checkpoint},
+            {"--log", arguments.log},
+            {"--report", arguments.report}};
+}
+
+// Why a file could not be written; empty where it was.
+template <class Save>
+std::string failure(Save save) {
+    try {
+        save();
+        return "";
+    } catch (const IoError& error) {
+        return error.what();
+    }
+}
+
+}  // namespace
 
 TrainingConfig training_config(const TrainArguments& arguments) {
     TrainingConfig config = preset(arguments.preset);
@@ -45,13 +67,14 @@ TrainingConfig training_config(const TrainArguments& arguments) {
     return config;
 }
 
-void check_files(const TrainArguments& arguments) {
-    std::vector<std::pair<const char*, std::filesystem::path>> files = {
-        {"MODEL", arguments.output},
-        {"--checkpoint", arguments.checkpoint},
-        {"--log", arguments.log},
-        {"--report", arguments.report}};
-    const std::size_t single_files = files.size();
+std::string description(const TrainingConfig& config) {
+    return fmt::format("preset {}: {}x{} cells, batch {}, {}..{} steps", config.preset,
+                       config.grid(), config.grid(), config.batch, config.fewest_steps,
+                       config.most_steps - 1);
+}
+
+void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target) {
+    std::vector<NamedPath> files = single_files(arguments);
     if (!arguments.pictures.empty()) {
         for (const std::filesystem::path& path : picture_files(arguments.pictures)) {
             files.emplace_back("--pictures", path);
@@ -59,7 +82,7 @@ void check_files(const TrainArguments& arguments) {
     }
     for (std::size_t i = 0; i < files.size(); ++i) {
         const auto& [name, path] = files[i];
-        require_different(name, path, "TARGET", arguments.target);
+        require_different(name, path, "TARGET", target);
         for (std::size_t j = i + 1; j < files.size(); ++j) {
             require_different(name, path, files[j].first, files[j].second);
         }
@@ -67,29 +90,22 @@ void check_files(const TrainArguments& arguments) {
             require_different(name, path, "--resume", arguments.resume);
         }
     }
+}
+
+void require_writable_files(const TrainArguments& arguments) {
     // The folder of the pictures is made when the target has been read.
-    for (std::size_t i = 0; i < single_files; ++i) {
-        if (!files[i].second.empty()) {
-            require_writable(files[i].second);
+    for (const auto& [name, path] : single_files(arguments)) {
+        if (!path.empty()) {
+            require_writable(path);
         }
     }
 }
 
-// Why a file could not be written; empty where it was.
-template <class Save>
-std::string failure(Save save) {
-    try {
-        save();
-        return "";
-    } catch (const IoError& error) {
-        return error.what();
-    }
-}
-
-}  // namespace
-
-Training::Training(const TrainArguments& arguments)
-    : arguments_(arguments), config_(training_config(arguments)), trainer_(start()) {
+Training::Training(const TrainArguments& arguments, Progress::Training progress)
+    : arguments_(arguments),
+      progress_(progress),
+      config_(training_config(arguments)),
+      trainer_(start()) {
     if (!arguments.resume.empty()) {
         trainer_.resume(arguments.resume);
         if (trainer_.iteration() >= arguments.iterations) {
@@ -109,46 +125,55 @@ Training::Training(const TrainArguments& arguments)
             report_->go_on(log_->earlier(), log_->earlier_seconds());
         }
     }
-    check_precision(trainer_.engine(), arguments.device);
-    describe();
 }
 
-int Training::run() {
+void Training::check_target() {
+    const std::size_t middle = std::size_t(config_.grid() / 2) * (config_.grid() + 1);
+    if (!arguments_.quiet &&
+        trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
+        progress_.say(
+            fmt::format("{} is transparent in the middle, where the start cell is, and training "
+                        "is likely to die of that: move the picture",
+                        arguments_.target.string()));
+    }
+}
+
+RunState Training::run() {
     try {
-        const int code = train_and_save();
-        const bool done = trainer_.iteration() >= arguments_.iterations;
-        finish_report(done ? RunState::done : RunState::stopped);
-        return code;
+        const RunState state = train_and_save();
+        finish_report(state);
+        return state;
     } catch (const std::exception& error) {
         finish_report(RunState::failed, error.what());
         throw;
     }
 }
 
-int Training::train_and_save() {
+RunState Training::train_and_save() {
     const std::int64_t first = trainer_.iteration();
-    {
-        Progress progress(arguments_.iterations, arguments_.quiet);
-        while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) {
-            iterate(progress);
-        }
-        report_log(log_ && !log_->finish(), progress);
+    while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) {
+        iterate();
     }
+    report_log(log_ && !log_->finish());
     if (trainer_.iteration() >= arguments_.iterations) {
-        return finish();
+        finish();
+        return RunState::done;
     }
     if (trainer_.iteration() == first) {
-        say("stopped before the first iteration was done: nothing new to save");
-        return exit_failed;
+        progress_.say("stopped before the first iteration was done: nothing new to save");
+    } else {
+        stop();
     }
-    return stop();
+    return RunState::stopped;
 }
 
 Trainer Training::start() {
-    check_files(arguments_);
+    require_different_files(arguments_, arguments_.target);
+    require_writable_files(arguments_);
     const Image target = load_target(arguments_.target);
     if (!target.had_alpha && !arguments_.quiet) {
-        say(fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
+        progress_.say(
+            fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
     }
     if (!arguments_.pictures.empty()) {
         make_folder(arguments_.pictures);
@@ -165,25 +190,6 @@ std::string Training::engine_and_form() const {
                        engine.rollout_form(config_.batch, config_.grid(), config_.grid()));
 }
 
-void Training::describe() const {
-    if (arguments_.quiet) {
-        return;
-    }
-    say(running_on(trainer_.engine(), arguments_.device));
-    say(fmt::format(
-        "preset {}: {}x{} cells, batch {}, {}..{} steps, {} iterations{}", config_.preset,
-        config_.grid(), config_.grid(), config_.batch, config_.fewest_steps, config_.most_steps - 1,
-        arguments_.iterations,
-        trainer_.iteration() > 0 ? fmt::format(", going on from {}", trainer_.iteration()) : ""));
-    const std::size_t middle = std::size_t(config_.grid() / 2) * (config_.grid() + 1);
-    if (trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
-        say(
-            fmt::format("{} is transparent in the middle, where the start cell is, and training "
-                        "is likely to die of that: move the picture",
-                        arguments_.target.string()));
-    }
-}
-
 // As many as may be done before somebody has to look: to the end or the next checkpoint.
 int Training::iterations_at_most() const {
     std::int64_t most = arguments_.iterations - trainer_.iteration();
@@ -193,35 +199,35 @@ int Training::iterations_at_most() const {
     return static_cast<int>(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
 }
 
-void Training::iterate(Progress& progress) {
+void Training::iterate() {
     std::vector<IterationReport> reports;
     try {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
-        report_log(log_ && !log_->finish(), progress);
+        report_log(log_ && !log_->finish());
         throw Error(fmt::format("{}; {} was not written{}", error.what(),
                                 arguments_.output.string(), last_checkpoint()));
     }
     for (const IterationReport& report : reports) {
-        progress.add(report);
+        progress_.add(report);
         if (!report.recovery.empty()) {
             recovered_ = true;
-            progress.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+            progress_.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
         }
-        report_log(log_ && !log_->add(report), progress);
+        report_log(log_ && !log_->add(report));
         if (report_) {
             report_->add(report);
         }
     }
-    progress.reach(trainer_.iteration());
+    progress_.reach(trainer_.iteration());
     if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
         trainer_.iteration() % arguments_.every == 0) {
-        save_checkpoint(progress);
+        save_checkpoint();
     }
     if (report_) {
         const std::string problem = report_->update(trainer_);
         if (!problem.empty()) {
-            progress.say(fmt::format("{}; training goes on", problem));
+            progress_.say(fmt::format("{}; training goes on", problem));
         }
     }
 }
@@ -229,23 +235,23 @@ void Training::iterate(Progress& progress) {
 void Training::finish_report(RunState state, const std::string& error) {
     const std::string problem = report_ ? report_->finish(trainer_, state, error) : "";
     if (!problem.empty()) {
-        say(problem);
+        progress_.say(problem);
     }
 }
 
-void Training::report_log(bool failed, Progress& progress) const {
+void Training::report_log(bool failed) {
     if (failed) {
-        progress.say(fmt::format("cannot write {}: it ends here, training goes on",
-                                 arguments_.log.string()));
+        progress_.say(fmt::format("cannot write {}: it ends here, training goes on",
+                                  arguments_.log.string()));
     }
 }
 
-void Training::save_checkpoint(Progress& progress) {
+void Training::save_checkpoint() {
     try {
         trainer_.save_checkpoint(arguments_.checkpoint);
         checkpointed_ = trainer_.iteration();
     } catch (const std::exception& error) {  // a lack of memory, too
-        progress.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
+        progress_.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
     }
 }
 
@@ -255,7 +261,7 @@ std::string Training::last_checkpoint() const {
                                            arguments_.checkpoint.string(), checkpointed_);
 }
 
-int Training::finish() {
+void Training::finish() {
     const Model model = trainer_.model();
     if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
         throw Error(fmt::format(
@@ -267,41 +273,35 @@ int Training::finish() {
     try {
         model.save(arguments_.output);
     } catch (const IoError& error) {
-        throw IoError(fmt::format("{}{}", error.what(),
-                                  checkpointed_ < 0
-                                      ? "; the weights are lost, --checkpoint keeps some"
-                                      : last_checkpoint() + ", go on from it with: " +
-                                            resume_command(arguments_, arguments_.checkpoint)));
+        throw IoError(fmt::format(
+            "{}{}", error.what(),
+            checkpointed_ < 0
+                ? "; the weights are lost, --checkpoint keeps some"
+                : last_checkpoint() + ", go on from it with: " + arguments_.resume_command));
     }
     if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
         trainer_.save_checkpoint(arguments_.checkpoint);
     }
     if (!arguments_.quiet) {
-        print(fmt::format("{}: {} iterations, loss {:.3e}\n",
-                          without_controls(arguments_.output.string()), model.history.iterations,
-                          model.history.loss));
+        progress_.print(fmt::format("{}: {} iterations, loss {:.3e}\n",
+                                    without_controls(arguments_.output.string()),
+                                    model.history.iterations, model.history.loss));
     }
-    return exit_done;
 }
 
-int Training::stop() {
+void Training::stop() {
     // Each of the two files is worth having without the other.
     const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
-    std::filesystem::path checkpoint = arguments_.checkpoint;
-    if (checkpoint.empty()) {
-        checkpoint = arguments_.output;
-        checkpoint += ".checkpoint";
-    }
-    const std::string no_checkpoint = failure([&] { trainer_.save_checkpoint(checkpoint); });
-    say(fmt::format(
+    const std::string no_checkpoint =
+        failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });
+    progress_.say(fmt::format(
         "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
         no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
                          : no_model));
     if (!no_checkpoint.empty()) {
         throw IoError(no_checkpoint + last_checkpoint());
     }
-    say(fmt::format("go on with: {}", resume_command(arguments_, checkpoint)));
-    return exit_failed;
+    saved_ = true;
 }
 
 }  // namespace nca::tool

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT
+// `nca train` with several targets: trainings that know nothing of each other, side by side on
+// threads of their own.
+#include "host/tool/arguments.hpp"
+#include "host/tool/console.hpp"
+#include "host/tool/output_files.hpp"
+#include "host/tool/stop_signal.hpp"
+#include "host/tool/threads.hpp"
+#include "host/tool/training.hpp"
+
+#include <nca/engine.hpp>
+#include <nca/error.hpp>
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+namespace nca::tool {
+namespace {
+
+enum class End { not_begun, done, stopped, failed };
+
+struct Run {
+    std::string name;
+    TrainArguments arguments;
+    End end = End::not_begun;
+};
+
+// The training of one of the targets, in the folders of all.
+Run run_of(const TrainManyArguments& many, const std::filesystem::path& target) {
+    Run run{target.stem().string(), many.common, End::not_begun};
+    const auto name_file = [&](std::filesystem::path& path, const char* extension) {
+        if (!path.empty()) {
+            path /= run.name + extension;
+        }
+    };
+    TrainArguments& one = run.arguments;
+    one.target = target;
+    one.output /= run.name + ".safetensors";
+    name_file(one.checkpoint, ".checkpoint");
+    name_file(one.stop_checkpoint, ".checkpoint");
+    name_file(one.resume, ".checkpoint");
+    name_file(one.log, ".csv");
+    name_file(one.report, ".html");
+    name_file(one.pictures, "");
+    return run;
+}
+
+std::vector<Run> runs_of(const TrainManyArguments& many) {
+    std::vector<Run> runs;
+    for (const std::filesystem::path& target : many.targets) {
+        const Run run = run_of(many, target);
+        for (const Run& other : runs) {
+            if (other.name == run.name) {
+                throw UsageError(fmt::format(
+                    "{} and {} would both become {}: rename one, or train it on its own",
+                    other.arguments.target.string(), target.string(),
+                    run.arguments.output.string()));
+            }
+        }
+        runs.push_back(run);
+    }
+    return runs;
+}
+
+// Whatever is wrong with one of many is to be known before hours of work.
+void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
+    const TrainArguments& common = many.common;
+    const TrainingConfig config = training_config(common);
+    std::error_code ignored;
+    if (!common.checkpoint.empty() && !common.resume.empty() &&
+        std::filesystem::weakly_canonical(common.checkpoint, ignored) !=
+            std::filesystem::weakly_canonical(common.resume, ignored)) {
+        throw UsageError(fmt::format(
+            "--checkpoint {} and --resume {}: several targets go on in the folder that they came "
+            "from, name one",
+            common.checkpoint.string(), common.resume.string()));
+    }
+    for (const Run& run : runs) {
+        for (const std::filesystem::path& target : many.targets) {
+            require_different_files(run.arguments, target);
+        }
+    }
+    for (const Run& run : runs) {
+        make_target(load_target(run.arguments.target), config);
+    }
+}
+
+void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
+    for (const std::filesystem::path& folder :
+         {common.output, common.checkpoint, common.log, common.report, common.pictures}) {
+        if (!folder.empty()) {
+            make_folder(folder);
+        }
+    }
+    for (const Run& run : runs) {
+        require_writable_files(run.arguments);
+    }
+}
+
+// Whether an earlier run has finished it: its model is there and says so.
+bool is_done(const TrainArguments& arguments) {
+    try {
+        const TrainingHistory history = Model::load(arguments.output).history;
+        return history.preset == arguments.preset && history.seed == arguments.seed &&
+               history.target == arguments.target.filename() &&
+               history.iterations >= arguments.iterations;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
+// Takes note of what is done, and of what has no checkpoint and begins.
+void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>& runs) {
+    bool found = false;
+    for (Run& run : runs) {
+        std::error_code ignored;
+        if (is_done(run.arguments)) {
+            run.end = End::done;
+            found = true;
+        } else if (std::filesystem::exists(run.arguments.resume, ignored)) {
+            found = true;
+        } else {
+            run.arguments.resume.clear();
+        }
+    }
+    if (!found) {
+        throw IoError(fmt::format(
+            "--resume {}: there is nothing to go on with, expected the folder of checkpoints such "
+            "as {}.checkpoint",
+            folder.string(), runs.front().name));
+    }
+}
+
+// A GPU is filled by several small automata, a core of the CPU by one.
+int side_by_side(const Engine& engine, const TrainArguments& common, int trainings) {
+    const bool on_cpu = engine.memory_space() == MemorySpace::host;
+    return on_cpu ? std::min(trainings, thread_count(common.device)) : trainings;
+}
+
+void describe(const Engine& engine, const TrainArguments& common, const std::vector<Run>& runs,
+              int workers) {
+    check_precision(engine, common.device);
+    if (common.quiet) {
+        return;
+    }
+    if (workers > 0) {
+        say(running_on(engine, common.device));
+        say(fmt::format("{}, {} iterations of each of {} targets, {} at a time",
+                        description(training_config(common)), common.iterations, runs.size(),
+                        workers));
+    }
+    for (const Run& run : runs) {
+        if (run.end == End::done) {
+            say(fmt::format("{}: all {} iterations are done already", run.name, common.iterations));
+        } else if (!common.resume.empty() && run.arguments.resume.empty()) {
+            say(fmt::format("{}: no checkpoint in {}, begins", run.name, common.resume.string()));
+        }
+    }
+}
+
+void train_one(Run& run, Progress::Training progress) {
+    try {
+        Training training(run.arguments, progress);
+        if (training.trainer().iteration() > 0 && !run.arguments.quiet) {
+            progress.say(fmt::format("going on from {}", training.trainer().iteration()));
+        }
+        training.check_target();
+        run.end = training.run() == RunState::done ? End::done : End::stopped;
+    } catch (const std::exception& error) {  // the others go on
+        progress.say(message_of(error));
+        run.end = End::failed;
+    }
+    if (run.end != End::done) {
+        progress.give_up();
+    }
+}
+
+// The next of them on each of the threads, until there is none or a signal.
+void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int workers) {
+    std::vector<std::string> names;
+    for (const Run* run : runs) {
+        names.push_back(run->name);
+    }
+    Progress progress(names, common.iterations, common.quiet);
+    std::atomic<std::size_t> next = 0;
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < workers; ++i) {
+        threads.emplace_back([&] {
+            for (std::size_t j = next++; j < runs.size() && stop_signal == 0; j = next++) {
+                train_one(*runs[j], progress.of(j));
+            }
+        });
+    }
+}
+
+int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
+    const auto count = [&](End end) {
+        return std::count_if(runs.begin(), runs.end(),
+                             [&](const Run& run) { return run.end == end; });
+    };
+    const auto done = count(End::done);
+    if (done == static_cast<std::ptrdiff_t>(runs.size())) {
+        return exit_done;
+    }
+    if (count(End::failed) > 0) {
+        std::vector<std::string> failed;
+        for (const Run& run : runs) {
+            if (run.end == End::failed) {
+                failed.push_back(run.name);
+            }
+        }
+        say(fmt::format("{} of {} trainings failed: {}", failed.size(), runs.size(),
+                        fmt::join(failed, ", ")));
+    }
+    if (count(End::stopped) + count(End::not_begun) > 0) {
+        say(fmt::format("stopped with {} of {} trainings done", done, runs.size()));
+        say(fmt::format("go on with: {}", common.resume_command));
+    }
+    return exit_failed;
+}
+
+}  // namespace
+
+int train(const TrainManyArguments& many) {
+    catch_signals();
+    const TrainArguments& common = many.common;
+    std::vector<Run> runs = runs_of(many);
+    check(many, runs);
+    if (!common.resume.empty()) {
+        look_for_checkpoints(common.resume, runs);
+    }
+    make_folders(common, runs);
+    std::vector<Run*> to_train;
+    for (Run& run : runs) {
+        if (run.end != End::done) {
+            to_train.push_back(&run);
+        }
+    }
+    const auto engine = make_engine(common.device);
+    const int trainings = static_cast<int>(to_train.size());
+    for (int i = 0; i < trainings; ++i) {
+        to_train[static_cast<std::size_t>(i)]->arguments.device.threads =
+            thread_share(thread_count(common.device), trainings, i);
+    }
+    const int workers = side_by_side(*engine, common, trainings);
+    describe(*engine, common, runs, workers);
+    train_all(to_train, common, workers);
+    return sum_up(runs, common);
+}
+
+}  // namespace nca::tool
