@@ -52,6 +52,18 @@ bool contains(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
 }
 
+// A path of this program's in PATH, or an empty one.
+std::string find_program(const std::string& name) {
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(path == nullptr ? "" : path);
+    for (std::string folder; std::getline(folders, folder, ':');) {
+        if (access((folder + "/" + name).c_str(), X_OK) == 0) {
+            return folder + "/" + name;
+        }
+    }
+    return "";
+}
+
 // A disc with a hole, 12 rows and 10 columns, with an alpha channel.
 nca::Image small_picture() {
     nca::Image image;
@@ -1049,6 +1061,36 @@ TEST_CASE("a signal stops several trainings, and one command goes on with all of
     REQUIRE(std::filesystem::last_write_time(models + "/a.safetensors") == written);
 }
 
+TEST_CASE("on a terminal there is one live line, also of several targets") {
+    const std::string script = find_program("script");  // makes a terminal for a program
+    if (script.empty()) {
+        WARN("skipped: no program script");
+        return;
+    }
+    const Gallery gallery;
+    for (const Words& targets : {Words{"a"}, gallery.names}) {
+        const bool several = targets.size() > 1;
+        // More than the 200 ms after which there is a line.
+        Words words =
+            gallery.train_words(targets, 2) +
+            Words{"-o", gallery / (several ? "new" : "new model"), "--iterations", "8000"};
+        std::erase(words, "--quiet");
+        std::string command;
+        for (const std::string& word : tool_command(words)) {
+            command += "'" + word + "' ";
+        }
+        const Outcome outcome = Process({script, "-qec", command, "/dev/null"}).wait();
+        INFO(outcome.out);
+        REQUIRE(outcome.code == 0);
+        const std::string line = several ? "\r3 automata: iteration " : "\riteration ";
+        REQUIRE(contains(outcome.out, line));
+        REQUIRE(contains(outcome.out, several ? "/24000  " : "/8000  "));
+        REQUIRE(contains(outcome.out, " it/s  median loss ") == several);
+        // What is said after it begins on a clear line.
+        REQUIRE(contains(outcome.out, "\r\033[K" + (gallery / "new")));
+    }
+}
+
 TEST_CASE("threads are shared out evenly, and each training has one") {
     using nca::tool::thread_share;
     for (const int threads : {1, 2, 3, 7, 64}) {
@@ -1556,18 +1598,6 @@ void require_whole_page(const std::string& page, const std::string& says) {
     REQUIRE(contains(page, says));
     REQUIRE_FALSE(contains(page, "http-equiv"));
     REQUIRE(page.size() < (1 << 20));
-}
-
-// A path of this program's in PATH, or an empty one.
-std::string find_program(const std::string& name) {
-    const char* path = std::getenv("PATH");
-    std::istringstream folders(path == nullptr ? "" : path);
-    for (std::string folder; std::getline(folders, folder, ':');) {
-        if (access((folder + "/" + name).c_str(), X_OK) == 0) {
-            return folder + "/" + name;
-        }
-    }
-    return "";
 }
 
 // What a browser makes of a page, and what it says.
