@@ -12,12 +12,16 @@
 
 #include "cuda/traits.hpp"
 
+#ifdef NCA_CUDA_EXECUTOR
+#include <matrix.hpp>
+#endif
+
 namespace nca::cuda {
 
 // The block's dynamic shared memory. Its contents are undefined at first.
-template <class Storage>
+template <class Storage, std::size_t most_bytes = Traits::shared_bytes>
 __device__ inline Storage& shared_storage() {
-    static_assert(sizeof(Storage) <= Traits::shared_bytes);
+    static_assert(sizeof(Storage) <= most_bytes);
 #ifdef NCA_CUDA_EXECUTOR
     return *static_cast<Storage*>(executor::shared_arena());
 #else
@@ -239,6 +243,15 @@ __device__ inline void store_async(float* shared, float value, ArrivalBarrier& b
 #endif
 }
 
+// The value, of which the compiler cannot tell that it is the one of before: what is computed from
+// it in a loop stays there, instead of in registers around the loop.
+__device__ inline float not_known_before(float value) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+f"(value));
+#endif
+    return value;
+}
+
 __device__ inline float4 load4(const float* values) {
     return *reinterpret_cast<const float4*>(values);
 }
@@ -252,6 +265,15 @@ __device__ inline void add_scaled(float4& y, float a, float4 x) {
     y.y += a * x.y;
     y.z += a * x.z;
     y.w += a * x.w;
+}
+
+// The sum over the lanes of a warp, in one order; every lane has it.
+template <class T>
+__device__ inline T sum_of_warp(T own) {
+    for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
+        own += __shfl_xor_sync(0xffffffffU, own, distance);
+    }
+    return own;
 }
 
 __device__ inline float4 zero4() { return make_float4(0, 0, 0, 0); }

@@ -50,6 +50,10 @@ NCA_HOST_DEVICE constexpr int model_index_of_perception(int kernel_index) {
     return kernel_index % Traits::channels * filter_count + kernel_index / Traits::channels;
 }
 
+NCA_HOST_DEVICE constexpr int kernel_index_of_perception(int model_index) {
+    return model_index % filter_count * Traits::channels + model_index / filter_count;
+}
+
 // What going forward needs in shared memory. Copied there as one piece.
 struct ForwardWeights {
     alignas(16) float w1[Traits::perception * Traits::hidden];  // [48, 128]
@@ -64,11 +68,25 @@ NCA_HOST_DEVICE constexpr int hidden_unit_of_row(int row) {
     return row / 64 * 64 + row % 16 * 4 + row % 64 / 16;
 }
 
+// The weights as the operands of matrix products that lanes hold (cuda/mma.cuh), 16 bytes of a lane
+// at a time. Going forward W1^T [perception, hidden] and W2^T [hidden, channels] are B; going back
+// W1 and W2^T are A, [hidden, ..], 16 hidden units a warp, and W1 [hidden, perception] is B.
+struct TensorWeights {
+    alignas(16) float w1_forward[Traits::hidden / 8][Traits::perception / 16][32][4];
+    float w2_forward[Traits::hidden / 16][Traits::channels / 8][32][4];
+    float w1_hidden[Traits::hidden / 16][Traits::perception / 16][2][32][4];
+    float w2_hidden[Traits::hidden / 16][2][32][4];
+    float w1_back[Traits::hidden / 16][Traits::perception / 8][32][4];
+    float b1[Traits::hidden];
+    float b2[Traits::channels];  // zero where the model has none
+};
+
 // The weights as the kernels read them, and what is computed once for them and once for a rollout.
 struct PackedModel {
     ForwardWeights forward;
     float w2[Traits::channels * Traits::hidden];  // [16, 128], as in the model
-    float u0[Traits::channels];                   // W2 relu(b1) + b2: u of an empty neighbourhood
+    TensorWeights tensor;
+    float u0[Traits::channels];  // W2 relu(b1) + b2: u of an empty neighbourhood
     FireKey key;
 };
 
