@@ -101,6 +101,11 @@ struct LossPartial {
     long long living;
 };
 int loss_partials(const Grid& grid);
+// 2 / (height * width * 4 * batch)
+inline float loss_scale(const Grid& grid) {
+    return static_cast<float>(
+        2 / (double(grid.height) * grid.width * visible_channels * grid.batch));
+}
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
                  const float* state, const float* target, const Grid& grid,
                  TrainingControl* control, cudaStream_t stream);

@@ -10,9 +10,9 @@
 // Per cell 16 bytes of state and target read, 64 of gradient written.
 // Reference: host/reference/rollout.hpp. Test: tests/engine_test.cpp, tests/trainer_test.cpp.
 
-#include "cuda/device.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
+#include "cuda/loss.cuh"
+#include "cuda/verdicts.cuh"
 
 namespace nca::cuda {
 namespace {
@@ -72,12 +72,7 @@ __global__ void __launch_bounds__(Traits::threads)
         if (quad == 0) {
             const float4 x = load4(args.state + at);
             const float4 target = load4(args.target + std::size_t(cell) * visible_channels);
-            const float4 error =
-                make_float4(x.x - target.x, x.y - target.y, x.z - target.z, x.w - target.w);
-            add_scaled(grad, args.scale, error);
-            own.squares += double(error.x) * error.x + double(error.y) * error.y +
-                           double(error.z) * error.z + double(error.w) * error.w;
-            own.living += x.w > living_threshold;
+            add_loss(own, grad, x, target, args.scale);
         }
         store4(args.grad_state + at, grad);
     }
@@ -85,60 +80,14 @@ __global__ void __launch_bounds__(Traits::threads)
     if (thread == 0) args.partial[blockIdx.x] = own;
 }
 
-__device__ Verdict judge_loss(double loss, int dead, int batch) {
-    if (!isfinite(loss)) return Verdict::loss_not_finite;
-    if (loss > exploded_loss) return Verdict::loss_exploded;
-    return dead == batch ? Verdict::all_dead : Verdict::good;
-}
-
-// The sum over the lanes of a warp, in one order; every lane has it.
-__device__ LossPartial sum_of_warp(LossPartial own) {
-    for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
-        own.squares += __shfl_xor_sync(0xffffffffU, own.squares, distance);
-        own.living += __shfl_xor_sync(0xffffffffU, own.living, distance);
-    }
-    return own;
-}
-
-// Tells the host of the batch, in the order of samples.
-__device__ void judge_batch(const LossArgs& args) {
-    double sum = 0;
-    int dead = 0;
-    for (int sample = 0; sample < args.grid.batch; ++sample) {
-        sum += args.loss[sample];
-        dead += args.living[sample] == 0;
-    }
-    TrainingControl& control = *args.control;
-    IterationOutcome& outcome = control.outcomes[control.cursor];
-    outcome.loss = sum / args.grid.batch;
-    outcome.dead = dead;
-    outcome.reset = 0;
-    outcome.gradient_norm = 0;
-    outcome.verdict =
-        control.failed != 0 ? Verdict::not_run : judge_loss(outcome.loss, dead, args.grid.batch);
-    if (outcome.verdict != Verdict::good) control.failed = 1;
-}
-
 __global__ void __launch_bounds__(Traits::threads)
     finish_loss_kernel(const __grid_constant__ LossArgs args) {
     const int thread = static_cast<int>(threadIdx.x);
-    const int lane = thread % Traits::warp_size;
-    const double values = double(args.grid.height) * args.grid.width * visible_channels;
-    for (int sample = thread / Traits::warp_size; sample < args.grid.batch;
-         sample += Traits::warps) {
-        LossPartial own = {};
-        for (int i = lane; i < args.per_sample; i += Traits::warp_size) {
-            const LossPartial& part = args.partial[std::size_t(sample) * args.per_sample + i];
-            own.squares += part.squares;
-            own.living += part.living;
-        }
-        own = sum_of_warp(own);
-        if (lane != 0) continue;
-        args.loss[sample] = static_cast<float>(own.squares / values);
-        args.living[sample] = static_cast<float>(own.living);
-    }
+    finish_losses(args.loss, args.living, args.partial, args.per_sample, args.grid, thread);
     __syncthreads();  // all samples have their loss
-    if (thread == 0 && args.control != nullptr) judge_batch(args);
+    if (thread == 0 && args.control != nullptr) {
+        judge_batch(*args.control, args.loss, args.living, args.grid.batch);
+    }
 }
 
 }  // namespace
@@ -148,17 +97,9 @@ int loss_partials(const Grid& grid) { return grid.batch * partials_per_sample(gr
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
                  const float* state, const float* target, const Grid& grid,
                  TrainingControl* control, cudaStream_t stream) {
-    const double values = double(grid.height) * grid.width * visible_channels * grid.batch;
-    const LossArgs args = {grad_state,
-                           loss,
-                           living,
-                           partial,
-                           state,
-                           target,
-                           grid,
-                           partials_per_sample(grid),
-                           static_cast<float>(2 / values),
-                           control};
+    const LossArgs args = {
+        grad_state,       loss,   living, partial, state, target, grid, partials_per_sample(grid),
+        loss_scale(grid), control};
     launch(NCA_KERNEL(loss_kernel),
            {.blocks = loss_partials(grid),
             .threads = Traits::threads,

@@ -7,28 +7,31 @@
 
 namespace nca::cuda {
 
-// Eight rows by one warp: four lanes a row, four channels a lane. p [8, p_pitch] in shared memory
-// is overwritten; its index is filter * channels + channel. cells [count] are own cells of the
-// tile; rows from count on become zero. states is [halo_cells, channels] in shared memory.
-__device__ inline void perceive_rows(float* p, const float* states, const std::uint8_t* cells,
-                                     int count, const StepRule& rule, int lane) {
-    const int row = lane / Traits::quads;
-    const int quad = lane % Traits::quads;
+// Four channels of one cell's perception by one thread. p [perception] in shared memory is
+// overwritten; its index is filter * channels + channel. cell is the cell's state [channels] in
+// [halo_cells, channels] in shared memory, or null, which makes p zero.
+__device__ inline void perceive_cell(float* p, const float* cell, const StepRule& rule, int quad) {
     float4 sums[filter_count] = {zero4(), zero4(), zero4()};
-    if (row < count) {
-        const float* centre = states + halo_of_own(cells[row]) * Traits::channels + quad * 4;
+    if (cell != nullptr) {
 #pragma unroll
         for (int i = 0; i < 9; ++i) {
             const int offset = (i / 3 - 1) * Traits::halo_width + i % 3 - 1;
-            const float4 x = load4(centre + offset * Traits::channels);
+            const float4 x = load4(cell + offset * Traits::channels + quad * 4);
 #pragma unroll
             for (int k = 0; k < filter_count; ++k) add_scaled(sums[k], rule.filters[k][i], x);
         }
     }
 #pragma unroll
-    for (int k = 0; k < filter_count; ++k) {
-        store4(p + row * Traits::p_pitch + k * Traits::channels + quad * 4, sums[k]);
-    }
+    for (int k = 0; k < filter_count; ++k) store4(p + k * Traits::channels + quad * 4, sums[k]);
+}
+
+// Eight rows by one warp: four lanes a row, four channels a lane. p is [8, p_pitch] in shared
+// memory; cells [count] are own cells of the tile; rows from count on become zero.
+__device__ inline void perceive_rows(float* p, const float* states, const std::uint8_t* cells,
+                                     int count, const StepRule& rule, int lane) {
+    const int row = lane / Traits::quads;
+    const float* cell = row < count ? states + halo_of_own(cells[row]) * Traits::channels : nullptr;
+    perceive_cell(p + row * Traits::p_pitch, cell, rule, lane % Traits::quads);
 }
 
 // What the cells around one cell send back to four of its channels: the sum over the 3x3 of

@@ -10,14 +10,11 @@
 // loads of a warp are 128 bytes and many are in flight. Reads 33 KiB for each block that had rows.
 // Test: tests/engine_test.cpp, tests/engine_bits_test.cpp.
 
-#include "cuda/device.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
+#include "cuda/partial_gradients.cuh"
 
 namespace nca::cuda {
 namespace {
-
-constexpr int slices = Traits::warps;
 
 struct ReduceGradientsArgs {
     WeightsView grad_weights;
@@ -28,21 +25,17 @@ struct ReduceGradientsArgs {
 };
 
 struct SharedStorage {
-    float sums[slices][Traits::warp_size];
+    PartialSums sums;
 };
 
 // Where the i-th float of PartialGradients belongs; null for b2 of a model that has none.
 __device__ float* destination(const WeightsView& grad, int i) {
-    constexpr int w1_end = Traits::perception * Traits::hidden;
-    constexpr int w2_end = w1_end + Traits::channels * Traits::hidden;
-    constexpr int b1_end = w2_end + Traits::hidden;
-    if (i < w1_end) {
-        const int k = i / Traits::hidden, j = i % Traits::hidden;
-        return grad.w1 + j * Traits::perception + model_index_of_perception(k);
-    }
-    if (i < w2_end) return grad.w2 + (i - w1_end);
-    if (i < b1_end) return grad.b1 + (i - w2_end);
-    return grad.b2 != nullptr ? grad.b2 + (i - b1_end) : nullptr;
+    const ParameterPlace place = parameter_of_partial(i);
+    float* const tensor = place.tensor == 0   ? grad.w1
+                          : place.tensor == 1 ? grad.b1
+                          : place.tensor == 2 ? grad.w2
+                                              : grad.b2;
+    return tensor != nullptr ? tensor + place.index : nullptr;
 }
 
 __global__ void __launch_bounds__(Traits::threads)
@@ -51,18 +44,9 @@ __global__ void __launch_bounds__(Traits::threads)
     const int thread = static_cast<int>(threadIdx.x);
     const int slice = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     const int i = static_cast<int>(blockIdx.x) * Traits::warp_size + lane;
-    float sum = 0;
-    if (i < partial_floats) {
-        const auto* first = reinterpret_cast<const float*>(args.partial) + i;
-#pragma unroll 8
-        for (int block = slice; block < args.blocks; block += slices) {
-            if (args.has_partial[block] != 0) sum += first[std::size_t(block) * partial_floats];
-        }
-    }
-    shared.sums[slice][lane] = sum;
-    __syncthreads();  // all slices are summed
+    const float sum =
+        sum_of_partials(shared.sums, args.partial, args.has_partial, args.blocks, i, slice, lane);
     if (slice != 0 || i >= partial_floats) return;
-    for (int other = 1; other < slices; ++other) sum += shared.sums[other][lane];
     float* to = destination(args.grad_weights, i);
     if (to != nullptr) *to = args.accumulate ? *to + sum : sum;
 }

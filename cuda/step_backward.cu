@@ -23,7 +23,7 @@
 // Per cell: 64 bytes each of x, grad_z in and out, 192 of grad_p out and about 350 in for a row;
 // 45,056 operations a row. Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
 
-#include "cuda/kernels.hpp"
+#include "cuda/backward_tile.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/perceive.cuh"
 #include "cuda/philox.hpp"
@@ -31,24 +31,15 @@
 namespace nca::cuda {
 namespace {
 
-constexpr int own_warps = Traits::tile_cells / Traits::warp_size;
 constexpr int chunk = Traits::backward_rows;
 
 struct SharedStorage {
+    BackwardTile tile;
     alignas(16) float w1[Traits::perception * Traits::hidden];  // [48, 128]
-    alignas(16) float states[Traits::halo_cells * Traits::channels];
     alignas(16) float p[chunk * Traits::p_pitch];
     alignas(16) float grad_u[chunk * Traits::grad_u_pitch];
     alignas(16) float rows_by_hidden[chunk * Traits::hidden_pitch];  // h, then grad_a
     alignas(16) float shared_grad_u[Traits::channels];  // the row that has no cell of its own
-    std::uint8_t living[Traits::halo_cells];            // before the step
-    std::uint8_t row_after[Traits::halo_cells];         // has grad_p of the step after
-    std::uint8_t lives_on[Traits::tile_cells];          // after the step
-    std::uint8_t cells[Traits::tile_cells];             // that have rows, in order
-    std::uint8_t lone[Traits::tile_cells];              // that share a row, in order
-    int living_counts[own_warps];
-    int row_counts[own_warps];
-    int lone_counts[own_warps];
 };
 
 // A thread's own part of the block's weight gradients. Hidden units run along a quad, so that
@@ -73,38 +64,10 @@ __device__ SumPlace sum_place(int warp, int lane) {
     return {((warp & 3) * 8 + (lane & 7)) * 4, (warp >> 2) * 4 + (lane >> 3)};
 }
 
-// The masks around the tile.
-__device__ void load_masks(SharedStorage& shared, const StepBackwardArgs& args, const Tile& tile,
-                           int thread) {
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    if (thread < Traits::halo_cells) {
-        const int cell = halo_cell(args.grid, args.rule.circular, tile, thread);
-        const bool inside = cell >= 0;
-        // Nothing masks what a row sends to the first state: there every row is one of its own.
-        shared.living[thread] = inside && (args.life == nullptr || args.life[sample + cell] != 0);
-        shared.row_after[thread] = inside && args.row != nullptr && args.row[sample + cell] != 0;
-    }
-    if (thread < Traits::tile_cells) {
-        const int cell = own_cell(args.grid, tile, thread);
-        const bool lives_on = cell >= 0 && args.next_life[sample + cell] != 0;
-        shared.lives_on[thread] = lives_on;
-        const unsigned ballot = __ballot_sync(0xffffffffU, lives_on);
-        if (thread % Traits::warp_size == 0) {
-            shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
-        }
-    }
-}
-
 __device__ void load_w1(SharedStorage& shared, const PackedModel& model, int thread) {
     for (int i = thread; i < Traits::perception * Traits::hidden / 4; i += Traits::threads) {
         copy_async(shared.w1 + i * 4, model.forward.w1 + i * 4);
     }
-}
-
-__device__ int sum_of_counts(const int (&counts)[own_warps]) {
-    int total = 0;
-    for (int i = 0; i < own_warps; ++i) total += counts[i];
-    return total;
 }
 
 // grad_z of the tile: gathered where the cell lives after the step, zero elsewhere.
@@ -117,55 +80,15 @@ __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs
         if (cell < 0) continue;
         const std::size_t at = (sample + cell) * Traits::channels + quad * 4;
         float4 grad = zero4();
-        if (shared.lives_on[own]) {
+        if (shared.tile.lives_on[own]) {
             grad = load4(args.grad + at);
             if (args.grad_p != nullptr) {
-                const int y = own_y(own), x = own_x(own);
-                const float4 sent = perceive_adjoint(
-                    args.grad_p + sample * Traits::perception, args.rule, quad, [&](int tap) {
-                        const int ny = y + 1 - tap / 3, nx = x + 1 - tap % 3;
-                        if (!shared.row_after[(ny + 1) * Traits::halo_width + nx + 1]) return -1;
-                        return cell_at(args.grid, args.rule.circular, tile.top + ny,
-                                       tile.left + nx);
-                    });
+                const float4 sent = gather_sent(shared.tile, args, tile, own, quad);
                 add_scaled(grad, 1, sent);
             }
         }
         store4(args.grad_z_out + at, grad);
     }
-}
-
-// Which own cells have a row, and which share one. Counts them and says so to the step before.
-__device__ void find_rows(SharedStorage& shared, const StepBackwardArgs& args, const Tile& tile,
-                          bool fires, bool& has_row, bool& is_lone, int thread) {
-    has_row = is_lone = false;
-    if (thread >= Traits::tile_cells) return;
-    const int cell = own_cell(args.grid, tile, thread);
-    const bool wanted = fires && shared.lives_on[thread] != 0;
-    const bool near = any_around(shared.living, halo_of_own(thread), Traits::halo_width);
-    has_row = wanted && near;
-    is_lone = wanted && !near;
-    if (cell >= 0) {
-        args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] =
-            has_row;
-    }
-    const unsigned rows = __ballot_sync(0xffffffffU, has_row);
-    const unsigned lone = __ballot_sync(0xffffffffU, is_lone);
-    if (thread % Traits::warp_size == 0) {
-        shared.row_counts[thread / Traits::warp_size] = __popc(rows);
-        shared.lone_counts[thread / Traits::warp_size] = __popc(lone);
-    }
-}
-
-// Writes the thread's own cell to its place in a list that is in the order of cells.
-__device__ void list_cell(std::uint8_t* list, const int (&counts)[own_warps], bool listed,
-                          int thread) {
-    if (thread >= Traits::tile_cells) return;
-    int place = 0;
-    for (int warp = 0; warp < thread / Traits::warp_size; ++warp) place += counts[warp];
-    const unsigned ballot = __ballot_sync(0xffffffffU, listed);
-    place += __popc(ballot & ((1U << thread % Traits::warp_size) - 1));
-    if (listed) list[place] = static_cast<std::uint8_t>(thread);
 }
 
 __device__ float grad_u_of(const StepBackwardArgs& args, const Tile& tile, int own, int channel) {
@@ -182,12 +105,12 @@ __device__ void gather_rows(SharedStorage& shared, const StepBackwardArgs& args,
     const int start = warp * rows_at_once;
     if (start >= chunk) return;
     const int left = cells - first - start;
-    perceive_rows(shared.p + start * Traits::p_pitch, shared.states, shared.cells + first + start,
-                  left, args.rule, lane);
+    perceive_rows(shared.p + start * Traits::p_pitch, shared.tile.states,
+                  shared.tile.cells + first + start, left, args.rule, lane);
     const int row = start + lane / Traits::quads, quad = lane % Traits::quads;
     float4 grad_u = zero4();
     if (first + row < cells) {
-        const int own = shared.cells[first + row];
+        const int own = shared.tile.cells[first + row];
         grad_u.x = grad_u_of(args, tile, own, quad * 4);
         grad_u.y = grad_u_of(args, tile, own, quad * 4 + 1);
         grad_u.z = grad_u_of(args, tile, own, quad * 4 + 2);
@@ -352,7 +275,7 @@ __device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs
     const int row = first + start + (high ? 2 : 0) + (middle ? 1 : 0);
     if (row >= cells) return;  // the shared row, or none
     const std::size_t cell = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, tile, shared.cells[row]);
+                             own_cell(args.grid, tile, shared.tile.cells[row]);
     float* to = args.grad_p_out + cell * Traits::perception + block * 12 + (low ? 6 : 0);
 #pragma unroll
     for (int k = 0; k < 6; k += 2) {
@@ -365,7 +288,7 @@ __device__ void sum_lone_cells(SharedStorage& shared, const StepBackwardArgs& ar
                                const Tile& tile, int lone, int thread) {
     if (thread >= Traits::channels) return;
     float sum = 0;
-    for (int i = 0; i < lone; ++i) sum += grad_u_of(args, tile, shared.lone[i], thread);
+    for (int i = 0; i < lone; ++i) sum += grad_u_of(args, tile, shared.tile.lone[i], thread);
     shared.shared_grad_u[thread] = sum;
 }
 
@@ -442,25 +365,30 @@ __global__ void __launch_bounds__(Traits::threads)
         const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
                                                    args.step, tile.sample, cell);
         wait_for_predecessor();
-        load_masks(shared, args, tile, thread);
+        if (thread < Traits::halo_cells) {
+            shared.tile.living[thread] = lives_before(args, tile, thread);
+            shared.tile.row_after[thread] = has_row_after(args, tile, thread);
+        }
+        load_lives_on(shared.tile, args, tile, thread);
         __syncthreads();  // masks are loaded and the living counted
-        const bool any_living = sum_of_counts(shared.living_counts) > 0;
+        const bool any_living = sum_of_counts(shared.tile.living_counts) > 0;
         if (any_living) {
-            load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile,
+            load_halo_states(shared.tile.states, args.state, args.grid, args.rule.circular, tile,
                              thread);
             if (!w1_asked_for) load_w1(shared, *args.model, thread);
             w1_asked_for = true;
         }
         write_grad_z(shared, args, tile, thread);
         bool has_row, is_lone;
-        find_rows(shared, args, tile, fires, has_row, is_lone, thread);
+        find_rows(shared.tile, fires, has_row, is_lone, thread);
+        write_row(args, tile, has_row, thread);
         wait_for_copies();
         __syncthreads();  // grad_z is written, rows are counted, states and w1 loaded
-        const int cells = sum_of_counts(shared.row_counts);
-        const int lone = sum_of_counts(shared.lone_counts);
+        const int cells = sum_of_counts(shared.tile.row_counts);
+        const int lone = sum_of_counts(shared.tile.lone_counts);
         any_rows |= cells + lone > 0;
-        list_cell(shared.cells, shared.row_counts, has_row, thread);
-        list_cell(shared.lone, shared.lone_counts, is_lone, thread);
+        list_cell(shared.tile.cells, shared.tile.row_counts, has_row, thread);
+        list_cell(shared.tile.lone, shared.tile.lone_counts, is_lone, thread);
         __syncthreads();  // rows are listed
         if (lone > 0) {
             sum_lone_cells(shared, args, tile, lone, thread);

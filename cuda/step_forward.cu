@@ -18,7 +18,7 @@
 // 64 more where x is kept; 16,384 operations for a cell that fired near something, none otherwise.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp on every engine.
 
-#include "cuda/kernels.hpp"
+#include "cuda/forward_tile.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mlp_forward.cuh"
 #include "cuda/perceive.cuh"
@@ -27,139 +27,11 @@
 namespace nca::cuda {
 namespace {
 
-constexpr int own_warps = Traits::tile_cells / Traits::warp_size;
-
-// What becomes of an own cell in this step.
-enum class Fate : std::uint8_t {
-    outside,  // the tile reaches beyond the grid
-    kept,     // did not fire
-    drifts,   // fired among zeros: moves by u0
-    active,   // fired: a row of the MLP
-};
-
 struct SharedStorage {
     ForwardWeights weights;
-    alignas(16) float states[Traits::halo_cells * Traits::channels];
+    ForwardTile tile;
     alignas(16) float scratch[Traits::warps][mlp_forward_scratch];
-    std::uint8_t above[Traits::wide_cells];   // alpha above living_threshold
-    std::uint8_t living[Traits::halo_cells];  // in the first step: anything other than zero
-    Fate fates[Traits::tile_cells];
-    std::uint8_t rows[Traits::tile_cells];  // the active cells in order
-    int counts[own_warps];                  // of active cells
 };
-
-// Alpha two cells around the tile, and states one cell around it, as they were written.
-__device__ void load_tile(SharedStorage& shared, const StepForwardArgs& args, const Tile& tile,
-                          int thread) {
-    load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
-    if (thread < Traits::wide_cells) {
-        const int cell =
-            cell_at(args.grid, args.rule.circular, tile.top + thread / Traits::wide_width - 2,
-                    tile.left + thread % Traits::wide_width - 2);
-        const float* alpha =
-            args.state + alpha_channel +
-            std::size_t(tile.sample) * args.grid.height * args.grid.width * Traits::channels;
-        shared.above[thread] =
-            cell >= 0 && alpha[std::size_t(cell) * Traits::channels] > living_threshold;
-    }
-}
-
-// The life mask one cell around the tile. The first state of a rollout is taken as it is: there
-// the mask says which cells hold anything, which is what it is used for later on.
-__device__ void find_living(SharedStorage& shared, const StepForwardArgs& args, const Tile& tile,
-                            int thread) {
-    if (thread >= Traits::halo_cells) return;
-    const int cell = halo_cell(args.grid, args.rule.circular, tile, thread);
-    bool living = cell >= 0;
-    if (living && args.first) {
-        living = false;
-        for (int c = 0; c < Traits::channels; ++c) {
-            living |= shared.states[thread * Traits::channels + c] != 0;
-        }
-    } else if (living) {
-        const int y = thread / Traits::halo_width + 1, x = thread % Traits::halo_width + 1;
-        living = any_around(shared.above, y * Traits::wide_width + x, Traits::wide_width);
-        if (args.rule.pre_and_post) {
-            living &=
-                args.living_before[std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                                   cell] != 0;
-        }
-    }
-    shared.living[thread] = living;
-}
-
-// Clears what died, in shared memory, and writes x where it is wanted.
-__device__ void mask_states(SharedStorage& shared, const StepForwardArgs& args, const Tile& tile,
-                            int thread) {
-    for (int i = thread; i < Traits::halo_cells * Traits::quads; i += Traits::threads) {
-        if (!shared.living[i / Traits::quads]) store4(shared.states + i * 4, zero4());
-    }
-    if (args.state_out == nullptr) return;
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
-        const int own = i / Traits::quads, quad = i % Traits::quads;
-        const int cell = own_cell(args.grid, tile, own);
-        if (cell < 0) continue;
-        const int halo = halo_of_own(own);
-        const float4 x = shared.living[halo]
-                             ? load4(shared.states + halo * Traits::channels + quad * 4)
-                             : zero4();
-        const std::size_t index =
-            std::size_t(tile.sample) * args.grid.height * args.grid.width + cell;
-        store4(args.state_out + index * Traits::channels + quad * 4, x);
-    }
-}
-
-// Whether any cell of the 3x3 has an alpha of x, not of z, above the threshold.
-__device__ bool lives_before_step(const SharedStorage& shared, int own) {
-    const int y = own_y(own) + 1, x = own_x(own) + 1;
-    bool any = false;
-    for (int i = 0; i < 9; ++i) {
-        const int ny = y + i / 3 - 1, nx = x + i % 3 - 1;
-        any |= shared.living[ny * Traits::halo_width + nx] &&
-               shared.above[(ny + 1) * Traits::wide_width + nx + 1];
-    }
-    return any;
-}
-
-// Decides what becomes of each own cell, writes the masks that are wanted, and counts active cells.
-__device__ void decide_fates(SharedStorage& shared, const StepForwardArgs& args, const Tile& tile,
-                             bool fires, int thread) {
-    if (thread >= Traits::tile_cells) return;
-    const int cell = own_cell(args.grid, tile, thread);
-    const int halo = halo_of_own(thread);
-    Fate fate = Fate::outside;
-    if (cell >= 0) {
-        const bool near = any_around(shared.living, halo, Traits::halo_width);
-        fate = !fires ? Fate::kept : near ? Fate::active : Fate::drifts;
-        const std::size_t index =
-            std::size_t(tile.sample) * args.grid.height * args.grid.width + cell;
-        if (args.life_out != nullptr) args.life_out[index] = shared.living[halo];
-        if (args.rule.pre_and_post) {
-            args.living_before_out[index] = lives_before_step(shared, thread);
-        }
-    }
-    shared.fates[thread] = fate;
-    const unsigned active = __ballot_sync(0xffffffffU, fate == Fate::active);
-    if (thread % Traits::warp_size == 0) {
-        shared.counts[thread / Traits::warp_size] = __popc(active);
-    }
-}
-
-// Lists the active cells in order. Returns how many there are, to every thread.
-__device__ int list_rows(SharedStorage& shared, int thread) {
-    int before = 0, total = 0;
-    for (int warp = 0; warp < own_warps; ++warp) {
-        if (warp < thread / Traits::warp_size) before += shared.counts[warp];
-        total += shared.counts[warp];
-    }
-    if (thread < Traits::tile_cells) {
-        const bool active = shared.fates[thread] == Fate::active;
-        const unsigned ballot = __ballot_sync(0xffffffffU, active);
-        const unsigned lower = ballot & ((1U << thread % Traits::warp_size) - 1);
-        if (active) shared.rows[before + __popc(lower)] = static_cast<std::uint8_t>(thread);
-    }
-    return total;
-}
 
 __device__ void load_weights(SharedStorage& shared, const PackedModel& model, int thread) {
     constexpr int pieces = sizeof(ForwardWeights) / sizeof(float4);
@@ -168,41 +40,23 @@ __device__ void load_weights(SharedStorage& shared, const PackedModel& model, in
     for (int i = thread; i < pieces; i += Traits::threads) copy_async(to + i * 4, from + i * 4);
 }
 
-// z' of the cells that are not rows of the MLP.
-__device__ void write_passive_cells(const SharedStorage& shared, const StepForwardArgs& args,
-                                    const Tile& tile, int thread) {
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
-        const int own = i / Traits::quads, quad = i % Traits::quads;
-        const Fate fate = shared.fates[own];
-        if (fate != Fate::kept && fate != Fate::drifts) continue;
-        float4 z = load4(shared.states + halo_of_own(own) * Traits::channels + quad * 4);
-        if (fate == Fate::drifts) {
-            add_scaled(z, args.rule.step_size, load4(args.model->u0 + quad * 4));
-        }
-        const std::size_t index = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                                  own_cell(args.grid, tile, own);
-        store4(args.next + index * Traits::channels + quad * 4, z);
-    }
-}
-
 // z' of eight active cells by one warp, whose scratch holds their perception.
 __device__ void update_rows(SharedStorage& shared, const StepForwardArgs& args, const Tile& tile,
                             int first, int total, int warp, int lane) {
     const float4 u = mlp_forward_rows(shared.weights, shared.scratch[warp], lane);
     const int row = first + forward_row_of(lane);
     if (row >= total) return;
-    const int own = shared.rows[row], quad = forward_quad_of(lane);
-    float4 z = load4(shared.states + halo_of_own(own) * Traits::channels + quad * 4);
+    const int own = shared.tile.rows[row], quad = forward_quad_of(lane);
+    float4 z = load4(shared.tile.states + halo_of_own(own) * Traits::channels + quad * 4);
     add_scaled(z, args.rule.step_size, u);
-    const std::size_t index = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                              own_cell(args.grid, tile, own);
-    store4(args.next + index * Traits::channels + quad * 4, z);
+    store4(args.next + own_offset(args.grid, tile, own, quad), z);
 }
 
 __device__ void perceive_group(SharedStorage& shared, const StepForwardArgs& args, int first,
                                int total, int warp, int lane) {
     const int count = total - first < Traits::forward_rows ? total - first : Traits::forward_rows;
-    perceive_rows(shared.scratch[warp], shared.states, shared.rows + first, count, args.rule, lane);
+    perceive_rows(shared.scratch[warp], shared.tile.states, shared.tile.rows + first, count,
+                  args.rule, lane);
 }
 
 __global__ void __launch_bounds__(Traits::threads)
@@ -220,20 +74,24 @@ __global__ void __launch_bounds__(Traits::threads)
         const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
                                                    args.step, tile.sample, cell);
         wait_for_predecessor();
-        load_tile(shared, args, tile, thread);
+        load_tile(shared.tile, args, tile, thread);
         wait_for_copies();
         __syncthreads();  // the tile is loaded
-        find_living(shared, args, tile, thread);
+        find_living(shared.tile, args, thread);
         __syncthreads();  // the mask is known
-        mask_states(shared, args, tile, thread);
-        decide_fates(shared, args, tile, fires, thread);
+        mask_states(shared.tile, thread);
+        write_states(shared.tile, args, tile, thread);
+        decide_fates(shared.tile, args, tile, fires, thread);
         __syncthreads();  // states are masked, fates decided and counted
-        const int total = list_rows(shared, thread);
+        const int total = list_rows(shared.tile, thread);
         if (total > 0 && !weights_asked_for) {
             load_weights(shared, *args.model, thread);
             weights_asked_for = true;
         }
-        write_passive_cells(shared, args, tile, thread);
+        write_passive_cells(shared.tile, args.rule.step_size, args.model->u0, thread,
+                            [&](int own, int quad, float4 z) {
+                                store4(args.next + own_offset(args.grid, tile, own, quad), z);
+                            });
         __syncthreads();  // the rows are listed
 
         int first = warp * Traits::forward_rows;

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The phases of a step back on one tile that have to do with which cells have rows, and what of a
+// tile a block holds in shared memory. step_backward.cu says how they follow each other; barriers
+// between them are the caller's.
+
+#include "cuda/forward_tile.cuh"
+#include "cuda/grid.cuh"
+#include "cuda/kernels.hpp"
+#include "cuda/perceive.cuh"
+
+namespace nca::cuda {
+
+struct BackwardTile {
+    alignas(16) float states[Traits::halo_cells * Traits::channels];
+    std::uint8_t living[Traits::halo_cells];     // before the step
+    std::uint8_t row_after[Traits::halo_cells];  // has grad_p of the step after
+    std::uint8_t lives_on[Traits::tile_cells];   // after the step
+    std::uint8_t cells[Traits::tile_cells];      // that have rows, in order
+    std::uint8_t lone[Traits::tile_cells];       // that share a row, in order
+    int living_counts[own_warps];
+    int row_counts[own_warps];
+    int lone_counts[own_warps];
+};
+
+// Whether the cell at a place around the tile lives before the step. Nothing masks what a row sends
+// to the first state: there every row is one of its own.
+__device__ inline bool lives_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
+    const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
+    if (cell < 0 || args.life == nullptr) return cell >= 0;
+    return args.life[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+}
+
+// Takes down which own cells live after the step, and counts them.
+__device__ inline void set_lives_on(BackwardTile& shared, bool lives_on, int thread) {
+    if (thread >= Traits::tile_cells) return;
+    shared.lives_on[thread] = lives_on;
+    const unsigned ballot = __ballot_sync(0xffffffffU, lives_on);
+    if (thread % Traits::warp_size == 0) {
+        shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
+    }
+}
+
+__device__ inline void load_lives_on(BackwardTile& shared, const StepBackwardArgs& args,
+                                     const Tile& tile, int thread) {
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    set_lives_on(shared, cell >= 0 && args.next_life[sample + cell] != 0, thread);
+}
+
+// Whether the cell at a place around the tile has a row in the step after.
+__device__ inline bool has_row_after(const StepBackwardArgs& args, const Tile& tile, int halo) {
+    const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
+    if (cell < 0 || args.row == nullptr) return false;
+    return args.row[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+}
+
+__device__ inline int sum_of_counts(const int (&counts)[own_warps]) {
+    int total = 0;
+    for (int i = 0; i < own_warps; ++i) total += counts[i];
+    return total;
+}
+
+// Which own cells have a row, and which share one. Counts them.
+__device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row, bool& is_lone,
+                                 int thread) {
+    has_row = is_lone = false;
+    if (thread >= Traits::tile_cells) return;
+    const bool wanted = fires && shared.lives_on[thread] != 0;
+    const bool near = any_around(shared.living, halo_of_own(thread), Traits::halo_width);
+    has_row = wanted && near;
+    is_lone = wanted && !near;
+    const unsigned rows = __ballot_sync(0xffffffffU, has_row);
+    const unsigned lone = __ballot_sync(0xffffffffU, is_lone);
+    if (thread % Traits::warp_size == 0) {
+        shared.row_counts[thread / Traits::warp_size] = __popc(rows);
+        shared.lone_counts[thread / Traits::warp_size] = __popc(lone);
+    }
+}
+
+// Says to the step before which own cells have a row.
+__device__ inline void write_row(const StepBackwardArgs& args, const Tile& tile, bool has_row,
+                                 int thread) {
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    if (cell < 0) return;
+    args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] = has_row;
+}
+
+// Writes the thread's own cell to its place in a list that is in the order of cells.
+__device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_warps], bool listed,
+                                 int thread) {
+    if (thread >= Traits::tile_cells) return;
+    int place = 0;
+    for (int warp = 0; warp < thread / Traits::warp_size; ++warp) place += counts[warp];
+    const unsigned ballot = __ballot_sync(0xffffffffU, listed);
+    place += __popc(ballot & ((1U << thread % Traits::warp_size) - 1));
+    if (listed) list[place] = static_cast<std::uint8_t>(thread);
+}
+
+// What the step after sends to four channels of an own cell.
+__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
+                                     const Tile& tile, int own, int quad) {
+    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const int y = own_y(own), x = own_x(own);
+    return perceive_adjoint(
+        args.grad_p + sample * Traits::perception, args.rule, quad, [&](int tap) {
+            const int ny = y + 1 - tap / 3, nx = x + 1 - tap % 3;
+            if (!shared.row_after[(ny + 1) * Traits::halo_width + nx + 1]) return -1;
+            return cell_at(args.grid, args.rule.circular, tile.top + ny, tile.left + nx);
+        });
+}
+
+}  // namespace nca::cuda
