@@ -5,8 +5,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <mutex>
 
 #include "cuda/check.hpp"
@@ -16,6 +18,9 @@
 
 namespace nca::cuda {
 namespace {
+
+// Fewer steps without a tape are not worth the launch that all blocks have to be free for.
+constexpr int fewest_steps_at_once = 8;
 
 // Memory of finished tapes, for the next one.
 struct TapeCache {
@@ -104,13 +109,16 @@ public:
     MemorySpace memory_space() const override { return MemorySpace::device; }
 
     std::string description() const override {
-        return fmt::format("cuda:{}, {}, {}", device_.index, device_.name, name(device_.precision));
+        return fmt::format("cuda:{}, {}, {}", device_.index(), device_.limits.name,
+                           name(device_.asked_for.precision));
     }
 
-    std::string rollout_form(int, int, int) const override { return "one kernel a step"; }
+    std::string rollout_form(int batch, int height, int width) const override {
+        return plan({batch, height, width}).text;
+    }
 
     Buffer allocate(std::size_t size) override {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         constexpr std::size_t most = SIZE_MAX / sizeof(float);
         const std::size_t bytes = size <= most ? size * sizeof(float) : SIZE_MAX;
         DeviceArray<float> memory(bytes / sizeof(float), "a buffer");
@@ -148,9 +156,20 @@ public:
             const Grid grid = grid_of(state);
             model_.reserve(1, "the packed weights");
             forward_.reserve(grid);
-            launch_pack_model(model_.data(), weights, options.key, nullptr, stream);
-            queue_advance(state.data, model_.data(), grid, step_rule(rule), options.steps, forward_,
-                          device_.forward_blocks, stream);
+            const StepRule step = step_rule(rule);
+            launch_pack_model(model_.data(), weights, options.key, nullptr,
+                              device_.kernels.precision, stream);
+            const RolloutPlan form = plan(grid);
+            // However few the steps, so that a later call finds its memory.
+            const ExchangeScratch* const exchange = exchange_of(form, grid, stream);
+            if (exchange != nullptr && options.steps >= fewest_steps_at_once) {
+                queue_forward_at_once(state.data, model_.data(), grid, state.data, nullptr, step,
+                                      options.steps, forward_, *exchange, device_.kernels.precision,
+                                      form, stream);
+            } else {
+                queue_advance(state.data, model_.data(), grid, step, options.steps, forward_,
+                              device_.kernels, stream);
+            }
         });
     }
 
@@ -172,10 +191,18 @@ public:
                     "copying the state");
             } else {
                 forward_.reserve(grid);
-                launch_pack_model(tape->memory->model.data(), weights, options.key, nullptr,
-                                  stream);
-                queue_forward(*tape->memory, state.data, tape->rule, options.steps, forward_,
-                              device_.forward_blocks, stream);
+                const TapeMemory& memory = *tape->memory;
+                launch_pack_model(memory.model.data(), weights, options.key, nullptr,
+                                  device_.kernels.precision, stream);
+                const RolloutPlan form = plan(grid);
+                if (const auto* const exchange = exchange_of(form, grid, stream)) {
+                    queue_forward_at_once(memory.state(options.steps), memory.model.data(), grid,
+                                          state.data, &memory, tape->rule, options.steps, forward_,
+                                          *exchange, device_.kernels.precision, form, stream);
+                } else {
+                    queue_forward(memory, state.data, tape->rule, options.steps, forward_,
+                                  device_.kernels, stream);
+                }
             }
         });
         return Tape(std::move(tape));
@@ -194,10 +221,10 @@ public:
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
             if (from->last_step > 0) {
-                backward_.reserve(from->memory->grid);
+                backward_.reserve(from->memory->grid, backward_blocks(from->memory->grid));
                 queue_backward(grad_state.data, grad_weights, grad_state.data, *from->memory,
                                from->rule, from->last_step, accumulate == Accumulate::yes,
-                               backward_, stream);
+                               backward_, device_.kernels, stream);
             } else if (accumulate == Accumulate::no) {
                 clear(grad_weights, stream);
             }
@@ -252,7 +279,7 @@ private:
     // Every call works on the engine's device and after the call before it.
     template <class Work>
     void in_order(Stream stream, Work work) {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         const WorkOrder::Turn turn(order_, stream);
         work();
     }
@@ -280,11 +307,25 @@ private:
         return std::make_unique<TapeMemory>(grid, steps);
     }
 
+    // Null where the form has no need of it.
+    const ExchangeScratch* exchange_of(const RolloutPlan& form, const Grid& grid, Stream stream) {
+        if (!form.is_single_launch()) return nullptr;
+        ExchangeScratch& exchange = exchanges_[{grid.batch, grid.height, grid.width}];
+        exchange.reserve(grid, stream);
+        return &exchange;
+    }
+
+    RolloutPlan plan(const Grid& grid) const {
+        return plan_rollout(device_.limits, device_.asked_for, grid);
+    }
+
     CudaDevice device_;
     WorkOrder order_;
     DeviceArray<PackedModel> model_;
     ForwardScratch forward_;
     BackwardScratch backward_;
+    // Of each grid that has been run; they stay as they are, for graphs that have captured them.
+    std::map<std::array<int, 3>, ExchangeScratch> exchanges_;
     DeviceArray<LossPartial> loss_partial_;
     DeviceArray<double> squares_;
     std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
@@ -292,7 +333,8 @@ private:
 
 }  // namespace
 
-CudaDevice open_device(int index) {
+CudaDevice open_device(const Device& asked_for) {
+    const int index = asked_for.index;
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorInsufficientDriver) {
@@ -313,16 +355,40 @@ CudaDevice open_device(int index) {
     const DeviceGuard guard(index);
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, index), "asking what the device is");
-    return {.index = index,
-            .name = properties.name,
-            .forward_blocks = properties.multiProcessorCount * resident_step_forward_blocks(),
-            .precision = default_precision,
-            .rollout = RolloutForm::automatic};
+    int cooperative = 0;
+    check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, index),
+          "asking what the device can do");
+    CudaDevice device = {.asked_for = asked_for,
+                         .limits = {.name = properties.name,
+                                    .compute_capability = properties.major * 10 + properties.minor,
+                                    .multiprocessors = properties.multiProcessorCount},
+                         .kernels = {.precision = asked_for.precision}};
+    const Precision precision = asked_for.precision;
+    check_precision(device.limits, precision);
+    const int multiprocessors = properties.multiProcessorCount;
+    if (precision == Precision::exact) {
+        device.kernels.forward_blocks = multiprocessors * resident_step_forward_blocks();
+        return device;
+    }
+    device.kernels.forward_blocks =
+        multiprocessors * resident_step_forward_tensor_blocks(precision);
+    if (cooperative != 0 &&
+        properties.sharedMemPerBlockOptin >= persistent_rollout_shared_bytes()) {
+        device.limits.persistent_blocks = multiprocessors * resident_persistent_blocks(precision);
+    }
+    if (asked_for.rollout == RolloutForm::cluster && device.limits.compute_capability >= 90 &&
+        properties.sharedMemPerBlockOptin >= cluster_rollout_shared_bytes()) {
+        for (int size = 1; size <= largest_cluster; ++size) {
+            device.limits.active_clusters[static_cast<std::size_t>(size)] =
+                active_rollout_clusters(precision, size);
+        }
+    }
+    return device;
 }
 
 bool is_usable(int index) {
     try {
-        open_device(index);
+        open_device(Device::cuda(index));
         return true;
     } catch (const CudaError&) {
         return false;
@@ -330,10 +396,8 @@ bool is_usable(int index) {
 }
 
 std::unique_ptr<Engine> make_cuda_engine(const Device& asked_for) {
-    CudaDevice device = open_device(asked_for.index);
-    device.precision = asked_for.precision;
-    device.rollout = asked_for.rollout;
-    const DeviceGuard guard(device.index);
+    const CudaDevice device = open_device(asked_for);
+    const DeviceGuard guard(device.index());
     return std::make_unique<CudaEngine>(device);
 }
 

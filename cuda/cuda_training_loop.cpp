@@ -12,6 +12,7 @@
 
 #include "cuda/check.hpp"
 #include "cuda/rollout.hpp"
+#include "cuda/tiles.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -57,6 +58,7 @@ public:
         : device_(device),
           config_(config),
           grid_{config.batch, config.grid(), config.grid()},
+          plan_(plan_rollout(device.limits, device.asked_for, grid_)),
           rule_(step_rule(config.rule)),
           count_(parameter_count(config.output_bias)),
           control_(1, "the training's control"),
@@ -74,13 +76,14 @@ public:
           grad_state_(grid_.floats(), "the gradient of the loss"),
           tape_(grid_, config.most_steps - 1) {
         forward_.reserve(grid_);
-        backward_.reserve(grid_);
+        backward_.reserve(grid_, std::max(backward_blocks(grid_), plan_.blocks));
         upload(target_.data(), target);
         const auto values = config.rule.start_values();
         std::copy(values.begin(), values.end(), start_cell_.values);
         launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
         if (config.pool > 0) make_pool();
+        if (is_single_launch()) prepare_update();
     }
 
     // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
@@ -91,7 +94,7 @@ public:
     }
 
     std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         // What can fail comes first: later on, iterations would be under way that nobody counts.
         for (const IterationPlan& plan : plans) graph_of(plan.steps);
         host_control_->cursor = host_control_->failed = host_control_->bad_weight = 0;
@@ -131,10 +134,11 @@ public:
         upload_parameters(parameters_.data(), current);
         upload_parameters(anchor_.data(), anchor);
         upload(good_.data(), current.weights.all());
+        pack_current();
     }
 
     void return_to_anchor() override {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         const auto copy = [&](float* to, std::size_t size) {
             check(cudaMemcpyAsync(to, anchor_.data(), size * sizeof(float),
                                   cudaMemcpyDeviceToDevice, stream_),
@@ -142,6 +146,7 @@ public:
         };
         copy(parameters_.data(), 3 * count_);
         copy(good_.data(), count_);
+        pack_current();
         stream_.wait();
     }
 
@@ -171,7 +176,7 @@ public:
     }
 
     void reset_pool() override {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         const Grid all = {config_.pool, grid_.height, grid_.width};
         launch_start_states(pool_states_.data(), all, start_cell_, stream_);
         upload(pool_losses_.data(),
@@ -226,7 +231,7 @@ private:
     }
     template <class T>
     void upload(T* to, std::span<const T> values) const {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyHostToDevice,
                               stream_),
               "copying to the device");
@@ -234,7 +239,7 @@ private:
     }
 
     void download(std::span<float> values, const float* from) const {
-        const DeviceGuard guard(device_.index);
+        const DeviceGuard guard(device_.index());
         check(cudaMemcpyAsync(values.data(), from, values.size_bytes(), cudaMemcpyDeviceToHost,
                               stream_),
               "copying from the device");
@@ -255,43 +260,97 @@ private:
         upload(all + 2 * count_, parameters.second_moments);
     }
 
+    bool is_single_launch() const { return plan_.is_single_launch(); }
+
+    void prepare_update() {
+        exchange_.reserve(grid_, stream_);
+        tile_losses_ = {static_cast<std::size_t>(tile_count(grid_)), "sums of the loss"};
+        slice_squares_ = {update_slices, "norms"};
+        const std::vector<BlockArrival> none(update_slices + 1);
+        arrivals_ = {none.size(), "the update's blocks"};
+        upload(arrivals_.data(), none);
+        // All of them are there at once, beside those of engines that share the device.
+        const int fit = device_.limits.multiprocessors * resident_update_blocks();
+        update_blocks_ = std::clamp(fit / std::max(device_.asked_for.sharers, 1), 1, update_slices);
+    }
+
+    // An iteration packs the weights that it leaves; those of its first were not left by one.
+    void pack_current() {
+        if (!is_single_launch()) return;
+        const DeviceGuard guard(device_.index());
+        launch_pack_model(tape_.model.data(),
+                          view_parameters<const float>(parameters_.data(), config_.output_bias), {},
+                          nullptr, device_.kernels.precision, stream_);
+    }
+
     // One iteration of so many steps; everything else that changes is in the control block.
     void queue_iteration(int steps) {
-        const bool bias = config_.output_bias;
-        if (config_.pool > 0) {
-            launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
+        const bool pool = config_.pool > 0;
+        if (pool) launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
+        if (is_single_launch()) {
+            queue_iteration_at_once(steps);
+        } else {
+            queue_iteration_by_steps(steps);
         }
+        if (pool) {
+            launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
+                               losses_.data() + config_.batch, grid_, control_.data(), stream_);
+        }
+        if (pool || !is_single_launch()) launch_close_iteration(control_.data(), stream_);
+    }
+
+    void queue_iteration_by_steps(int steps) {
+        const bool bias = config_.output_bias;
         launch_pack_model(tape_.model.data(),
                           view_parameters<const float>(parameters_.data(), bias), {},
-                          control_.data(), stream_);
-        queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.forward_blocks,
-                      stream_);
+                          control_.data(), device_.kernels.precision, stream_);
+        queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.kernels, stream_);
         launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
                     loss_partial_.data(), tape_.state(steps), target_.data(), grid_,
                     control_.data(), stream_);
         queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
-                       tape_, rule_, steps, false, backward_, stream_);
-        launch_adam({.weights = parameters_.data(),
-                     .first_moments = parameters_.data() + count_,
-                     .second_moments = parameters_.data() + 2 * count_,
-                     .grad_weights = grad_weights_.data(),
-                     .norms = norms_.data(),
-                     .squares = squares_.data(),
-                     .output_bias = bias,
-                     .normalise = config_.normalise_gradients,
-                     .beta1 = config_.beta1,
-                     .beta2 = config_.beta2,
-                     .epsilon = AdamOptions{}.epsilon,
-                     .rates = {},
-                     .control = control_.data(),
-                     .good = good_.data(),
-                     .anchor = anchor_.data()},
-                    stream_);
-        if (config_.pool > 0) {
-            launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
-                               losses_.data() + config_.batch, grid_, control_.data(), stream_);
-        }
-        launch_close_iteration(control_.data(), stream_);
+                       tape_, rule_, steps, false, backward_, device_.kernels, stream_);
+        launch_adam(adam_args(), stream_);
+    }
+
+    // Two launches.
+    void queue_iteration_at_once(int steps) {
+        queue_training_at_once({.first_state = start_.data(),
+                                .target = target_.data(),
+                                .loss_partial = tile_losses_.data(),
+                                .control = control_.data()},
+                               tape_, rule_, steps, forward_, backward_, exchange_,
+                               device_.kernels.precision, plan_, stream_);
+        launch_update_weights({.adam = adam_args(),
+                               .partial = backward_.partial.data(),
+                               .partials = plan_.blocks,
+                               .loss_partial = tile_losses_.data(),
+                               .loss = losses_.data(),
+                               .living = losses_.data() + config_.batch,
+                               .squares = slice_squares_.data(),
+                               .arrivals = arrivals_.data(),
+                               .packed = &tape_.model.data()->tensor,
+                               .grid = grid_,
+                               .close = config_.pool == 0},
+                              update_blocks_, stream_);
+    }
+
+    AdamArgs adam_args() const {
+        return {.weights = parameters_.data(),
+                .first_moments = parameters_.data() + count_,
+                .second_moments = parameters_.data() + 2 * count_,
+                .grad_weights = grad_weights_.data(),
+                .norms = norms_.data(),
+                .squares = squares_.data(),
+                .output_bias = config_.output_bias,
+                .normalise = config_.normalise_gradients,
+                .beta1 = config_.beta1,
+                .beta2 = config_.beta2,
+                .epsilon = AdamOptions{}.epsilon,
+                .rates = {},
+                .control = control_.data(),
+                .good = good_.data(),
+                .anchor = anchor_.data()};
     }
 
     // One graph for each number of steps, made when it is first wanted.
@@ -324,6 +383,7 @@ private:
     CudaDevice device_;
     TrainingConfig config_;
     Grid grid_;
+    RolloutPlan plan_;
     StepRule rule_;
     std::size_t count_;  // of parameters
     TrainingStream stream_;
@@ -346,6 +406,12 @@ private:
     TapeMemory tape_;
     ForwardScratch forward_;
     BackwardScratch backward_;
+    // Where an iteration is two launches.
+    ExchangeScratch exchange_;
+    DeviceArray<LossPartial> tile_losses_;
+    DeviceArray<double> slice_squares_;
+    DeviceArray<BlockArrival> arrivals_;
+    int update_blocks_ = 0;
     std::map<int, Graph> graphs_;
     int last_steps_ = 0;  // of the iteration that ran last
 };
@@ -355,7 +421,7 @@ private:
 std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,
                                                       const TrainingConfig& config,
                                                       std::span<const float> target) {
-    const DeviceGuard guard(device.index);
+    const DeviceGuard guard(device.index());
     return std::make_unique<CudaTrainingLoop>(device, config, target);
 }
 

@@ -3,20 +3,20 @@
 
 #include <memory>
 #include <span>
-#include <string>
 
-#include "cuda/kernels.hpp"
+#include "cuda/rollout.hpp"
+#include "cuda/rollout_form.hpp"
 #include "host/training_loop.hpp"
 
 namespace nca::cuda {
 
-// A device, what the kernels' launches need to know of it, and how they are to run.
+// A device, what was asked of it, and what the kernels' launches need to know of it.
 struct CudaDevice {
-    int index = 0;
-    std::string name;
-    int forward_blocks = 0;  // of step_forward_kernel that it can hold at once
-    Precision precision = default_precision;
-    RolloutForm rollout = RolloutForm::automatic;
+    Device asked_for;
+    DeviceLimits limits;
+    StepKernels kernels;
+
+    int index() const { return asked_for.index; }
 };
 
 // Training without the host: everything lives on the device, an iteration is one replayed graph,

@@ -16,10 +16,10 @@
 
 namespace nca::cuda {
 
-// pack_model.cu: the kernels' copy of the weights, with u0. The key is the one given, or that of
-// the plan at the training's cursor.
+// pack_model.cu: the copy of the weights that the kernels of that precision read, with u0. The key
+// is the one given, or that of the plan at the training's cursor.
 void launch_pack_model(PackedModel* model, ConstWeightsView weights, const FireKey& key,
-                       const TrainingControl* control, cudaStream_t stream);
+                       const TrainingControl* control, Precision precision, cudaStream_t stream);
 
 struct StepForwardArgs {
     float* next;                      // [cells, 16] z', unmasked
@@ -34,12 +34,16 @@ struct StepForwardArgs {
     std::uint32_t step;  // of the rollout, from 0
     bool first;          // state is the rollout's first and is not masked
 };
-// step_forward.cu. dependent: the kernel launched before it on the stream is a step, too.
-// most_blocks: how many blocks the device can hold at once; each loads the weights once.
+// step_forward.cu; step_forward_tensor.cu for any precision but exact. dependent: the kernel
+// launched before it on the stream is a step, too. most_blocks: how many blocks the device can hold
+// at once; each loads the weights once.
 void launch_step_forward(const StepForwardArgs& args, int most_blocks, bool dependent,
                          cudaStream_t stream);
+void launch_step_forward_tensor(const StepForwardArgs& args, Precision precision, int most_blocks,
+                                bool dependent, cudaStream_t stream);
 // How many of its blocks one multiprocessor of the current device holds.
 int resident_step_forward_blocks();
+int resident_step_forward_tensor_blocks(Precision precision);
 
 struct MaskStateArgs {
     float* state_out;                   // [cells, 16] x
@@ -78,9 +82,11 @@ struct StepBackwardArgs {
     StepRule rule;
     std::uint32_t step;
 };
-// step_backward.cu
+// step_backward.cu; step_backward_tensor.cu for any precision but exact.
 int backward_blocks(const Grid& grid);
 void launch_step_backward(const StepBackwardArgs& args, bool dependent, cudaStream_t stream);
+void launch_step_backward_tensor(const StepBackwardArgs& args, Precision precision, bool dependent,
+                                 cudaStream_t stream);
 
 // gather_gradient.cu: the gradient of the first state, from what the first step left.
 // grad_state [cells, 16] is overwritten; the others are as in StepBackwardArgs.
@@ -103,8 +109,8 @@ struct LossPartial {
 int loss_partials(const Grid& grid);
 // 2 / (height * width * 4 * batch)
 inline float loss_scale(const Grid& grid) {
-    return static_cast<float>(
-        2 / (double(grid.height) * grid.width * visible_channels * grid.batch));
+    return static_cast<float>(2 /
+                              (double(grid.height) * grid.width * visible_channels * grid.batch));
 }
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
                  const float* state, const float* target, const Grid& grid,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nca/error.hpp>
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -22,6 +24,9 @@ struct LaunchShape {
     // May begin while the kernel before it on the stream still runs, because it calls
     // wait_for_predecessor before it touches anything that one writes.
     bool dependent = false;
+    // All blocks are resident at once, because they wait for each other.
+    bool cooperative = false;
+    int cluster = 0;  // blocks of a cluster; 0: there are none
 };
 
 inline int blocks_for(long long work, long long most_blocks) {
@@ -43,6 +48,51 @@ void allow_shared_bytes(const char* name, void (*kernel)(Parameters...), std::si
                  name);
 }
 
+// A launch's configuration with the attributes that it points to.
+class LaunchConfig {
+public:
+    LaunchConfig(const LaunchShape& shape, cudaStream_t stream) {
+        if (shape.dependent) {
+            add(cudaLaunchAttributeProgrammaticStreamSerialization)
+                .programmaticStreamSerializationAllowed = 1;
+        }
+        if (shape.cooperative) add(cudaLaunchAttributeCooperative).cooperative = 1;
+        if (shape.cluster > 0) {
+            auto& dimension = add(cudaLaunchAttributeClusterDimension).clusterDim;
+            dimension.x = static_cast<unsigned>(shape.cluster);
+            dimension.y = dimension.z = 1;
+        }
+        config_.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+        config_.blockDim = dim3(static_cast<unsigned>(shape.threads));
+        config_.dynamicSmemBytes = shape.shared_bytes;
+        config_.stream = stream;
+        config_.attrs = attributes_;
+    }
+    LaunchConfig(const LaunchConfig&) = delete;
+    LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+    const cudaLaunchConfig_t* get() const { return &config_; }
+
+private:
+    cudaLaunchAttributeValue& add(cudaLaunchAttributeID id) {
+        cudaLaunchAttribute& attribute = attributes_[config_.numAttrs++];
+        attribute.id = id;
+        return attribute.val;
+    }
+
+    cudaLaunchAttribute attributes_[3] = {};
+    cudaLaunchConfig_t config_ = {};
+};
+
+// Clusters of more than eight blocks have to be asked for.
+template <class... Parameters>
+void allow_cluster(const char* name, void (*kernel)(Parameters...), int cluster) {
+    constexpr int always_allowed = 8;
+    if (cluster <= always_allowed) return;
+    check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+                 name);
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             cudaStream_t stream, Arguments&&... arguments) {
@@ -50,17 +100,29 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
     executor::name_next_launch(name);
 #endif
     allow_shared_bytes(name, kernel, shape.shared_bytes);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-    config.dynamicSmemBytes = shape.shared_bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = shape.dependent ? 1 : 0;
-    check_kernel(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
+    allow_cluster(name, kernel, shape.cluster);
+    const LaunchConfig config(shape, stream);
+    check_kernel(cudaLaunchKernelEx(config.get(), kernel, std::forward<Arguments>(arguments)...),
+                 name);
+}
+
+// How many clusters of the shape's size the current device holds at once; 0 where it cannot have
+// any.
+template <class... Parameters>
+int active_clusters(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape) {
+    allow_shared_bytes(name, kernel, shape.shared_bytes);
+    try {
+        allow_cluster(name, kernel, shape.cluster);
+    } catch (const CudaError&) {
+        return 0;
+    }
+    const LaunchConfig config(shape, nullptr);
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, config.get()) == cudaSuccess) {
+        return clusters;
+    }
+    cudaGetLastError();  // noticed
+    return 0;
 }
 
 template <class... Parameters>

@@ -6,8 +6,15 @@
 
 #include "cuda/device_memory.hpp"
 #include "cuda/kernels.hpp"
+#include "cuda/rollout_form.hpp"
 
 namespace nca::cuda {
+
+// Which kernels take the steps, one by one.
+struct StepKernels {
+    Precision precision = Precision::exact;
+    int forward_blocks = 0;  // of the forward kernel that the device can hold at once
+};
 
 // What a rollout needs besides its tape: two of everything that one step writes and the next reads.
 struct ForwardScratch {
@@ -24,7 +31,18 @@ struct BackwardScratch {
     DeviceArray<PartialGradients> partial;
     DeviceArray<std::uint32_t> has_partial;
 
-    void reserve(const Grid& grid);
+    // blocks: how many keep sums of weight gradients.
+    void reserve(const Grid& grid, int blocks);
+};
+
+// What rollouts in one launch need besides the scratch of single steps.
+struct ExchangeScratch {
+    Grid grid;
+    DeviceArray<TileProgress> progress;  // [tiles]
+    DeviceArray<int> order;              // [tiles] from the grid's middle outwards
+
+    // For one grid, once; waits for the stream then.
+    void reserve(const Grid& new_grid, cudaStream_t stream);
 };
 
 // States and life masks of a number of steps, and the model they were made with.
@@ -43,16 +61,42 @@ struct TapeMemory {
 
 // At least one step. Leaves all states and masks on the tape.
 void queue_forward(const TapeMemory& tape, const float* first_state, const StepRule& rule,
-                   int steps, const ForwardScratch& scratch, int most_blocks, cudaStream_t stream);
+                   int steps, const ForwardScratch& scratch, const StepKernels& kernels,
+                   cudaStream_t stream);
 
 // At least one step. Overwrites state by the last one; it is first_state as well.
 void queue_advance(float* state, const PackedModel* model, const Grid& grid, const StepRule& rule,
-                   int steps, const ForwardScratch& scratch, int most_blocks, cudaStream_t stream);
+                   int steps, const ForwardScratch& scratch, const StepKernels& kernels,
+                   cudaStream_t stream);
 
 // At least one step. grad_last [cells, 16] is the last state's gradient; grad_first, which may be
 // the same memory, receives that of the first state unless it is null.
 void queue_backward(float* grad_first, WeightsView grad_weights, const float* grad_last,
                     const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
-                    const BackwardScratch& scratch, cudaStream_t stream);
+                    const BackwardScratch& scratch, const StepKernels& kernels,
+                    cudaStream_t stream);
+
+// The same rollouts in one launch, by the same arithmetic: the same states, to the bit. tape is
+// null where nobody goes back; last_state may be first_state then, and is the tape's last
+// otherwise.
+void queue_forward_at_once(float* last_state, const PackedModel* model, const Grid& grid,
+                           const float* first_state, const TapeMemory* tape, const StepRule& rule,
+                           int steps, const ForwardScratch& scratch,
+                           const ExchangeScratch& exchange, Precision precision,
+                           const RolloutPlan& plan, cudaStream_t stream);
+
+// What such a rollout has to be told in training besides.
+struct SingleLaunchTraining {
+    const float* first_state;
+    const float* target;        // [height, width, 4]
+    LossPartial* loss_partial;  // [tiles] overwritten
+    const TrainingControl* control;
+};
+// Forward, loss and back in one launch. The first plan.blocks of scratch's partial gradients are
+// overwritten; the tape has all states and masks then.
+void queue_training_at_once(const SingleLaunchTraining& training, const TapeMemory& tape,
+                            const StepRule& rule, int steps, const ForwardScratch& forward,
+                            const BackwardScratch& backward, const ExchangeScratch& exchange,
+                            Precision precision, const RolloutPlan& plan, cudaStream_t stream);
 
 }  // namespace nca::cuda

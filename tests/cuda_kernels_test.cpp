@@ -8,6 +8,7 @@
 #include "tests/support/engine_runs.hpp"
 #include "tests/support/executor/executor.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/tensor_device.hpp"
 #include "tests/support/training.hpp"
 
 #include <nca/error.hpp>
@@ -99,8 +100,17 @@ TEST_CASE("every kernel in cuda/ is run") {
     test::run_rollout(*engine, example);
     test::run_advance(*engine, example);
     train_a_little("regenerating");
+    {
+        const test::TensorDevice device;
+        for (const RolloutForm form :
+             {RolloutForm::steps, RolloutForm::persistent, RolloutForm::cluster}) {
+            const Device fast = test::cuda_device(Precision::fast, form);
+            test::run_rollout(*make_engine(fast), example);
+            Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
+        }
+    }
     const std::set<std::string> all = kernels_in_sources();
-    REQUIRE(all.size() >= 14);
+    REQUIRE(all.size() >= 19);
     REQUIRE(all.count("step_forward_kernel") == 1);
     for (const std::string& name : all) {
         INFO(name);
@@ -419,7 +429,9 @@ TEST_CASE("an engine says in what precision and form it runs") {
     Device device = Device::cuda();
     device.precision = Precision::exact;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", exact"));
-    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) == "one kernel a step");
+    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
+            "one kernel a step: the precision is exact");
+    const test::TensorDevice tensor_device;
     device.precision = Precision::half;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", half"));
 }

@@ -136,8 +136,9 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
 
 // A GPU is filled by several small automata, a core of the CPU by one.
 int side_by_side(const Engine& engine, const TrainArguments& common, int trainings) {
+    constexpr int most_on_gpu = 16;
     const bool on_cpu = engine.memory_space() == MemorySpace::host;
-    return on_cpu ? std::min(trainings, thread_count(common.device)) : trainings;
+    return std::min(trainings, on_cpu ? thread_count(common.device) : most_on_gpu);
 }
 
 void describe(const Engine& engine, const TrainArguments& common, const std::vector<Run>& runs,
@@ -246,6 +247,11 @@ int train(const TrainManyArguments& many) {
             thread_share(thread_count(common.device), trainings, i);
     }
     const int workers = side_by_side(*engine, common, trainings);
+    // Counted from all targets, so that a run that is resumed goes on in the same form.
+    const int sharers = side_by_side(*engine, common, static_cast<int>(runs.size()));
+    for (Run* run : to_train) {
+        run->arguments.device.sharers = sharers;
+    }
     describe(*engine, common, runs, workers);
     train_all(to_train, common, workers);
     return sum_up(runs, common);

@@ -28,8 +28,8 @@ NCA_API Precision parse_precision(std::string_view text);
 
 // How the CUDA engine runs the steps of a rollout.
 enum class RolloutForm {
-    automatic,   // persistent or cluster where grid, batch and device allow it and the precision
-                 // is not exact, steps otherwise
+    automatic,   // persistent where grid, batch and device allow it and the precision is not exact,
+                 // steps otherwise
     steps,       // one kernel a step
     persistent,  // all steps in one kernel, whose blocks wait for their neighbours through global
                  // memory
@@ -46,6 +46,9 @@ struct NCA_API Device {
     int threads = 0;                               // of the CPU engine; 0: one for each processor
     Precision precision = default_precision;       // of the CUDA engine
     RolloutForm rollout = RolloutForm::automatic;  // of the CUDA engine
+    // Engines that work on the CUDA device side by side, this one among them: each takes its part
+    // of the device.
+    int sharers = 1;
 
     // A CUDA device where there is one, the CPU otherwise.
     static Device automatic() { return {}; }

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT
+// The CUDA engine's precisions and forms, executed on a CPU: against the double reference, against
+// each other, and in every order in which blocks may run.
+#include "cuda/cuda_engine.hpp"
+#include "host/training_loop.hpp"
+#include "tests/support/cases.hpp"
+#include "tests/support/compare.hpp"
+#include "tests/support/engine_runs.hpp"
+#include "tests/support/tensor_device.hpp"
+#include "tests/support/training.hpp"
+
+#include <nca/engine.hpp>
+#include <nca/model.hpp>
+#include <nca/simulator.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+using namespace nca;
+using executor::Interleaving;
+using executor::Order;
+using test::BlockSchedule;
+using test::Case;
+using test::CaseOptions;
+using test::cuda_device;
+using test::Start;
+using test::TensorDevice;
+
+namespace {
+
+constexpr Precision tensor_precisions[] = {Precision::precise, Precision::fast, Precision::half};
+constexpr RolloutForm launched_once[] = {RolloutForm::persistent, RolloutForm::cluster};
+
+// Relative to the norm of what is expected; infinite where anything is not finite.
+template <class A, class B>
+double relative_error(const A& actual, const B& expected) {
+    REQUIRE(std::size(actual) == std::size(expected));
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < std::size(actual); ++i) {
+        error += std::pow(double(actual[i]) - expected[i], 2);
+        norm += std::pow(double(expected[i]), 2);
+    }
+    return std::isfinite(error) && norm > 0 ? std::sqrt(error / norm)
+                                            : std::numeric_limits<double>::infinity();
+}
+
+// What the rounding of operands comes to in a chain of so many steps, if the roundings of its terms
+// are independent: 9 neighbours, 48 perceptions, 128 hidden units. Sums on tensor cores are cut,
+// not rounded, and the error of cutting grows with their number.
+double tolerance(Precision precision, int steps) {
+    const double terms = 9 + perception + hidden;
+    if (precision == Precision::precise) return steps * terms * 0x1p-24;
+    return std::sqrt(steps * terms) * 0x1p-11;
+}
+
+// A rollout in double with the life masks of the engine's: those that each of its states leads to.
+reference::Rollout<double> frozen(const Case& drawn, const std::vector<std::vector<float>>& states,
+                                  int sample) {
+    const reference::Parameters<double> parameters(drawn.weights);
+    const auto state_of = [&](int step) {
+        const ConstStateView view = {states[std::size_t(step)].data(), drawn.batch, drawn.height,
+                                     drawn.width, MemorySpace::host};
+        return reference::split_batch<double>(view)[std::size_t(sample)];
+    };
+    reference::Rollout<double> rollout{{state_of(0)}, {}, {}};
+    for (int step = 0; step < drawn.options.steps; ++step) {
+        rollout.fire.push_back(reference::fire_mask(drawn.options.key, drawn.rule.fire_rate, step,
+                                                    sample, drawn.height, drawn.width));
+        const auto& fire = rollout.fire.back();
+        rollout.life.push_back(
+            reference::step_forward(drawn.rule, parameters, state_of(step), fire).life);
+        rollout.states.push_back(reference::masked(
+            reference::update(drawn.rule, parameters, rollout.last(), fire), rollout.life.back()));
+    }
+    return rollout;
+}
+
+struct Errors {
+    double states;   // of the last
+    double weights;  // of their gradient
+    double first;    // of the first state's gradient
+};
+
+// Against double, whose life masks are those of the engine.
+Errors errors_of(const test::RolloutResult& result, const Case& drawn) {
+    const reference::Parameters<double> parameters(drawn.weights);
+    reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+    std::vector<double> last, first;
+    for (int sample = 0; sample < drawn.batch; ++sample) {
+        const auto rollout = frozen(drawn, result.states, sample);
+        const auto grad = reference::rollout_backward(
+            drawn.rule, parameters, rollout,
+            reference::split_batch<double>(drawn.grad_view())[std::size_t(sample)], grad_weights);
+        last.insert(last.end(), rollout.last().values.begin(), rollout.last().values.end());
+        first.insert(first.end(), grad.values.begin(), grad.values.end());
+    }
+    return {relative_error(result.states.back(), last),
+            relative_error(result.gradients.weights, grad_weights.all),
+            relative_error(result.gradients.first, first)};
+}
+
+// Ragged tiles, one and several to a sample, every kind of row.
+std::vector<CaseOptions> varied_cases() {
+    return {{.height = 19, .width = 21, .batch = 2, .steps = 3, .empty_alpha = 0.2F},
+            {.height = 34,
+             .width = 10,
+             .batch = 1,
+             .steps = 3,
+             .edges = Edges::zero,
+             .life = Life::pre_and_post,
+             .own_filters = true,
+             .start = Start::random},
+            {.height = 16,
+             .width = 8,
+             .batch = 2,
+             .steps = 4,
+             .edges = Edges::circular,
+             .life = Life::pre_and_post,
+             .output_bias = false,
+             .fire_rate = 1,
+             .start = Start::seed},
+            {.height = 20,
+             .width = 21,
+             .batch = 1,
+             .steps = 2,
+             .edges = Edges::zero,
+             .fire_rate = 0.03F,
+             .step_size = 0.5F,
+             .start = Start::empty,
+             .empty_alpha = 0.2F},
+            {.height = 1, .width = 2, .batch = 3, .steps = 5, .own_filters = true}};
+}
+
+std::string describe(const CaseOptions& options, Precision precision) {
+    return std::to_string(options.height) + " x " + std::to_string(options.width) + ", " +
+           std::string(name(precision));
+}
+
+}  // namespace
+
+TEST_CASE("every precision agrees with double, in steps and in one launch") {
+    const TensorDevice device;
+    for (const CaseOptions& options : varied_cases()) {
+        const Case drawn = test::random_case(options, 3);
+        for (const Precision precision : tensor_precisions) {
+            INFO(describe(options, precision));
+            const auto steps = make_engine(cuda_device(precision, RolloutForm::steps));
+            const test::RolloutResult expected = test::run_rollout(*steps, drawn);
+            const Errors errors = errors_of(expected, drawn);
+            REQUIRE(errors.states <= tolerance(precision, options.steps));
+            REQUIRE(errors.weights <= tolerance(precision, 2 * options.steps));
+            REQUIRE(errors.first <= tolerance(precision, 2 * options.steps));
+            REQUIRE(test::run_advance(*steps, drawn) == expected.states.back());
+            // The same arithmetic in the same order, so the same bits.
+            for (const RolloutForm form : launched_once) {
+                const auto engine = make_engine(cuda_device(precision, form));
+                REQUIRE((test::run_rollout(*engine, drawn) == expected));
+            }
+        }
+    }
+}
+
+TEST_CASE("many steps without a tape give the states of as many with one") {
+    const TensorDevice device;
+    const Case drawn = test::random_case(
+        {.height = 18, .width = 18, .steps = 9, .life = Life::pre_and_post, .start = Start::seed},
+        1);
+    const auto steps = make_engine(cuda_device(Precision::fast, RolloutForm::steps));
+    const std::vector<float> expected = test::run_advance(*steps, drawn);
+    REQUIRE(test::largest_magnitude(expected) > 0);
+    for (const RolloutForm form : launched_once) {
+        const auto engine = make_engine(cuda_device(Precision::fast, form));
+        REQUIRE(test::run_advance(*engine, drawn) == expected);
+        // The counts of tiles go on from one launch to the next.
+        REQUIRE(test::run_advance(*engine, drawn) == expected);
+    }
+}
+
+TEST_CASE("blocks in any order, and in any turns, give the same bits") {
+    const Case drawn = test::random_case({.height = 18,
+                                          .width = 18,
+                                          .batch = 1,
+                                          .steps = 8,
+                                          .life = Life::pre_and_post,
+                                          .start = Start::random},
+                                         2);
+    for (const int multiprocessors : {2, 9}) {  // several tiles a block, and one
+        const TensorDevice device(multiprocessors);
+        for (const RolloutForm form : launched_once) {
+            const auto run = [&] {
+                return test::run_advance(*make_engine(cuda_device(Precision::fast, form)), drawn);
+            };
+            const auto expected = run();
+            for (const Order order : {Order::forward, Order::reverse}) {
+                for (const Interleaving interleaving :
+                     {Interleaving::by_barrier, Interleaving::as_far_as_possible,
+                      Interleaving::one_block_late}) {
+                    const BlockSchedule schedule(order, interleaving);
+                    REQUIRE(run() == expected);
+                }
+            }
+        }
+    }
+}
+
+namespace {
+
+// What a few iterations leave behind.
+std::vector<std::uint8_t> train_a_little(const char* preset_name, const Device& device) {
+    Trainer trainer(test::small_picture(), test::small_config(preset_name), device);
+    trainer.iterate(3);
+    return test::checkpoint_bytes(trainer);
+}
+
+}  // namespace
+
+TEST_CASE("training in one launch is training in steps, but for the order of sums") {
+    const TensorDevice device(3);
+    for (const char* preset_name : {"notebook", "growing", "regenerating"}) {
+        TrainingConfig config = test::small_config(preset_name);
+        config.padding = 5;  // 18 x 18 cells, 6 tiles a sample
+        for (const RolloutForm form : launched_once) {
+            INFO(preset_name);
+            Trainer steps(test::small_picture(), config,
+                          cuda_device(Precision::precise, RolloutForm::steps));
+            Trainer once(test::small_picture(), config, cuda_device(Precision::precise, form));
+            for (int i = 0; i < 4; ++i) {
+                const IterationReport expected = steps.iterate(), report = once.iterate();
+                REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
+                REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
+                REQUIRE(report.dead == expected.dead);
+                REQUIRE(report.reset == expected.reset);
+            }
+            REQUIRE(relative_error(once.model().weights.all(), steps.model().weights.all()) <=
+                    1e-4);
+            REQUIRE(relative_error(once.states_after(), steps.states_after()) <= 1e-4);
+        }
+    }
+}
+
+TEST_CASE("training in one launch is the same in any schedule") {
+    const TensorDevice device(1);
+    for (const RolloutForm form : launched_once) {
+        const Device half = cuda_device(Precision::half, form);
+        const auto expected = train_a_little("regenerating", half);
+        for (const Interleaving interleaving :
+             {Interleaving::as_far_as_possible, Interleaving::one_block_late}) {
+            const BlockSchedule schedule(Order::reverse, interleaving);
+            REQUIRE(train_a_little("regenerating", half) == expected);
+        }
+    }
+}
+
+TEST_CASE("iterations queued for one launch each are those that are run one by one") {
+    const TensorDevice device;
+    const TrainingConfig config = test::small_config("persistent");
+    Trainer single(test::small_picture(), config, cuda_device(Precision::fast));
+    Trainer queued(test::small_picture(), config, cuda_device(Precision::fast));
+    REQUIRE(queued.engine().rollout_form(2, 12, 12).starts_with("persistent"));
+    int reports = 0;
+    while (reports < 5) {
+        for (const IterationReport& expected : queued.iterate(5 - reports)) {
+            REQUIRE(single.iterate().loss == expected.loss);
+            ++reports;
+        }
+    }
+    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+}
+
+TEST_CASE("an iteration in one launch that fails changes nothing, and training recovers") {
+    const TensorDevice device;
+    TrainingConfig config = test::small_config("growing");
+    config.learning_rate = 10;
+    Trainer trainer(test::small_picture(), config, cuda_device(Precision::fast));
+    std::string recovery;
+    for (int i = 0; i < 12 && recovery.empty(); ++i) recovery = trainer.iterate().recovery;
+    REQUIRE(!recovery.empty());
+    for (const float w : trainer.model().weights.all()) REQUIRE(std::isfinite(w));
+    REQUIRE(std::isfinite(trainer.iterate().loss));
+}
+
+TEST_CASE("a run goes on in another precision and another form") {
+    const TensorDevice device;
+    const TrainingConfig config = test::small_config("regenerating");
+    const test::TemporaryDirectory folder;
+    Trainer first(test::small_picture(), config, cuda_device(Precision::exact));
+    first.iterate(2);
+    first.save_checkpoint(folder / "checkpoint");
+    const double expected = first.iterate().loss;
+    for (const Precision precision : tensor_precisions) {
+        Trainer second(test::small_picture(), config, cuda_device(precision));
+        second.resume(folder / "checkpoint");
+        REQUIRE(std::abs(second.iterate().loss / expected - 1) <=
+                (precision == Precision::precise ? 1e-5 : 1e-2));
+    }
+}
+
+TEST_CASE("automata that share a device train as they do alone") {
+    const TensorDevice device(4);
+    TrainingConfig config = test::small_config("growing");
+    config.padding = 5;
+    Device shared = cuda_device(Precision::precise);
+    shared.sharers = 4;
+    Trainer alone(test::small_picture(), config, cuda_device(Precision::precise));
+    Trainer sharing(test::small_picture(), config, shared);
+    REQUIRE(alone.engine().rollout_form(2, 18, 18) != sharing.engine().rollout_form(2, 18, 18));
+    for (int i = 0; i < 3; ++i) {
+        REQUIRE(std::abs(sharing.iterate().loss / alone.iterate().loss - 1) <= 1e-5);
+    }
+}
+
+TEST_CASE("a captured rollout in one launch may be replayed behind one of a smaller grid") {
+    const TensorDevice device;
+    const Case small = test::random_case({.height = 18, .width = 10, .steps = 8}, 1);
+    const Case other = test::random_case({.height = 16, .width = 10, .steps = 8}, 2);
+    for (const RolloutForm form : launched_once) {
+        const auto engine = make_engine(cuda_device(Precision::fast, form));
+        const std::vector<float> expected = test::run_advance(*engine, small);
+        test::Uploaded on_engine(*engine, small);
+        cudaStream_t stream = nullptr;
+        REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t executable = nullptr;
+        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        engine->advance(small.rule, on_engine.weights, on_engine.state.view(), small.options,
+                        stream);
+        REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+        REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+        test::run_advance(*engine, other);
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+        REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
+        cudaGraphExecDestroy(executable);
+        cudaGraphDestroy(graph);
+        cudaStreamDestroy(stream);
+    }
+}
+
+TEST_CASE("more clusters than there are blocks going back one by one keep all their sums",
+          "[long]") {
+    const TensorDevice device;
+    TrainingConfig config = test::small_config("growing");
+    config.padding = 0;  // one tile a sample
+    config.batch = 520;
+    config.fewest_steps = 1;
+    config.most_steps = 2;
+    Trainer steps(test::small_picture(), config, cuda_device(Precision::fast, RolloutForm::steps));
+    Trainer clusters(test::small_picture(), config,
+                     cuda_device(Precision::fast, RolloutForm::cluster));
+    const IterationReport expected = steps.iterate(), report = clusters.iterate();
+    REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
+    REQUIRE(report.gradient_norm > 0);
+    REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
+}
+
+TEST_CASE("the gradient of a trained lizard keeps its digits over many steps", "[long]") {
+    const TensorDevice device;
+    const Model lizard =
+        Model::load(NCA_CUDA_SOURCE_DIR "/../data/models/lizard_growing.safetensors");
+    const auto gradient_error = [&](Precision precision, int steps) {
+        Case drawn = test::random_case({.height = 40, .width = 40, .steps = steps}, 1);
+        drawn.rule = lizard.rule;
+        drawn.weights = lizard.weights;
+        std::fill(drawn.state.begin(), drawn.state.end(), 0.0F);
+        const auto start = lizard.rule.start_values();
+        std::copy(start.begin(), start.end(),
+                  drawn.state.begin() + (20 * 40 + 20) * std::ptrdiff_t{channels});
+        const auto engine = make_engine(cuda_device(precision));
+        return errors_of(test::run_rollout(*engine, drawn), drawn).weights;
+    };
+    // As good as float32 needs it to be.
+    for (const int steps : {1, 8, 32, 96}) {
+        INFO(steps << " steps");
+        REQUIRE(gradient_error(Precision::precise, steps) <= 1e-5);
+    }
+    // Hidden units near zero are switched the other way here and there, and count in full.
+    for (const Precision precision : {Precision::fast, Precision::half}) {
+        INFO(name(precision));
+        REQUIRE(gradient_error(precision, 8) <= 1e-3);
+        REQUIRE(gradient_error(precision, 32) <= 2e-2);
+    }
+}
