@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: MIT
 // Times one step forward, forward and backward, and a training iteration of each preset, on weights
 // that have been trained for a while, because how much can be skipped depends on what has grown;
-// and one step of a large grid that is alive all over. On a GPU the same steps without fusing stand
-// beside them.
+// and one step of a large grid that is alive all over. On a GPU every precision and form of the
+// rollout that it can have is a row, with what was predicted for it and which limit should hold it;
+// the same steps without fusing stand beside them, and trainings side by side where that is wanted.
 #include "benchmarks/gpu.hpp"
 #include "benchmarks/measure.hpp"
+#include "benchmarks/prediction.hpp"
+#include "benchmarks/side_by_side.hpp"
+#include "benchmarks/table.hpp"
 #include "host/cpu/kernels.hpp"
 
 #include <nca/nca.hpp>
 
 #include <fmt/format.h>
 #include <omp.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -32,11 +38,15 @@ struct Options {
     std::string preset = "all";
     std::string target = NCA_DATA_DIR "/lizard.png";
     std::string device = "auto";
+    std::string precision = "all";
+    std::string rollout = "all";
     int threads = 0;
     int train = 500;
     std::string resume;
     int count = 20;
+    int automata = 1;
     std::optional<int> inference;
+    std::string rates;
     std::string json;
 
     Device on() const {
@@ -44,64 +54,122 @@ struct Options {
         parsed.threads = threads;
         return parsed;
     }
+    // Those that are asked for, the most exact first.
+    std::vector<Precision> precisions() const {
+        if (precision != "all") return {parse_precision(precision)};
+        return {Precision::exact, Precision::precise, Precision::fast, Precision::half};
+    }
 };
+
+constexpr std::array<std::pair<const char*, RolloutForm>, 3> forms = {
+    {{"steps", RolloutForm::steps},
+     {"persistent", RolloutForm::persistent},
+     {"cluster", RolloutForm::cluster}}};
+
+std::string name_of(RolloutForm wanted) {
+    for (const auto& [text, form] : forms) {
+        if (form == wanted) return text;
+    }
+    return "automatic";
+}
 
 bool on_gpu(const Engine& engine) { return engine.memory_space() == MemorySpace::device; }
 
-nlohmann::ordered_json to_json(const Timing& timing) {
-    return {{"median", timing.median},
-            {"fastest", timing.fastest},
-            {"slowest", timing.slowest},
-            {"count", timing.count}};
-}
+// What a run is measured against, and how its rows are printed.
+struct Setting {
+    bool gpu = false;
+    Machine machine;
+    Rates rates;
+    Row& rows;
 
-void print_header() {
-    fmt::print("{:<17} {:>12} {:>9} {:>9} {:>22} {:>13} {:>7} {:>7} {:>9}\n", "work", "cells",
-               "forward", "fwd+bwd", "training iteration", "cell-steps/s", "of peak", "of peak",
-               "memory");
-    fmt::print("{:<17} {:>12} {:>9} {:>9} {:>22} {:>13} {:>7} {:>7} {:>9}\n", "", "", "ms/step",
-               "ms/step", "ms, fastest..slowest", "", "arith.", "bandw.", "peak, MB");
-}
-
-std::string share(double part) { return part > 0 ? fmt::format("{:.1f}%", part * 100) : "-"; }
-
-// A row of the table, from its json. What a row does not have is a dash.
-void print_row(const nlohmann::ordered_json& row) {
-    const auto number = [&](const char* name) { return row.value(name, 0.0); };
-    const auto per_step = [&](const char* name) {
-        if (!row.contains(name)) return std::string("-");
-        return fmt::format("{:.4f}", row[name]["median"].get<double>() / number("steps"));
-    };
-    std::string training = "-";
-    if (row.contains("training_ms")) {
-        const auto& ms = row["training_ms"];
-        training = fmt::format("{:.3f} {:>7.3f}..{:<7.3f}", ms["median"].get<double>(),
-                               ms["fastest"].get<double>(), ms["slowest"].get<double>());
+    void add(const Row& row) const {
+        print_row(row, gpu);
+        rows.push_back(row);
     }
-    const double memory = number("peak_memory_bytes");
-    fmt::print("{:<17} {:>12} {:>9} {:>9} {:>22} {:>13.3e} {:>7} {:>7} {:>9}\n",
-               row["name"].get<std::string>(),
-               fmt::format("{}x{}x{}", row["batch"].get<int>(), row["height"].get<int>(),
-                           row["width"].get<int>()),
-               per_step("forward_ms"), per_step("forward_backward_ms"), training,
-               number("cell_steps_per_second"), share(number("peak_arithmetic_fraction")),
-               share(number("peak_bandwidth_fraction")),
-               memory > 0 ? fmt::format("{:.0f}", memory * 1e-6) : "-");
+};
+
+// The devices to measure: on a GPU the same one in each precision and form.
+std::vector<Device> variants(const Options& options, bool gpu) {
+    Device device = options.on();
+    if (!gpu) return {device};
+    std::vector<Device> result;
+    for (const Precision precision : options.precisions()) {
+        for (const auto& [text, form] : forms) {
+            // All that there can be: exact has kernels for single steps only.
+            if (options.rollout == "all" && precision == Precision::exact &&
+                form != RolloutForm::steps) {
+                continue;
+            }
+            if (options.rollout != "all" && options.rollout != text) continue;
+            device.precision = precision;
+            device.rollout = form;
+            result.push_back(device);
+        }
+    }
+    return result;
 }
 
-nlohmann::ordered_json row_of(const std::string& name, const std::string& engine, int batch,
-                              int side, int steps) {
-    return {{"name", name},   {"engine", engine}, {"precision", "float32"}, {"batch", batch},
-            {"height", side}, {"width", side},    {"steps", steps}};
+std::string precision_of(const Device& device, bool gpu) {
+    return gpu ? std::string(name(device.precision)) : "float32";
 }
 
-// Trains one preset and waits until it is there.
-Trainer train(const std::string& name, const Options& options) {
-    TrainingConfig config = preset(name);
+// Why a grid cannot be had on a device in its precision and form; empty where it can.
+std::string obstacle(const Device& device, const TrainingConfig& config) {
+    try {
+        const auto engine = make_engine(device);
+        const std::string form = engine->rollout_form(config.batch, config.grid(), config.grid());
+        const bool other =
+            device.rollout == RolloutForm::persistent || device.rollout == RolloutForm::cluster;
+        return other && !form.starts_with(name_of(device.rollout))
+                   ? fmt::format("the engine has another form: {}", form)
+                   : "";
+    } catch (const CudaError& error) {
+        return error.what();
+    }
+}
+
+TrainingConfig timed_config(const std::string& preset_name) {
+    TrainingConfig config = preset(preset_name);
     config.fewest_steps = timed_steps;
     config.most_steps = timed_steps + 1;
-    Trainer trainer(load_target(options.target), config, options.on());
-    if (!options.resume.empty()) trainer.resume(options.resume);
+    return config;
+}
+
+// A checkpoint that all variants of a preset go on from, so that they have the same work.
+class SharedCheckpoint {
+public:
+    SharedCheckpoint(const std::string& preset_name, const Options& options)
+        : path_(options.resume), is_mine_(options.resume.empty()) {
+        if (!is_mine_) return;
+        path_ = std::filesystem::temp_directory_path() /
+                fmt::format("bench_step_{}_{}.checkpoint", preset_name, getpid());
+    }
+    ~SharedCheckpoint() {
+        std::error_code ignored;
+        if (is_mine_) std::filesystem::remove(path_, ignored);
+    }
+    SharedCheckpoint(const SharedCheckpoint&) = delete;
+    SharedCheckpoint& operator=(const SharedCheckpoint&) = delete;
+
+    void resume(Trainer& trainer) const {
+        if (!is_mine_ || is_saved_) trainer.resume(path_);
+    }
+    void save(const Trainer& trainer) {
+        if (is_mine_ && !is_saved_) trainer.save_checkpoint(path_);
+        is_saved_ = true;
+    }
+
+private:
+    std::filesystem::path path_;
+    bool is_mine_;
+    bool is_saved_ = false;
+};
+
+// Trains one preset, from the checkpoint if there is one, and waits until it is there.
+Trainer train(const std::string& name, const Device& device, const SharedCheckpoint& checkpoint,
+              const Options& options) {
+    Trainer trainer(load_target(options.target), timed_config(name), device);
+    checkpoint.resume(trainer);
     while (trainer.iteration() < options.train) {
         trainer.iterate(int(options.train - trainer.iteration()));
         fmt::print(stderr, "\r{}: training {}/{} ", name, trainer.iteration(), options.train);
@@ -121,27 +189,48 @@ Timing time_training(Trainer& trainer, int count) {
     return timing;
 }
 
-// One preset. Throws Error where the engine is wrong.
-nlohmann::ordered_json bench_preset(const std::string& name, const Options& options,
-                                    const Machine& machine) {
+// What is known of a preset after its first variant, and holds for all.
+struct PresetWork {
+    std::optional<ReferenceCheck> check;
+    std::optional<Work> work;
+};
+
+RolloutCase rollout_case(const Device& device, const TrainingConfig& config, const Work& work) {
+    return {.batch = config.batch,
+            .height = config.grid(),
+            .width = config.grid(),
+            .steps = timed_steps,
+            .fire_rate = config.rule.fire_rate,
+            .precision = device.precision,
+            .form = device.rollout,
+            .sharers = device.sharers,
+            .forward_rows = work.forward_rows / timed_steps,
+            .backward_rows = work.backward_rows / timed_steps};
+}
+
+// One preset on one device. Throws Error where the engine is wrong.
+void bench_variant(const std::string& name, const Device& device, SharedCheckpoint& checkpoint,
+                   PresetWork& known, const Options& options, const Setting& setting) {
     reset_peak_memory();
-    const bool gpu = on_gpu(*make_engine(options.on()));
-    const double memory_before = gpu ? gpu_memory_in_use() : 0;
-    Trainer trainer = train(name, options);
+    const double memory_before = setting.gpu ? gpu_memory_in_use() : 0;
+    Trainer trainer = train(name, device, checkpoint, options);
+    checkpoint.save(trainer);
     Engine& engine = trainer.engine();
     const TrainingConfig& config = trainer.config();
     const std::int64_t trained = trainer.iteration();
 
-    const double error = error_against_reference(engine, trainer);
+    if (!known.check) known.check.emplace(trainer);
+    const double error =
+        known.check->error(engine, setting.gpu ? device.precision : Precision::exact);
     if (!(error <= 1)) {
         throw Error(
-            fmt::format("preset {}: the engine is {:.3g} tolerances away from the double "
+            fmt::format("preset {}, {}, {}: the engine is {:.3g} tolerances away from the double "
                         "reference; its times mean nothing",
-                        name, error));
+                        name, precision_of(device, setting.gpu), name_of(device.rollout), error));
     }
 
     const Timing training = time_training(trainer, options.count);
-    const double memory = gpu ? gpu_memory_in_use() - memory_before : peak_memory();
+    const double memory = setting.gpu ? gpu_memory_in_use() - memory_before : peak_memory();
 
     const Model model = trainer.model();
     const int grid = config.grid();
@@ -174,27 +263,103 @@ nlohmann::ordered_json bench_preset(const std::string& name, const Options& opti
         wait();
     });
 
-    const Work work = count_work(
-        engine, model.rule, engine.forward(model.rule, weights_view, state.view(), rollout), {});
+    if (!known.work) {
+        known.work =
+            count_work(engine, model.rule,
+                       engine.forward(model.rule, weights_view, state.view(), rollout), {});
+    }
+    const Work& work = *known.work;
     const double cell_steps = double(config.batch) * grid * grid * timed_steps;
     const double seconds = training.median * 1e-3;
     const double operations = work.forward_operations() + work.backward_operations();
     // Each living state is written once and read twice, its gradient read and written once.
     const double bytes = work.living_cells * channels * sizeof(float) * 5;
-    nlohmann::ordered_json row =
-        row_of(name, engine.description(), config.batch, grid, timed_steps);
+    Row row = row_of(name, engine.description(), precision_of(device, setting.gpu), config.batch,
+                     grid, timed_steps);
+    if (setting.gpu) {
+        row["rollout"] = name_of(device.rollout);
+        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid);
+    }
     row.update({{"trained_iterations", trained},
                 {"forward_ms", to_json(forward)},
                 {"forward_backward_ms", to_json(both)},
                 {"training_ms", to_json(training)},
                 {"cell_steps_per_second", cell_steps / seconds},
                 {"operations", operations},
-                {"peak_arithmetic_fraction", operations / seconds / machine.arithmetic},
-                {"peak_bandwidth_fraction", bytes / seconds / machine.bandwidth},
+                {"peak_arithmetic_fraction", operations / seconds / setting.machine.arithmetic},
+                {"peak_bandwidth_fraction", bytes / seconds / setting.machine.bandwidth},
                 {"peak_memory_bytes", memory},
                 {"error_in_tolerances", error}});
-    print_row(row);
-    return row;
+    if (setting.gpu) {
+        const RolloutCase timed = rollout_case(device, config, work);
+        row["prediction"] = {
+            {"forward", to_json(predict_forward(setting.rates, timed), forward.median)},
+            {"forward_backward",
+             to_json(predict_forward_backward(setting.rates, timed), both.median)},
+            {"training", to_json(predict_training(setting.rates, timed), training.median)}};
+    }
+    setting.add(row);
+}
+
+// Trainings side by side, beside one alone on the same device.
+void bench_side_by_side(const std::string& name, const Device& device,
+                        const SharedCheckpoint& checkpoint, const PresetWork& known,
+                        const Options& options, const Setting& setting) {
+    constexpr int rounds = 5;
+    const TrainingConfig config = timed_config(name);
+    double alone = 0;
+    for (const int automata : {1, options.automata}) {
+        Device shared = device;
+        shared.sharers = automata;
+        const std::string row_name =
+            automata == 1 ? "  one training" : fmt::format("  {} side by side", automata);
+        const int grid = config.grid();
+        Row row = row_of(row_name, "", precision_of(device, true), config.batch, grid, timed_steps);
+        row.update({{"preset", name}, {"automata", automata}});
+        row["rollout"] = name_of(device.rollout);
+        const Timing each = time_side_by_side(automata, rounds, [&] {
+            Trainer trainer(load_target(options.target), config, shared);
+            checkpoint.resume(trainer);
+            return trainer;
+        });
+        if (automata == 1) alone = each.median;
+        row.update({{"training_ms", to_json(each)},
+                    {"to_alone", each.median / alone},
+                    {"cell_steps_per_second",
+                     double(config.batch) * grid * grid * timed_steps / (each.median * 1e-3)}});
+        row["prediction"] = {
+            {"training",
+             to_json(predict_training(setting.rates, rollout_case(shared, config, *known.work)),
+                     each.median)}};
+        setting.add(row);
+        if (automata > 1) {
+            fmt::print("    each takes {:.3f} of the time of one alone\n", each.median / alone);
+        }
+    }
+}
+
+void bench_preset(const std::string& name, const Options& options, const Setting& setting) {
+    const TrainingConfig config = timed_config(name);
+    SharedCheckpoint checkpoint(name, options);
+    PresetWork known;
+    std::vector<Device> had;
+    for (const Device& device : variants(options, setting.gpu)) {
+        const std::string problem = setting.gpu ? obstacle(device, config) : "";
+        if (problem.empty()) {
+            bench_variant(name, device, checkpoint, known, options, setting);
+            had.push_back(device);
+            continue;
+        }
+        Row row =
+            row_of(name, "", precision_of(device, true), config.batch, config.grid(), timed_steps);
+        row["rollout"] = name_of(device.rollout);
+        row["problem"] = problem;
+        setting.add(row);
+    }
+    if (options.automata == 1) return;
+    for (const Device& device : had) {
+        bench_side_by_side(name, device, checkpoint, known, options, setting);
+    }
 }
 
 // A large grid, alive all over, and weights so small that it stays so.
@@ -244,7 +409,7 @@ void check_unfused(Engine& engine, const Rule& preset_rule, bool tf32) {
 
 // The same steps without fusing. Nothing is skipped there, so that it does not matter what has
 // grown.
-void bench_unfused(nlohmann::ordered_json& rows, const std::string& name, const Options& options) {
+void bench_unfused(const std::string& name, const Options& options, const Setting& setting) {
     const TrainingConfig config = preset(name);
     const int grid = config.grid();
     const Model model{config.rule, Weights(config.output_bias), {}, true};
@@ -257,20 +422,19 @@ void bench_unfused(nlohmann::ordered_json& rows, const std::string& name, const 
             measure(options.count, [&] { unfused->forward(state.view().data, timed_steps); });
         const Timing both = measure(
             options.count, [&] { unfused->forward_backward(state.view().data, timed_steps); });
-        nlohmann::ordered_json row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS",
-                                            "cuBLAS and cuRAND", config.batch, grid, timed_steps);
-        row["precision"] = tf32 ? "tf32" : "float32";
+        Row row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND",
+                         tf32 ? "tf32" : "float32", config.batch, grid, timed_steps);
         const double cell_steps = double(config.batch) * grid * grid * timed_steps;
         row.update({{"forward_ms", to_json(forward)},
                     {"forward_backward_ms", to_json(both)},
                     {"cell_steps_per_second", cell_steps / (both.median * 1e-3)}});
-        print_row(row);
-        rows.push_back(row);
+        setting.add(row);
     }
 }
 
-nlohmann::ordered_json bench_inference(int side, const Options& options, const Machine& machine) {
-    const auto engine = make_engine(options.on());
+void bench_inference(int side, const Device& device, const Options& options,
+                     const Setting& setting) {
+    const auto engine = make_engine(device);
     const Inference work(side);
     State state = engine->make_state(1, side, side);
     engine->copy_from_host(state.view().data, work.state);
@@ -283,12 +447,13 @@ nlohmann::ordered_json bench_inference(int side, const Options& options, const M
     engine->copy_to_host(after, state.view().data);
     const double error =
         step_error(work.model, {work.state.data(), 1, side, side, MemorySpace::host},
-                   {after.data(), 1, side, side, MemorySpace::host}, {});
+                   {after.data(), 1, side, side, MemorySpace::host}, {},
+                   setting.gpu ? device.precision : Precision::exact);
     if (!(error <= 1)) {
         throw Error(
-            fmt::format("a step of {0}x{0} cells is {1:.3g} tolerances away from the double "
+            fmt::format("a step of {0}x{0} cells, {2}, is {1:.3g} tolerances away from the double "
                         "reference; its time means nothing",
-                        side, error));
+                        side, error, precision_of(device, setting.gpu)));
     }
 
     Waiter wait(*engine);
@@ -300,22 +465,37 @@ nlohmann::ordered_json bench_inference(int side, const Options& options, const M
     const double seconds = forward.median * 1e-3 / Inference::steps;
     Work per_step;
     per_step.forward_rows = cells * work.model.rule.fire_rate;
-    nlohmann::ordered_json row =
-        row_of("inference", engine->description(), 1, side, Inference::steps);
+    // Every state is read and written once.
+    const double bytes_per_second = cells * channels * sizeof(float) * 2 / seconds;
+    const Machine& machine = setting.machine;
+    Row row = row_of("inference", engine->description(), precision_of(device, setting.gpu), 1, side,
+                     Inference::steps);
     row.update(
         {{"forward_ms", to_json(forward)},
          {"cell_steps_per_second", cells / seconds},
          {"peak_arithmetic_fraction", per_step.forward_operations() / seconds / machine.arithmetic},
-         // Every state is read and written once.
-         {"peak_bandwidth_fraction",
-          cells * channels * sizeof(float) * 2 / seconds / machine.bandwidth},
+         {"bytes_per_second", bytes_per_second},
+         {"peak_bandwidth_fraction", bytes_per_second / machine.bandwidth},
          {"error_in_tolerances", error}});
-    print_row(row);
-    return row;
+    if (setting.gpu) {
+        row["rollout"] = name_of(device.rollout);
+        Prediction predicted =
+            predict_large_step(setting.rates, {.height = side,
+                                               .width = side,
+                                               .fire_rate = work.model.rule.fire_rate,
+                                               .precision = device.precision});
+        predicted.seconds *= Inference::steps;
+        row["prediction"] = {{"forward", to_json(predicted, forward.median)}};
+    }
+    setting.add(row);
+    if (setting.gpu) {
+        fmt::print("    {:.0f} GB/s of {:.0f}\n", bytes_per_second * 1e-9,
+                   machine.bandwidth * 1e-9);
+    }
 }
 
 // Keeps every cell's hidden units, 512 bytes, so that a smaller grid has to do.
-void bench_unfused_inference(nlohmann::ordered_json& rows, int side, const Options& options) {
+void bench_unfused_inference(int side, const Options& options, const Setting& setting) {
     constexpr int largest = 2048;
     side = std::min(side, largest);
     const auto engine = make_engine(options.on());
@@ -325,18 +505,40 @@ void bench_unfused_inference(nlohmann::ordered_json& rows, int side, const Optio
     for (const bool tf32 : {false, true}) {
         const auto unfused = make_unfused(work.model, 1, side, side, 0, tf32);
         const Timing forward = measure(options.count, [&] { unfused->step(state.view().data); });
-        nlohmann::ordered_json row =
-            row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND", 1, side, 1);
-        row["precision"] = tf32 ? "tf32" : "float32";
+        Row row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND",
+                         tf32 ? "tf32" : "float32", 1, side, 1);
         row.update({{"forward_ms", to_json(forward)},
                     {"cell_steps_per_second", double(side) * side / (forward.median * 1e-3)}});
-        print_row(row);
-        rows.push_back(row);
+        setting.add(row);
     }
 }
 
+// A large grid in each precision; its tiles are too many for a rollout in one kernel.
+void bench_inferences(int side, const Options& options, const Setting& setting) {
+    if (!setting.gpu) return bench_inference(side, options.on(), options, setting);
+    Device device = options.on();
+    device.rollout = RolloutForm::steps;
+    for (const Precision precision : options.precisions()) {
+        device.precision = precision;
+        std::string problem;
+        try {
+            make_engine(device);
+        } catch (const CudaError& error) {
+            problem = error.what();
+        }
+        if (problem.empty()) {
+            bench_inference(side, device, options, setting);
+            continue;
+        }
+        Row row = row_of("inference", "", precision_of(device, true), 1, side, Inference::steps);
+        row["problem"] = problem;
+        setting.add(row);
+    }
+    bench_unfused_inference(side, options, setting);
+}
+
 // The multilayer perceptron alone, dense, on one core, against that core's peak.
-nlohmann::ordered_json bench_mlp(int count) {
+Row bench_mlp(int count) {
     constexpr int chunks = 500;
     auto weights = std::make_unique<cpu::PackedWeights>();
     Weights drawn(true);
@@ -364,9 +566,26 @@ nlohmann::ordered_json bench_mlp(int count) {
     return {{"gflops", rate * 1e-9}, {"peak_gflops", peak * 1e-9}, {"peak_fraction", rate / peak}};
 }
 
+// The device's rates where they have been measured, here or by the program `rates`.
+Rates rates_of(const Machine& machine, const std::string& path) {
+    Rates rates;
+    rates.multiprocessors = machine.multiprocessors;
+    rates.clock = machine.clock;
+    rates.multiply_adds = machine.arithmetic / (machine.multiprocessors * machine.clock);
+    rates.bandwidth = machine.bandwidth;
+    if (!path.empty()) read_rates(rates, path);
+    return rates;
+}
+
 void run(const Options& options) {
-    const auto engine = make_engine(options.on());
+    // Whether there is one in the least demanding precision.
+    Device plain = options.on();
+    plain.precision = Precision::exact;
+    const auto engine = make_engine(plain);
     const bool gpu = on_gpu(*engine);
+    if (!gpu && options.automata > 1) {
+        throw InvalidArgument("--automata needs a CUDA device: the CPU engine uses all processors");
+    }
     const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
     const Machine machine = gpu ? measure_gpu(options.on().index)
                                 : Machine{peak_arithmetic(threads), peak_bandwidth(threads)};
@@ -375,34 +594,35 @@ void run(const Options& options) {
         "of training\n",
         engine->description(), machine.arithmetic * 1e-9, machine.bandwidth * 1e-9, options.count,
         timed_steps, options.train);
-    nlohmann::ordered_json report = {{"engine", engine->description()},
-                                     {"peak_gflops", machine.arithmetic * 1e-9},
-                                     {"peak_gbytes_per_second", machine.bandwidth * 1e-9}};
+    Row report = {{"engine", engine->description()},
+                  {"peak_gflops", machine.arithmetic * 1e-9},
+                  {"peak_gbytes_per_second", machine.bandwidth * 1e-9}};
     if (!gpu) {
         report["threads"] = threads;
         report["mlp"] = bench_mlp(options.count);
     }
-    report["rows"] = nlohmann::ordered_json::array();
-    auto& rows = report["rows"];
-    print_header();
+    report["rows"] = Row::array();
+    const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
+                             report["rows"]};
+    const auto write = [&] {
+        if (options.json.empty()) return;
+        std::ofstream file(options.json);
+        file << report.dump(2) << '\n';
+        if (!file.flush()) throw IoError("cannot write " + options.json);
+    };
+    print_header(gpu);
     const std::vector<std::string> names = options.preset == "all"
                                                ? std::vector<std::string>{"notebook", "growing"}
                                                : std::vector{options.preset};
     for (const std::string& name : names) {
-        rows.push_back(bench_preset(name, options, machine));
-        if (gpu) bench_unfused(rows, name, options);
+        bench_preset(name, options, setting);
+        if (gpu) bench_unfused(name, options, setting);
+        write();  // what comes later may be cut off
     }
     constexpr int large_side = 4096, small_side = 512;
     const int side = options.inference.value_or(gpu ? large_side : small_side);
-    if (side > 0) {
-        rows.push_back(bench_inference(side, options, machine));
-        if (gpu) bench_unfused_inference(rows, side, options);
-    }
-    if (!options.json.empty()) {
-        std::ofstream file(options.json);
-        file << report.dump(2) << '\n';
-        if (!file.flush()) throw IoError("cannot write " + options.json);
-    }
+    if (side > 0) bench_inferences(side, options, setting);
+    write();
 }
 
 }  // namespace
@@ -416,6 +636,12 @@ int main(int argc, char** argv) {
         ->check(CLI::IsMember({"all", "notebook", "growing", "persistent", "regenerating"}));
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
+    app.add_option("--precision", options.precision,
+                   "of the CUDA engine: exact, precise, fast or half; all")
+        ->check(CLI::IsMember({"all", "exact", "precise", "fast", "half"}));
+    app.add_option("--rollout", options.rollout,
+                   "form of the CUDA engine's rollouts: steps, persistent or cluster; all")
+        ->check(CLI::IsMember({"all", "steps", "persistent", "cluster"}));
     app.add_option("--threads", options.threads, "of the CPU engine; 0: one for each processor")
         ->check(CLI::Range(0, 1024));
     app.add_option("--train", options.train, "training iterations before the timed ones")
@@ -423,9 +649,14 @@ int main(int argc, char** argv) {
     app.add_option("--resume", options.resume,
                    "start from this checkpoint, made by nca train --steps 80:81");
     app.add_option("--count", options.count, "timed runs of each kind")->check(CLI::Range(1, 1000));
+    app.add_option("--automata", options.automata,
+                   "time so many trainings side by side as well, on a GPU")
+        ->check(CLI::Range(1, 64));
     app.add_option("--inference", options.inference,
                    "side of the large grid; 0: none; 4096 on a GPU, 512 elsewhere")
         ->check(CLI::IsMember({0}) | CLI::Range(8, 16384));
+    app.add_option("--rates", options.rates,
+                   "predict by what the program rates has measured: its --json");
     app.add_option("--json", options.json, "write the results to this file as well");
     try {
         app.parse(argc, argv);

@@ -169,8 +169,13 @@ Machine measure_gpu(int device) {
         cuda::launch(NCA_KERNEL(copy_kernel), {.blocks = blocks, .threads = threads}, nullptr,
                      to.data(), static_cast<const float4*>(from.data()), count);
     });
-    return {2.0 * rounds * chains * threads * blocks / arithmetic_seconds,
-            2.0 * count * sizeof(float4) / copy_seconds};
+    int kilohertz = 0;
+    check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, device),
+          "asking what the device is");
+    return {.arithmetic = 2.0 * rounds * chains * threads * blocks / arithmetic_seconds,
+            .bandwidth = 2.0 * count * sizeof(float4) / copy_seconds,
+            .multiprocessors = properties.multiProcessorCount,
+            .clock = kilohertz * 1e3};
 }
 
 double gpu_memory_in_use() {

@@ -13,7 +13,7 @@
 
 namespace nca::bench {
 
-// The rate of independent float32 multiply-adds and of copying large arrays on a device.
+// What a device is, and its rates of independent float32 multiply-adds and of copying large arrays.
 Machine measure_gpu(int device);
 
 // Device memory in use by everybody, in bytes.

@@ -5,6 +5,7 @@
 #include <nca/trainer.hpp>
 
 #include <functional>
+#include <vector>
 
 namespace nca::bench {
 
@@ -20,7 +21,13 @@ struct Timing {
 struct Machine {
     double arithmetic = 0;  // operations a second, float32
     double bandwidth = 0;   // bytes a second, both directions counted
+    // Of a GPU only.
+    int multiprocessors = 0;
+    double clock = 0;  // cycles a second, the highest
 };
+
+// Of single times.
+Timing timing_of(std::vector<double> milliseconds);
 
 // Runs work once to warm up, then `count` times, each timed on its own.
 Timing measure(int count, const std::function<void()>& work);
@@ -57,14 +64,29 @@ struct Work {
 };
 Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKey& key);
 
-// The largest |engine - reference| / (atol + rtol * max) over the state after eight steps of one
-// sample and the gradients of the loss there; at most 1 where the engine is right.
-double error_against_reference(Engine& engine, const Trainer& trainer);
+// A short rollout of a trained model in double precision, one sample from the start cell, and the
+// gradients of the loss at its end: what engines are held against before they are timed. No cell
+// lives or dies there by so little that a coarse precision may decide it otherwise.
+class ReferenceCheck {
+public:
+    explicit ReferenceCheck(const Trainer& trainer);
+
+    // The largest |engine - reference| / (atol + rtol * max) over the last state and the gradients;
+    // at most 1 where the engine is right, for the precision it computes in.
+    double error(Engine& engine, Precision precision) const;
+
+private:
+    Model model_;
+    std::vector<float> target_;
+    int grid_;
+    RolloutOptions options_;
+    std::vector<double> last_, grad_weights_, grad_first_;
+};
 
 // The same for one step of a large grid, looked at in some hundred cells all over it. before and
 // after are [height, width, channels] in host memory.
 double step_error(const Model& model, ConstStateView before, ConstStateView after,
-                  const FireKey& key);
+                  const FireKey& key, Precision precision);
 
 // Most memory that the process has held since the last reset beyond what it held then (the program
 // and its libraries; cuBLAS alone takes 100 MB), in bytes; Linux only, 0 elsewhere.
