@@ -5,8 +5,7 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
-
+#include "benchmarks/device_timing.cuh"
 #include "benchmarks/unfused/unfused.hpp"
 #include "cuda/check.hpp"
 #include "cuda/device_memory.hpp"
@@ -39,27 +38,6 @@ __global__ void copy_kernel(float4* to, const float4* from, std::size_t count) {
          i += stride) {
         to[i] = from[i];
     }
-}
-
-// Seconds of the fastest of several runs, by the device's clock.
-template <class Work>
-double fastest_seconds(Work work) {
-    cudaEvent_t begin = nullptr, end = nullptr;
-    check(cudaEventCreateWithFlags(&begin, cudaEventDefault), "making an event");
-    check(cudaEventCreateWithFlags(&end, cudaEventDefault), "making an event");
-    float fastest = 0;
-    for (int run = 0; run < 10; ++run) {
-        check(cudaEventRecord(begin, nullptr), "timing");
-        work();
-        check(cudaEventRecord(end, nullptr), "timing");
-        check(cudaEventSynchronize(end), "timing");
-        float milliseconds = 0;
-        check(cudaEventElapsedTime(&milliseconds, begin, end), "timing");
-        fastest = run == 0 ? milliseconds : std::min(fastest, milliseconds);
-    }
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    return fastest * 1e-3;
 }
 
 // As our training iteration is one graph, so are these rollouts, where cuBLAS and cuRAND allow it.
