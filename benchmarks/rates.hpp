@@ -17,11 +17,12 @@ struct Rate {
     bool lacking = false;  // because the device does not have it, which is no failure
 };
 
-// All of them, in some seconds. Throws CudaError where there is no such device.
 struct RateReport {
     std::string device;
     std::vector<Rate> rates;
 };
+
+// All of them, in some seconds. Throws CudaError where there is no such device.
 RateReport measure_rates(int device);
 
 }  // namespace nca::bench
