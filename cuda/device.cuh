@@ -93,6 +93,17 @@ __device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag,
 #endif
 }
 
+// Waits until a count that goes on and on, round 2^32 too, has come to a value. One that never
+// comes would be a mistake: after some 2^26 reads, the better part of a minute, the launch fails.
+__device__ inline void wait_for_count(const std::uint32_t* count, std::uint32_t value,
+                                      [[maybe_unused]] const char* file = __builtin_FILE(),
+                                      [[maybe_unused]] int line = __builtin_LINE()) {
+    std::uint32_t reads = 0;
+    while (static_cast<std::int32_t>(acquire_flag(count, file, line) - value) < 0) {
+        if (++reads == 1U << 26) __trap();
+    }
+}
+
 // Clusters (compute capability 9.0 and later; elsewhere these functions must not be called): blocks
 // that run at the same time and write into each other's shared memory.
 

@@ -69,10 +69,8 @@ __device__ void wait_for_neighbours(const SharedStorage& shared, const RolloutAr
         const int neighbour = neighbour_index(args.grid, args.rule.circular, places[thread / 8],
                                               direction / 3 - 1, direction % 3 - 1);
         if (neighbour >= 0) {
-            const std::uint32_t* const flag = &args.progress[neighbour].steps;
-            const std::uint32_t wanted = shared.counted + static_cast<std::uint32_t>(steps);
-            while (static_cast<int>(acquire_flag(flag) - wanted) < 0) {
-            }
+            wait_for_count(&args.progress[neighbour].steps,
+                           shared.counted + static_cast<std::uint32_t>(steps));
         }
     }
     __syncthreads();  // all neighbours are there

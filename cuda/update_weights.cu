@@ -41,21 +41,19 @@ __device__ Span slices_of(int tensor) {
 
 // Waits until all blocks have come as far, and sees what they wrote.
 __device__ void wait_for_all_blocks(BlockArrival* arrivals, std::uint32_t& passed, int thread) {
-    const auto wait = [&](const BlockArrival& arrival) {
-        while (static_cast<int>(acquire_flag(&arrival.barriers) - passed) < 0) {
-        }
-    };
     BlockArrival& all = arrivals[0];
     BlockArrival* const each = arrivals + 1;
     ++passed;
     __syncthreads();  // this block has come
     if (thread == 0) release_flag(&each[blockIdx.x].barriers, passed);
     if (blockIdx.x == 0) {
-        for (int i = thread; i < static_cast<int>(gridDim.x); i += Traits::threads) wait(each[i]);
+        for (int i = thread; i < static_cast<int>(gridDim.x); i += Traits::threads) {
+            wait_for_count(&each[i].barriers, passed);
+        }
         __syncthreads();  // all blocks have
         if (thread == 0) release_flag(&all.barriers, passed);
     }
-    if (thread == 0) wait(all);
+    if (thread == 0) wait_for_count(&all.barriers, passed);
     __syncthreads();  // and this block knows
 }
 
