@@ -18,6 +18,12 @@ int tiles_along(int cells, int tile) { return (cells + tile - 1) / tile; }
 // Of the last tile along a side.
 int last_extent(int cells, int tile) { return cells - (tiles_along(cells, tile) - 1) * tile; }
 
+std::string tiles_of_block(int most) {
+    return fmt::format("{} of {}x{} cells",
+                       most == 1 ? "one tile" : fmt::format("up to {} tiles", most),
+                       Traits::tile_height, Traits::tile_width);
+}
+
 // Why a grid cannot have any form but steps; empty where it can.
 std::string common_obstacle(const Device& asked_for, const Grid& grid) {
     if (asked_for.precision == Precision::exact) return "the precision is exact";
@@ -49,9 +55,8 @@ RolloutPlan persistent_plan(const DeviceLimits& limits, int sharers, const Grid&
     const int blocks = std::min(tiles, std::max(share, fewest));
     return {.form = RolloutForm::persistent,
             .blocks = blocks,
-            .text = fmt::format("persistent rollout, {} blocks of up to {} tiles of {}x{} cells",
-                                blocks, tiles_along(tiles, blocks), Traits::tile_height,
-                                Traits::tile_width)};
+            .text = fmt::format("persistent rollout, {} blocks of {}", blocks,
+                                tiles_of_block(tiles_along(tiles, blocks)))};
 }
 
 // The size of cluster with the least work one after the other: waves of clusters, times the tiles
@@ -79,10 +84,8 @@ RolloutPlan cluster_plan(const DeviceLimits& limits, const Grid& grid) {
     return {.form = RolloutForm::cluster,
             .blocks = grid.batch * cluster,
             .cluster = cluster,
-            .text = fmt::format("cluster rollout, {} clusters of {} blocks of up to {} tiles of "
-                                "{}x{} cells",
-                                grid.batch, cluster, tiles_along(each, cluster),
-                                Traits::tile_height, Traits::tile_width)};
+            .text = fmt::format("cluster rollout, {} clusters of {} blocks of {}", grid.batch,
+                                cluster, tiles_of_block(tiles_along(each, cluster)))};
 }
 
 }  // namespace

@@ -120,7 +120,7 @@ TEST_CASE("a device without tensor cores refuses their precisions and says what 
 TEST_CASE("an engine says which form a rollout takes") {
     const test::TensorDevice device(8);
     REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(1, 40, 40),
-                 Contains("persistent rollout, 15 blocks of up to 1 tiles"));
+                 Contains("persistent rollout, 15 blocks of one tile of 16x8 cells"));
     REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(8, 72, 72),
                  Contains("one kernel a step: 360 tiles"));
     executor::set_shared_limit(99 * 1024);
