@@ -13,9 +13,10 @@
 // source serves every precision, and the columns of two C side by side are the k of an A, whose
 // registers they already are.
 //
-// Operands are rounded once, where they are made from floats. Sums are float32; tensor cores are
-// thought to round them towards zero, which the executor does. PTX ISA, "Warp Level Matrix
-// Instructions". Tests: tests/mma_test.cpp.
+// Compute capability 8.0 and later; elsewhere these functions must not be called, and kernels that
+// do are next to nothing. Operands are rounded once, where they are made from floats. Sums are
+// float32; tensor cores are thought to round them towards zero, which the executor does. PTX ISA,
+// "Warp Level Matrix Instructions". Tests: tests/mma_test.cpp.
 
 #include <nca/device.hpp>
 
@@ -50,6 +51,7 @@ __device__ inline std::uint32_t rounded_to_tf32(float x) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
     return bits;
 #else
+    __trap();
     return 0;
 #endif
 }
@@ -63,6 +65,7 @@ __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
 #else
+    __trap();
     return 0;
 #endif
 }
@@ -77,6 +80,8 @@ __device__ inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4],
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
 #endif
 }
 __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
@@ -88,6 +93,8 @@ __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
 #endif
 }
 
