@@ -48,7 +48,7 @@ struct Direction {
     double chain;         // products of 16 k that follow each other, for 64 rows
     double barriers;      // of a step, and for each 64 rows
     double chunk_barriers;
-    double l2_bytes;    // of a tile
+    double l2_bytes;    // of a tile; where a rollout is one launch about two thirds of it
     double tape_bytes;  // of a cell, in the device's memory
 };
 
@@ -72,9 +72,8 @@ constexpr Direction forward = {
     .tape_bytes = cell_bytes};
 
 // tensor_backward.cuh. Perception as before; p and grad_u are written once and read twice by each
-// of eight warps, grad_a written once and read by two, all of W1
-// read for 16 rows. Four groups
-// of 16 rows, three blocks of k each, and eight blocks for grad_p.
+// of eight warps, grad_a written once and read by two, all of W1 read for 16 rows. Four groups of
+// 16 rows, three blocks of k each, and eight blocks for grad_p.
 constexpr Direction backward = {
     .operations =
         2.0 * (3 * Traits::perception * Traits::hidden + 2 * Traits::hidden * Traits::channels),
