@@ -278,7 +278,8 @@ TEST_CASE("an iteration in one launch that fails changes nothing, and training r
     std::string recovery;
     for (int i = 0; i < 12 && recovery.empty(); ++i) recovery = trainer.iterate().recovery;
     REQUIRE(!recovery.empty());
-    for (const float w : trainer.model().weights.all()) REQUIRE(std::isfinite(w));
+    const Model model = trainer.model();
+    for (const float w : model.weights.all()) REQUIRE(std::isfinite(w));
     REQUIRE(std::isfinite(trainer.iterate().loss));
 }
 
