@@ -259,8 +259,9 @@ __device__ void roll_forward(SharedStorage& shared, const RolloutArgs& args,
     wait_arrivals(shared.forward_arrivals[buffer_of(args.steps)], parity_of(args.steps));
     StepForwardArgs last = forward_args(args, args.steps);
     last.state_out = args.last_state;
-    for (int i = 0; i < block.tiles; ++i)
+    for (int i = 0; i < block.tiles; ++i) {
         load_tile_after_step(forward, i, args, args.steps, thread);
+    }
     __syncthreads();  // the tiles are loaded
     finish_states(forward, block.tiles, last, thread);
 }

@@ -159,13 +159,12 @@ public:
             const StepRule step = step_rule(rule);
             launch_pack_model(model_.data(), weights, options.key, nullptr,
                               device_.kernels.precision, stream);
-            const RolloutPlan form = plan(grid);
             // However few the steps, so that a later call finds its memory.
-            const ExchangeScratch* const exchange = exchange_of(form, grid, stream);
-            if (exchange != nullptr && options.steps >= fewest_steps_at_once) {
+            const GridRollout& rollout = rollout_of(grid, stream);
+            if (rollout.plan.is_single_launch() && options.steps >= fewest_steps_at_once) {
                 queue_forward_at_once(state.data, model_.data(), grid, state.data, nullptr, step,
-                                      options.steps, forward_, *exchange, device_.kernels.precision,
-                                      form, stream);
+                                      options.steps, forward_, rollout.exchange,
+                                      device_.kernels.precision, rollout.plan, stream);
             } else {
                 queue_advance(state.data, model_.data(), grid, step, options.steps, forward_,
                               device_.kernels, stream);
@@ -194,11 +193,12 @@ public:
                 const TapeMemory& memory = *tape->memory;
                 launch_pack_model(memory.model.data(), weights, options.key, nullptr,
                                   device_.kernels.precision, stream);
-                const RolloutPlan form = plan(grid);
-                if (const auto* const exchange = exchange_of(form, grid, stream)) {
+                const GridRollout& rollout = rollout_of(grid, stream);
+                if (rollout.plan.is_single_launch()) {
                     queue_forward_at_once(memory.state(options.steps), memory.model.data(), grid,
                                           state.data, &memory, tape->rule, options.steps, forward_,
-                                          *exchange, device_.kernels.precision, form, stream);
+                                          rollout.exchange, device_.kernels.precision, rollout.plan,
+                                          stream);
                 } else {
                     queue_forward(memory, state.data, tape->rule, options.steps, forward_,
                                   device_.kernels, stream);
@@ -307,12 +307,18 @@ private:
         return std::make_unique<TapeMemory>(grid, steps);
     }
 
-    // Null where the form has no need of it.
-    const ExchangeScratch* exchange_of(const RolloutPlan& form, const Grid& grid, Stream stream) {
-        if (!form.is_single_launch()) return nullptr;
-        ExchangeScratch& exchange = exchanges_[{grid.batch, grid.height, grid.width}];
-        exchange.reserve(grid, stream);
-        return &exchange;
+    // How rollouts of a grid run, found out once.
+    struct GridRollout {
+        RolloutPlan plan;
+        ExchangeScratch exchange;  // empty where each step is a launch
+    };
+    const GridRollout& rollout_of(const Grid& grid, Stream stream) {
+        const std::array<int, 3> key = {grid.batch, grid.height, grid.width};
+        const auto found = rollouts_.find(key);
+        if (found != rollouts_.end()) return found->second;
+        GridRollout rollout = {plan(grid), {}};
+        if (rollout.plan.is_single_launch()) rollout.exchange = {grid, stream};
+        return rollouts_.emplace(key, std::move(rollout)).first->second;
     }
 
     RolloutPlan plan(const Grid& grid) const {
@@ -324,8 +330,8 @@ private:
     DeviceArray<PackedModel> model_;
     ForwardScratch forward_;
     BackwardScratch backward_;
-    // Of each grid that has been run; they stay as they are, for graphs that have captured them.
-    std::map<std::array<int, 3>, ExchangeScratch> exchanges_;
+    // Of each grid that has been run. They stay as they are, for graphs that have captured them.
+    std::map<std::array<int, 3>, GridRollout> rollouts_;
     DeviceArray<LossPartial> loss_partial_;
     DeviceArray<double> squares_;
     std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();

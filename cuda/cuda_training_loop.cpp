@@ -263,7 +263,7 @@ private:
     bool is_single_launch() const { return plan_.is_single_launch(); }
 
     void prepare_update() {
-        exchange_.reserve(grid_, stream_);
+        exchange_ = {grid_, stream_};
         tile_losses_ = {static_cast<std::size_t>(tile_count(grid_)), "sums of the loss"};
         slice_squares_ = {update_slices, "norms"};
         const std::vector<BlockArrival> none(update_slices + 1);

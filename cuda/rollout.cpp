@@ -120,18 +120,16 @@ void launch_at_once(const RolloutArgs& args, Precision precision, const RolloutP
 
 }  // namespace
 
-void ExchangeScratch::reserve(const Grid& new_grid, cudaStream_t stream) {
-    if (grid == new_grid) return;
-    const std::vector<int> tiles = tiles_from_the_middle(new_grid);
-    progress.reserve(tiles.size(), "the progress of tiles");
-    order.reserve(tiles.size(), "the order of tiles");
+ExchangeScratch::ExchangeScratch(const Grid& grid, cudaStream_t stream)
+    : progress(static_cast<std::size_t>(tile_count(grid)), "the progress of tiles"),
+      order(progress.size(), "the order of tiles") {
+    const std::vector<int> tiles = tiles_from_the_middle(grid);
     check(cudaMemcpyAsync(order.data(), tiles.data(), tiles.size() * sizeof(int),
                           cudaMemcpyHostToDevice, stream),
           "sending the order of tiles");
     check(cudaMemsetAsync(progress.data(), 0, tiles.size() * sizeof(TileProgress), stream),
           "clearing the progress of tiles");
     check(cudaStreamSynchronize(stream), "sending the order of tiles");
-    grid = new_grid;
 }
 
 void ForwardScratch::reserve(const Grid& grid) {

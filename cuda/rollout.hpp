@@ -35,14 +35,14 @@ struct BackwardScratch {
     void reserve(const Grid& grid, int blocks);
 };
 
-// What rollouts in one launch need besides the scratch of single steps.
+// What rollouts of a grid in one launch need besides the scratch of single steps.
 struct ExchangeScratch {
-    Grid grid;
     DeviceArray<TileProgress> progress;  // [tiles]
     DeviceArray<int> order;              // [tiles] from the grid's middle outwards
 
-    // For one grid, once; waits for the stream then.
-    void reserve(const Grid& new_grid, cudaStream_t stream);
+    ExchangeScratch() = default;
+    // Waits for the stream.
+    ExchangeScratch(const Grid& grid, cudaStream_t stream);
 };
 
 // States and life masks of a number of steps, and the model they were made with.

@@ -55,8 +55,10 @@ template <class Arithmetic, int most_tiles>
 __device__ inline void compute_u0(TensorForwardStorage<most_tiles>& shared,
                                   const ForwardOperands<Arithmetic>& own,
                                   const TensorWeights& weights, int thread) {
-    constexpr int count = 1;
-    for (int i = thread; i < 32 * TensorShape::p_pitch; i += Traits::threads) shared.rows.p[i] = 0;
+    constexpr int count = 1, rows = 16;  // that are read for one
+    for (int i = thread; i < rows * TensorShape::p_pitch; i += Traits::threads) {
+        shared.rows.p[i] = 0;
+    }
     __syncthreads();  // p is zero
     tensor_forward<Arithmetic>(shared.rows, own, count, thread / Traits::warp_size,
                                thread % Traits::warp_size);

@@ -314,11 +314,13 @@ __device__ inline void tensor_weight_gradients(TensorSums& sums, BackwardRows& r
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < Shape::p_columns; ++j)
+        for (int j = 0; j < Shape::p_columns; ++j) {
             sums.w1[j].sums[i] += w1[j].sums[i] * scale.inverse;
+        }
 #pragma unroll
-        for (int j = 0; j < Shape::u_columns; ++j)
+        for (int j = 0; j < Shape::u_columns; ++j) {
             sums.w2[j].sums[i] += w2[j].sums[i] * scale.inverse;
+        }
     }
     sums.b1[0] += b1[0] * scale.inverse;
     sums.b1[1] += b1[1] * scale.inverse;

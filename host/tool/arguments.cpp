@@ -359,16 +359,11 @@ CLI::App* add_train(CLI::App& app, TrainManyArguments& all, DeviceOptions& devic
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
-        "Several targets have the same options and seed, and become what each would alone. Then "
-        "-o,\n"
-        "--checkpoint, --resume, --log, --report and --pictures name folders, made where missing, "
-        "in\n"
-        "which lizard.png has lizard.safetensors, lizard.checkpoint, lizard.csv, lizard.html and "
-        "the\n"
-        "folder lizard. --resume goes on with what was stopped, begins what has no checkpoint "
-        "there,\n"
-        "and leaves alone what is done. A GPU has all of them at once; the CPU as many as "
-        "--threads.\n\n"
+        "Several targets have the same options and seed. Then -o, --checkpoint, --resume, --log,\n"
+        "--report and --pictures name folders, made where missing, in which lizard.png has\n"
+        "lizard.safetensors, lizard.checkpoint, lizard.csv, lizard.html and the folder lizard.\n"
+        "--resume goes on with what was stopped, begins what has no checkpoint there, and leaves\n"
+        "alone what is done. A GPU has up to 16 at once, the CPU as many as --threads.\n\n"
         "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
         "--report lizard.html\n  nca train data/*.png -o models --checkpoint models");
     return command;
