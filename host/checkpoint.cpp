@@ -218,7 +218,7 @@ StatePool take_pool(const SafetensorsFile& file, const TrainingConfig& config,
     return pool;
 }
 
-const std::string& metadata(const SafetensorsFile& file, const std::string& key,
+const std::string& metadata(const SafetensorsFile& file, const char* key,
                             const std::filesystem::path& path) {
     const auto found = file.metadata.find(key);
     if (found == file.metadata.end()) {

@@ -32,7 +32,8 @@ std::ptrdiff_t BackwardWork::row_start(int band) const {
 void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& work,
                    Scratch& scratch, const Rollout& rollout, const Slot& now, const Slot& next,
                    int step, int sample, int band) {
-    const auto [bits, height, width] = now.may_live;
+    const int height = now.may_live.height;
+    const int width = now.may_live.width;
     const Bands bands{height};
     Cell* cells = work.cells.get() + work.row_start(band);
     float* grad_p = work.grad_p.get() + work.row_start(band) * perception;
@@ -84,7 +85,8 @@ void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& 
 
 void backward_stencil(float* grad_state, BackwardWork& work, const Rollout& rollout,
                       const Slot& next, int band) {
-    const auto [bits, height, width] = next.may_live;
+    const int height = next.may_live.height;
+    const int width = next.may_live.width;
     const Bands bands{height};
     const int top = bands.top(band);
     const int bottom = bands.bottom(band);
