@@ -3,12 +3,12 @@
 
 #include <nca/error.hpp>
 
+#include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <catch2/catch.hpp>
 
 #include <csignal>
 #include <string>
@@ -17,7 +17,7 @@
 namespace {
 
 namespace fs = std::filesystem;
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using nca::IoError;
 using nca::test::message_of;
 using nca::test::read_bytes;
@@ -119,7 +119,8 @@ TEST_CASE("a disk that fills up leaves the old file and nothing else") {
         const FileSizeLimit limit(100000);
         message = message_of<IoError>([&] { nca::write_file(folder / "file", large); });
     }
-    REQUIRE_THAT(message, Contains((folder / "file").string()) && Contains("free some space"));
+    REQUIRE_THAT(message, ContainsSubstring((folder / "file").string()) &&
+                              ContainsSubstring("free some space"));
     REQUIRE(read_bytes(folder / "file") == old_contents);
     REQUIRE(folder.names() == Names{"file"});
 }
@@ -130,14 +131,14 @@ TEST_CASE("a folder that may not be written is named with the way out") {
         // Permission bits do not bind root, but nobody makes files in /proc.
         const auto message =
             message_of<IoError>([] { nca::write_file("/proc/self/nca_test_model", new_contents); });
-        REQUIRE_THAT(message, Contains("cannot write /proc/self/nca_test_model: "));
+        REQUIRE_THAT(message, ContainsSubstring("cannot write /proc/self/nca_test_model: "));
         return;
     }
     ::chmod(folder.path().c_str(), 0555);
     const auto message =
         message_of<IoError>([&] { nca::write_file(folder / "file", new_contents); });
     ::chmod(folder.path().c_str(), 0755);
-    REQUIRE_THAT(message, Contains("choose a folder that you may write to"));
+    REQUIRE_THAT(message, ContainsSubstring("choose a folder that you may write to"));
     REQUIRE(folder.names().empty());
 }
 
@@ -148,12 +149,13 @@ TEST_CASE("targets that cannot be written are refused with the way out") {
     const auto refused = [&](const fs::path& path) {
         return message_of<IoError>([&] { nca::write_file(path, new_contents); });
     };
-    REQUIRE_THAT(refused(folder / "folder"), Contains("it is a folder; name a file in it"));
-    REQUIRE_THAT(refused(folder / "missing/file"), Contains("create the folder"));
-    REQUIRE_THAT(refused(folder / "file/file"), Contains("is not a folder"));
-    REQUIRE_THAT(refused(folder / "folder/"), Contains("the file name is missing"));
-    REQUIRE_THAT(refused(""), Contains("the file name is missing"));
-    REQUIRE_THAT(refused("/dev/null"), Contains("not a regular file"));
+    REQUIRE_THAT(refused(folder / "folder"),
+                 ContainsSubstring("it is a folder; name a file in it"));
+    REQUIRE_THAT(refused(folder / "missing/file"), ContainsSubstring("create the folder"));
+    REQUIRE_THAT(refused(folder / "file/file"), ContainsSubstring("is not a folder"));
+    REQUIRE_THAT(refused(folder / "folder/"), ContainsSubstring("the file name is missing"));
+    REQUIRE_THAT(refused(""), ContainsSubstring("the file name is missing"));
+    REQUIRE_THAT(refused("/dev/null"), ContainsSubstring("not a regular file"));
     REQUIRE(read_bytes(folder / "file") == old_contents);
     REQUIRE(folder.names() == Names{"file", "folder"});
     REQUIRE(fs::is_empty(folder / "folder"));
@@ -167,12 +169,14 @@ TEST_CASE("files that cannot be read are refused with the way out") {
     const auto refused = [&](const fs::path& path, std::size_t max_bytes) {
         return message_of<IoError>([&] { nca::read_file(path, max_bytes); });
     };
-    REQUIRE_THAT(refused(folder / "missing", 10),
-                 Contains((folder / "missing").string()) && Contains("no such file"));
-    REQUIRE_THAT(refused(folder.path(), 10), Contains("it is a folder"));
-    REQUIRE_THAT(refused(folder / "pipe", 10), Contains("not a regular file"));
-    REQUIRE_THAT(refused("/dev/zero", 10), Contains("not a regular file"));
-    REQUIRE_THAT(refused(folder / "file/file", 10), Contains("Not a directory"));
-    REQUIRE_THAT(refused(folder / "file", 2), Contains("it has 3 bytes, expected at most 2"));
+    REQUIRE_THAT(
+        refused(folder / "missing", 10),
+        ContainsSubstring((folder / "missing").string()) && ContainsSubstring("no such file"));
+    REQUIRE_THAT(refused(folder.path(), 10), ContainsSubstring("it is a folder"));
+    REQUIRE_THAT(refused(folder / "pipe", 10), ContainsSubstring("not a regular file"));
+    REQUIRE_THAT(refused("/dev/zero", 10), ContainsSubstring("not a regular file"));
+    REQUIRE_THAT(refused(folder / "file/file", 10), ContainsSubstring("Not a directory"));
+    REQUIRE_THAT(refused(folder / "file", 2),
+                 ContainsSubstring("it has 3 bytes, expected at most 2"));
     REQUIRE(nca::read_file(folder / "file", 3) == old_contents);
 }

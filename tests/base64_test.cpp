@@ -3,9 +3,8 @@
 
 #include <nca/error.hpp>
 
+#include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
-
-#include <catch2/catch.hpp>
 
 #include <string>
 #include <string_view>
@@ -13,7 +12,7 @@
 
 namespace {
 
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using nca::test::message_of;
 using Bytes = std::vector<std::uint8_t>;
 
@@ -55,17 +54,19 @@ TEST_CASE("all bytes come back from base64 at every length") {
 TEST_CASE("what is not base64 is refused") {
     for (const char* text : {"Z", "Zg", "Zg=", "Zm9vY", "Zg===", "="}) {
         CAPTURE(text);
-        REQUIRE_THAT(refused(text), Contains("the text has") && Contains("multiple of 4"));
+        REQUIRE_THAT(refused(text),
+                     ContainsSubstring("the text has") && ContainsSubstring("multiple of 4"));
     }
-    REQUIRE_THAT(refused("Zm9-"), Contains("has \"-\" as character 3"));
+    REQUIRE_THAT(refused("Zm9-"), ContainsSubstring("has \"-\" as character 3"));
     for (const char* text : {"Zm 9", "Zm9\n", "Z\u00e99", "=Zm9", "Zm=v",
                              "====", "Z===", "Zg==Zg==", "Zm8=Zm8=", "Zm9_", "Zm.9"}) {
         CAPTURE(text);
-        REQUIRE_THAT(refused(text), Contains("the text has") && Contains("as character"));
+        REQUIRE_THAT(refused(text),
+                     ContainsSubstring("the text has") && ContainsSubstring("as character"));
     }
-    REQUIRE_THAT(refused(std::string_view("Zm\0v", 4)), Contains("\\u0000"));
+    REQUIRE_THAT(refused(std::string_view("Zm\0v", 4)), ContainsSubstring("\\u0000"));
     for (const char* text : {"Zh==", "Zm9=", "Z/=="}) {
         CAPTURE(text);
-        REQUIRE_THAT(refused(text), Contains("bits that belong to no byte"));
+        REQUIRE_THAT(refused(text), ContainsSubstring("bits that belong to no byte"));
     }
 }

@@ -2,10 +2,10 @@
 #include "host/cpu/bit_grid.hpp"
 
 #include "host/reference/step.hpp"
+#include "tests/support/catch.hpp"
 
 #include <nca/random.hpp>
 
-#include <catch2/catch.hpp>
 #include <vector>
 
 using namespace nca;

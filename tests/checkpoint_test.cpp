@@ -3,13 +3,13 @@
 
 #include "host/model_file.hpp"
 #include "host/safetensors.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/training.hpp"
 
 #include <nca/error.hpp>
 #include <nlohmann/json.hpp>
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -18,7 +18,7 @@
 #include <vector>
 
 using namespace nca;
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using test::message_of;
 using test::TemporaryDirectory;
 
@@ -121,7 +121,7 @@ std::string refused(const SafetensorsFile& file) {
     test::write_bytes(folder / "bad.checkpoint", encode_safetensors(file));
     const std::string message =
         message_of<FormatError>([&] { load_checkpoint(folder / "bad.checkpoint"); });
-    if (!message.empty()) REQUIRE_THAT(message, Contains("bad.checkpoint"));
+    if (!message.empty()) REQUIRE_THAT(message, ContainsSubstring("bad.checkpoint"));
     return message;
 }
 
@@ -197,8 +197,8 @@ TEST_CASE("texts that are not UTF-8 are saved with replacement characters") {
     save_checkpoint(folder / "a.checkpoint", checkpoint, {});
     const Checkpoint got = load_checkpoint(folder / "a.checkpoint");
     REQUIRE(got.config.preset == "own\xef\xbf\xbd");
-    REQUIRE_THAT(got.target_name, Contains("(.png"));
-    REQUIRE_THAT(first_difference(got.config, checkpoint.config), Contains("preset"));
+    REQUIRE_THAT(got.target_name, ContainsSubstring("(.png"));
+    REQUIRE_THAT(first_difference(got.config, checkpoint.config), ContainsSubstring("preset"));
 }
 
 TEST_CASE("the first difference of two configurations is named, whichever field it is in") {
@@ -240,7 +240,7 @@ TEST_CASE("the first difference of two configurations is named, whichever field 
     for (const auto& [change, difference] : changes) {
         TrainingConfig got = expected;
         change(got);
-        REQUIRE_THAT(first_difference(got, expected), Contains(difference));
+        REQUIRE_THAT(first_difference(got, expected), ContainsSubstring(difference));
     }
 }
 
@@ -273,8 +273,8 @@ TEST_CASE("a trainer refuses checkpoints of another configuration or target and 
         trainer.iterate();
         const auto before = test::checkpoint_bytes(trainer);
         const std::string message = message_of<FormatError>([&] { trainer.resume(path); });
-        REQUIRE_THAT(message,
-                     Contains(path.string()) && Contains(expected) && Contains(" give the "));
+        REQUIRE_THAT(message, ContainsSubstring(path.string()) && ContainsSubstring(expected) &&
+                                  ContainsSubstring(" give the "));
         REQUIRE(test::checkpoint_bytes(trainer) == before);
     };
     TrainingConfig other = config;
@@ -299,7 +299,8 @@ TEST_CASE("a model is refused as a checkpoint, in words that tell the two apart"
     Trainer trainer(test::small_picture(), test::small_config("growing"), Device::cpu(1));
     trainer.model().save(folder / "model.safetensors");
     REQUIRE_THAT(message_of<FormatError>([&] { trainer.resume(folder / "model.safetensors"); }),
-                 Contains("model.safetensors") && Contains("a model and not a checkpoint"));
+                 ContainsSubstring("model.safetensors") &&
+                     ContainsSubstring("a model and not a checkpoint"));
     REQUIRE_THROWS_AS(trainer.resume(folder / "nothing"), IoError);
     test::write_text(folder / "text", "once upon a time there was a lizard");
     REQUIRE_THROWS_AS(trainer.resume(folder / "text"), FormatError);
@@ -336,25 +337,26 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
         std::erase_if(file.tensors, [&](const auto& t) { return t.name == each.name; });
         // Without its output bias a file is that of an automaton that has none.
         const bool optional = each.name == "net.2.bias";
-        REQUIRE_THAT(refused(file), Contains(optional ? "output_bias is true" : each.name));
+        REQUIRE_THAT(refused(file),
+                     ContainsSubstring(optional ? "output_bias is true" : each.name));
 
         file = whole;
         const auto rows = std::size_t(each.shape.front());
         tensor(file, each.name).shape.front() -= 1;
         tensor(file, each.name).values.resize(each.values.size() / rows * (rows - 1));
-        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("shape"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(each.name) && ContainsSubstring("shape"));
 
         file = whole;
         tensor(file, each.name).shape.push_back(1);
-        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("shape"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(each.name) && ContainsSubstring("shape"));
 
         // What a state holds is not judged: training that meets it recovers.
         if (each.name == "pool.values") continue;
         file = whole;
         tensor(file, each.name).values.back() = std::numeric_limits<float>::quiet_NaN();
-        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("nan"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(each.name) && ContainsSubstring("nan"));
         tensor(file, each.name).values.back() = std::numeric_limits<float>::infinity();
-        REQUIRE_THAT(refused(file), Contains(each.name) && Contains("inf"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(each.name) && ContainsSubstring("inf"));
     }
 }
 
@@ -365,7 +367,7 @@ TEST_CASE("a checkpoint whose pool does not add up is refused by its tensor") {
         INFO(name << "[" << at << "] = " << value);
         SafetensorsFile file = whole;
         tensor(file, name).values[at] = value;
-        REQUIRE_THAT(refused(file), Contains(expected));
+        REQUIRE_THAT(refused(file), ContainsSubstring(expected));
     };
     for (const float bad : {-1.0F, 0.5F, 1e9F, 3e38F, 289.0F}) {
         requires_refusal("pool.cells", 3, bad, "pool.cells holds");
@@ -377,17 +379,20 @@ TEST_CASE("a checkpoint whose pool does not add up is refused by its tensor") {
     requires_refusal("pool.counts", 4, 2, "pool.counts adds up to");
     for (const int pool : {4, 6, 65536, 2147483647}) {
         REQUIRE_THAT(refused(with_field(training_key, "pool", pool)),
-                     Contains("pool") && Contains("the file is damaged"));
+                     ContainsSubstring("pool") && ContainsSubstring("the file is damaged"));
     }
     // A grid whose cells no int counts.
-    REQUIRE_THAT(refused(with_field(training_key, "target_size", 2147483647)), Contains("size is"));
-    REQUIRE_THAT(refused(with_field(training_key, "padding", 2147483647)), Contains("padding is"));
+    REQUIRE_THAT(refused(with_field(training_key, "target_size", 2147483647)),
+                 ContainsSubstring("size is"));
+    REQUIRE_THAT(refused(with_field(training_key, "padding", 2147483647)),
+                 ContainsSubstring("padding is"));
 }
 
 TEST_CASE("a checkpoint that has lost its pool says what is missing") {
     SafetensorsFile file = contents_of(unusual_checkpoint());
     std::erase_if(file.tensors, [](const auto& t) { return t.name.starts_with("pool."); });
-    REQUIRE_THAT(refused(file), Contains("no tensor pool.loss") && Contains("a pool of 5 states"));
+    REQUIRE_THAT(refused(file), ContainsSubstring("no tensor pool.loss") &&
+                                    ContainsSubstring("a pool of 5 states"));
 }
 
 TEST_CASE("an output bias that the configuration does not have is refused") {
@@ -397,17 +402,19 @@ TEST_CASE("an output bias that the configuration does not have is refused") {
          {"adam.m.", "adam.v.", "recovery.", "recovery.adam.m.", "recovery.adam.v."}) {
         file.tensors.push_back({prefix + "net.2.bias", {channels}, std::vector<float>(channels)});
     }
-    REQUIRE_THAT(refused(file),
-                 Contains("output_bias is false") && Contains("net.2.bias is there"));
+    REQUIRE_THAT(refused(file), ContainsSubstring("output_bias is false") &&
+                                    ContainsSubstring("net.2.bias is there"));
 }
 
 TEST_CASE("second moments below zero are refused") {
     Checkpoint checkpoint = unusual_checkpoint();
     checkpoint.current.second_moments.back() = -1;
-    REQUIRE_THAT(refused(contents_of(checkpoint)), Contains("adam.v") && Contains("-1"));
+    REQUIRE_THAT(refused(contents_of(checkpoint)),
+                 ContainsSubstring("adam.v") && ContainsSubstring("-1"));
     checkpoint = unusual_checkpoint();
     checkpoint.anchor.second_moments.back() = -1;
-    REQUIRE_THAT(refused(contents_of(checkpoint)), Contains("recovery.adam.v") && Contains("-1"));
+    REQUIRE_THAT(refused(contents_of(checkpoint)),
+                 ContainsSubstring("recovery.adam.v") && ContainsSubstring("-1"));
 }
 
 TEST_CASE("a checkpoint's bad field is refused by name") {
@@ -428,7 +435,7 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
         for (const nlohmann::json& value : values) {
             INFO(field << ": " << value.dump().substr(0, 60));
             const std::string message = refused(with_field(progress_key, field, value));
-            REQUIRE_THAT(message, Contains(progress_key) && Contains(field));
+            REQUIRE_THAT(message, ContainsSubstring(progress_key) && ContainsSubstring(field));
             REQUIRE(message.size() < 400);
         }
     }
@@ -458,7 +465,7 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
         for (const nlohmann::json& value : values) {
             INFO(field << ": " << value.dump());
             REQUIRE_THAT(refused(with_field(training_key, field, value)),
-                         Contains(training_key) && Contains(field));
+                         ContainsSubstring(training_key) && ContainsSubstring(field));
         }
     }
 }
@@ -468,26 +475,26 @@ TEST_CASE("missing, unknown and doubled fields and metadata of a checkpoint are 
     for (const std::string& key : {training_key, progress_key}) {
         SafetensorsFile file = whole;
         file.metadata.erase(key);
-        REQUIRE_THAT(refused(file), Contains(key));
+        REQUIRE_THAT(refused(file), ContainsSubstring(key));
         for (const std::string text : {"", "[]", "{", "null", "7", "{\"a\":{\"a\":{\"a\":{}}}}"}) {
             file.metadata[key] = text;
-            REQUIRE_THAT(refused(file), Contains(key));
+            REQUIRE_THAT(refused(file), ContainsSubstring(key));
         }
         const auto json = nlohmann::json::parse(whole.metadata.at(key));
         for (const auto& field : json.items()) {
             auto without = json;
             without.erase(field.key());
             file.metadata[key] = without.dump();
-            REQUIRE_THAT(refused(file),
-                         Contains(key) && Contains(field.key()) && Contains("missing"));
+            REQUIRE_THAT(refused(file), ContainsSubstring(key) && ContainsSubstring(field.key()) &&
+                                            ContainsSubstring("missing"));
         }
         auto more = json;
         more["colour"] = 3;
         file.metadata[key] = more.dump();
-        REQUIRE_THAT(refused(file), Contains(key) && Contains("colour"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(key) && ContainsSubstring("colour"));
         const std::string text = json.dump();
         file.metadata[key] = "{\"" + json.begin().key() + "\":1," + text.substr(1);
-        REQUIRE_THAT(refused(file), Contains(key) && Contains("twice"));
+        REQUIRE_THAT(refused(file), ContainsSubstring(key) && ContainsSubstring("twice"));
     }
 }
 

@@ -3,9 +3,9 @@
 
 #include "host/tool/comparison.hpp"
 #include "support/cases.hpp"
+#include "support/catch.hpp"
 #include "support/engines.hpp"
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <vector>
 

@@ -4,6 +4,7 @@
 #include "cuda/cuda_engine.hpp"
 #include "cuda/cuda_training_loop.hpp"
 #include "host/training_loop.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engine_runs.hpp"
 #include "tests/support/executor/executor.hpp"
@@ -14,8 +15,6 @@
 #include <nca/error.hpp>
 #include <nca/simulator.hpp>
 
-#include <catch2/catch.hpp>
-
 #include <filesystem>
 #include <fstream>
 #include <regex>
@@ -24,7 +23,7 @@
 #include <thread>
 
 using namespace nca;
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::EndsWith;
 using test::Case;
 using test::CaseOptions;
@@ -245,7 +244,7 @@ TEST_CASE("a queue does what its iterations do one by one where a run loses what
             recovery += report.recovery;
         }
     }
-    REQUIRE_THAT(recovery, Contains("that of a blank image is"));
+    REQUIRE_THAT(recovery, ContainsSubstring("that of a blank image is"));
     REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
 }
 
@@ -281,7 +280,8 @@ TEST_CASE("training that gives up behind good iterations reports those first") {
     const auto reports = trainer.iterate(32);
     REQUIRE(!reports.empty());
     for (const IterationReport& report : reports) REQUIRE(report.recovery.empty());
-    REQUIRE_THAT(message_of<Error>([&] { trainer.iterate(32); }), Contains("failed 13 times"));
+    REQUIRE_THAT(message_of<Error>([&] { trainer.iterate(32); }),
+                 ContainsSubstring("failed 13 times"));
 }
 
 TEST_CASE("a run started on the CPU goes on on CUDA, and the other way round") {
@@ -416,7 +416,7 @@ TEST_CASE("an engine works on its own device and leaves the caller's current") {
     executor::set_device_count(2);
     const Case example = test::random_case({.steps = 2}, 1);
     const auto second = make_engine(Device::cuda(1));
-    REQUIRE_THAT(second->description(), Contains("cuda:1"));
+    REQUIRE_THAT(second->description(), ContainsSubstring("cuda:1"));
     const auto found = test::run_rollout(*second, example);
     int current = -1;
     REQUIRE(cudaGetDevice(&current) == cudaSuccess);
@@ -440,22 +440,23 @@ TEST_CASE("what is missing is said, with what to do") {
     const auto message = [](int index) {
         return message_of<CudaError>([&] { make_engine(Device::cuda(index)); });
     };
-    REQUIRE_THAT(message(1), Contains("no CUDA device 1") && Contains("has 1"));
+    REQUIRE_THAT(message(1), ContainsSubstring("no CUDA device 1") && ContainsSubstring("has 1"));
 
     executor::set_device_count(0);
-    REQUIRE_THAT(message(0), Contains("no CUDA device") && Contains("--device cpu"));
+    REQUIRE_THAT(message(0),
+                 ContainsSubstring("no CUDA device") && ContainsSubstring("--device cpu"));
     REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
     executor::set_device_count(1);
     REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::device);
 
     executor::set_driver_missing(true);
-    REQUIRE_THAT(message(0), Contains("driver") && Contains("--device cpu"));
+    REQUIRE_THAT(message(0), ContainsSubstring("driver") && ContainsSubstring("--device cpu"));
     REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
     executor::set_driver_missing(false);
 
     executor::set_architecture_supported(false);
-    REQUIRE_THAT(message(0),
-                 Contains("compute capability 7.5") && Contains("CMAKE_CUDA_ARCHITECTURES=75"));
+    REQUIRE_THAT(message(0), ContainsSubstring("compute capability 7.5") &&
+                                 ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=75"));
     REQUIRE(make_engine(Device::automatic())->memory_space() == MemorySpace::host);
     executor::set_architecture_supported(true);
     REQUIRE(make_engine(Device::cuda()) != nullptr);
@@ -471,7 +472,7 @@ TEST_CASE("a state that is not aligned to 16 bytes is refused") {
     const auto advance = [&] {
         engine->advance(example.rule, on_engine.weights, shifted, example.options);
     };
-    REQUIRE_THAT(message_of<InvalidArgument>(advance), Contains("aligned to 16 bytes"));
+    REQUIRE_THAT(message_of<InvalidArgument>(advance), ContainsSubstring("aligned to 16 bytes"));
 }
 
 TEST_CASE("out of memory says how much was wanted for what, and the engine goes on") {
@@ -489,13 +490,14 @@ TEST_CASE("out of memory says how much was wanted for what, and the engine goes 
         const MemoryLeft little(4U << 20);
         // 501 states of 2 x 40 x 40 cells of 64 bytes.
         REQUIRE_THAT(message_of<CudaError>([&] { roll(500); }),
-                     Contains("102604800 bytes") && Contains("the tape, 500 steps") &&
-                         Contains("--steps") && Contains("--batch"));
+                     ContainsSubstring("102604800 bytes") &&
+                         ContainsSubstring("the tape, 500 steps") && ContainsSubstring("--steps") &&
+                         ContainsSubstring("--batch"));
         REQUIRE(roll(2).steps() == 2);
     }
     {
         const MemoryLeft less(200000);
-        REQUIRE_THAT(message_of<CudaError>(train), Contains("bytes of"));
+        REQUIRE_THAT(message_of<CudaError>(train), ContainsSubstring("bytes of"));
     }
     REQUIRE(roll(9).steps() == 9);
     train();

@@ -5,12 +5,12 @@
 #include <nca/trainer.hpp>
 
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engine_runs.hpp"
 #include "tests/support/engines.hpp"
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <string>
 #include <vector>

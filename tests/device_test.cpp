@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
+#include "tests/support/catch.hpp"
+
 #include <nca/device.hpp>
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
-
-#include <catch2/catch.hpp>
 
 #include <string>
 

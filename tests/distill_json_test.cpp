@@ -5,9 +5,9 @@
 #include <nca/error.hpp>
 #include <nca/model.hpp>
 
+#include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
-#include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
 #include <cmath>
@@ -19,7 +19,7 @@
 
 namespace {
 
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using nca::FormatError;
 using nca::InvalidArgument;
 using nca::Model;
@@ -223,11 +223,12 @@ TEST_CASE("the largest weights that the web demo's scale holds are written, larg
         const Model back = nca::parse_distill_json(nca::encode_distill_json(weights), "demo.json");
         REQUIRE(back.weights.all()[tensor.offset] == -half);
         weights.all()[tensor.offset] = std::nextafter(half, 2 * half);
-        REQUIRE_THAT(
-            message_of<InvalidArgument>([&] { nca::encode_distill_json(weights); }),
-            Contains(std::string(tensor.name).ends_with("weight") ? "weight of" : "bias of") &&
-                Contains(tensor.offset < nca::w1_size + nca::b1_size ? "first" : "second") &&
-                Contains("expected at most 1.7e+38"));
+        REQUIRE_THAT(message_of<InvalidArgument>([&] { nca::encode_distill_json(weights); }),
+                     ContainsSubstring(std::string(tensor.name).ends_with("weight") ? "weight of"
+                                                                                    : "bias of") &&
+                         ContainsSubstring(
+                             tensor.offset < nca::w1_size + nca::b1_size ? "first" : "second") &&
+                         ContainsSubstring("expected at most 1.7e+38"));
     }
     // The smallest too.
     Weights weights;
@@ -246,7 +247,7 @@ TEST_CASE("weights that are not finite are not written for the web demo") {
         Model model = example(true);
         model.weights.all().back() = bad;
         REQUIRE_THAT(message_of<InvalidArgument>([&] { nca::save_distill_json(path, model); }),
-                     Contains("weight 15 of tensor net.2.bias"));
+                     ContainsSubstring("weight 15 of tensor net.2.bias"));
     }
     REQUIRE(read_bytes(path) == before);
     REQUIRE(folder.names().size() == 1);
@@ -256,22 +257,23 @@ TEST_CASE("a file that is not the web demo's json is refused by name") {
     for (const char* text :
          {"", "hello", "[", "[{]", "[{},{}] []", "{\"data_b64\": NaN}", "\xff"}) {
         CAPTURE(text);
-        REQUIRE_THAT(refused(text), Contains("demo.json is not JSON"));
+        REQUIRE_THAT(refused(text), ContainsSubstring("demo.json is not JSON"));
     }
-    REQUIRE_THAT(refused(std::string(100000, '[')), Contains("nested deeper than 4"));
-    REQUIRE_THAT(refused("{}"), Contains("is object, expected the web demo's array"));
-    REQUIRE_THAT(refused("null"), Contains("is null"));
-    REQUIRE_THAT(refused("[]"), Contains("has 0 layers, expected 2"));
+    REQUIRE_THAT(refused(std::string(100000, '[')), ContainsSubstring("nested deeper than 4"));
+    REQUIRE_THAT(refused("{}"), ContainsSubstring("is object, expected the web demo's array"));
+    REQUIRE_THAT(refused("null"), ContainsSubstring("is null"));
+    REQUIRE_THAT(refused("[]"), ContainsSubstring("has 0 layers, expected 2"));
     json file = demo_file();
     file.push_back(file[0]);
-    REQUIRE_THAT(refused(file.dump()), Contains("has 3 layers, expected 2: 48 inputs to 128"));
+    REQUIRE_THAT(refused(file.dump()),
+                 ContainsSubstring("has 3 layers, expected 2: 48 inputs to 128"));
     file = demo_file();
     file[1] = 5;
     REQUIRE_THAT(refused(file.dump()),
-                 Contains("demo.json: the second layer is number, expected an object"));
+                 ContainsSubstring("demo.json: the second layer is number, expected an object"));
     file = json::array({demo_file()[1], demo_file()[0]});
-    REQUIRE_THAT(refused(file.dump()),
-                 Contains("the first layer") && Contains("\"in_ch\" is 128, expected 48"));
+    REQUIRE_THAT(refused(file.dump()), ContainsSubstring("the first layer") &&
+                                           ContainsSubstring("\"in_ch\" is 128, expected 48"));
 }
 
 TEST_CASE("every field of the web demo's json is required and checked") {
@@ -285,20 +287,21 @@ TEST_CASE("every field of the web demo's json is required and checked") {
             const std::string where =
                 layer == 0 ? "demo.json: the first layer" : "demo.json: the second layer";
             REQUIRE_THAT(refused(file.dump()),
-                         Contains(where + ": field " + quoted + " is missing"));
+                         ContainsSubstring(where + ": field " + quoted + " is missing"));
             for (const json& value : {json(nullptr), json(true), json::array({1}), json::object(),
                                       field.value().is_string() ? json(48) : json("48")}) {
                 CAPTURE(value.dump());
                 REQUIRE_THAT(refused_field(layer, field.key().c_str(), value),
-                             Contains(where + ": field " + quoted + " is"));
+                             ContainsSubstring(where + ": field " + quoted + " is"));
             }
         }
-        REQUIRE_THAT(refused_field(layer, "layout", 1), Contains("unknown field \"layout\""));
+        REQUIRE_THAT(refused_field(layer, "layout", 1),
+                     ContainsSubstring("unknown field \"layout\""));
     }
     const std::string good = demo_file().dump();
     std::string twice = good;
     twice.insert(2, "\"type\":\"uint8\",");
-    REQUIRE_THAT(refused(twice), Contains("\"type\" twice"));
+    REQUIRE_THAT(refused(twice), ContainsSubstring("\"type\" twice"));
 }
 
 TEST_CASE("layers of other sizes in the web demo's json are refused before anything is allocated") {
@@ -308,15 +311,16 @@ TEST_CASE("layers of other sizes in the web demo's json are refused before anyth
         for (const char* field : {"in_ch", "out_ch"}) {
             for (const char* size : sizes) {
                 CAPTURE(layer, field, size);
-                REQUIRE_THAT(refused_field(layer, field, json::parse(size)),
-                             Contains(std::string("field \"") + field + "\" is") &&
-                                 Contains("only automata of 16 channels and 128 hidden units"));
+                REQUIRE_THAT(
+                    refused_field(layer, field, json::parse(size)),
+                    ContainsSubstring(std::string("field \"") + field + "\" is") &&
+                        ContainsSubstring("only automata of 16 channels and 128 hidden units"));
             }
         }
     }
     std::string text = demo_file().dump();
     text.replace(text.find("\"in_ch\":48"), 10, "\"in_ch\":1e999");
-    REQUIRE_THAT(refused(text), Contains("number out of range"));
+    REQUIRE_THAT(refused(text), ContainsSubstring("number out of range"));
 }
 
 TEST_CASE("scales of the web demo's json that are no sizes are refused") {
@@ -325,8 +329,8 @@ TEST_CASE("scales of the web demo's json that are no sizes are refused") {
             for (const double scale : {-1.0, -1e-300, 3.5e38, 1e308}) {
                 CAPTURE(layer, field, scale);
                 REQUIRE_THAT(refused_field(layer, field, scale),
-                             Contains(std::string("field \"") + field + "\" is") &&
-                                 Contains("expected a number in 0..3.4e+38"));
+                             ContainsSubstring(std::string("field \"") + field + "\" is") &&
+                                 ContainsSubstring("expected a number in 0..3.4e+38"));
             }
         }
     }
@@ -338,36 +342,38 @@ TEST_CASE("scales of the web demo's json that are no sizes are refused") {
 
 TEST_CASE("data of the web demo's json that does not fill its layer is refused") {
     REQUIRE_THAT(refused_field(0, "type", "float32"),
-                 Contains("\"type\" is \"float32\", expected \"uint8\""));
+                 ContainsSubstring("\"type\" is \"float32\", expected \"uint8\""));
     const std::string good = demo_file()[0]["data_b64"];
     REQUIRE(good.ends_with('='));
     const auto with = [&](const std::string& data) { return refused_field(0, "data_b64", data); };
     for (const std::string& data :
          {std::string(), good.substr(4), good + "AAAA", good.substr(0, good.size() - 1),
           nca::encode_base64(Bytes(48 * 128)), std::string(100000, 'A')}) {
-        REQUIRE_THAT(with(data), Contains("\"data_b64\" is") && Contains("characters long") &&
-                                     Contains("expected 8364, the base64 of 49 x 128 bytes"));
+        REQUIRE_THAT(with(data),
+                     ContainsSubstring("\"data_b64\" is") && ContainsSubstring("characters long") &&
+                         ContainsSubstring("expected 8364, the base64 of 49 x 128 bytes"));
     }
     REQUIRE_THAT(refused_field(1, "data_b64", good),
-                 Contains("expected 2752, the base64 of 129 x 16 bytes"));
+                 ContainsSubstring("expected 2752, the base64 of 129 x 16 bytes"));
     // As long as it has to be, but with a byte more or less.
     REQUIRE_THAT(with(good.substr(0, good.size() - 1) + "A"),
-                 Contains("6273 bytes, expected 49 x 128"));
-    REQUIRE_THAT(with(good.substr(0, good.size() - 3) + "A=="),
-                 Contains("bits that belong to no byte") || Contains("6271 bytes"));
+                 ContainsSubstring("6273 bytes, expected 49 x 128"));
+    REQUIRE_THAT(
+        with(good.substr(0, good.size() - 3) + "A=="),
+        ContainsSubstring("bits that belong to no byte") || ContainsSubstring("6271 bytes"));
     std::string data = good;
     data[1234] = ' ';
-    REQUIRE_THAT(with(data), Contains("the first layer: field \"data_b64\" has \" \" as "
-                                      "character 1234, expected base64"));
+    REQUIRE_THAT(with(data), ContainsSubstring("the first layer: field \"data_b64\" has \" \" as "
+                                               "character 1234, expected base64"));
     data[1234] = '=';
-    REQUIRE_THAT(with(data), Contains("as character 1234"));
+    REQUIRE_THAT(with(data), ContainsSubstring("as character 1234"));
 }
 
 TEST_CASE("every truncation of the web demo's json is refused") {
     const std::string text = demo_file().dump();
     for (std::size_t size = 0; size < text.size(); size += 61) {
         CAPTURE(size);
-        REQUIRE_THAT(refused(text.substr(0, size)), Contains("demo.json is not JSON"));
+        REQUIRE_THAT(refused(text.substr(0, size)), ContainsSubstring("demo.json is not JSON"));
     }
 }
 
@@ -378,11 +384,11 @@ TEST_CASE("files that cannot be the web demo's json are not read") {
     REQUIRE_THROWS_AS(nca::load_distill_json(folder.path()), nca::IoError);
     write_text(path, demo_file().dump() + std::string(1 << 20, ' '));
     REQUIRE_THAT(message_of<nca::IoError>([&] { nca::load_distill_json(path); }),
-                 Contains(path.string()) && Contains("expected at most 1048576"));
+                 ContainsSubstring(path.string()) && ContainsSubstring("expected at most 1048576"));
     write_text(path, demo_file().dump(2) + "\n");
     REQUIRE(nca::load_distill_json(path).weights ==
             nca::parse_distill_json(demo_file().dump(), "demo.json").weights);
     write_text(path, "[]");
     REQUIRE_THAT(message_of<FormatError>([&] { nca::load_distill_json(path); }),
-                 Contains(path.string()));
+                 ContainsSubstring(path.string()));
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/executor/executor.hpp"
+#include "tests/support/catch.hpp"
 
 #include "cuda/device.cuh"
 #include "tests/support/temporary_directory.hpp"
-
-#include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -175,7 +174,7 @@ std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments...
     return message_of<std::logic_error>([] { cudaDeviceSynchronize(); });
 }
 
-auto contains(const std::string& part) { return Catch::Matchers::Contains(part); }
+auto contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
 
 __global__ void positions_kernel(unsigned* result) {
     const unsigned threads = blockDim.x * blockDim.y * blockDim.z;

@@ -3,10 +3,10 @@
 #include <nca/image.hpp>
 
 #include "host/palette.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <webp/demux.h>
-#include <catch2/catch.hpp>
 
 #include <cmath>
 #include <cstdlib>

@@ -3,11 +3,11 @@
 
 #include "host/cpu/fire.hpp"
 #include "host/reference/step.hpp"
+#include "support/catch.hpp"
 #include "support/compare.hpp"
 
 #include <hwy/targets.h>
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <memory>
 #include <vector>

@@ -4,9 +4,8 @@
 
 #include "cuda/pack_tensor.cuh"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/executor/executor.hpp"
-
-#include <catch2/catch.hpp>
 
 #include <array>
 #include <cmath>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/mosaic.hpp"
+#include "tests/support/catch.hpp"
 
-#include <catch2/catch.hpp>
 #include <vector>
 
 using nca::Image;

@@ -2,14 +2,13 @@
 // The kernels' Philox against the published vectors, Random123's and, where it is installed,
 // cuRAND's.
 #include "cuda/philox.hpp"
+#include "tests/support/catch.hpp"
 
 #ifdef NCA_TEST_CURAND
 #define QUALIFIERS static inline
 #include <cuda_runtime.h>
 #include <curand_philox4x32_x.h>
 #endif
-
-#include <catch2/catch.hpp>
 
 #include <array>
 #include <cstdint>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "host/pool.hpp"
+#include "tests/support/catch.hpp"
 
 #include <nca/trainer.hpp>
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <map>

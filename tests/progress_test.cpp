@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/progress.hpp"
-
-#include <catch2/catch.hpp>
+#include "tests/support/catch.hpp"
 
 #include <chrono>
 

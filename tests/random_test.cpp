@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
+#include "tests/support/catch.hpp"
+
 #include <nca/error.hpp>
 #include <nca/random.hpp>
 
 #include <array>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
 #include <limits>

@@ -3,9 +3,9 @@
 
 #include "host/reference/adam.hpp"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>

@@ -4,9 +4,9 @@
 #include <nca/simulator.hpp>
 
 #include "support/cases.hpp"
+#include "support/catch.hpp"
 #include "support/engines.hpp"
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>

@@ -2,10 +2,10 @@
 #include "host/reference/step.hpp"
 
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 
 #include <array>
-#include <catch2/catch.hpp>
 #include <limits>
 #include <numeric>
 #include <vector>

@@ -4,6 +4,7 @@
 #include "cuda/cuda_engine.hpp"
 #include "host/training_loop.hpp"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engine_runs.hpp"
 #include "tests/support/tensor_device.hpp"
@@ -12,8 +13,6 @@
 #include <nca/engine.hpp>
 #include <nca/model.hpp>
 #include <nca/simulator.hpp>
-
-#include <catch2/catch.hpp>
 
 #include <cmath>
 #include <string>

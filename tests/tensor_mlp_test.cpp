@@ -5,10 +5,9 @@
 #include "cuda/pack_tensor.cuh"
 #include "cuda/tensor_backward.cuh"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/tensor_device.hpp"
-
-#include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <cmath>

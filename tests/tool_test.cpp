@@ -7,13 +7,13 @@
 #include "host/tool/gradcheck_reference.hpp"
 #include "host/tool/threads.hpp"
 #include "support/cases.hpp"
+#include "support/catch.hpp"
 #include "support/page.hpp"
 #include "support/process.hpp"
 
 #include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
 #include <functional>

@@ -5,6 +5,7 @@
 #include "host/reference/adam.hpp"
 #include "host/reference/rollout.hpp"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engines.hpp"
 #include "tests/support/training.hpp"
@@ -12,7 +13,6 @@
 #include <nca/error.hpp>
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -21,7 +21,7 @@
 #include <vector>
 
 using namespace nca;
-using Catch::Matchers::Contains;
+using Catch::Matchers::ContainsSubstring;
 using test::any_device;
 using test::devices_to_train_on;
 using test::inside;
@@ -691,8 +691,9 @@ TEST_CASE("an iteration that fails in any way is noticed, reported and recovered
             const Parameters& anchor = run.checkpoint.anchor;
             const IterationReport report = run.iterate();
             INFO(run.trainer.engine().description() << ": " << report.recovery);
-            REQUIRE_THAT(report.recovery, Contains(reason) && Contains("last good weights") &&
-                                              Contains("learning rate times 0.5"));
+            REQUIRE_THAT(report.recovery, ContainsSubstring(reason) &&
+                                              ContainsSubstring("last good weights") &&
+                                              ContainsSubstring("learning rate times 0.5"));
             REQUIRE((report.dead == 2) == (reason == bad[0].second));
             REQUIRE(run.trainer.iteration() == 1);
 
@@ -718,7 +719,7 @@ TEST_CASE("an update that makes a weight infinite is taken back at once") {
     config.learning_rate = 3e38F;
     Trainer trainer(small_picture(), config, any_device());
     const Weights start = trainer.model().weights;
-    REQUIRE_THAT(trainer.iterate().recovery, Contains("a weight that is not finite"));
+    REQUIRE_THAT(trainer.iterate().recovery, ContainsSubstring("a weight that is not finite"));
     REQUIRE(trainer.model().weights == start);
     REQUIRE(inside(trainer).current.weights == start);
 }
@@ -757,8 +758,9 @@ TEST_CASE("training that fails thirteen times in a row gives up and keeps good w
         for (int i = 1; i < 12; ++i) REQUIRE_FALSE(run.trainer.iterate().recovery.empty());
         for (int again = 0; again < 2; ++again) {
             REQUIRE_THAT(message_of<Error>([&] { run.trainer.iterate(); }),
-                         Contains("every sample of the batch died") && Contains("iteration 12") &&
-                             Contains("lower learning rate"));
+                         ContainsSubstring("every sample of the batch died") &&
+                             ContainsSubstring("iteration 12") &&
+                             ContainsSubstring("lower learning rate"));
             REQUIRE(all_finite(run.trainer.model().weights.all()));
         }
     }
@@ -774,7 +776,8 @@ TEST_CASE("training whose every update explodes gives up, and its model is the l
         const std::string message = message_of<Error>([&] {
             for (int i = 0; i < 100; ++i) recoveries += !trainer.iterate().recovery.empty();
         });
-        REQUIRE_THAT(message, Contains("failed 13 times") && Contains("the loss is"));
+        REQUIRE_THAT(message,
+                     ContainsSubstring("failed 13 times") && ContainsSubstring("the loss is"));
         REQUIRE(recoveries == 12);
         REQUIRE(trainer.model().weights == start);
     }
@@ -831,10 +834,10 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
                         REQUIRE(after.current.weights == run.checkpoint.current.weights);
                         continue;
                     }
-                    REQUIRE_THAT(report.recovery,
-                                 Contains("that of a blank image is") &&
-                                     Contains(learnt ? "last good weights" : "new weights") &&
-                                     Contains("a pool of start cells"));
+                    REQUIRE_THAT(report.recovery, ContainsSubstring("that of a blank image is") &&
+                                                      ContainsSubstring(learnt ? "last good weights"
+                                                                               : "new weights") &&
+                                                      ContainsSubstring("a pool of start cells"));
                     REQUIRE(report.reset == config.pool);
                     REQUIRE(after.good_iterations == 0);
                     // Back to what was good, or to something else than where it began.
@@ -958,7 +961,7 @@ TEST_CASE("a recovery resets the pool") {
             run.checkpoint.pool.set_entry(i, {{70, 78}, std::vector<float>(32, 0.5F), 0.25F});
         }
         const IterationReport report = run.iterate();
-        REQUIRE_THAT(report.recovery, Contains("a pool of start cells"));
+        REQUIRE_THAT(report.recovery, ContainsSubstring("a pool of start cells"));
         REQUIRE(report.reset == 7);
         REQUIRE((inside(run.trainer).pool == fresh));
     }
@@ -986,5 +989,5 @@ TEST_CASE("a target that is all but transparent makes the batch die, and trainin
     const std::string gave_up = message_of<Error>([&] {
         for (int i = 0; i < 300 && said.empty(); ++i) said = trainer.iterate().recovery;
     });
-    REQUIRE_THAT(said + gave_up, Contains("every sample of the batch died"));
+    REQUIRE_THAT(said + gave_up, ContainsSubstring("every sample of the batch died"));
 }

@@ -2,11 +2,11 @@
 // The parts of a training report. tool_test sees the whole.
 #include "host/tool/training_report.hpp"
 #include "host/tool/training_log.hpp"
+#include "support/catch.hpp"
 #include "support/page.hpp"
 #include "support/process.hpp"
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 

@@ -4,6 +4,7 @@
 #include "benchmarks/unfused/unfused.hpp"
 #include "cuda/check.hpp"
 #include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/executor/executor.hpp"
 
@@ -11,7 +12,6 @@
 
 #include <algorithm>
 #include <array>
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>

@@ -4,8 +4,8 @@
 // Looks into the pages that nca train --report writes.
 
 #include "host/stb.hpp"
+#include "tests/support/catch.hpp"
 
-#include <catch2/catch.hpp>
 #include <cstdint>
 #include <cstdlib>
 #include <sstream>

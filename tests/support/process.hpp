@@ -3,10 +3,11 @@
 
 // Runs programs, and looks at what they say and leave behind.
 
+#include "tests/support/catch.hpp"
+
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <catch2/catch.hpp>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
