@@ -73,6 +73,9 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
     std::vector<std::uint8_t> bytes;
     CGIF_Config config = {};
     config.attrFlags = CGIF_ATTR_IS_ANIMATED | CGIF_ATTR_NO_GLOBAL_TABLE;
+#ifdef CGIF_GEN_KEEP_IDENT_FRAMES  // versions that do not know it keep every frame
+    config.genFlags = CGIF_GEN_KEEP_IDENT_FRAMES;
+#endif
     config.width = static_cast<std::uint16_t>(frames[0].width);
     config.height = static_cast<std::uint16_t>(frames[0].height);
     config.numLoops = CGIF_INFINITE_LOOP;
