@@ -2,14 +2,10 @@
 # Finds every library that the build uses. What is missing is named all at once, with the command
 # that installs it on Debian and Ubuntu; scripts/setup installs the same packages.
 
-# Notes that `package` is missing where `found` is false; `part` is the option of the part of the
-# build that needs it, empty for the library itself.
-function(nca_require found package part)
+# Notes that `package` is missing where `found` is false.
+function(nca_require found package)
   if(NOT found)
     set_property(GLOBAL APPEND PROPERTY NCA_MISSING_PACKAGES ${package})
-    if(part)
-      set_property(GLOBAL APPEND PROPERTY NCA_MISSING_FOR_${part} ${package})
-    endif()
   endif()
 endfunction()
 
@@ -20,17 +16,12 @@ function(nca_report_missing_packages)
   endif()
   list(REMOVE_DUPLICATES missing)
   list(JOIN missing " " names)
-  set(text "Libraries are missing. On Debian and Ubuntu this installs them, then run cmake again:\n"
-           "  sudo apt-get install --no-install-recommends ${names}\n")
-  foreach(part TOOL TESTS BENCHMARKS)
-    get_property(missing GLOBAL PROPERTY NCA_MISSING_FOR_${part})
-    if(missing)
-      list(JOIN missing " " names)
-      list(APPEND text "-DNCA_BUILD_${part}=OFF does without ${names}.\n")
-    endif()
-  endforeach()
-  string(CONCAT text ${text})
-  message(FATAL_ERROR "${text}")
+  message(FATAL_ERROR
+    "Libraries are missing. On Debian and Ubuntu install them with this command, then run cmake "
+    "again:\n"
+    "  sudo apt-get install --no-install-recommends ${names}\n"
+    "Without tests (-DNCA_BUILD_TESTS=OFF) catch2 and libboost-context-dev are not needed, without "
+    "tool and benchmarks (-DNCA_BUILD_TOOL=OFF -DNCA_BUILD_BENCHMARKS=OFF) libcli11-dev is not.")
 endfunction()
 
 # --- the library -------------------------------------------------------------------------------
@@ -45,25 +36,23 @@ find_library(CGIF_LIBRARY cgif)
 find_path(WEBP_INCLUDE_DIR webp/encode.h)
 find_library(WEBP_LIBRARY webp)
 find_library(WEBPMUX_LIBRARY webpmux)
-nca_require("${OpenMP_CXX_FOUND}" libomp-dev "")
-nca_require("${hwy_FOUND}" libhwy-dev "")
-nca_require("${fmt_FOUND}" libfmt-dev "")
-nca_require("${nlohmann_json_FOUND}" nlohmann-json3-dev "")
-nca_require("${RANDOM123_INCLUDE_DIR}" librandom123-dev "")
-nca_require("${STB_INCLUDE_DIR}" libstb-dev "")
-nca_require("${CGIF_INCLUDE_DIR}" libcgif-dev "")
-nca_require("${CGIF_LIBRARY}" libcgif-dev "")
-nca_require("${WEBP_INCLUDE_DIR}" libwebp-dev "")
-nca_require("${WEBP_LIBRARY}" libwebp-dev "")
-nca_require("${WEBPMUX_LIBRARY}" libwebp-dev "")
+nca_require("${OpenMP_CXX_FOUND}" libomp-dev)
+nca_require("${hwy_FOUND}" libhwy-dev)
+nca_require("${fmt_FOUND}" libfmt-dev)
+nca_require("${nlohmann_json_FOUND}" nlohmann-json3-dev)
+nca_require("${RANDOM123_INCLUDE_DIR}" librandom123-dev)
+nca_require("${STB_INCLUDE_DIR}" libstb-dev)
+nca_require("${CGIF_INCLUDE_DIR}" libcgif-dev)
+nca_require("${CGIF_LIBRARY}" libcgif-dev)
+nca_require("${WEBP_INCLUDE_DIR}" libwebp-dev)
+nca_require("${WEBP_LIBRARY}" libwebp-dev)
+nca_require("${WEBPMUX_LIBRARY}" libwebp-dev)
 
 # --- the tool and the benchmarks ---------------------------------------------------------------
-foreach(part TOOL BENCHMARKS)
-  if(NCA_BUILD_${part})
-    find_package(CLI11 QUIET)
-    nca_require("${CLI11_FOUND}" libcli11-dev ${part})
-  endif()
-endforeach()
+if(NCA_BUILD_TOOL OR NCA_BUILD_BENCHMARKS)
+  find_package(CLI11 QUIET)
+  nca_require("${CLI11_FOUND}" libcli11-dev)
+endif()
 
 # --- the tests ---------------------------------------------------------------------------------
 if(NCA_BUILD_TESTS)
@@ -71,9 +60,9 @@ if(NCA_BUILD_TESTS)
   find_package(Catch2 QUIET)
   find_package(Boost QUIET CONFIG COMPONENTS context)  # fibers, for the executor
   find_library(WEBPDEMUX_LIBRARY webpdemux)            # to look into what was written
-  nca_require("${Catch2_FOUND}" catch2 TESTS)
-  nca_require("${Boost_FOUND}" libboost-context-dev TESTS)
-  nca_require("${WEBPDEMUX_LIBRARY}" libwebp-dev TESTS)
+  nca_require("${Catch2_FOUND}" catch2)
+  nca_require("${Boost_FOUND}" libboost-context-dev)
+  nca_require("${WEBPDEMUX_LIBRARY}" libwebp-dev)
 endif()
 
 nca_report_missing_packages()

@@ -11,6 +11,12 @@ say() { echo "$script: $*" >&2; }
 PATH+=:${CUDA_HOME:-/usr/local/cuda}/bin
 export CMAKE_PREFIX_PATH="$PWD/.deps/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}"
 
+# configure PRESET OPTION...: with these options alone; those of an earlier run do not stay.
+configure() {
+    rm -f "build/$1/CMakeCache.txt"
+    cmake --preset "$@"
+}
+
 # timed WORD COMMAND...: runs the command and adds its seconds to $times.
 times=''
 timed() {
