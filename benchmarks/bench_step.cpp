@@ -4,11 +4,14 @@
 // and one step of a large grid that is alive all over. On a GPU every precision and form of the
 // rollout that it can have is a row, with what was predicted for it and which limit should hold it;
 // the same steps without fusing stand beside them, and trainings side by side where that is wanted.
+#include "benchmarks/baseline.hpp"
+#include "benchmarks/dense_work.hpp"
 #include "benchmarks/gpu.hpp"
 #include "benchmarks/measure.hpp"
 #include "benchmarks/prediction.hpp"
 #include "benchmarks/side_by_side.hpp"
 #include "benchmarks/table.hpp"
+#include "host/atomic_file.hpp"
 #include "host/cpu/kernels.hpp"
 
 #include <nca/nca.hpp>
@@ -23,7 +26,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,10 +36,16 @@ namespace nca::bench {
 namespace {
 
 constexpr int timed_steps = 80;  // the middle of 64 .. 95
+constexpr int plenty = 1000;     // of iterations: an engine takes as many as it likes at once
+
+struct GridSize {
+    int height = 0;
+    int width = 0;
+};
 
 struct Options {
     std::string preset = "all";
-    std::string target = NCA_DATA_DIR "/lizard.png";
+    std::string target = "data/lizard.png";
     std::string device = "auto";
     std::string precision = "all";
     std::string rollout = "all";
@@ -45,7 +54,9 @@ struct Options {
     std::string resume;
     int count = 20;
     int automata = 1;
-    std::optional<int> inference;
+    std::optional<GridSize> size;
+    bool dense = false;
+    bool no_inference = false;
     std::string rates;
     std::string json;
 
@@ -53,6 +64,11 @@ struct Options {
         Device parsed = Device::parse(device);
         parsed.threads = threads;
         return parsed;
+    }
+    std::vector<std::string> presets() const {
+        if (preset == "none") return {};
+        if (preset == "all") return {"notebook", "growing"};
+        return {preset};
     }
     // Those that are asked for, the most exact first.
     std::vector<Precision> precisions() const {
@@ -80,11 +96,18 @@ struct Setting {
     bool gpu = false;
     Machine machine;
     Rates rates;
-    Row& rows;
+    std::function<void(const Row&)> keep;  // in the results, which are written at once
 
     void add(const Row& row) const {
         print_row(row, gpu);
-        rows.push_back(row);
+        std::fflush(stdout);
+        keep(row);
+    }
+    // A row that is there for its problem alone: the engine was wrong, or a device failed.
+    void add_failure(Row row, const std::string& problem) const {
+        row["problem"] = problem;
+        row["failed"] = true;
+        add(row);
     }
 };
 
@@ -114,10 +137,10 @@ std::string precision_of(const Device& device, bool gpu) {
 }
 
 // Why a grid cannot be had on a device in its precision and form; empty where it can.
-std::string obstacle(const Device& device, const TrainingConfig& config) {
+std::string obstacle(const Device& device, int batch, int height, int width) {
     try {
         const auto engine = make_engine(device);
-        const std::string form = engine->rollout_form(config.batch, config.grid(), config.grid());
+        const std::string form = engine->rollout_form(batch, height, width);
         const bool other =
             device.rollout == RolloutForm::persistent || device.rollout == RolloutForm::cluster;
         return other && !form.starts_with(name_of(device.rollout))
@@ -128,11 +151,28 @@ std::string obstacle(const Device& device, const TrainingConfig& config) {
     }
 }
 
-TrainingConfig timed_config(const std::string& preset_name) {
+// What a preset's rows train, on the grid that is asked for.
+TrainingConfig timed_config(const std::string& preset_name, const Options& options) {
     TrainingConfig config = preset(preset_name);
     config.fewest_steps = timed_steps;
     config.most_steps = timed_steps + 1;
+    if (options.dense)
+        return dense_config(config, options.size ? options.size->height : config.grid());
+    if (options.size) {
+        config.target_size = options.size->height - 2 * config.padding;
+        if (config.target_size < 8) {
+            throw InvalidArgument(fmt::format(
+                "--size {}x{} leaves no room for a target of 8 cells inside the padding of {} that "
+                "preset {} has: give a larger size, or --dense",
+                options.size->height, options.size->width, config.padding, preset_name));
+        }
+    }
     return config;
+}
+
+Trainer make_trainer(const TrainingConfig& config, const Device& device, const Options& options) {
+    return Trainer(options.dense ? dense_target(config.grid()) : load_target(options.target),
+                   config, device);
 }
 
 // A checkpoint that all variants of a preset go on from, so that they have the same work.
@@ -143,6 +183,9 @@ public:
         if (!is_mine_) return;
         path_ = std::filesystem::temp_directory_path() /
                 fmt::format("bench_step_{}_{}.checkpoint", preset_name, getpid());
+        if (!options.dense) return;
+        save_dense_checkpoint(path_, timed_config(preset_name, options));
+        is_saved_ = true;
     }
     ~SharedCheckpoint() {
         std::error_code ignored;
@@ -165,28 +208,33 @@ private:
     bool is_saved_ = false;
 };
 
+// A line that changes, where somebody looks at it. A log has the rows.
+void show(const std::string& line) {
+    if (isatty(STDERR_FILENO) != 0) fmt::print(stderr, "\r{:40}\r{}", "", line);
+}
+
 // Trains one preset, from the checkpoint if there is one, and waits until it is there.
 Trainer train(const std::string& name, const Device& device, const SharedCheckpoint& checkpoint,
               const Options& options) {
-    Trainer trainer(load_target(options.target), timed_config(name), device);
+    Trainer trainer = make_trainer(timed_config(name, options), device, options);
     checkpoint.resume(trainer);
-    while (trainer.iteration() < options.train) {
-        trainer.iterate(int(options.train - trainer.iteration()));
-        fmt::print(stderr, "\r{}: training {}/{} ", name, trainer.iteration(), options.train);
+    const int wanted = options.dense ? 0 : options.train;
+    while (trainer.iteration() < wanted) {
+        trainer.iterate(int(wanted - trainer.iteration()));
+        show(fmt::format("{}: training {}/{}", name, trainer.iteration(), wanted));
     }
-    fmt::print(stderr, "\r{:40}\r", "");
+    show("");
     return trainer;
 }
 
-// Milliseconds of a training iteration. An engine that queues several is timed on a whole queue.
-Timing time_training(Trainer& trainer, int count) {
-    constexpr int plenty = 1000;  // an engine takes as many as it likes at once
-    std::size_t iterations = 0;
-    Timing timing = measure(count, [&] { iterations = trainer.iterate(plenty).size(); });
-    for (double* value : {&timing.median, &timing.fastest, &timing.slowest}) {
-        *value /= double(iterations);
+// Throws Error where a cell of a dense training's states is empty: something could be skipped.
+void check_dense(const Trainer& trainer) {
+    const std::vector<float> states = trainer.states_after();
+    for (std::size_t i = alpha_channel; i < states.size(); i += channels) {
+        if (!(states[i] > living_threshold)) {
+            throw Error("a cell of the dense grid died; its times mean nothing");
+        }
     }
-    return timing;
 }
 
 // What is known of a preset after its first variant, and holds for all.
@@ -208,6 +256,14 @@ RolloutCase rollout_case(const Device& device, const TrainingConfig& config, con
             .backward_rows = work.backward_rows / timed_steps};
 }
 
+Row variant_row(const std::string& name, const Device& device, const TrainingConfig& config,
+                const Setting& setting) {
+    Row row = row_of(name, "", precision_of(device, setting.gpu), config.batch, config.grid(),
+                     config.grid(), timed_steps);
+    if (setting.gpu) row["rollout"] = name_of(device.rollout);
+    return row;
+}
+
 // One preset on one device. Throws Error where the engine is wrong.
 void bench_variant(const std::string& name, const Device& device, SharedCheckpoint& checkpoint,
                    PresetWork& known, const Options& options, const Setting& setting) {
@@ -224,21 +280,27 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
         known.check->error(engine, setting.gpu ? device.precision : Precision::exact);
     if (!(error <= 1)) {
         throw Error(
-            fmt::format("preset {}, {}, {}: the engine is {:.3g} tolerances away from the double "
-                        "reference; its times mean nothing",
-                        name, precision_of(device, setting.gpu), name_of(device.rollout), error));
+            fmt::format("the engine is {:.3g} tolerances away from the double reference; its times "
+                        "mean nothing",
+                        error));
     }
 
-    const Timing training = time_training(trainer, options.count);
+    const Timing training =
+        measure_queues(options.count, [&] { return trainer.iterate(plenty).size(); });
+    if (options.dense) check_dense(trainer);
     const double memory = setting.gpu ? gpu_memory_in_use() - memory_before : peak_memory();
 
     const Model model = trainer.model();
     const int grid = config.grid();
     State state = engine.make_state(config.batch, grid, grid);
     State grad_state = engine.make_state(config.batch, grid, grid);
-    const auto start = config.rule.start_values();
-    for (int sample = 0; sample < config.batch; ++sample) {
-        engine.copy_from_host(state.view().cell(sample, grid / 2, grid / 2), start);
+    if (options.dense) {
+        engine.copy_from_host(state.view().data, dense_state(config.batch, grid, grid));
+    } else {
+        const auto start = config.rule.start_values();
+        for (int sample = 0; sample < config.batch; ++sample) {
+            engine.copy_from_host(state.view().cell(sample, grid / 2, grid / 2), start);
+        }
     }
     Buffer target = engine.allocate(trainer.target().size());
     engine.copy_from_host(target.data(), trainer.target());
@@ -274,10 +336,10 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     const double operations = work.forward_operations() + work.backward_operations();
     // Each living state is written once and read twice, its gradient read and written once.
     const double bytes = work.living_cells * channels * sizeof(float) * 5;
-    Row row = row_of(name, engine.description(), precision_of(device, setting.gpu), config.batch,
-                     grid, timed_steps);
+    Row row = variant_row(name, device, config, setting);
+    row["engine"] = engine.description();
+    if (options.dense) row["dense"] = true;
     if (setting.gpu) {
-        row["rollout"] = name_of(device.rollout);
         row["rollout_form"] = engine.rollout_form(config.batch, grid, grid);
     }
     row.update({{"trained_iterations", trained},
@@ -306,7 +368,7 @@ void bench_side_by_side(const std::string& name, const Device& device,
                         const SharedCheckpoint& checkpoint, const PresetWork& known,
                         const Options& options, const Setting& setting) {
     constexpr int rounds = 5;
-    const TrainingConfig config = timed_config(name);
+    const TrainingConfig config = timed_config(name, options);
     double alone = 0;
     for (const int automata : {1, options.automata}) {
         Device shared = device;
@@ -314,11 +376,10 @@ void bench_side_by_side(const std::string& name, const Device& device,
         const std::string row_name =
             automata == 1 ? "  one training" : fmt::format("  {} side by side", automata);
         const int grid = config.grid();
-        Row row = row_of(row_name, "", precision_of(device, true), config.batch, grid, timed_steps);
+        Row row = variant_row(row_name, device, config, setting);
         row.update({{"preset", name}, {"automata", automata}});
-        row["rollout"] = name_of(device.rollout);
         const Timing each = time_side_by_side(automata, rounds, [&] {
-            Trainer trainer(load_target(options.target), config, shared);
+            Trainer trainer = make_trainer(config, shared, options);
             checkpoint.resume(trainer);
             return trainer;
         });
@@ -338,62 +399,68 @@ void bench_side_by_side(const std::string& name, const Device& device,
     }
 }
 
-void bench_preset(const std::string& name, const Options& options, const Setting& setting) {
-    const TrainingConfig config = timed_config(name);
-    SharedCheckpoint checkpoint(name, options);
-    PresetWork known;
-    std::vector<Device> had;
-    for (const Device& device : variants(options, setting.gpu)) {
-        const std::string problem = setting.gpu ? obstacle(device, config) : "";
-        if (problem.empty()) {
-            bench_variant(name, device, checkpoint, known, options, setting);
-            had.push_back(device);
-            continue;
-        }
-        Row row =
-            row_of(name, "", precision_of(device, true), config.batch, config.grid(), timed_steps);
-        row["rollout"] = name_of(device.rollout);
-        row["problem"] = problem;
-        setting.add(row);
-    }
-    if (options.automata == 1) return;
-    for (const Device& device : had) {
-        bench_side_by_side(name, device, checkpoint, known, options, setting);
+// Runs work, and makes a row of what it throws: one variant that is wrong, or a device that fails,
+// does not take the others along. False where it has thrown.
+template <class Work>
+bool row_or_failure(const Setting& setting, const Row& row, Work work) {
+    try {
+        work();
+        return true;
+    } catch (const Error& error) {
+        setting.add_failure(row, error.what());
+        return false;
     }
 }
 
-// A large grid, alive all over, and weights so small that it stays so.
-struct Inference {
-    static constexpr int steps = 4;
-    Model model;
-    std::vector<float> state;
-
-    explicit Inference(int side) : state(std::size_t(side) * side * channels) {
-        float value = 0;
-        for (float& weight : model.weights.all()) weight = 1e-2F * std::sin(value += 1);
-        std::uint32_t bits = 1;
-        for (std::size_t i = 0; i < state.size(); ++i) {
-            bits = bits * 1664525U + 1013904223U;
-            const float unit = float(bits >> 8) * 0x1p-24F;
-            state[i] = i % channels == std::size_t(alpha_channel) ? 0.5F + 0.5F * unit : unit;
+// False where a variant has failed.
+bool bench_preset(const std::string& name, const Options& options, const Setting& setting) {
+    const TrainingConfig config = timed_config(name, options);
+    SharedCheckpoint checkpoint(name, options);
+    PresetWork known;
+    std::vector<Device> had;
+    bool all = true;
+    for (const Device& device : variants(options, setting.gpu)) {
+        Row row = variant_row(name, device, config, setting);
+        const std::string problem =
+            setting.gpu ? obstacle(device, config.batch, config.grid(), config.grid()) : "";
+        if (!problem.empty()) {
+            row["problem"] = problem;
+            setting.add(row);
+        } else if (row_or_failure(setting, row, [&] {
+                       bench_variant(name, device, checkpoint, known, options, setting);
+                   })) {
+            had.push_back(device);
+        } else {
+            all = false;
         }
     }
-};
+    if (options.automata == 1) return all;
+    for (const Device& device : had) {
+        Row row = variant_row(fmt::format("  {} side by side", options.automata), device, config,
+                              setting);
+        row["preset"] = name;
+        all = row_or_failure(
+                  setting, row,
+                  [&] { bench_side_by_side(name, device, checkpoint, known, options, setting); }) &&
+              all;
+    }
+    return all;
+}
+
+Model dense_model(const Rule& rule) { return {rule, dense_weights(true), {}, true}; }
 
 // Throws Error where the steps without fusing are not those of the engine. Every cell fires, since
 // cuRAND draws other masks than we do.
 void check_unfused(Engine& engine, const Rule& preset_rule, bool tf32) {
-    constexpr int side = 40;
-    const Inference work(side);
-    Model model = work.model;
-    model.rule = preset_rule;
+    constexpr int side = 40, steps = 4;
+    Model model = dense_model(preset_rule);
     model.rule.fire_rate = 1;
     State state = engine.make_state(1, side, side);
-    engine.copy_from_host(state.view().data, work.state);
-    const auto unfused = make_unfused(model, 1, side, side, Inference::steps, tf32);
-    unfused->forward(state.view().data, Inference::steps);
-    engine.advance(model, state.view(), {Inference::steps, {}});
-    std::vector<float> ours(work.state.size()), theirs(work.state.size());
+    engine.copy_from_host(state.view().data, dense_state(1, side, side));
+    const auto unfused = make_unfused(model, 1, side, side, steps, tf32);
+    unfused->forward(state.view().data, steps);
+    engine.advance(model, state.view(), {steps, {}});
+    std::vector<float> ours(state.view().size()), theirs(ours.size());
     engine.copy_to_host(ours, state.view().data);
     unfused->result(theirs);
     const double tolerance = tf32 ? 1e-2 : 1e-4;
@@ -410,7 +477,7 @@ void check_unfused(Engine& engine, const Rule& preset_rule, bool tf32) {
 // The same steps without fusing. Nothing is skipped there, so that it does not matter what has
 // grown.
 void bench_unfused(const std::string& name, const Options& options, const Setting& setting) {
-    const TrainingConfig config = preset(name);
+    const TrainingConfig config = timed_config(name, options);
     const int grid = config.grid();
     const Model model{config.rule, Weights(config.output_bias), {}, true};
     const auto engine = make_engine(options.on());
@@ -423,7 +490,7 @@ void bench_unfused(const std::string& name, const Options& options, const Settin
         const Timing both = measure(
             options.count, [&] { unfused->forward_backward(state.view().data, timed_steps); });
         Row row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND",
-                         tf32 ? "tf32" : "float32", config.batch, grid, timed_steps);
+                         tf32 ? "tf32" : "float32", config.batch, grid, grid, timed_steps);
         const double cell_steps = double(config.batch) * grid * grid * timed_steps;
         row.update({{"forward_ms", to_json(forward)},
                     {"forward_backward_ms", to_json(both)},
@@ -432,109 +499,147 @@ void bench_unfused(const std::string& name, const Options& options, const Settin
     }
 }
 
-void bench_inference(int side, const Device& device, const Options& options,
+// Steps without a tape of grids that are alive all over.
+struct Inference {
+    int batch = 1;
+    int height = 0;
+    int width = 0;
+    int steps = 4;
+    Rule rule = {};
+
+    double cells() const { return double(batch) * height * width; }
+    Row row(const Device& device, const Setting& setting) const {
+        Row row =
+            row_of("inference", "", precision_of(device, setting.gpu), batch, height, width, steps);
+        if (setting.gpu) row["rollout"] = name_of(device.rollout);
+        return row;
+    }
+};
+
+// Throws Error where the engine is wrong.
+void bench_inference(const Inference& work, const Device& device, const Options& options,
                      const Setting& setting) {
     const auto engine = make_engine(device);
-    const Inference work(side);
-    State state = engine->make_state(1, side, side);
-    engine->copy_from_host(state.view().data, work.state);
-    Buffer weights = engine->allocate(work.model.weights.all().size());
-    engine->copy_from_host(weights.data(), work.model.weights.all());
+    const int height = work.height, width = work.width;
+    const Model model = dense_model(work.rule);
+    const std::vector<float> first = dense_state(work.batch, height, width);
+    State state = engine->make_state(work.batch, height, width);
+    engine->copy_from_host(state.view().data, first);
+    Buffer weights = engine->allocate(model.weights.all().size());
+    engine->copy_from_host(weights.data(), model.weights.all());
     const auto view = view_parameters<const float>(weights.data(), true);
 
-    engine->advance(work.model.rule, view, state.view(), {1, {}});
-    std::vector<float> after(work.state.size());
+    engine->advance(model.rule, view, state.view(), {1, {}});
+    std::vector<float> after(first.size());
     engine->copy_to_host(after, state.view().data);
-    const double error =
-        step_error(work.model, {work.state.data(), 1, side, side, MemorySpace::host},
-                   {after.data(), 1, side, side, MemorySpace::host}, {},
-                   setting.gpu ? device.precision : Precision::exact);
+    const double error = step_error(model, {first.data(), 1, height, width, MemorySpace::host},
+                                    {after.data(), 1, height, width, MemorySpace::host}, {},
+                                    setting.gpu ? device.precision : Precision::exact);
     if (!(error <= 1)) {
-        throw Error(
-            fmt::format("a step of {0}x{0} cells, {2}, is {1:.3g} tolerances away from the double "
-                        "reference; its time means nothing",
-                        side, error, precision_of(device, setting.gpu)));
+        throw Error(fmt::format(
+            "a step is {:.3g} tolerances away from the double reference; its time means nothing",
+            error));
     }
 
     Waiter wait(*engine);
     const Timing forward = measure(options.count, [&] {
-        engine->advance(work.model.rule, view, state.view(), {Inference::steps, {}});
+        engine->advance(model.rule, view, state.view(), {work.steps, {}});
         wait();
     });
-    const double cells = double(side) * side;
-    const double seconds = forward.median * 1e-3 / Inference::steps;
+    const double seconds = forward.median * 1e-3 / work.steps;
     Work per_step;
-    per_step.forward_rows = cells * work.model.rule.fire_rate;
+    per_step.forward_rows = work.cells() * model.rule.fire_rate;
     // Every state is read and written once.
-    const double bytes_per_second = cells * channels * sizeof(float) * 2 / seconds;
+    const double bytes_per_second = work.cells() * channels * sizeof(float) * 2 / seconds;
     const Machine& machine = setting.machine;
-    Row row = row_of("inference", engine->description(), precision_of(device, setting.gpu), 1, side,
-                     Inference::steps);
+    Row row = work.row(device, setting);
+    row["engine"] = engine->description();
     row.update(
         {{"forward_ms", to_json(forward)},
-         {"cell_steps_per_second", cells / seconds},
+         {"rollouts_per_second", 1e3 / forward.median},
+         {"cell_steps_per_second", work.cells() / seconds},
          {"peak_arithmetic_fraction", per_step.forward_operations() / seconds / machine.arithmetic},
          {"bytes_per_second", bytes_per_second},
          {"peak_bandwidth_fraction", bytes_per_second / machine.bandwidth},
          {"error_in_tolerances", error}});
     if (setting.gpu) {
-        row["rollout"] = name_of(device.rollout);
-        Prediction predicted =
-            predict_large_step(setting.rates, {.height = side,
-                                               .width = side,
-                                               .fire_rate = work.model.rule.fire_rate,
-                                               .precision = device.precision});
-        predicted.seconds *= Inference::steps;
+        row["rollout_form"] = engine->rollout_form(work.batch, height, width);
+        Prediction predicted = predict_large_step(setting.rates, {.height = height * work.batch,
+                                                                  .width = width,
+                                                                  .fire_rate = model.rule.fire_rate,
+                                                                  .precision = device.precision});
+        predicted.seconds *= work.steps;
         row["prediction"] = {{"forward", to_json(predicted, forward.median)}};
     }
     setting.add(row);
+    fmt::print("    {:.4g} rollouts a second", 1e3 / forward.median);
     if (setting.gpu) {
-        fmt::print("    {:.0f} GB/s of {:.0f}\n", bytes_per_second * 1e-9,
-                   machine.bandwidth * 1e-9);
+        fmt::print(", {:.0f} GB/s of {:.0f}", bytes_per_second * 1e-9, machine.bandwidth * 1e-9);
     }
+    fmt::print("\n");
 }
 
 // Keeps every cell's hidden units, 512 bytes, so that a smaller grid has to do.
-void bench_unfused_inference(int side, const Options& options, const Setting& setting) {
+void bench_unfused_inference(const Inference& work, const Options& options,
+                             const Setting& setting) {
     constexpr int largest = 2048;
-    side = std::min(side, largest);
+    const int height = std::min(work.height, largest), width = std::min(work.width, largest);
     const auto engine = make_engine(options.on());
-    const Inference work(side);
-    State state = engine->make_state(1, side, side);
-    engine->copy_from_host(state.view().data, work.state);
+    const Model model = dense_model(work.rule);
+    State state = engine->make_state(1, height, width);
+    engine->copy_from_host(state.view().data, dense_state(1, height, width));
     for (const bool tf32 : {false, true}) {
-        const auto unfused = make_unfused(work.model, 1, side, side, 0, tf32);
+        const auto unfused = make_unfused(model, 1, height, width, 0, tf32);
         const Timing forward = measure(options.count, [&] { unfused->step(state.view().data); });
         Row row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND",
-                         tf32 ? "tf32" : "float32", 1, side, 1);
+                         tf32 ? "tf32" : "float32", 1, height, width, 1);
         row.update({{"forward_ms", to_json(forward)},
-                    {"cell_steps_per_second", double(side) * side / (forward.median * 1e-3)}});
+                    {"cell_steps_per_second", double(height) * width / (forward.median * 1e-3)}});
         setting.add(row);
     }
 }
 
-// A large grid in each precision; its tiles are too many for a rollout in one kernel.
-void bench_inferences(int side, const Options& options, const Setting& setting) {
-    if (!setting.gpu) return bench_inference(side, options.on(), options, setting);
-    Device device = options.on();
-    device.rollout = RolloutForm::steps;
-    for (const Precision precision : options.precisions()) {
-        device.precision = precision;
-        std::string problem;
-        try {
-            make_engine(device);
-        } catch (const CudaError& error) {
-            problem = error.what();
-        }
-        if (problem.empty()) {
-            bench_inference(side, device, options, setting);
+// Without --size a large grid, whose tiles are too many for a rollout in one kernel; with it the
+// rollouts of a preset's batch on that grid, or steps of one grid where there is no preset.
+Inference inference_of(const Options& options, bool gpu) {
+    if (!options.size) {
+        const int side = gpu ? 4096 : 512;
+        return {.height = side, .width = side};
+    }
+    Inference work{.height = options.size->height, .width = options.size->width};
+    if (options.presets().empty()) return work;
+    const TrainingConfig config = timed_config(options.presets().front(), options);
+    work.batch = config.batch;
+    work.steps = timed_steps;
+    work.rule = config.rule;
+    return work;
+}
+
+// False where one has failed.
+bool bench_inferences(const Options& options, const Setting& setting) {
+    const Inference work = inference_of(options, setting.gpu);
+    const bool steps_only = setting.gpu && work.batch == 1;
+    bool all = true;
+    for (const Device& device : variants(options, setting.gpu)) {
+        if (steps_only && device.rollout != RolloutForm::steps) continue;
+        Row row = work.row(device, setting);
+        const std::string problem =
+            setting.gpu ? obstacle(device, work.batch, work.height, work.width) : "";
+        if (!problem.empty()) {
+            row["problem"] = problem;
+            setting.add(row);
             continue;
         }
-        Row row = row_of("inference", "", precision_of(device, true), 1, side, Inference::steps);
-        row["problem"] = problem;
-        setting.add(row);
+        all = row_or_failure(setting, row,
+                             [&] { bench_inference(work, device, options, setting); }) &&
+              all;
     }
-    bench_unfused_inference(side, options, setting);
+    if (!setting.gpu || !has_unfused()) return all;
+    return row_or_failure(
+               setting,
+               row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", 1, work.height, work.width, 1),
+               [&] { bench_unfused_inference(work, options, setting); }) &&
+           all;
 }
 
 // The multilayer perceptron alone, dense, on one core, against that core's peak.
@@ -577,7 +682,8 @@ Rates rates_of(const Machine& machine, const std::string& path) {
     return rates;
 }
 
-void run(const Options& options) {
+// False where a row has failed.
+bool run(const Options& options) {
     // Whether there is one in the least demanding precision.
     Device plain = options.on();
     plain.precision = Precision::exact;
@@ -586,14 +692,16 @@ void run(const Options& options) {
     if (!gpu && options.automata > 1) {
         throw InvalidArgument("--automata needs a CUDA device: the CPU engine uses all processors");
     }
+    for (const std::string& name : options.presets()) timed_config(name, options);  // or it throws
     const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
     const Machine machine = gpu ? measure_gpu(options.on().index)
                                 : Machine{peak_arithmetic(threads), peak_bandwidth(threads)};
-    fmt::print(
-        "{}; peak {:.1f} GFLOP/s, {:.1f} GB/s; {} runs each, {} steps, after {} iterations "
-        "of training\n",
-        engine->description(), machine.arithmetic * 1e-9, machine.bandwidth * 1e-9, options.count,
-        timed_steps, options.train);
+    const std::string work = options.dense
+                                 ? "nothing skipped, every cell alive"
+                                 : fmt::format("after {} iterations of training", options.train);
+    fmt::print("{}; peak {:.1f} GFLOP/s, {:.1f} GB/s; {} runs each, {} steps, {}\n",
+               engine->description(), machine.arithmetic * 1e-9, machine.bandwidth * 1e-9,
+               options.count, timed_steps, work);
     Row report = {{"engine", engine->description()},
                   {"peak_gflops", machine.arithmetic * 1e-9},
                   {"peak_gbytes_per_second", machine.bandwidth * 1e-9}};
@@ -602,38 +710,60 @@ void run(const Options& options) {
         report["mlp"] = bench_mlp(options.count);
     }
     report["rows"] = Row::array();
-    const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
-                             report["rows"]};
+    // After every row: what comes later may be cut off.
     const auto write = [&] {
         if (options.json.empty()) return;
-        std::ofstream file(options.json);
-        file << report.dump(2) << '\n';
-        if (!file.flush()) throw IoError("cannot write " + options.json);
+        const std::string text = report.dump(2) + "\n";
+        write_file(options.json, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
     };
-    print_header(gpu);
-    const std::vector<std::string> names = options.preset == "all"
-                                               ? std::vector<std::string>{"notebook", "growing"}
-                                               : std::vector{options.preset};
-    for (const std::string& name : names) {
-        bench_preset(name, options, setting);
-        if (gpu) bench_unfused(name, options, setting);
-        write();  // what comes later may be cut off
-    }
-    constexpr int large_side = 4096, small_side = 512;
-    const int side = options.inference.value_or(gpu ? large_side : small_side);
-    if (side > 0) bench_inferences(side, options, setting);
+    const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
+                             [&](const Row& row) {
+                                 report["rows"].push_back(row);
+                                 write();
+                             }};
     write();
+    print_header(gpu);
+    bool all = true;
+    for (const std::string& name : options.presets()) {
+        all = bench_preset(name, options, setting) && all;
+        if (!gpu || !has_unfused()) continue;
+        const TrainingConfig config = timed_config(name, options);
+        all = row_or_failure(setting,
+                             row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", config.batch,
+                                    config.grid(), config.grid(), timed_steps),
+                             [&] { bench_unfused(name, options, setting); }) &&
+              all;
+    }
+    if (!options.no_inference) all = bench_inferences(options, setting) && all;
+    return all;
+}
+
+GridSize parse_size(const std::string& text) {
+    GridSize size;
+    char end = 0;
+    constexpr int least = 8, most = 16384;
+    const auto fits = [](int side) { return side >= least && side <= most; };
+    if (std::sscanf(text.c_str(), "%dx%d%c", &size.height, &size.width, &end) != 2 ||
+        !fits(size.height) || !fits(size.width)) {
+        throw CLI::ValidationError(
+            "--size",
+            fmt::format("takes HxW of {} to {} cells, such as 64x64, not {}", least, most, text));
+    }
+    return size;
 }
 
 }  // namespace
 }  // namespace nca::bench
 
 int main(int argc, char** argv) {
-    nca::bench::Options options;
+    using namespace nca::bench;
+    Options options;
     CLI::App app("Times the engine's steps and training iterations; checks it first.");
     app.add_option("--preset", options.preset,
-                   "notebook, growing, persistent or regenerating; all: the first two")
-        ->check(CLI::IsMember({"all", "notebook", "growing", "persistent", "regenerating"}));
+                   "notebook, growing, persistent or regenerating; all: the first two; none: no "
+                   "training rows")
+        ->check(
+            CLI::IsMember({"all", "none", "notebook", "growing", "persistent", "regenerating"}));
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
     app.add_option("--precision", options.precision,
@@ -652,22 +782,38 @@ int main(int argc, char** argv) {
     app.add_option("--automata", options.automata,
                    "time so many trainings side by side as well, on a GPU")
         ->check(CLI::Range(1, 64));
-    app.add_option("--inference", options.inference,
-                   "side of the large grid; 0: none; 4096 on a GPU, 512 elsewhere")
-        ->check(CLI::IsMember({0}) | CLI::Range(8, 16384));
+    std::string size;
+    app.add_option("--size", size,
+                   "HxW, the grid of all rows, such as 64x64; otherwise each preset's own, and "
+                   "4096x4096 for inference, 512x512 on a CPU");
+    app.add_flag("--dense", options.dense,
+                 "train on a grid in which every cell lives, so that nothing is skipped");
+    app.add_flag("--no-inference", options.no_inference, "leave the inference rows out");
     app.add_option("--rates", options.rates,
                    "predict by what the program rates has measured: its --json");
     app.add_option("--json", options.json, "write the results to this file as well");
     try {
         app.parse(argc, argv);
-        if (!options.resume.empty() && options.preset == "all") {
+        if (!options.resume.empty() && options.presets().size() != 1) {
             throw CLI::ValidationError("--resume", "needs --preset with one name");
+        }
+        if (options.dense && !options.resume.empty()) {
+            throw CLI::ValidationError("--dense", "has a model of its own: leave out --resume");
+        }
+        if (!size.empty()) options.size = parse_size(size);
+        if (options.size && !options.presets().empty() &&
+            options.size->height != options.size->width) {
+            throw CLI::ValidationError("--size",
+                                       "training needs a square grid: give one, or --preset none");
         }
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
     try {
-        nca::bench::run(options);
+        if (!run(options)) {
+            fmt::print(stderr, "bench_step: a row has failed; the others are right\n");
+            return 1;
+        }
     } catch (const std::exception& error) {
         fmt::print(stderr, "bench_step: {}\n", error.what());
         return 1;

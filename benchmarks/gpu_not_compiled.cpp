@@ -12,6 +12,5 @@ namespace {
 
 Machine measure_gpu(int) { not_compiled(); }
 double gpu_memory_in_use() { not_compiled(); }
-std::unique_ptr<Unfused> make_unfused(const Model&, int, int, int, int, bool) { not_compiled(); }
 
 }  // namespace nca::bench

@@ -26,16 +26,14 @@ Timing timing_of(std::vector<double> times) {
 }
 
 Timing measure(int count, const std::function<void()>& work) {
-    work();
-    std::vector<double> times;
-    for (int i = 0; i < count; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        work();
-        const std::chrono::duration<double, std::milli> time =
-            std::chrono::steady_clock::now() - start;
-        times.push_back(time.count());
-    }
-    return timing_of(std::move(times));
+    return measure_queues(count, [&]() -> std::size_t { return work(), 1; });
+}
+
+Timing measure_queues(int count, const std::function<std::size_t()>& run) {
+    return measure_queues(count, run, [] {
+        const auto since = std::chrono::steady_clock::now().time_since_epoch();
+        return std::chrono::duration<double, std::milli>(since).count();
+    });
 }
 
 double peak_arithmetic(int threads) {

@@ -4,7 +4,9 @@
 #include <nca/engine.hpp>
 #include <nca/trainer.hpp>
 
+#include <cstddef>
 #include <functional>
+#include <utility>
 #include <vector>
 
 namespace nca::bench {
@@ -31,6 +33,22 @@ Timing timing_of(std::vector<double> milliseconds);
 
 // Runs work once to warm up, then `count` times, each timed on its own.
 Timing measure(int count, const std::function<void()>& work);
+
+// The same of an iteration where each run does several: run says how many it did, and its time is
+// divided by that. Runs need not be equally long: a trainer's queues are not.
+template <class Run, class Now>
+Timing measure_queues(int count, Run run, Now now) {
+    run();
+    std::vector<double> times;
+    for (int i = 0; i < count; ++i) {
+        const double start = now();
+        const std::size_t iterations = run();
+        times.push_back((now() - start) / static_cast<double>(iterations));
+    }
+    return timing_of(std::move(times));
+}
+// By the steady clock.
+Timing measure_queues(int count, const std::function<std::size_t()>& run);
 
 // The highest rate of independent multiply-adds that so many threads reach together, and of reading
 // and writing large arrays.

@@ -2,8 +2,8 @@
 #pragma once
 
 // What the CUDA engine's kernels are expected to take, worked out from their sizes before anybody
-// has measured them. Good to about 40 %: it says which limit a kernel should be held by, so that a
-// measurement far from it is worth a look.
+// had measured them. An H200 then took two to six times as long (docs/performance.md): what is
+// missing here is most of a step's instructions, so neither times nor limits are to be relied on.
 
 #include <nca/device.hpp>
 #include <nca/engine.hpp>

@@ -125,9 +125,9 @@ struct alignas(64) Flag {
     std::uint32_t count;
 };
 
+// Not for ever: a block that is missing ends the launch.
 __device__ void wait_for(const Flag& flag, std::uint32_t count) {
-    while (static_cast<int>(cuda::acquire_flag(&flag.count) - count) < 0) {
-    }
+    cuda::wait_for_count(&flag.count, count);
 }
 
 // Each block writes 4 KiB for both of its neighbours in a ring, counts, waits until they have, and
@@ -236,7 +236,7 @@ class Lacking : public CudaError {
 
 class Measurement {
 public:
-    explicit Measurement(int device) {
+    Measurement(int device, const std::function<void(const Rate&)>& keep) : keep_(keep) {
         check(cudaGetDeviceProperties(&properties_, device), "asking what the device is");
         check(cudaDeviceGetAttribute(&cooperative_, cudaDevAttrCooperativeLaunch, device),
               "asking what the device can do");
@@ -248,7 +248,7 @@ public:
         payload_ = {std::size_t(2) * blocks_ * payload_floats, "a benchmark"};
     }
 
-    RateReport run() {
+    void run() {
         measure_products<false>("tf32", assumed_.tf32_operations);
         measure_products<true>("fp16", assumed_.fp16_operations);
         add("mma_cycles", "one product after the other, TF32", "cycles", assumed_.mma_cycles,
@@ -270,7 +270,6 @@ public:
         measure_waiting();
         measure_launches();
         measure_clusters();
-        return {properties_.name, std::move(rates_)};
     }
 
 private:
@@ -293,7 +292,7 @@ private:
         } catch (const CudaError& error) {
             rate.problem = error.what();
         }
-        rates_.push_back(std::move(rate));
+        keep_(rate);
     }
 
     void needs_tensor_cores() const {
@@ -513,6 +512,7 @@ private:
             });
     }
 
+    const std::function<void(const Rate&)>& keep_;
     Rates assumed_;
     cudaDeviceProp properties_ = {};
     int cooperative_ = 0;
@@ -521,12 +521,11 @@ private:
     DeviceArray<float> out_, payload_;
     DeviceArray<long long> cycles_;
     DeviceArray<Flag> flags_;
-    std::vector<Rate> rates_;
 };
 
 }  // namespace
 
-RateReport measure_rates(int device) {
+std::string device_name(int device) {
     int count = 0;
     if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
         cudaGetLastError();
@@ -536,8 +535,15 @@ RateReport measure_rates(int device) {
         throw CudaError("no CUDA device " + std::to_string(device) + ": this machine has " +
                         std::to_string(count) + ", counted from 0");
     }
+    cudaDeviceProp properties = {};
+    check(cudaGetDeviceProperties(&properties, device), "asking what the device is");
+    return properties.name;
+}
+
+void measure_rates(int device, const std::function<void(const Rate&)>& keep) {
+    device_name(device);  // or it throws
     const cuda::DeviceGuard guard(device);
-    return Measurement(device).run();
+    Measurement(device, keep).run();
 }
 
 }  // namespace nca::bench

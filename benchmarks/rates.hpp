@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <string>
-#include <vector>
 
 namespace nca::bench {
 
@@ -17,12 +17,11 @@ struct Rate {
     bool lacking = false;  // because the device does not have it, which is no failure
 };
 
-struct RateReport {
-    std::string device;
-    std::vector<Rate> rates;
-};
+// All of them, in some seconds; each is given to `keep` when it is there. Throws CudaError where
+// there is no such device.
+void measure_rates(int device, const std::function<void(const Rate&)>& keep);
 
-// All of them, in some seconds. Throws CudaError where there is no such device.
-RateReport measure_rates(int device);
+// The device's name. Throws CudaError where there is no such device.
+std::string device_name(int device);
 
 }  // namespace nca::bench

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The program `rates`: a table of what the design assumes of a GPU and what this one does.
 #include "benchmarks/rates.hpp"
-
-#include <nca/error.hpp>
+#include "host/atomic_file.hpp"
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <string>
 
 namespace nca::bench {
@@ -28,37 +27,34 @@ void print(const Rate& rate) {
                rate.problem.empty() ? "" : ": " + rate.problem);
 }
 
-nlohmann::ordered_json to_json(const RateReport& report) {
-    nlohmann::ordered_json json = {{"device", report.device}};
-    for (const Rate& rate : report.rates) {
-        json["rates"][rate.key] =
-            rate.problem.empty() ? nlohmann::ordered_json(rate.measured) : nullptr;
-        nlohmann::ordered_json row = {{"key", rate.key}, {"what", rate.what}, {"unit", rate.unit}};
-        if (rate.assumed != 0) row["assumed"] = rate.assumed;
-        if (rate.problem.empty()) {
-            row["measured"] = rate.measured;
-        } else {
-            row["problem"] = rate.problem;
-        }
-        json["rows"].push_back(row);
+nlohmann::ordered_json to_json(const Rate& rate) {
+    nlohmann::ordered_json row = {{"key", rate.key}, {"what", rate.what}, {"unit", rate.unit}};
+    if (rate.assumed != 0) row["assumed"] = rate.assumed;
+    if (rate.problem.empty()) {
+        row["measured"] = rate.measured;
+    } else {
+        row["problem"] = rate.problem;
     }
-    return json;
+    return row;
 }
 
-// Whether all that the device has could be measured.
+// Whether all that the device has could be measured. What comes later may be cut off, so that each
+// rate is printed and written when it is there.
 bool run(int device, const std::string& path) {
-    const RateReport report = measure_rates(device);
-    fmt::print("{}\n{:<48} {:>9} {:>9}\n", report.device, "", "assumed", "measured");
+    nlohmann::ordered_json report = {{"device", device_name(device)}};
+    fmt::print("{}\n{:<48} {:>9} {:>9}\n", device_name(device), "", "assumed", "measured");
     bool all = true;
-    for (const Rate& rate : report.rates) {
+    measure_rates(device, [&](const Rate& rate) {
         print(rate);
+        std::fflush(stdout);
         all = all && (rate.problem.empty() || rate.lacking);
-    }
-    if (!path.empty()) {
-        std::ofstream file(path);
-        file << to_json(report).dump(1) << '\n';
-        if (!file.flush()) throw IoError("cannot write " + path);
-    }
+        report["rates"][rate.key] =
+            rate.problem.empty() ? nlohmann::ordered_json(rate.measured) : nullptr;
+        report["rows"].push_back(to_json(rate));
+        if (path.empty()) return;
+        const std::string text = report.dump(1) + "\n";
+        write_file(path, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    });
     return all;
 }
 

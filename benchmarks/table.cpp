@@ -54,9 +54,9 @@ Row to_json(const Prediction& prediction, double milliseconds) {
 }
 
 Row row_of(const std::string& name, const std::string& engine, const std::string& precision,
-           int batch, int side, int steps) {
-    return {{"name", name},   {"engine", engine}, {"precision", precision}, {"batch", batch},
-            {"height", side}, {"width", side},    {"steps", steps}};
+           int batch, int height, int width, int steps) {
+    return {{"name", name},     {"engine", engine}, {"precision", precision}, {"batch", batch},
+            {"height", height}, {"width", width},   {"steps", steps}};
 }
 
 void print_header(bool gpu) {

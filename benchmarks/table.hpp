@@ -21,7 +21,7 @@ Row to_json(const Prediction& prediction, double milliseconds);
 
 // What every row has.
 Row row_of(const std::string& name, const std::string& engine, const std::string& precision,
-           int batch, int side, int steps);
+           int batch, int height, int width, int steps);
 
 // On a GPU rows have a precision, a form of rollout and a prediction.
 void print_header(bool gpu);

@@ -58,10 +58,14 @@ endif()
 if(NCA_BUILD_TESTS)
   find_package(Threads REQUIRED)
   find_package(Catch2 QUIET)
-  find_package(Boost QUIET CONFIG COMPONENTS context)  # fibers, for the executor
+  if(NCA_EXECUTED_TESTS)
+    find_package(Boost QUIET CONFIG COMPONENTS context)  # fibers, for the executor
+  endif()
   find_library(WEBPDEMUX_LIBRARY webpdemux)            # to look into what was written
   nca_require("${Catch2_FOUND}" catch2)
-  nca_require("${Boost_FOUND}" libboost-context-dev)
+  if(NCA_EXECUTED_TESTS STREQUAL ON)
+    nca_require("${Boost_FOUND}" libboost-context-dev)
+  endif()
   nca_require("${WEBPDEMUX_LIBRARY}" libwebp-dev)
 endif()
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Every precision and form of rollout that a CUDA device can have, on a device. The executor's
-// tests of them are in tensor_engine_test.cpp.
+// Every precision and form of rollout that a CUDA device can have, on a device. Each has test cases
+// and a tag of its own, such as [fast-persistent], so that it can be run in a process of its own: a
+// kernel that hangs or faults takes nothing else along. The executor's tests of them are in
+// tensor_engine_test.cpp.
 #include <nca/engine.hpp>
 #include <nca/trainer.hpp>
 
@@ -13,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <string_view>
 #include <vector>
 
 using namespace nca;
@@ -76,17 +79,56 @@ Drawn draw(const CaseOptions& options) {
     std::abort();
 }
 
-std::string describe(const Device& device, const Case& example) {
-    const auto engine = make_engine(device);
-    return engine->description() + ", " +
-           engine->rollout_form(example.batch, example.height, example.width);
+struct Variant {
+    std::string_view text;
+    Precision precision;
+    RolloutForm form;
+};
+
+Device device_of(const Variant& variant) {
+    Device device = Device::cuda();
+    device.precision = variant.precision;
+    device.rollout = variant.form;
+    return device;
 }
 
-bool skipped() {
-    const std::string reason = test::why_no_cuda();
-    if (!reason.empty()) WARN("skipped: no CUDA engine: " << reason);
-    return !reason.empty();
+// Why such a batch cannot have the variant on this machine; empty where it can.
+std::string obstacle(const Variant& variant, int batch, int height, int width) {
+    try {
+        const Device device = device_of(variant);
+        const std::string form = make_engine(device)->rollout_form(batch, height, width);
+        const bool single_steps = form.starts_with("one kernel a step");
+        return single_steps == (device.rollout == RolloutForm::steps) ? "" : form;
+    } catch (const Error& error) {
+        return error.what();
+    }
 }
+
+// Runs work where the variant can be had, for any of so many grids; says that it is skipped where
+// it can for none.
+class Grids {
+public:
+    explicit Grids(const Variant& variant) : variant_(variant) {}
+    template <class Work>
+    void run(int batch, int height, int width, Work work) {
+        const std::string problem = obstacle(variant_, batch, height, width);
+        if (!problem.empty()) {
+            problem_ = problem;
+            return;
+        }
+        any_ = true;
+        INFO(variant_.text << ", " << batch << "x" << height << "x" << width);
+        work(device_of(variant_));
+    }
+    void done() const {
+        if (!any_) WARN("skipped: " << variant_.text << " cannot be had here: " << problem_);
+    }
+
+private:
+    const Variant& variant_;
+    bool any_ = false;
+    std::string problem_;
+};
 
 template <class Values>
 double error_of(const Values& actual, const std::vector<double>& expected, double tolerance) {
@@ -95,21 +137,17 @@ double error_of(const Values& actual, const std::vector<double>& expected, doubl
                              {tolerance * test::largest_magnitude(expected), tolerance});
 }
 
-}  // namespace
-
-TEST_CASE("every precision and form of a device agrees with the reference", "[cuda]") {
-    if (skipped()) return;
+void agrees_with_the_reference(const Variant& variant) {
+    Grids grids(variant);
+    const Tolerances tolerances = tolerances_of(variant.precision);
     for (const CaseOptions& options : cases()) {
-        const Drawn drawn = draw(options);
-        const Case& example = drawn.example;
-        std::vector<double> grad_first;
-        for (const auto& grid : drawn.expected.grad_first) {
-            grad_first.insert(grad_first.end(), grid.values.begin(), grid.values.end());
-        }
-        for (const Device& device :
-             test::cuda_variants(example.batch, example.height, example.width)) {
-            INFO(describe(device, example));
-            const Tolerances tolerances = tolerances_of(device.precision);
+        grids.run(options.batch, options.height, options.width, [&](const Device& device) {
+            const Drawn drawn = draw(options);
+            const Case& example = drawn.example;
+            std::vector<double> grad_first;
+            for (const auto& grid : drawn.expected.grad_first) {
+                grad_first.insert(grad_first.end(), grid.values.begin(), grid.values.end());
+            }
             const auto engine = make_engine(device);
             const auto result = test::run_rollout(*engine, example);
             for (int step = 1; step <= options.steps; ++step) {
@@ -121,17 +159,16 @@ TEST_CASE("every precision and form of a device agrees with the reference", "[cu
                              tolerances.grad_weights) <= 1);
             REQUIRE(error_of(result.gradients.first, grad_first, tolerances.grad_first) <= 1);
             REQUIRE(test::run_advance(*engine, example) == result.states.back());
-        }
+        });
     }
+    grids.done();
 }
 
-TEST_CASE("all forms of a precision give the same bits, alone or as one of sixteen", "[cuda]") {
-    if (skipped()) return;
+void gives_the_same_bits(const Variant& variant) {
+    Grids grids(variant);
     for (const CaseOptions& options : cases()) {
-        const Case example = test::random_case(options, 1);
-        for (const Device& device :
-             test::cuda_variants(example.batch, example.height, example.width)) {
-            INFO(describe(device, example));
+        grids.run(options.batch, options.height, options.width, [&](const Device& device) {
+            const Case example = test::random_case(options, 1);
             Device by_steps = device, shared = device;
             by_steps.rollout = RolloutForm::steps;
             shared.sharers = 16;
@@ -139,13 +176,12 @@ TEST_CASE("all forms of a precision give the same bits, alone or as one of sixte
             REQUIRE((test::run_rollout(*make_engine(device), example) == first));
             REQUIRE((test::run_rollout(*make_engine(by_steps), example) == first));
             REQUIRE((test::run_rollout(*make_engine(shared), example) == first));
-        }
+        });
     }
+    grids.done();
 }
 
-TEST_CASE("trainings in every precision and form repeat to the bit and follow the exact one",
-          "[cuda]") {
-    if (skipped()) return;
+void trains_repeatably(const Variant& variant) {
     TrainingConfig config = preset("growing");
     config.batch = 3;
     config.fewest_steps = 6;
@@ -164,14 +200,45 @@ TEST_CASE("trainings in every precision and form repeat to the bit and follow th
         result.insert(result.end(), model.weights.all().begin(), model.weights.all().end());
         return result;
     };
-    const auto exact = losses_and_weights(Device::cuda());
-    for (const Device& device : test::cuda_variants(config.batch, config.grid(), config.grid())) {
-        INFO(name(device.precision) << ", form " << int(device.rollout));
+    Grids grids(variant);
+    grids.run(config.batch, config.grid(), config.grid(), [&](const Device& device) {
+        Device exact_device = Device::cuda();
+        exact_device.precision = Precision::exact;
+        const auto exact = losses_and_weights(exact_device);
         const auto result = losses_and_weights(device);
         REQUIRE(losses_and_weights(device) == result);
         for (int i = 0; i < 4; ++i) {
             INFO("iteration " << i);
             REQUIRE(std::abs(result[i] - exact[i]) <= 0.02 * exact[i]);
         }
-    }
+    });
+    grids.done();
 }
+
+}  // namespace
+
+#define NCA_TEST_VARIANT(precision, form)                                                         \
+    TEST_CASE(#precision "/" #form " agrees with the reference",                                  \
+              "[cuda][" #precision "-" #form "]") {                                               \
+        agrees_with_the_reference(                                                                \
+            {#precision "/" #form, Precision::precision, RolloutForm::form});                     \
+    }                                                                                             \
+    TEST_CASE(#precision "/" #form " gives the bits of single steps, alone or as one of sixteen", \
+              "[cuda][" #precision "-" #form "]") {                                               \
+        gives_the_same_bits({#precision "/" #form, Precision::precision, RolloutForm::form});     \
+    }                                                                                             \
+    TEST_CASE(#precision "/" #form " trains to the same bits again and follows the exact engine", \
+              "[cuda][" #precision "-" #form "]") {                                               \
+        trains_repeatably({#precision "/" #form, Precision::precision, RolloutForm::form});       \
+    }
+
+NCA_TEST_VARIANT(exact, steps)
+NCA_TEST_VARIANT(precise, steps)
+NCA_TEST_VARIANT(precise, persistent)
+NCA_TEST_VARIANT(precise, cluster)
+NCA_TEST_VARIANT(fast, steps)
+NCA_TEST_VARIANT(fast, persistent)
+NCA_TEST_VARIANT(fast, cluster)
+NCA_TEST_VARIANT(half, steps)
+NCA_TEST_VARIANT(half, persistent)
+NCA_TEST_VARIANT(half, cluster)

@@ -7,7 +7,6 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace nca::test {
@@ -43,35 +42,6 @@ inline std::vector<Device> engines_to_test() {
 
 // One CPU engine stands for all: the number of threads changes no bit, as a test of Trainer says.
 inline std::vector<Device> devices_to_train_on() { return with_cuda({Device::cpu(1)}); }
-
-// The CUDA engine's precisions and forms of rollout that such a batch can have on this machine's
-// device: none without one.
-inline std::vector<Device> cuda_variants(int batch, int height, int width) {
-    struct Form {
-        RolloutForm form;
-        std::string_view begins;  // what rollout_form says of it
-    };
-    std::vector<Device> variants;
-    for (const Precision precision :
-         {Precision::exact, Precision::precise, Precision::fast, Precision::half}) {
-        for (const Form& form :
-             {Form{RolloutForm::steps, "one kernel a step"},
-              Form{RolloutForm::persistent, "persistent"}, Form{RolloutForm::cluster, "cluster"}}) {
-            Device device = Device::cuda();
-            device.precision = precision;
-            device.rollout = form.form;
-            try {
-                const auto engine = make_engine(device);
-                if (engine->rollout_form(batch, height, width).starts_with(form.begins)) {
-                    variants.push_back(device);
-                }
-            } catch (const Error&) {
-                // Not on this device, or not for this grid.
-            }
-        }
-    }
-    return variants;
-}
 
 // The one for tests in which the engine hardly matters.
 inline Device any_device() { return devices_to_train_on().front(); }

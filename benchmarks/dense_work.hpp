@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Work in which nothing can be skipped: a grid in which every cell lives, and a model under which
+// it goes on living. Trained automata leave most of their grid empty, and engines skip that.
+
+#include <nca/model.hpp>
+#include <nca/trainer.hpp>
+
+#include <filesystem>
+#include <vector>
+
+namespace nca::bench {
+
+// Small weights, and a hidden unit or two that pull every cell's alpha to 1: u = (1 - alpha) / 5.
+// Empty cells come alive by it as well, where the rule lets them.
+Weights dense_weights(bool output_bias);
+
+// [batch, height, width, channels]: alpha 0.5 to 1, the other channels 0 to 1.
+std::vector<float> dense_state(int batch, int height, int width);
+
+// A training that stays as dense as its states are: the preset's rule without the mask of before
+// the step, so that the start cell's empty surroundings come alive in the first, and a learning
+// rate that moves no weight.
+TrainingConfig dense_config(const TrainingConfig& preset, int side);
+// What it trains on: opaque and black, which is what dense_weights grow.
+Image dense_target(int side);
+// A checkpoint to start it from.
+void save_dense_checkpoint(const std::filesystem::path& path, const TrainingConfig& config);
+
+}  // namespace nca::bench
