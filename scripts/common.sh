@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# What scripts/demo and scripts/test share; they source it.
+# What scripts/demo, scripts/test and scripts/gpu-kit share; they source it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 script=$(basename "$0")
