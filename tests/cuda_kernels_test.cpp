@@ -390,8 +390,28 @@ TEST_CASE("steps can be captured into a graph of the caller's") {
     cudaStreamDestroy(stream);
 }
 
+// Alone in its process, as ctest runs it: otherwise another test has loaded the kernel.
+TEST_CASE("many steps can be captured behind a call of few, whose kernels are others") {
+    const test::TensorDevice device;
+    const Case example = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
+    const auto engine = make_engine(test::cuda_device(Precision::fast));
+    test::Uploaded on_engine(*engine, example);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const auto advance = [&](int steps) {
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(),
+                        {.steps = steps, .key = {}}, stream);
+    };
+    advance(2);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE_NOTHROW(advance(12));
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
 TEST_CASE("a graph of the caller's stays valid when a later call needs more scratch") {
-    // Few steps before, many in the capture: no kernel is loaded there.
     const auto precision = GENERATE(Precision::exact, Precision::fast);
     const test::TensorDevice device;
     const Case small = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
