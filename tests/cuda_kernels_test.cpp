@@ -390,7 +390,6 @@ TEST_CASE("steps can be captured into a graph of the caller's") {
     cudaStreamDestroy(stream);
 }
 
-// Alone in its process, as ctest runs it: otherwise another test has loaded the kernel.
 TEST_CASE("many steps can be captured behind a call of few, whose kernels are others") {
     const test::TensorDevice device;
     const Case example = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
