@@ -240,6 +240,7 @@ public:
         check(cudaGetDeviceProperties(&properties_, device), "asking what the device is");
         check(cudaDeviceGetAttribute(&cooperative_, cudaDevAttrCooperativeLaunch, device),
               "asking what the device can do");
+        code_ = cuda::code_of_kernel("a kernel of rates", cuda::handle_of(add_one_kernel));
         blocks_ = properties_.multiProcessorCount;
         out_ = {std::size_t(blocks_) * 1024, "a benchmark"};
         check(cudaMemset(out_.data(), 0, out_.size() * sizeof(float)), "clearing memory");
@@ -295,14 +296,16 @@ private:
         keep_(rate);
     }
 
+    std::string of_code() const { return ", and this code is for " + std::to_string(code_); }
     void needs_tensor_cores() const {
-        if (properties_.major < 8) throw Lacking("the device has no TF32");
+        if (code_ < 80) throw Lacking("there is no TF32 before compute capability 8.0" + of_code());
     }
     void needs_cooperative_launch() const {
         if (cooperative_ == 0) throw Lacking("the device has no cooperative launch");
     }
     void needs_clusters() const {
-        if (properties_.major < 9) throw Lacking("the device has no clusters");
+        if (code_ < 90)
+            throw Lacking("there are no clusters before compute capability 9.0" + of_code());
     }
 
     // Of the first block, the second time.
@@ -435,7 +438,10 @@ private:
             [&] { return seconds_of_node(plain); });
         add("dependent_node_seconds", "the same with dependent launch", "s",
             assumed_.dependent_node_seconds, [&] {
-                if (properties_.major < 9) throw Lacking("the device has no dependent launch");
+                if (code_ < 90) {
+                    throw Lacking("there is no dependent launch before compute capability 9.0" +
+                                  of_code());
+                }
                 return seconds_of_node(dependent);
             });
         add("cooperative_node_seconds", "cooperative launches in a graph", "s", 0,
@@ -464,11 +470,11 @@ private:
 
     void measure_clusters() {
         constexpr std::size_t shared_bytes = 160 * 1024;
+        constexpr int largest_cluster = 16;
         const auto allow = [&](auto kernel, std::size_t bytes) {
             needs_clusters();
-            cuda::allow_shared_bytes("a kernel of rates", kernel, bytes);
-            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-                  "asking for large clusters");
+            cuda::prepare_kernel("a kernel of rates", cuda::handle_of(kernel), bytes,
+                                 largest_cluster);
         };
         for (const int size : {4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16}) {
             const std::string of = "clusters of " + std::to_string(size) + " blocks";
@@ -516,6 +522,7 @@ private:
     Rates assumed_;
     cudaDeviceProp properties_ = {};
     int cooperative_ = 0;
+    int code_ = 0;    // what these kernels are compiled for, 90 for 9.0
     int blocks_ = 0;  // one for each multiprocessor
     Stream stream_;
     DeviceArray<float> out_, payload_;

@@ -9,7 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "cuda/check.hpp"
 #include "cuda/cuda_training_loop.hpp"
@@ -50,6 +53,18 @@ struct CudaTape : Tape::Storage {
     bool output_bias = false;
 };
 
+struct LossScratch {
+    DeviceArray<LossPartial> sums;
+
+    bool fits(const Grid& grid) const { return sums.fits(size_for(grid)); }
+    void reserve(const Grid& grid) { sums.reserve(size_for(grid), "sums of the loss"); }
+
+private:
+    static std::size_t size_for(const Grid& grid) {
+        return static_cast<std::size_t>(loss_partials(grid));
+    }
+};
+
 // The engine's scratch is used by one call after the other, on whatever streams they come: each
 // waits, on the device, for the one before it. What a caller captures into a graph is outside of
 // that: when the graph runs is the caller's affair.
@@ -79,6 +94,8 @@ public:
         }
         Turn(const Turn&) = delete;
         Turn& operator=(const Turn&) = delete;
+
+        bool is_captured() const { return capturing_; }
 
     private:
         const WorkOrder& order_;
@@ -155,7 +172,7 @@ public:
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
             model_.reserve(1, "the packed weights");
-            forward_.reserve(grid);
+            reserve(forward_, grid);
             const StepRule step = step_rule(rule);
             launch_pack_model(model_.data(), weights, options.key, nullptr,
                               device_.kernels.precision, stream);
@@ -189,7 +206,7 @@ public:
                                     state.size() * sizeof(float), cudaMemcpyDeviceToDevice, stream),
                     "copying the state");
             } else {
-                forward_.reserve(grid);
+                reserve(forward_, grid);
                 const TapeMemory& memory = *tape->memory;
                 launch_pack_model(memory.model.data(), weights, options.key, nullptr,
                                   device_.kernels.precision, stream);
@@ -221,7 +238,7 @@ public:
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
             if (from->last_step > 0) {
-                backward_.reserve(from->memory->grid, backward_blocks(from->memory->grid));
+                reserve(backward_, from->memory->grid, backward_blocks(from->memory->grid));
                 queue_backward(grad_state.data, grad_weights, grad_state.data, *from->memory,
                                from->rule, from->last_step, accumulate == Accumulate::yes,
                                backward_, device_.kernels, stream);
@@ -239,9 +256,8 @@ public:
         check_alignment("the target", target.data);
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
-            loss_partial_.reserve(static_cast<std::size_t>(loss_partials(grid)),
-                                  "sums of the loss");
-            launch_loss(grad_state.data, loss, living, loss_partial_.data(), state.data,
+            reserve(loss_partial_, grid);
+            launch_loss(grad_state.data, loss, living, loss_partial_.sums.data(), state.data,
                         target.data, grid, nullptr, stream);
         });
     }
@@ -281,7 +297,19 @@ private:
     void in_order(Stream stream, Work work) {
         const DeviceGuard guard(device_.index());
         const WorkOrder::Turn turn(order_, stream);
+        was_captured_ = was_captured_ || turn.is_captured();
         work();
+    }
+
+    // Makes room in scratch. A graph of the caller's goes on using what it has captured: once there
+    // may be one, memory that is too small is kept until the engine ends.
+    template <class Scratch, class... Sizes>
+    void reserve(Scratch& scratch, const Sizes&... sizes) {
+        if (was_captured_ && !scratch.fits(sizes...)) {
+            kept_.push_back(std::make_shared<Scratch>(std::move(scratch)));
+            scratch = {};
+        }
+        scratch.reserve(sizes...);
     }
 
     static void clear(const WeightsView& weights, Stream stream) {
@@ -332,8 +360,10 @@ private:
     BackwardScratch backward_;
     // Of each grid that has been run. They stay as they are, for graphs that have captured them.
     std::map<std::array<int, 3>, GridRollout> rollouts_;
-    DeviceArray<LossPartial> loss_partial_;
+    LossScratch loss_partial_;
     DeviceArray<double> squares_;
+    bool was_captured_ = false;                // by a graph of the caller's, any call
+    std::vector<std::shared_ptr<void>> kept_;  // what such a graph may use
     std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
 };
 
@@ -367,8 +397,10 @@ CudaDevice open_device(const Device& asked_for) {
     CudaDevice device = {.asked_for = asked_for,
                          .limits = {.name = properties.name,
                                     .compute_capability = properties.major * 10 + properties.minor,
+                                    .code = loaded_code(),
                                     .multiprocessors = properties.multiProcessorCount},
                          .kernels = {.precision = asked_for.precision}};
+    device.kernels.waits_for_predecessor = device.limits.code >= 90;
     const Precision precision = asked_for.precision;
     check_precision(device.limits, precision);
     const int multiprocessors = properties.multiProcessorCount;
@@ -382,7 +414,7 @@ CudaDevice open_device(const Device& asked_for) {
         properties.sharedMemPerBlockOptin >= persistent_rollout_shared_bytes()) {
         device.limits.persistent_blocks = multiprocessors * resident_persistent_blocks(precision);
     }
-    if (asked_for.rollout == RolloutForm::cluster && device.limits.compute_capability >= 90 &&
+    if (asked_for.rollout == RolloutForm::cluster && device.limits.code >= 90 &&
         properties.sharedMemPerBlockOptin >= cluster_rollout_shared_bytes()) {
         for (int size = 1; size <= largest_cluster; ++size) {
             device.limits.active_clusters[static_cast<std::size_t>(size)] =
@@ -404,6 +436,7 @@ bool is_usable(int index) {
 std::unique_ptr<Engine> make_cuda_engine(const Device& asked_for) {
     const CudaDevice device = open_device(asked_for);
     const DeviceGuard guard(device.index());
+    load_kernels(device);
     return std::make_unique<CudaEngine>(device);
 }
 

@@ -77,6 +77,9 @@ public:
           tape_(grid_, config.most_steps - 1) {
         forward_.reserve(grid_);
         backward_.reserve(grid_, std::max(backward_blocks(grid_), plan_.blocks));
+        // Whole: outcomes come back with the padding between their values.
+        check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
+              "clearing the training's control");
         upload(target_.data(), target);
         const auto values = config.rule.start_values();
         std::copy(values.begin(), values.end(), start_cell_.values);
@@ -96,7 +99,7 @@ public:
     std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
         const DeviceGuard guard(device_.index());
         // What can fail comes first: later on, iterations would be under way that nobody counts.
-        for (const IterationPlan& plan : plans) graph_of(plan.steps);
+        for (const IterationPlan& plan : plans) make_graph(plan.steps);
         host_control_->cursor = host_control_->failed = host_control_->bad_weight = 0;
         for (std::size_t i = 0; i < plans.size(); ++i) {
             host_control_->plans[i] = {plans[i].key,
@@ -107,16 +110,15 @@ public:
                                        plans[i].set_anchor};
         }
         if (config_.pool > 0) send_draws(plans);
-        check(cudaMemcpyAsync(control_.data(), host_control_.get(),
-                              offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
-              "sending the plans of iterations");
-        for (const IterationPlan& plan : plans) {
-            check(cudaGraphLaunch(graph_of(plan.steps), stream_), "starting an iteration");
+        try {
+            start(plans);
+        } catch (...) {
+            // What was started still reads and writes the host's memory, which the next call
+            // changes.
+            cudaStreamSynchronize(stream_);
+            cudaGetLastError();
+            throw;
         }
-        check(cudaMemcpyAsync(host_control_->outcomes, &control_.data()->outcomes,
-                              plans.size() * sizeof(IterationOutcome), cudaMemcpyDeviceToHost,
-                              stream_),
-              "asking for outcomes");
         stream_.wait();
         last_steps_ = plans.back().steps;
         return {host_control_->outcomes, host_control_->outcomes + plans.size()};
@@ -190,6 +192,20 @@ public:
     }
 
 private:
+    // Sends the plans, starts their iterations and asks for the outcomes.
+    void start(std::span<const IterationPlan> plans) const {
+        check(cudaMemcpyAsync(control_.data(), host_control_.get(),
+                              offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
+              "sending the plans of iterations");
+        for (const IterationPlan& plan : plans) {
+            check(cudaGraphLaunch(graphs_.at(plan.steps).get(), stream_), "starting an iteration");
+        }
+        check(cudaMemcpyAsync(host_control_->outcomes, &control_.data()->outcomes,
+                              plans.size() * sizeof(IterationOutcome), cudaMemcpyDeviceToHost,
+                              stream_),
+              "asking for outcomes");
+    }
+
     void make_pool() {
         const std::size_t size = static_cast<std::size_t>(config_.pool);
         pool_states_ = {size * (grid_.floats() / config_.batch), "the pool"};
@@ -354,10 +370,9 @@ private:
     }
 
     // One graph for each number of steps, made when it is first wanted.
-    cudaGraphExec_t graph_of(int steps) {
+    void make_graph(int steps) {
         Graph& graph = graphs_[steps];
         if (!graph) graph = capture([&] { queue_iteration(steps); });
-        return graph.get();
     }
 
     template <class Work>

@@ -197,25 +197,44 @@ __device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
 #endif
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Whether the phase of that parity is complete; may wait a while for it.
+__device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
+    unsigned complete = 0;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.b32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(complete)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+    return complete != 0;
+}
+
+// Of a clock that goes on while a block waits.
+__device__ inline unsigned long long nanoseconds() {
+    unsigned long long time = 0;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+    return time;
+}
+#endif
+
 // Waits until the phase of that parity is complete; all that was stored into this block's shared
-// memory and reported to it can then be read.
+// memory and reported to it can then be read. One that never completes would be a mistake: after a
+// minute the launch fails.
 __device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity,
                                      [[maybe_unused]] const char* file = __builtin_FILE(),
                                      [[maybe_unused]] int line = __builtin_LINE()) {
 #if defined(NCA_CUDA_EXECUTOR)
     executor::wait_arrivals(&barrier, parity, {"wait_arrivals", file, line});
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    unsigned complete = 0;
-    while (complete == 0) {
-        asm volatile(
-            "{\n"
-            ".reg .pred p;\n"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-            "selp.b32 %0, 1, 0, p;\n"
-            "}"
-            : "=r"(complete)
-            : "r"(shared_address(&barrier)), "r"(parity)
-            : "memory");
+    if (has_arrived(barrier, parity)) return;
+    constexpr unsigned long long most_nanoseconds = 60'000'000'000;
+    const unsigned long long since = nanoseconds();
+    while (!has_arrived(barrier, parity)) {
+        if (nanoseconds() - since > most_nanoseconds) __trap();
     }
 #else
     __trap();

@@ -27,6 +27,14 @@ void* allocate(std::size_t count, std::size_t element_bytes, std::string_view wh
             "or fewer steps (--batch, --size, --padding, --steps)",
             bytes, what, free, total));
     }
+    if (error == cudaErrorStreamCaptureUnsupported) {
+        cudaGetLastError();
+        throw CudaError(
+            fmt::format("{} need {} bytes more of device memory, which cannot be had while a graph "
+                        "is captured: "
+                        "make a call of this size before the capture",
+                        what, bytes));
+    }
     check(error, "asking for device memory");
     return memory;
 }

@@ -35,9 +35,10 @@ public:
         return data_.release();
     }
 
+    bool fits(std::size_t size) const { return size <= size_; }
     // Keeps what it has where that is large enough. The contents are lost otherwise.
     void reserve(std::size_t size, std::string_view what) {
-        if (size <= size_) return;
+        if (fits(size)) return;
         *this = {};  // before asking for more
         *this = DeviceArray(size, what);
     }

@@ -43,6 +43,8 @@ void launch_step_forward_tensor(const StepForwardArgs& args, Precision precision
                                 bool dependent, cudaStream_t stream);
 // How many of its blocks one multiprocessor of the current device holds.
 int resident_step_forward_blocks();
+// What all kernels of this build are compiled for on the current device (code_of_kernel).
+int loaded_code();
 int resident_step_forward_tensor_blocks(Precision precision);
 
 struct MaskStateArgs {

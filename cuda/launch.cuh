@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "cuda/check.hpp"
+#include "cuda/loaded_kernel.hpp"
 #include "cuda/traits.hpp"
 
 namespace nca::cuda {
@@ -22,7 +23,8 @@ struct LaunchShape {
     int threads = 1;
     std::size_t shared_bytes = 0;
     // May begin while the kernel before it on the stream still runs, because it calls
-    // wait_for_predecessor before it touches anything that one writes.
+    // wait_for_predecessor before it touches anything that one writes. Only code for 9.0 and later
+    // waits there: see StepKernels::waits_for_predecessor.
     bool dependent = false;
     // All blocks are resident at once, because they wait for each other.
     bool cooperative = false;
@@ -38,14 +40,9 @@ inline int elementwise_blocks(long long elements) {
     return blocks_for((elements + Traits::threads - 1) / Traits::threads, 4096);
 }
 
-// More than 48 KiB of shared memory have to be asked for, once for each kernel and device.
 template <class... Parameters>
-void allow_shared_bytes(const char* name, void (*kernel)(Parameters...), std::size_t bytes) {
-    constexpr std::size_t always_allowed = 48 * 1024;
-    if (bytes <= always_allowed) return;
-    check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(bytes)),
-                 name);
+const void* handle_of(void (*kernel)(Parameters...)) {
+    return reinterpret_cast<const void*>(kernel);
 }
 
 // A launch's configuration with the attributes that it points to.
@@ -84,23 +81,14 @@ private:
     cudaLaunchConfig_t config_ = {};
 };
 
-// Clusters of more than eight blocks have to be asked for.
-template <class... Parameters>
-void allow_cluster(const char* name, void (*kernel)(Parameters...), int cluster) {
-    constexpr int always_allowed = 8;
-    if (cluster <= always_allowed) return;
-    check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-                 name);
-}
-
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             cudaStream_t stream, Arguments&&... arguments) {
+    prepare_kernel(name, handle_of(kernel), shape.shared_bytes, shape.cluster);
+    if (LoadingOnly::here()) return;
 #ifdef NCA_CUDA_EXECUTOR
     executor::name_next_launch(name);
 #endif
-    allow_shared_bytes(name, kernel, shape.shared_bytes);
-    allow_cluster(name, kernel, shape.cluster);
     const LaunchConfig config(shape, stream);
     check_kernel(cudaLaunchKernelEx(config.get(), kernel, std::forward<Arguments>(arguments)...),
                  name);
@@ -110,9 +98,8 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 // any.
 template <class... Parameters>
 int active_clusters(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape) {
-    allow_shared_bytes(name, kernel, shape.shared_bytes);
     try {
-        allow_cluster(name, kernel, shape.cluster);
+        prepare_kernel(name, handle_of(kernel), shape.shared_bytes, shape.cluster);
     } catch (const CudaError&) {
         return 0;
     }
@@ -128,7 +115,7 @@ int active_clusters(const char* name, void (*kernel)(Parameters...), const Launc
 template <class... Parameters>
 int resident_blocks(const char* name, void (*kernel)(Parameters...), int threads,
                     std::size_t shared_bytes) {
-    allow_shared_bytes(name, kernel, shared_bytes);
+    prepare_kernel(name, handle_of(kernel), shared_bytes, 0);
     int blocks = 0;
     check_kernel(
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),

@@ -56,7 +56,7 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
                         .rule = rule,
                         .step = static_cast<std::uint32_t>(step),
                         .first = first},
-                       !first, stream);
+                       !first && kernels.waits_for_predecessor, stream);
     }
     const int last = (steps - 1) % 2;
     launch_mask_state({.state_out = last_state,
@@ -132,12 +132,21 @@ ExchangeScratch::ExchangeScratch(const Grid& grid, cudaStream_t stream)
     check(cudaStreamSynchronize(stream), "sending the order of tiles");
 }
 
+bool ForwardScratch::fits(const Grid& grid) const {
+    return z[1].fits(grid.floats()) && living_before[1].fits(grid.cells());
+}
+
 void ForwardScratch::reserve(const Grid& grid) {
     const std::string what = "the states of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
         z[i].reserve(grid.floats(), what);
         living_before[i].reserve(grid.cells(), what);
     }
+}
+
+bool BackwardScratch::fits(const Grid& grid, int blocks) const {
+    return grad_z[1].fits(grid.floats()) && grad_p[1].fits(grid.cells() * Traits::perception) &&
+           row[1].fits(grid.cells()) && has_partial.fits(static_cast<std::size_t>(blocks));
 }
 
 void BackwardScratch::reserve(const Grid& grid, int blocks) {
@@ -199,7 +208,7 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                          .grid = grid,
                          .rule = rule,
                          .step = static_cast<std::uint32_t>(step)},
-                        !last, stream);
+                        !last && kernels.waits_for_predecessor, stream);
     }
     launch_reduce_gradients(grad_weights, scratch.partial.data(), scratch.has_partial.data(),
                             blocks, accumulate, stream);

@@ -14,6 +14,9 @@ namespace nca::cuda {
 struct StepKernels {
     Precision precision = Precision::exact;
     int forward_blocks = 0;  // of the forward kernel that the device can hold at once
+    // Whether their code waits for the kernel before it, so that they may be launched before that
+    // one has ended. Code for devices before 9.0 does not, whatever the device.
+    bool waits_for_predecessor = false;
 };
 
 // What a rollout needs besides its tape: two of everything that one step writes and the next reads.
@@ -21,6 +24,7 @@ struct ForwardScratch {
     DeviceArray<float> z[2];
     DeviceArray<std::uint8_t> living_before[2];
 
+    bool fits(const Grid& grid) const;
     void reserve(const Grid& grid);
 };
 
@@ -32,6 +36,7 @@ struct BackwardScratch {
     DeviceArray<std::uint32_t> has_partial;
 
     // blocks: how many keep sums of weight gradients.
+    bool fits(const Grid& grid, int blocks) const;
     void reserve(const Grid& grid, int blocks);
 };
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "cuda/rollout_kernels.hpp"
 #include "cuda/tiles.hpp"
@@ -73,7 +74,25 @@ int best_cluster(const DeviceLimits& limits, const Grid& grid) {
     return best;
 }
 
+std::string version(int code) { return fmt::format("{}.{}", code / 10, code % 10); }
+
+// Why there is nothing of what came with a compute capability; empty where there is.
+std::string missing(const DeviceLimits& limits, std::string_view what, int since) {
+    if (limits.code >= since) return {};
+    if (limits.compute_capability < since) {
+        return fmt::format("{} compute capability {} or later, {} has {}", what, version(since),
+                           limits.name, version(limits.compute_capability));
+    }
+    return fmt::format(
+        "{} code for compute capability {} or later, and this build's newest for {} is for {}: "
+        "build with -DCMAKE_CUDA_ARCHITECTURES={}",
+        what, version(since), limits.name, version(limits.code), limits.compute_capability);
+}
+
 RolloutPlan cluster_plan(const DeviceLimits& limits, const Grid& grid) {
+    if (const std::string why = missing(limits, "the cluster rollout needs", 90); !why.empty()) {
+        throw CudaError(why + ", or leave the form to the engine");
+    }
     const int cluster = best_cluster(limits, grid), each = tile_count(grid) / grid.batch;
     if (cluster == 0) {
         throw CudaError(fmt::format(
@@ -113,12 +132,11 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, co
 }
 
 void check_precision(const DeviceLimits& limits, Precision precision) {
-    if (precision == Precision::exact || limits.compute_capability >= 80) return;
-    throw CudaError(fmt::format(
-        "precision {} needs tensor cores of compute capability 8.0 or later, {} has {}.{}: use "
-        "--precision exact",
-        name(precision), limits.name, limits.compute_capability / 10,
-        limits.compute_capability % 10));
+    if (precision == Precision::exact) return;
+    const std::string what =
+        fmt::format("precision {} needs tensor cores, which need", name(precision));
+    const std::string why = missing(limits, what, 80);
+    if (!why.empty()) throw CudaError(why + ", or use --precision exact");
 }
 
 }  // namespace nca::cuda

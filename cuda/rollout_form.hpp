@@ -16,6 +16,9 @@ namespace nca::cuda {
 struct DeviceLimits {
     std::string name;
     int compute_capability = 0;  // 90 for 9.0
+    // What this build's code there was compiled for: that, or less where it has nothing newer.
+    // Older code lacks what came later: tensor cores before 8.0, clusters before 9.0.
+    int code = 0;
     int multiprocessors = 0;
     // Blocks of the persistent rollout that it holds at once; 0 where it holds none, because one
     // needs more shared memory than it has or it cannot launch them together.
@@ -42,7 +45,7 @@ bool has_close_neighbours(const Grid& grid);
 // form is asked for that cannot be had.
 RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid);
 
-// Throws CudaError where the device cannot compute in that precision.
+// Throws CudaError where the device, or this build's code for it, cannot compute in that precision.
 void check_precision(const DeviceLimits& limits, Precision precision);
 
 }  // namespace nca::cuda

@@ -270,6 +270,36 @@ TEST_CASE("a failure in the middle of a queue stops the queue there", "[long]") 
     REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
 }
 
+TEST_CASE("what was started before a launch failed is done before the next queue is written") {
+    const TrainingConfig config = test::small_config("growing");
+    const auto target = make_target(test::small_picture(), config);
+    const Parameters initial(
+        test::inside(Trainer(test::small_picture(), config, Device::cuda())).current.weights);
+    const auto make = [&] {
+        auto loop = make_engine(Device::cuda())->make_training_loop(config, target);
+        loop->load(initial, initial);
+        return loop;
+    };
+    const auto plans = [&](std::uint32_t first, int count) {
+        std::vector<IterationPlan> result;
+        for (int i = 0; i < count; ++i) {
+            result.push_back({.steps = 5,
+                              .key = {first + std::uint32_t(i), 1},
+                              .learning_rate = 1e-2F,
+                              .samples = {},
+                              .damage = {}});
+        }
+        return result;
+    };
+    const auto interrupted = make(), whole = make();
+    executor::fail_graph_launch(1);
+    REQUIRE_THROWS_AS(interrupted->run(plans(10, 3)), CudaError);
+    interrupted->run(plans(20, 2));
+    whole->run(plans(10, 1));
+    whole->run(plans(20, 2));
+    REQUIRE((interrupted->current().weights == whole->current().weights));
+}
+
 TEST_CASE("training that gives up behind good iterations reports those first") {
     TrainingConfig config = test::small_config("growing");
     config.learning_rate = 10;
@@ -357,6 +387,96 @@ TEST_CASE("steps can be captured into a graph of the caller's") {
     REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
     cudaGraphExecDestroy(executable);
     cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
+TEST_CASE("many steps can be captured behind a call of few, whose kernels are others") {
+    const test::TensorDevice device;
+    const Case example = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
+    const auto engine = make_engine(test::cuda_device(Precision::fast));
+    test::Uploaded on_engine(*engine, example);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const auto advance = [&](int steps) {
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(),
+                        {.steps = steps, .key = {}}, stream);
+    };
+    advance(2);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE_NOTHROW(advance(12));
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
+TEST_CASE("a graph of the caller's stays valid when a later call needs more scratch") {
+    const auto precision = GENERATE(Precision::exact, Precision::fast);
+    const test::TensorDevice device;
+    const Case small = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
+    const Case large = test::random_case({.height = 40, .width = 24, .batch = 2, .steps = 2}, 2);
+    const auto engine = make_engine(test::cuda_device(precision));
+    test::Uploaded on_engine(*engine, small);
+    State grad = engine->make_state(1, small.height, small.width);
+    Buffer grad_weights = engine->allocate(small.weights.all().size());
+    Buffer sums = engine->allocate(2);
+    const Buffer target = test::upload(*engine, small.target);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const auto tape_of = [&](int steps) {
+        return engine->forward(small.rule, on_engine.weights, on_engine.state.view(),
+                               {.steps = steps, .key = small.options.key}, stream);
+    };
+    const auto roll = [&](int steps) {
+        Tape tape = tape_of(steps);
+        engine->loss(grad.view(), sums.data(), sums.data() + 1, tape.last(),
+                     {target.data(), small.height, small.width}, stream);
+        engine->backward(tape, grad.view(),
+                         view_parameters(grad_weights.data(), small.weights.has_output_bias()),
+                         Accumulate::no, stream);
+        return tape;
+    };
+    roll(small.options.steps);
+    const auto expected = test::download(*engine, grad.view());
+
+    roll(2);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    const Tape tape = roll(small.options.steps);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+
+    // More of everything, whose memory must not come from under the graph.
+    const auto before = executor::memory_in_use();
+    test::run_rollout(*engine, large);
+    REQUIRE(executor::memory_in_use() > before);
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    REQUIRE(test::download(*engine, grad.view()) == expected);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
+TEST_CASE("a call that needs memory in a capture says what to do, and the engine goes on") {
+    const Case example = test::random_case({.height = 9, .width = 17, .steps = 2}, 1);
+    const auto engine = make_engine(Device::cuda());
+    test::Uploaded on_engine(*engine, example);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    const auto advance = [&] {
+        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options,
+                        stream);
+    };
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE_THAT(message_of<CudaError>(advance),
+                 ContainsSubstring("make a call of this size before the capture"));
+    REQUIRE(cudaStreamEndCapture(stream, &graph) != cudaSuccess);
+    cudaGetLastError();
+    REQUIRE_NOTHROW(advance());
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
     cudaStreamDestroy(stream);
 }
 

@@ -1169,9 +1169,81 @@ TEST_CASE("the default stream and blocking streams wait for each other, others d
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
 }
 
+// As CUDA does at its first launch.
+template <class Kernel>
+void load(Kernel* kernel) {
+    cudaFuncAttributes attributes;
+    REQUIRE(cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess);
+}
+
+// Of a name of its own, so that no test has loaded it.
+__global__ void never_loaded_kernel() {}
+
+TEST_CASE("a kernel that is first launched in a capture spoils it") {
+    const Stream stream;
+    cudaGraph_t graph = nullptr;
+    const auto capture = [&] {
+        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        const cudaError_t launched = launch({1, 1, 0, stream}, never_loaded_kernel);
+        const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+        return launched != cudaSuccess ? launched : ended;
+    };
+    REQUIRE(capture() == cudaErrorStreamCaptureUnsupported);
+    REQUIRE(graph == nullptr);
+    load(never_loaded_kernel);
+    REQUIRE(capture() == cudaSuccess);
+    REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
+__global__ void cluster_place_kernel() { nca::executor::cluster_rank(); }
+
+TEST_CASE("older code has what it was compiled for, on a newer device too") {
+    const WithDevice device(9, 0, 2, 64 << 10);
+    const auto code_of = [] {
+        cudaFuncAttributes attributes;
+        REQUIRE(cudaFuncGetAttributes(&attributes, nothing_kernel) == cudaSuccess);
+        REQUIRE(attributes.binaryVersion == 90);
+        return attributes.ptxVersion;
+    };
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    const auto launch_dependent = [&] {
+        const cudaLaunchConfig_t config{1, 32, 0, nullptr, &early, 1};
+        return cudaLaunchKernelEx(&config, nothing_kernel);
+    };
+    CHECK(code_of() == 90);
+    CHECK(launch_dependent() == cudaSuccess);
+    CHECK(complaint({1, 1}, cluster_place_kernel).empty());
+    nca::executor::set_newest_code(80);
+    CHECK(code_of() == 80);
+    CHECK_THROWS_WITH(launch_dependent(), contains("its code does not wait"));
+    CHECK_THAT(complaint({1, 1}, cluster_place_kernel), contains("a trap in code"));
+    CHECK_NOTHROW(nca::executor::trap_before(80, "a product"));
+    nca::executor::set_newest_code(75);
+    CHECK_THROWS_WITH(nca::executor::trap_before(80, "a product"), contains("a product: a trap"));
+    nca::executor::set_newest_code(1000);
+}
+
+TEST_CASE("a launch of a graph fails when a test wants it to, once") {
+    const Stream stream;
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&executable, graph) == cudaSuccess);
+    nca::executor::fail_graph_launch(1);
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaErrorLaunchFailure);
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
+    REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
 TEST_CASE("a captured graph runs when it is launched, as often as it is launched") {
     const Stream stream;
     const Numbers<int> result(std::vector<int>{1});
+    load(twice_plus_kernel);
     cudaStreamCaptureStatus status;
     REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
     REQUIRE(launch({1, 1, 0, stream}, twice_plus_kernel, result.data(), 1) == cudaSuccess);
@@ -1198,6 +1270,7 @@ TEST_CASE("a captured graph runs when it is launched, as often as it is launched
 }
 
 TEST_CASE("calls that CUDA forbids during a capture fail and spoil it") {
+    load(nothing_kernel);
     const Stream stream;
     const Event event;
     const Numbers<int> memory(1);

@@ -6,6 +6,7 @@
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/executor/executor.hpp"
+#include "tests/support/tensor_device.hpp"
 
 #include <array>
 #include <cmath>
@@ -27,6 +28,7 @@ struct Product {
 // c + a b by one warp.
 template <class Arithmetic>
 std::array<float, rows * columns> multiplied(const Product& product) {
+    const nca::test::TensorDevice device;
     std::array<float, rows* columns> result = {};
     nca::executor::run(
         {.kernel = "mma_test", .grid = 1, .block = 32, .shared_bytes = 0, .thread = [&] {

@@ -5,6 +5,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/tensor_device.hpp"
+#include "tests/support/training.hpp"
 
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
@@ -18,13 +19,13 @@ using test::message_of;
 namespace {
 
 // As NVIDIA's tables have them; a block of the persistent rollout takes a whole multiprocessor.
-const DeviceLimits turing = {"T4", 75, 40, 0, {}};
-const DeviceLimits ampere = {"A100", 80, 108, 108, {}};
-const DeviceLimits ada = {"RTX 4090", 89, 128, 0, {}};  // 99 KiB of shared memory
+const DeviceLimits turing = {"T4", 75, 75, 40, 0, {}};
+const DeviceLimits ampere = {"A100", 80, 80, 108, 108, {}};
+const DeviceLimits ada = {"RTX 4090", 89, 89, 128, 0, {}};  // 99 KiB of shared memory
 // With clusters of 1, 2, .. 16 blocks as eight groups of 16 multiprocessors would hold them, but
 // for one group that lacks two.
 const DeviceLimits hopper = {
-    "H200", 90, 132, 132, {0, 132, 66, 43, 32, 25, 20, 17, 15, 8, 8, 8, 8, 8, 8, 7, 7}};
+    "H200", 90, 90, 132, 132, {0, 132, 66, 43, 32, 25, 20, 17, 15, 8, 8, 8, 8, 8, 8, 7, 7}};
 
 const Grid notebook = {8, 40, 40};
 const Grid growing = {8, 72, 72};
@@ -104,7 +105,7 @@ TEST_CASE("a form that cannot be had is refused by name") {
     REQUIRE_THAT(message(hopper, growing, Precision::fast, RolloutForm::cluster),
                  ContainsSubstring("45 tiles of a sample"));
     REQUIRE_THAT(message(ampere, notebook, Precision::fast, RolloutForm::cluster),
-                 ContainsSubstring("clusters of A100"));
+                 ContainsSubstring("compute capability 9.0 or later, A100 has 8.0"));
     REQUIRE(plan_rollout(hopper, cuda_device(Precision::fast, RolloutForm::steps), notebook).form ==
             RolloutForm::steps);
 }
@@ -116,6 +117,51 @@ TEST_CASE("a device without tensor cores refuses their precisions and says what 
                          ContainsSubstring("--precision exact"));
     }
     REQUIRE_NOTHROW(make_engine(cuda_device(Precision::exact)));
+}
+
+// A build whose newest code is for an earlier device, while it lives.
+struct OldBuild {
+    explicit OldBuild(int code) { executor::set_newest_code(code); }
+    ~OldBuild() { executor::set_newest_code(1000); }
+    OldBuild(const OldBuild&) = delete;
+    OldBuild& operator=(const OldBuild&) = delete;
+};
+
+TEST_CASE("code for 8.0 trains on a device of 9.0, without dependent launches and clusters") {
+    const test::TensorDevice device;
+    const auto weights = [](Precision precision, RolloutForm form) {
+        Trainer trainer(test::small_picture(), test::small_config("growing"),
+                        cuda_device(precision, form));
+        for (int i = 0; i < 3; ++i) trainer.iterate();
+        return trainer.model().weights;
+    };
+    for (const auto& [precision, form] : {std::pair{Precision::exact, RolloutForm::steps},
+                                          {Precision::fast, RolloutForm::steps},
+                                          {Precision::fast, RolloutForm::persistent}}) {
+        const Weights expected = weights(precision, form);
+        const OldBuild build(80);
+        REQUIRE((weights(precision, form) == expected));
+    }
+    const OldBuild build(80);
+    REQUIRE_THAT(message_of<CudaError>([&] { weights(Precision::fast, RolloutForm::cluster); }),
+                 ContainsSubstring("this build's newest for kernel executor is for 8.0") &&
+                     ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90"));
+    REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(1, 40, 40),
+                 ContainsSubstring("persistent"));
+}
+
+TEST_CASE("code for 7.5 has no tensor cores, whatever the device") {
+    const test::TensorDevice device;
+    const OldBuild build(75);
+    for (const Precision precision : {Precision::precise, Precision::fast, Precision::half}) {
+        REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
+                     ContainsSubstring("this build's newest for kernel executor is for 7.5") &&
+                         ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90") &&
+                         ContainsSubstring("--precision exact"));
+    }
+    Trainer trainer(test::small_picture(), test::small_config("growing"),
+                    cuda_device(Precision::exact));
+    REQUIRE(trainer.iterate().recovery.empty());
 }
 
 TEST_CASE("an engine says which form a rollout takes") {

@@ -826,11 +826,23 @@ std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place) {
     return inside_kernel(place.what).acquire_flag(flag, place);
 }
 
-unsigned cluster_rank() { return inside_kernel("cluster_rank").block().rank; }
+void trap_before(int code_since, const char* what) {
+    if (code() >= code_since) return;
+    throw std::logic_error(std::string(what) + ": a trap in code for compute capability " +
+                           std::to_string(code()));
+}
+
+unsigned cluster_rank() {
+    trap_before(90, "cluster_rank");
+    return inside_kernel("cluster_rank").block().rank;
+}
 unsigned cluster_blocks() {
     return static_cast<unsigned>(inside_kernel("cluster_blocks").block().cluster.size());
 }
-void cluster_barrier(const Place& place) { inside_kernel(place.what).cluster_barrier(place); }
+void cluster_barrier(const Place& place) {
+    trap_before(90, place.what);
+    inside_kernel(place.what).cluster_barrier(place);
+}
 
 void init_arrivals(void* barrier, unsigned arrivals) {
     inside_kernel("init_arrivals").init_arrivals(barrier, arrivals);

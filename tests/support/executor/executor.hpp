@@ -24,7 +24,8 @@
 // error.
 //
 // The device has compute capability 7.5 and its limits, unless a test sets others; events cannot be
-// recorded in a capture.
+// recorded in a capture. A kernel is loaded by its first launch, or by asking for its attributes;
+// in a capture that is an error, because CUDA may have to wait for the device.
 
 #include <cuda_runtime.h>
 
@@ -63,7 +64,14 @@ void set_multiprocessors(int count);  // of every device; 2 at first
 // Whether it launches clusters, if its compute capability is 9.0 or more; it does at first.
 void set_clusters_supported(bool supported);
 void set_compute_capability(int major, int minor);  // 7.5 at first
-void set_shared_limit(std::size_t bytes);           // of a block that asks; 64 KiB at first
+// What the newest code is for that the build has, 80 for 8.0; at first there is code for every
+// device. Older code runs on a newer device, and does not have what came later: a dependent launch
+// is an error, because nobody would wait, and tensor cores and clusters are traps.
+void set_newest_code(int code);
+int code();  // that runs on the device
+// Throws std::logic_error in code for an earlier device.
+void trap_before(int code_since, const char* what);
+void set_shared_limit(std::size_t bytes);  // of a block that asks; 64 KiB at first
 
 // The launch of one kernel.
 struct Launch {
@@ -75,6 +83,9 @@ struct Launch {
     bool cooperative = false;  // all blocks are resident at once
     dim3 cluster = 1;
 };
+
+// After so many launches of graphs the next one fails, once.
+void fail_graph_launch(int after);
 
 // Runs all blocks, on the calling thread. Throws std::logic_error where more threads than 64 blocks
 // of 256 are to be resident at once.

@@ -91,6 +91,7 @@ std::uint32_t rounded_to_tf32(float x) {
 std::uint32_t rounded_to_fp16(float low, float high) { return fp16_of(high) << 16 | fp16_of(low); }
 
 void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    trap_before(80, "mma_tf32");
     // Of its quarter of k a lane holds k and k + 4.
     multiply<rows>(
         sums, a, b, {"mma_tf32", __FILE__, __LINE__},
@@ -99,6 +100,7 @@ void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t
 }
 
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    trap_before(80, "mma_fp16");
     // Two neighbouring k, and the same two 8 further on.
     multiply<2 * rows>(
         sums, a, b, {"mma_fp16", __FILE__, __LINE__},

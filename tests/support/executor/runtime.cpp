@@ -2,6 +2,7 @@
 #include "tests/support/executor/executor.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -76,6 +77,9 @@ constexpr int gpc_multiprocessors = 16;
 constexpr unsigned portable_cluster_blocks = 8;
 constexpr unsigned most_cluster_blocks = 16;
 constexpr std::size_t memory_alignment = 256;
+
+// Kernels ask at every step.
+std::atomic<int> running_code = 75;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
@@ -267,7 +271,17 @@ public:
         return found == shared_limits.end() ? shared_without_asking : found->second;
     }
 
+    void choose_code() { running_code = std::min(newest_code, major * 10 + minor); }
     bool clusters_supported() const { return clusters_allowed && major >= 9; }
+
+    // Every call that wants a kernel loads it.
+    cudaError_t load(const void* kernel) {
+        if (const cudaError_t error = check_kernel(kernel)) return error;
+        if (loaded.count({current_device, kernel}) > 0) return cudaSuccess;
+        if (const cudaError_t error = refuse_in_capture()) return error;
+        loaded.insert({current_device, kernel});
+        return cudaSuccess;
+    }
     int resident_clusters(unsigned blocks) const {
         int clusters = 0;
         for (int left = multiprocessors; left > 0; left -= gpc_multiprocessors) {
@@ -303,11 +317,14 @@ public:
     int minor = 5;
     std::size_t shared_at_most = 64 << 10;
     bool clusters_allowed = true;
+    int newest_code = 1000;
+    int graph_launches_left = -1;  // until one fails; negative: none does
 
     Allocations device_memory;
     Allocations host_memory;
     std::map<std::pair<int, const void*>, std::size_t> shared_limits;
     std::set<std::pair<int, const void*>> large_clusters;  // by device and kernel, as the limits
+    std::set<std::pair<int, const void*>> loaded;
     std::set<std::string> kernels;
 
     std::map<int, CUstream_st> default_streams;
@@ -478,6 +495,7 @@ void set_compute_capability(int major, int minor) {
     const std::lock_guard lock(runtime().mutex);
     runtime().major = major;
     runtime().minor = minor;
+    runtime().choose_code();
 }
 void set_shared_limit(std::size_t bytes) {
     const std::lock_guard lock(runtime().mutex);
@@ -488,13 +506,30 @@ void set_clusters_supported(bool supported) {
     runtime().clusters_allowed = supported;
 }
 
+void set_newest_code(int code) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().newest_code = code;
+    runtime().choose_code();
+}
+int code() { return running_code; }
+void fail_graph_launch(int after) {
+    const std::lock_guard lock(runtime().mutex);
+    runtime().graph_launches_left = after;
+}
+
 void name_next_launch(const char* name) { next_launch = name; }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work thread) {
     std::string name = std::exchange(next_launch, {});
     if (name.empty()) name = "unnamed";
     return locked([&](Runtime& cuda) {
-        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (const cudaError_t error = cuda.load(kernel)) return error;
+        const auto* const early =
+            find_attribute(config, cudaLaunchAttributeProgrammaticStreamSerialization);
+        if (early && early->programmaticStreamSerializationAllowed != 0 && code() < 90) {
+            throw std::logic_error(name +
+                                   " is launched as a dependent, and its code does not wait");
+        }
         const dim3& block = config.blockDim;
         const dim3& grid = config.gridDim;
         const auto within = [](unsigned size, unsigned most) { return size >= 1 && size <= most; };
@@ -914,6 +949,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
         CUstream_st* const found = cuda.find(stream);
         if (!found) return cudaErrorInvalidResourceHandle;
         if (!find_in(cuda.executables, executable)) return cudaErrorInvalidValue;
+        if (cuda.graph_launches_left >= 0 && cuda.graph_launches_left-- == 0) {
+            return cudaErrorLaunchFailure;
+        }
         const auto all = [work = executable->work] {
             for (const Work& one : work) one();
         };
@@ -937,7 +975,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
     return locked([&](Runtime& cuda) {
-        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (const cudaError_t error = cuda.load(kernel)) return error;
         if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
             if (!cuda.clusters_supported()) return cudaErrorNotSupported;
             if (value != 0) {
@@ -958,10 +996,11 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
     return locked([&](Runtime& cuda) {
-        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (const cudaError_t error = cuda.load(kernel)) return error;
         *attributes = {};
         attributes->maxThreadsPerBlock = 1024;
-        attributes->ptxVersion = attributes->binaryVersion = cuda.major * 10 + cuda.minor;
+        attributes->ptxVersion = code();
+        attributes->binaryVersion = cuda.major * 10 + cuda.minor;
         attributes->maxDynamicSharedSizeBytes = static_cast<int>(cuda.shared_limit(kernel));
         return cudaSuccess;
     });
@@ -971,7 +1010,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
                                                           std::size_t) {
     return locked([&](Runtime& cuda) {
         *blocks = blocks_per_multiprocessor;
-        return cuda.check_kernel(kernel);
+        return cuda.load(kernel);
     });
 }
 
@@ -979,7 +1018,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel,
                                            const cudaLaunchConfig_t* config) {
     return locked([&](Runtime& cuda) {
         *clusters = 0;
-        if (const cudaError_t error = cuda.check_kernel(kernel)) return error;
+        if (const cudaError_t error = cuda.load(kernel)) return error;
         const auto* const shape = find_attribute(*config, cudaLaunchAttributeClusterDimension);
         if (!shape || config->dynamicSmemBytes > cuda.shared_limit(kernel)) {
             return cudaErrorInvalidValue;

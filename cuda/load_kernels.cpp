@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/cuda_training_loop.hpp"
+#include "cuda/loaded_kernel.hpp"
+#include "cuda/rollout_kernels.hpp"
+
+namespace nca::cuda {
+namespace {
+
+void load_step_kernels(Precision precision) {
+    if (precision == Precision::exact) {
+        launch_step_forward({}, 1, false, nullptr);
+        launch_step_backward({}, false, nullptr);
+    } else {
+        launch_step_forward_tensor({}, precision, 1, false, nullptr);
+        launch_step_backward_tensor({}, precision, false, nullptr);
+    }
+    launch_mask_state({}, nullptr);
+    launch_reduce_gradients({}, nullptr, nullptr, 0, false, nullptr);
+    launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
+}
+
+void load_single_launch_kernels(const CudaDevice& device) {
+    const Precision precision = device.kernels.precision;
+    const auto& clusters = device.limits.active_clusters;
+    if (device.limits.persistent_blocks > 0) {
+        launch_persistent_rollout({}, precision, 1, nullptr);
+    }
+    for (int size = largest_cluster; size > 0; --size) {
+        if (clusters[static_cast<std::size_t>(size)] == 0) continue;
+        launch_cluster_rollout({}, precision, size, nullptr);
+        break;
+    }
+    launch_update_weights({}, 1, nullptr);
+}
+
+}  // namespace
+
+void load_kernels(const CudaDevice& device) {
+    const LoadingOnly loading;
+    launch_pack_model(nullptr, {}, {}, nullptr, device.kernels.precision, nullptr);
+    load_step_kernels(device.kernels.precision);
+    if (device.kernels.precision != Precision::exact) load_single_launch_kernels(device);
+    launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
+    launch_adam({}, nullptr);
+    launch_start_states(nullptr, {}, {}, nullptr);
+    launch_take_samples(nullptr, {}, {}, nullptr, nullptr);
+    launch_put_samples({}, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
+    launch_close_iteration(nullptr, nullptr);
+}
+
+}  // namespace nca::cuda
