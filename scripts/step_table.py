@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: MIT
+"""The instructions that a warp issues in a step of the rollout kernels, by phase and by kind.
+
+An estimate from machine code (sass_count.py says how) and from the tables below: which function
+belongs to which phase, how many rounds a loop takes, and how likely a condition holds. These name
+functions and pieces of their source, never lines; what they do not name is said.
+"""
+import bisect
+import collections
+import pathlib
+import re
+import textwrap
+
+import sass_count
+
+WARPS = 8
+WARP = 32
+OWN, HALO, WIDE = 128, 180, 240  # cells of a tile of 16 x 8, with one cell around it, with two
+SENT = WIDE - OWN  # of a tile's own cells, counted once for each tile that gets them
+THREADS = WARPS * WARP
+ROWS = 64        # of the MLP that a block takes at once
+EXACT_ROWS = 32  # the same going back in exact
+
+# What is counted for. Of a direction: rows of the MLP in a tile that has any, and which share of
+# tiles and steps has some; of the rows of eight cells, which share has a living one; of the warps,
+# which reaches across the grid's edge; of the cells, which lie in the grid.
+Example = collections.namedtuple("Example", "rows any_rows living edge inside in_rollout")
+EXAMPLES = [
+    ("a tile in the grid's middle that is all alive, with 64 rows forward and 60 back",
+     {"forward": Example(64, 1, 1, 0, 1, True), "back": Example(60, 1, 1, 0, 1, True)}),
+    ("the mean tile of the notebook's 40x40 cells, which has 12 rows: 21 in 9 of 16 steps forward, "
+     "23 in every other step back, none in the rest; a quarter of its rows of eight cells have "
+     "life, a sixth of its cells lies outside of the grid, and half of the warps reach across its "
+     "edge",
+     {"forward": Example(21, 9 / 16, 1 / 4, 1 / 2, 5 / 6, True),
+      "back": Example(23, 1 / 2, 1 / 4, 1 / 2, 5 / 6, True)}),
+]
+
+PHASES = ["fire bits", "addresses, loads", "masks, lists", "perception", "MLP", "gather",
+          "new cells", "exchange", "tape", "other"]
+FUNCTIONS = {
+    "fire bits": "cells_that_fire cell_fires philox4x32",
+    "addresses, loads": "load_tile load_tiles_after_step load_tile_after_step "
+                        "load_halo_states load_weights load_w1 load_w1_back "
+                        "load_forward_operands load_backward_operands wait_for_copies copy_async "
+                        "forward_args backward_args tile_at tile_count",
+    "masks, lists": "find_living mask_states decide_fates lives_before_step list_rows "
+                    "mask_and_decide list_backward_rows lives_before find_rows list_cell "
+                    "sum_of_counts set_lives_on load_lives_on keep_life row_place",
+    "perception": "perceive_cell perceive_rows perceive_group gather_rows grad_u_of",
+    "MLP": "tensor_forward finished_u update_rows mlp_forward_rows send_rows_back sum_lone_cells "
+           "tensor_weight_gradients tensor_grad_p gradient_scale write_tensor_sums step_rows "
+           "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
+           "compute_u0",
+    "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",
+    "new cells": "write_passive_cells store_next tensor_step_forward",
+    "exchange": "wait_for_neighbours neighbour_index count_steps release_flag acquire_flag "
+                "wait_for_count has_row_after write_row grad_p_place send_states send_gradients "
+                "wait_arrivals expect_bytes store_async let_dependents_start wait_for_predecessor",
+    "tape": "write_states",
+    "other": "compute_loss mask_last_state finish_states add_loss list_messages block_state "
+             "roll_forward roll_back persistent_rollout_kernel cluster_rollout_kernel "
+             "step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
+             "step_backward_tensor_kernel",
+}
+PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
+# Functions that belong to whoever calls them.
+HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell tile_rows tile_columns
+    own_at is_close halo_cell any_around own_offset load_then_use load_pairs load_a load_packed
+    load_packed_b row_of_column a_row a_k b_column b_k c_row c_column rounded_to_tf32
+    rounded_to_fp16 mma_tf32 mma_fp16 multiply_tf32 load4 store4 add_scaled sum_of_warp zero4
+    element not_known_before forward_row_of forward_quad_of sum_of_halves tile_index
+    tiles_of_block tiles_down tiles_across tiles_of_sample ring_index buffer_of
+    parity_of word_is_above word_lived shared_address shared_storage key_of sum_place add_to
+    tile_of_block""".split())
+
+KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
+KIND_TEXT = textwrap.fill(
+    "The same by kind of instruction. Tensor: products on tensor cores. Convert: between kinds of "
+    "numbers. Float: float32 arithmetic and comparisons. Integer: arithmetic, addresses, "
+    "comparisons and moves. Shared, global: loads and stores there. Wait: barriers and fences. "
+    "Branch: jumps, and where lanes meet again. Rest: shuffles, votes, constants and the like.",
+    104)
+KIND_OF = {
+    "tensor": r"[HID]MMA",
+    "convert": r"F2F|F2FP|F2I|I2F|I2FP",
+    "float": r"FFMA|FADD|FMUL|FMNMX3?|FSEL|FSETP|FSET|FCHK|MUFU|D(FMA|ADD|MUL|SETP)|"
+             r"H(FMA|ADD|MUL)2",
+    "integer": r"U?(IMAD|IADD3|LEA|LOP3|SHF|ISETP|PRMT|SEL|PLOP3|MOV|FLO|POPC|BREV|VIADD)|IABS|"
+               r"VIADD|VIADDMNMX|VIMNMX|IMNMX|CS2R|P2R|R2P|SGXT|BMSK|R2UR|MOVM|I?DP\w*",
+    "shared": r"LDS|LDSM|STS|STSM|ATOMS",
+    "global": r"LDG|STG|LDGSTS|REDG?|ATOM|ATOMG|ST|LD|STAS|LDL|STL",
+    "wait": r"BAR|MEMBAR|SYNCS|ERRBAR|CGAERRBAR|WARPSYNC|DEPBAR|LDGDEPBAR|CCTL|FENCE|"
+            r"UCGABAR_\w+|ACQBULK|PREEXIT|NANOSLEEP|ENDCOLLECTIVE",
+    "branch": r"BRA|BSSY|BSYNC|BREAK|EXIT|YIELD|NOP|CALL|RET|WARPSYNC",
+}
+
+
+def kind_of(instruction):
+    for kind, pattern in KIND_OF.items():
+        if re.fullmatch(pattern, instruction.name):
+            return kind
+    return "rest"
+
+
+def share_of_warps(threads):
+    """Whether a warp has one of the first so many threads."""
+    return lambda e, warp, copy: 1 if warp * WARP < threads else 0
+
+
+def strided(count):
+    """Rounds of a loop over so many things by all threads."""
+    return lambda e, warp, copy: max(0, -(-(count - warp * WARP) // THREADS))
+
+
+def always(share):
+    return lambda e, warp, copy: share
+
+
+def has_rows(rows):
+    """Whether a warp has any where warps have so many each."""
+    return lambda e, warp, copy: 1 if warp * rows < e.rows else 0
+
+
+def rows_of_chunk(e, warp, copy):
+    return e.rows / -(-e.rows // EXACT_ROWS)
+
+
+# (function, piece of the loop's line, step of its counter, rounds by example and warp).
+ROUNDS = [
+    (None, "i < tiles;", 1, always(1)),
+    (None, "i < shared.tiles;", 1, always(1)),
+    (None, "i < block.tiles;", 1, always(1)),
+    (None, "index < tiles;", 1, always(1)),
+    (None, "piece < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
+    (None, "i < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
+    (None, "i < Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
+    (None, "i < tiles * Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
+    ("tensor_step_forward", "first < total", ROWS, lambda e, warp, copy: e.any_rows),
+    ("send_rows_back", "first < counts.all()", ROWS, lambda e, warp, copy: e.any_rows),
+    ("tensor_forward", "first < count", 32,
+     lambda e, warp, copy: max(0, -(-(e.rows - warp // 4 * 16) // 32))),
+    ("tensor_weight_gradients", "first < count", 16, lambda e, warp, copy: -(-e.rows // 16)),
+    ("tensor_grad_p", "k < Shape::hidden_blocks", 1, always(8)),
+    (None, "i < Traits::perception * Traits::hidden / 4", THREADS, strided(48 * 128 // 4)),
+    ("load_weights", "i < pieces", THREADS, strided(2084)),  # of 16 bytes in ForwardWeights
+    ("step_forward_kernel", "while (first < total)", 64, has_rows(8)),
+    ("step_forward_kernel", "__syncwarp();  // the next rows", 64, has_rows(8)),  # the same
+    ("mlp_forward_rows", "k < Traits::perception", 4, always(12)),
+    ("mlp_forward_rows", "j < half / 4", 1, always(16)),
+    ("step_rows", "first < total", EXACT_ROWS,
+     lambda e, warp, copy: e.any_rows * -(-e.rows // EXACT_ROWS)),
+    ("compute_hidden", "k < Traits::perception", 4, always(12)),
+    ("sum_output_layer", "row < rows", 1, rows_of_chunk),
+    ("sum_hidden_layer", "row < rows", 1, rows_of_chunk),
+    ("write_grad_p", "hidden < Traits::hidden", 32, always(4)),
+    ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
+    ("wait_for_count", None, 1, always(0)),
+    ("wait_arrivals", None, 1, always(1)),
+    ("sum_lone_cells", None, 1, always(0)),
+    ("send_states", "i < shared.message_count", THREADS, strided(SENT)),
+    ("send_gradients", "i < shared.message_count * pieces", THREADS, strided(SENT * 12)),
+]
+# (function, piece of the branch's line, how likely a warp takes the guarded side).
+CONDITIONS = [
+    (None, "thread >= Traits::tile_cells", share_of_warps(OWN)),
+    (None, "thread < Traits::tile_cells", share_of_warps(OWN)),
+    (None, "thread >= Traits::halo_cells", share_of_warps(HALO)),
+    (None, "thread < Traits::halo_cells", share_of_warps(HALO)),
+    (None, "thread < Traits::wide_cells", share_of_warps(WIDE)),
+    (None, "thread < shared.tiles", share_of_warps(1)),
+    (None, "thread == 0", share_of_warps(1)),
+    ("load_then_use", "if (i < tiles)", lambda e, warp, copy: 1 if copy == 0 else 0),
+    ("row_place", "row >= totals[tile]", always(0)),
+    ("roll_back", "counts.lone > 0", always(0)),
+    ("cell_at < gather_sent", "if (!inside)", lambda e, warp, copy: e.edge / 3),  # of the taps
+    ("cell_at < gather_sent", "const bool inside", lambda e, warp, copy: e.edge / 3),
+    ("cell_at", "if (!inside)", lambda e, warp, copy: e.edge),
+    ("cell_at", "const bool inside", lambda e, warp, copy: e.edge),
+    ("step_forward_kernel", "const bool fires", share_of_warps(OWN)),
+    ("step_backward_kernel", "const bool fires", share_of_warps(OWN)),
+    ("step_backward_kernel", "if (any_", lambda e, warp, copy: e.any_rows),
+    ("cells_that_fire", "cell < 0", lambda e, warp, copy: e.inside),
+    ("write_passive_cells", "fate != Fate::kept", lambda e, warp, copy: e.inside),
+    ("write_states", "own_cell(args.grid, tile, own) < 0", lambda e, warp, copy: e.inside),
+    ("neighbour_index", "if (y < 0", lambda e, warp, copy: e.edge),
+    ("perceive_cell", "cell != nullptr", has_rows(8)),
+    ("tensor_step_forward", "if (has_row)", has_rows(8)),
+    ("send_rows_back", "row < counts.cells", has_rows(8)),
+    ("step_forward_kernel", "first < total",
+     lambda e, warp, copy: e.any_rows if warp * 8 < e.rows else 0),
+    ("step_forward_kernel", "total > 0", lambda e, warp, copy: e.any_rows),
+    ("gather_rows", "start >= chunk", lambda e, warp, copy: 1 if warp * 8 < EXACT_ROWS else 0),
+    ("write_grad_p", "first + start >= cells",
+     lambda e, warp, copy: 1 if warp * 4 < rows_of_chunk(e, warp, copy) else 0),
+    ("write_grad_z", "lives_on[own]", lambda e, warp, copy: e.living),
+    ("step_backward_tensor_kernel", "if (any_rows)", lambda e, warp, copy: e.any_rows),
+    ("tensor_grad_p", "first >= count",
+     lambda e, warp, copy: 1 if warp % 4 * 16 < e.rows else 0),
+    ("list_backward_rows", "sum_of_counts", lambda e, warp, copy: e.any_rows),
+    ("gather_grad_z", "lives_on[own]", lambda e, warp, copy: e.living),
+]
+# (function, piece of a line or None for all of it, how likely a warp comes to a block of it).
+BLOCKS = [
+    ("roll_forward", "load_tile(", always(0)),  # the first step's
+    ("load_lives_on", None, lambda e, warp, copy: 0 if e.in_rollout else 1),  # the last step's
+    ("sum_lone_cells", None, always(0)),
+    ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
+    ("lives_before_step", None, always(0)),
+    ("load_tiles_after_step", "lives_before[own]", always(0)),
+    ("load_tiles_after_step", "living_before[", always(0)),
+    ("ring_index < gather_sent", None, always(2 / 3)),  # taps above and below stay in the tile
+]
+
+
+class Sources:
+    """The project's functions and lines, found by reading its sources."""
+
+    def __init__(self, root):
+        self.root = pathlib.Path(root).resolve()
+        self.files = {}
+
+    def read(self, name):
+        """(lines, first lines of functions, [(first, last, function)]); of other files none."""
+        if name not in self.files:
+            path = pathlib.Path(name).resolve()
+            own = path.is_relative_to(self.root) and path.exists()
+            lines = path.read_text().splitlines() if own else []
+            functions = find_functions(lines)
+            self.files[name] = lines, [first for first, _, _ in functions], functions
+        return self.files[name]
+
+    def line(self, frame):
+        lines = self.read(frame[0])[0]
+        return lines[frame[1] - 1].strip() if frame[1] <= len(lines) else ""
+
+    def function(self, frame):
+        _, firsts, functions = self.read(frame[0])
+        at = bisect.bisect(firsts, frame[1]) - 1
+        return functions[at][2] if at >= 0 and frame[1] <= functions[at][1] else None
+
+
+def find_functions(lines):
+    """[(first line, last line, name)] of functions outside of classes, which begin and end in the
+    first column."""
+    functions, head, first, opened = [], "", 0, False
+    for number, line in enumerate(lines, 1):
+        if opened:
+            if line.startswith("}"):
+                functions[-1][1], opened = number, False
+        elif head or re.match(r"[A-Za-z_]", line):
+            if not head:
+                first = number
+            head += line.strip() + " "
+            if "{" not in head and ";" not in head:
+                continue
+            text = re.sub(r"__launch_bounds__\([^)]*\)|template <[^{;]*?> (?=\w)", "", head)
+            name = re.match(r"[^={;()]*?\b(\w+)\(", text)
+            body = head.rstrip().endswith("{")
+            if name and "{" in head and not re.match(r"(struct|class|union|namespace)\b", text):
+                functions.append([first, number, name[1]])
+                opened = body
+            elif body and not text.startswith("namespace"):
+                functions.append([first, number, None])
+                opened = True
+            head = ""
+    return functions
+
+
+def rule_for(rules, sources, frames):
+    """The first that names the function of the first frame, and, behind "<", one of a caller."""
+    function, line = sources.function(frames[0]), sources.line(frames[0])
+    for rule in rules:
+        own, _, caller = (rule[0] or "").partition(" < ")
+        if own not in ("", function) or not (rule[1] is None or rule[1] in line):
+            continue
+        if not caller or caller in map(sources.function, frames[1:]):
+            return rule
+    return None
+
+
+def body_of_loop(lines, first):
+    """The last line of the statement that begins in this line, counted from 1."""
+    indent = len(lines[first - 1]) - len(lines[first - 1].lstrip())
+    braces = False
+    for number in range(first, len(lines) + 1):
+        line = lines[number - 1]
+        if braces and re.match(rf" {{{indent}}}}}", line):
+            return number
+        braces = braces or line.rstrip().endswith("{")
+        if not braces and line.rstrip().endswith(";"):
+            return number
+    return first
+
+
+class Step:
+    """A round of a kernel's main loop, or all of a kernel for one tile."""
+
+    def __init__(self, graph, sources, direction, loop=None):
+        self.graph = graph
+        self.sources = sources
+        self.direction = direction
+        self.in_rollout = loop is not None
+        self.region = sass_count.Region(graph, loop)
+        self.unknown = set()
+        self.find_rounds()
+        self.find_conditions()
+
+    def find_rounds(self):
+        """For each loop: how many of the source's rounds it makes at once, and their rule; and
+        blocks that are rounds in front of and behind an unrolled loop."""
+        self.rounds, self.left_over = [], set()
+        by_source = collections.defaultdict(list)
+        for loop in self.region.loops:
+            frames = self.graph.frames_of(loop)
+            while len(frames) > 1 and not self.sources.function(frames[0]):
+                frames = frames[1:]  # CUDA's headers, methods
+            by_source[frames].append(loop)
+        for frames, loops in by_source.items():
+            rule = rule_for(ROUNDS, self.sources, frames)
+            if not rule:
+                self.unknown.add(f"the loop `{self.sources.line(frames[0])}` of "
+                                 f"`{self.sources.function(frames[0])}`, counted once")
+                self.rounds += [(loop, 1, always(1)) for loop in loops]
+                continue
+            factors = [sass_count.rounds_at_once(self.graph, loop, rule[2]) for loop in loops]
+            # Loops of different factors make one: the largest that fits most rounds, others what is
+            # left over. Those of the same are copies, as of a loop around them that is unrolled.
+            most = max(rule[3](EXAMPLES[0][1][self.direction], warp, 0) for warp in range(WARPS))
+            main = max((f for f in factors if f <= most), default=min(factors))
+            for loop, factor in zip(loops, factors):
+                self.rounds.append((loop, factor, rule[3] if factor == main else always(0)))
+            if main > 1:
+                inside = set.union(*(loop.blocks for loop in loops))
+                last = body_of_loop(self.sources.read(frames[0][0])[0], frames[0][1])
+                self.left_over |= {
+                    block for block in self.region.blocks() if block not in inside and
+                    2 * sum(self.in_body(i, frames, last) for i in self.graph.instructions(block))
+                    > len(self.graph.instructions(block))}
+
+    @staticmethod
+    def in_body(instruction, loop, last):
+        (file, first), callers = loop[0], loop[1:]
+        at = len(instruction.frames) - 1 - len(callers)
+        if at < 0 or instruction.frames[at + 1:] != callers or instruction.frames[at][0] != file:
+            return False
+        line = instruction.frames[at][1]
+        return first <= line <= last and (at > 0 or line > first or last == first)
+
+    def find_conditions(self):
+        """For each block: the rule of its branch, how many branches of the same source stand in
+        front of it, and the rules of the block as a whole."""
+        self.branches, self.wholes = {}, {}
+        seen = collections.Counter()
+        for block in sorted(self.region.blocks()):
+            frames = self.graph.last(block).frames
+            self.branches[block] = (rule_for(CONDITIONS, self.sources, frames), seen[frames])
+            seen[frames] += 1
+            instructions = self.graph.instructions(block)
+            matches = collections.Counter(
+                rule for i in instructions
+                for rule in {rule_for(BLOCKS, self.sources, i.frames[at:])
+                             for at in range(len(i.frames))} - {None})
+            self.wholes[block] = [rule for rule, count in matches.items()
+                                  if 2 * count >= len(instructions)]
+
+    def frequencies(self, example):
+        """{block: how often a warp runs it, on average over the block's warps}"""
+        total = collections.Counter()
+        for warp in range(WARPS):
+            def share_of_branch(block):
+                rule, copy = self.branches[block]
+                return rule[2](example, warp, copy) if rule else 1
+            for block, share in self.region.shares(share_of_branch).items():
+                if block == self.region.end or block in self.left_over:
+                    continue
+                for loop, factor, rounds in self.rounds:
+                    if block in loop.blocks:
+                        share *= rounds(example, warp, 0) / factor
+                for rule in self.wholes[block]:
+                    share *= rule[2](example, warp, 0)
+                total[block] += share / WARPS
+        return total
+
+    def phase_of(self, instruction):
+        """That of the innermost function that has one."""
+        for function in filter(None, map(self.sources.function, instruction.frames)):
+            phase = PHASE_OF.get(function)
+            if phase is None and function not in HELPERS:
+                self.unknown.add(f"the phase of `{function}`")
+            if phase not in (None, "other"):
+                return phase
+        return "other"
+
+    def counts(self):
+        """[{(phase, kind): instructions}], for each example"""
+        phases = {block: [(self.phase_of(i), kind_of(i)) for i in self.graph.instructions(block)]
+                  for block in self.region.blocks()}
+        counts = []
+        for _, directions in EXAMPLES:
+            example = directions[self.direction]._replace(in_rollout=self.in_rollout)
+            counts.append(collections.Counter())
+            for block, often in self.frequencies(example).items():
+                for key in phases[block]:
+                    counts[-1][key] += often
+        return counts
+
+
+# Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
+KERNELS = {
+    "persistent_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
+    "cluster_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
+    "step_forward_kernel": {None: "forward"},
+    "step_forward_tensor_kernel": {None: "forward"},
+    "step_backward_kernel": {None: "back"},
+    "step_backward_tensor_kernel": {None: "back"},
+}
+
+
+def has_steps(source):
+    return any(re.search(rf"\b{kernel}\(const", source) for kernel in KERNELS)
+
+
+def steps_of(kernel, listing, sources):
+    """[Step], forward first; none where the kernel is empty, as for a generation that lacks what it
+    needs."""
+    graph = sass_count.Graph(listing)
+    if sass_count.Region(graph).empty:
+        return []
+    steps = {}
+    for function, direction in KERNELS[kernel].items():
+        loops = [loop for loop in graph.loops.values()
+                 if sources.function(graph.frames_of(loop)[0]) == function]
+        if function and not loops:
+            raise ValueError(f"{kernel}: {function} has no loop")
+        largest = max(loops, key=lambda loop: len(loop.blocks)) if function else None
+        steps[direction] = Step(graph, sources, direction, largest)
+    return list(steps.values())
+
+
+def explanation(architecture):
+    first, second = (text for text, _ in EXAMPLES)
+    return textwrap.fill(
+        "Instructions that a warp issues in a step, the mean of a block's eight warps, at "
+        f"{architecture}, estimated from the machine code. The first number is for {first}. The "
+        f"second is for {second}. A block has one tile, edges are circular, and life is masked "
+        "after the update. Where the lanes of a warp go different ways, all are counted. Not "
+        "counted: what only the first or the last step does, lone cells, and waiting (what is "
+        "waited for is there at once). A kernel of one step includes what it does before its tile, "
+        "such as loading weights, and after it. TF32 is rounded by integer instructions.", 104)
