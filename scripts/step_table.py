@@ -56,7 +56,8 @@ FUNCTIONS = {
     "new cells": "write_passive_cells store_next tensor_step_forward",
     "exchange": "wait_for_neighbours neighbour_index count_steps release_flag acquire_flag "
                 "wait_for_count has_row_after write_row grad_p_place send_states send_gradients "
-                "wait_arrivals expect_bytes store_async let_dependents_start wait_for_predecessor",
+                "wait_arrivals has_arrived nanoseconds expect_bytes store_async "
+                "let_dependents_start wait_for_predecessor",
     "tape": "write_states",
     "other": "compute_loss mask_last_state finish_states add_loss list_messages block_state "
              "roll_forward roll_back persistent_rollout_kernel cluster_rollout_kernel "
@@ -156,7 +157,7 @@ ROUNDS = [
     ("write_grad_p", "hidden < Traits::hidden", 32, always(4)),
     ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
     ("wait_for_count", None, 1, always(0)),
-    ("wait_arrivals", None, 1, always(1)),
+    ("wait_arrivals", None, 1, always(0)),
     ("sum_lone_cells", None, 1, always(0)),
     ("send_states", "i < shared.message_count", THREADS, strided(SENT)),
     ("send_gradients", "i < shared.message_count * pieces", THREADS, strided(SENT * 12)),

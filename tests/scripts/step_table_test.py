@@ -103,7 +103,7 @@ class Tables(unittest.TestCase):
         for rule in [*step_table.ROUNDS, *step_table.CONDITIONS, *step_table.BLOCKS]:
             function, _, caller = (rule[0] or "").partition(" < ")
             for name in filter(None, [function, caller]):
-                self.assertIn(name, self.functions, rule)
+                self.assertTrue(name in self.functions, rule)
             lines = self.functions[function] if function else everywhere
             self.assertTrue(rule[1] is None or any(rule[1] in line for line in lines), rule)
 
