@@ -18,7 +18,7 @@ enum class Precision {
     half,     // tensor cores, operands rounded to fp16, gradients scaled by powers of two
 };
 
-// Until a GPU has shown another one right and faster.
+// What needs no thought: the others are faster and have to be asked for.
 inline constexpr Precision default_precision = Precision::exact;
 
 // "exact", "precise", "fast" or "half".
