@@ -110,8 +110,9 @@ public:
                                        plans[i].set_anchor};
         }
         if (config_.pool > 0) send_draws(plans);
+        std::size_t started = 0;
         try {
-            start(plans);
+            started = start(plans);
         } catch (...) {
             // What was started still reads and writes the host's memory, which the next call
             // changes.
@@ -120,8 +121,8 @@ public:
             throw;
         }
         stream_.wait();
-        last_steps_ = plans.back().steps;
-        return {host_control_->outcomes, host_control_->outcomes + plans.size()};
+        last_steps_ = plans[started - 1].steps;
+        return {host_control_->outcomes, host_control_->outcomes + started};
     }
 
     Parameters current() const override { return download_parameters(parameters_.data()); }
@@ -192,18 +193,25 @@ public:
     }
 
 private:
-    // Sends the plans, starts their iterations and asks for the outcomes.
-    void start(std::span<const IterationPlan> plans) const {
+    // Sends the plans, starts their iterations and asks for the outcomes; returns how many were
+    // started. Where a launch is refused in the middle, those before it count, and the next call
+    // tells.
+    std::size_t start(std::span<const IterationPlan> plans) const {
         check(cudaMemcpyAsync(control_.data(), host_control_.get(),
                               offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
               "sending the plans of iterations");
+        std::size_t started = 0;
         for (const IterationPlan& plan : plans) {
-            check(cudaGraphLaunch(graphs_.at(plan.steps).get(), stream_), "starting an iteration");
+            const cudaError_t error = cudaGraphLaunch(graphs_.at(plan.steps).get(), stream_);
+            if (started == 0) check(error, "starting an iteration");
+            if (error != cudaSuccess) break;
+            ++started;
         }
+        cudaGetLastError();
         check(cudaMemcpyAsync(host_control_->outcomes, &control_.data()->outcomes,
-                              plans.size() * sizeof(IterationOutcome), cudaMemcpyDeviceToHost,
-                              stream_),
+                              started * sizeof(IterationOutcome), cudaMemcpyDeviceToHost, stream_),
               "asking for outcomes");
+        return started;
     }
 
     void make_pool() {

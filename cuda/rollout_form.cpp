@@ -76,23 +76,26 @@ int best_cluster(const DeviceLimits& limits, const Grid& grid) {
 
 std::string version(int code) { return fmt::format("{}.{}", code / 10, code % 10); }
 
-// Why there is nothing of what came with a compute capability; empty where there is.
-std::string missing(const DeviceLimits& limits, std::string_view what, int since) {
-    if (limits.code >= since) return {};
+// Throws CudaError, which says what else there is, where the device or this build's code for it
+// lacks what came with a compute capability.
+void require_code(const DeviceLimits& limits, int since, std::string_view what,
+                  std::string_view otherwise) {
+    if (limits.code >= since) return;
     if (limits.compute_capability < since) {
-        return fmt::format("{} compute capability {} or later, {} has {}", what, version(since),
-                           limits.name, version(limits.compute_capability));
+        throw CudaError(fmt::format("{} needs compute capability {} or later, {} has {}: {}", what,
+                                    version(since), limits.name, version(limits.compute_capability),
+                                    otherwise));
     }
-    return fmt::format(
-        "{} code for compute capability {} or later, and this build's newest for {} is for {}: "
-        "build with -DCMAKE_CUDA_ARCHITECTURES={}",
-        what, version(since), limits.name, version(limits.code), limits.compute_capability);
+    throw CudaError(
+        fmt::format("{} needs code for compute capability {} or later, and this build's newest for "
+                    "{} is for {}: "
+                    "build with -DCMAKE_CUDA_ARCHITECTURES={}, or {}",
+                    what, version(since), limits.name, version(limits.code),
+                    limits.compute_capability, otherwise));
 }
 
 RolloutPlan cluster_plan(const DeviceLimits& limits, const Grid& grid) {
-    if (const std::string why = missing(limits, "the cluster rollout needs", 90); !why.empty()) {
-        throw CudaError(why + ", or leave the form to the engine");
-    }
+    require_code(limits, 90, "the cluster rollout", "leave the form to the engine");
     const int cluster = best_cluster(limits, grid), each = tile_count(grid) / grid.batch;
     if (cluster == 0) {
         throw CudaError(fmt::format(
@@ -133,10 +136,8 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, co
 
 void check_precision(const DeviceLimits& limits, Precision precision) {
     if (precision == Precision::exact) return;
-    const std::string what =
-        fmt::format("precision {} needs tensor cores, which need", name(precision));
-    const std::string why = missing(limits, what, 80);
-    if (!why.empty()) throw CudaError(why + ", or use --precision exact");
+    require_code(limits, 80, fmt::format("precision {}, for its tensor cores,", name(precision)),
+                 "use --precision exact");
 }
 
 }  // namespace nca::cuda

@@ -41,7 +41,8 @@ public:
 
     // How many plans are best given to one call of run: the host looks at outcomes only after it.
     virtual int queue_length() const = 0;
-    // Runs at most queue_length() plans in order, up to the first that fails; waits for them.
+    // Runs at most queue_length() plans in order, up to the first that fails; waits for them. Fewer
+    // outcomes than plans: the others could not be started, and have changed nothing.
     virtual std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) = 0;
 
     // The number of updates is the trainer's affair: 0 in what these return.

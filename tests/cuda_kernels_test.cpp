@@ -270,7 +270,7 @@ TEST_CASE("a failure in the middle of a queue stops the queue there", "[long]") 
     REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
 }
 
-TEST_CASE("what was started before a launch failed is done before the next queue is written") {
+TEST_CASE("iterations that were started before a launch failed count, and training goes on") {
     const TrainingConfig config = test::small_config("growing");
     const auto target = make_target(test::small_picture(), config);
     const Parameters initial(
@@ -292,12 +292,30 @@ TEST_CASE("what was started before a launch failed is done before the next queue
         return result;
     };
     const auto interrupted = make(), whole = make();
+    executor::fail_graph_launch(0);
+    REQUIRE_THAT(message_of<CudaError>([&] { interrupted->run(plans(10, 3)); }),
+                 ContainsSubstring("starting an iteration"));
+    REQUIRE((interrupted->current().weights == initial.weights));
     executor::fail_graph_launch(1);
-    REQUIRE_THROWS_AS(interrupted->run(plans(10, 3)), CudaError);
+    const auto outcomes = interrupted->run(plans(10, 3));
+    REQUIRE(outcomes.size() == 1);
+    REQUIRE(outcomes[0].verdict == Verdict::good);
     interrupted->run(plans(20, 2));
     whole->run(plans(10, 1));
     whole->run(plans(20, 2));
     REQUIRE((interrupted->current().weights == whole->current().weights));
+}
+
+TEST_CASE("a trainer counts what was started before a launch failed") {
+    const TrainingConfig config = test::small_config("regenerating");
+    Trainer interrupted(test::small_picture(), config, Device::cuda());
+    Trainer whole(test::small_picture(), config, Device::cuda());
+    executor::fail_graph_launch(3);
+    REQUIRE(interrupted.iterate(8).size() == 3);
+    REQUIRE(interrupted.iteration() == 3);
+    while (interrupted.iteration() < 8) interrupted.iterate(8 - int(interrupted.iteration()));
+    while (whole.iteration() < 8) whole.iterate();
+    REQUIRE(test::checkpoint_bytes(interrupted) == test::checkpoint_bytes(whole));
 }
 
 TEST_CASE("training that gives up behind good iterations reports those first") {
