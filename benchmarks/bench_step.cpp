@@ -227,9 +227,8 @@ Trainer train(const std::string& name, const Device& device, const SharedCheckpo
     return trainer;
 }
 
-// Throws Error where a cell of a dense training's states is empty: something could be skipped.
-void check_dense(const Trainer& trainer) {
-    const std::vector<float> states = trainer.states_after();
+// Throws Error where a cell of a dense grid is empty: something could be skipped.
+void check_dense(const std::vector<float>& states) {
     for (std::size_t i = alpha_channel; i < states.size(); i += channels) {
         if (!(states[i] > living_threshold)) {
             throw Error("a cell of the dense grid died; its times mean nothing");
@@ -287,7 +286,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
 
     const Timing training =
         measure_queues(options.count, [&] { return trainer.iterate(plenty).size(); });
-    if (options.dense) check_dense(trainer);
+    if (options.dense) check_dense(trainer.states_after());
     const double memory = setting.gpu ? gpu_memory_in_use() - memory_before : peak_memory();
 
     const Model model = trainer.model();
@@ -546,6 +545,8 @@ void bench_inference(const Inference& work, const Device& device, const Options&
         engine->advance(model.rule, view, state.view(), {work.steps, {}});
         wait();
     });
+    engine->copy_to_host(after, state.view().data);
+    check_dense(after);
     const double seconds = forward.median * 1e-3 / work.steps;
     Work per_step;
     per_step.forward_rows = work.cells() * model.rule.fire_rate;
@@ -711,10 +712,17 @@ bool run(const Options& options) {
     }
     report["rows"] = Row::array();
     // After every row: what comes later may be cut off.
+    std::string unwritten;
     const auto write = [&] {
         if (options.json.empty()) return;
         const std::string text = report.dump(2) + "\n";
-        write_file(options.json, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+        try {
+            write_file(options.json,
+                       {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+            unwritten.clear();
+        } catch (const IoError& error) {
+            unwritten = error.what();
+        }
     };
     const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
                              [&](const Row& row) {
@@ -722,6 +730,7 @@ bool run(const Options& options) {
                                  write();
                              }};
     write();
+    if (!unwritten.empty()) throw IoError(unwritten);  // before anything is measured
     print_header(gpu);
     bool all = true;
     for (const std::string& name : options.presets()) {
@@ -735,6 +744,7 @@ bool run(const Options& options) {
               all;
     }
     if (!options.no_inference) all = bench_inferences(options, setting) && all;
+    if (!unwritten.empty()) throw IoError(unwritten);
     return all;
 }
 

@@ -63,7 +63,7 @@ if(NCA_BUILD_TESTS)
   endif()
   find_library(WEBPDEMUX_LIBRARY webpdemux)            # to look into what was written
   nca_require("${Catch2_FOUND}" catch2)
-  if(NCA_EXECUTED_TESTS STREQUAL ON)
+  if(NCA_EXECUTED_TESTS AND NOT NCA_EXECUTED_TESTS STREQUAL AUTO)
     nca_require("${Boost_FOUND}" libboost-context-dev)
   endif()
   nca_require("${WEBPDEMUX_LIBRARY}" libwebp-dev)
