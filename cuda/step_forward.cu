@@ -116,9 +116,7 @@ int resident_step_forward_blocks() {
     return resident_blocks(NCA_KERNEL(step_forward_kernel), Traits::threads, sizeof(SharedStorage));
 }
 
-int loaded_code() {
-    return code_of_kernel("step_forward_kernel", handle_of(step_forward_kernel));
-}
+int loaded_code() { return code_of_kernel("step_forward_kernel", handle_of(step_forward_kernel)); }
 
 void launch_step_forward(const StepForwardArgs& args, int most_blocks, bool dependent,
                          cudaStream_t stream) {
