@@ -112,6 +112,8 @@ public:
         const auto found = blocks_.find(static_cast<char*>(memory));
         if (found == blocks_.end()) return false;
         in_use_ -= found->second.bytes;
+        // Whoever goes on using it finds NaN, at least for a while.
+        std::memset(memory, 0xff, found->second.bytes);
         blocks_.erase(found);
         return true;
     }
