@@ -156,8 +156,9 @@ TrainingConfig timed_config(const std::string& preset_name, const Options& optio
     TrainingConfig config = preset(preset_name);
     config.fewest_steps = timed_steps;
     config.most_steps = timed_steps + 1;
-    if (options.dense)
+    if (options.dense) {
         return dense_config(config, options.size ? options.size->height : config.grid());
+    }
     if (options.size) {
         config.target_size = options.size->height - 2 * config.padding;
         if (config.target_size < 8) {

@@ -125,11 +125,6 @@ struct alignas(64) Flag {
     std::uint32_t count;
 };
 
-// Not for ever: a block that is missing ends the launch.
-__device__ void wait_for(const Flag& flag, std::uint32_t count) {
-    cuda::wait_for_count(&flag.count, count);
-}
-
 // Each block writes 4 KiB for both of its neighbours in a ring, counts, waits until they have, and
 // reads theirs. payload is [2, blocks, payload_floats].
 __global__ void __launch_bounds__(block_threads)
@@ -147,7 +142,10 @@ __global__ void __launch_bounds__(block_threads)
         if (thread == 0) {
             cuda::release_flag(&flags[own].count, static_cast<std::uint32_t>(round));
         }
-        if (thread < 2) wait_for(flags[neighbours[thread]], static_cast<std::uint32_t>(round));
+        if (thread < 2) {
+            cuda::wait_for_count(&flags[neighbours[thread]].count,
+                                 static_cast<std::uint32_t>(round));
+        }
         __syncthreads();  // the neighbours' is
         for (const int neighbour : neighbours) {
             sum += __ldcg(all + neighbour * payload_floats + thread * 4);
@@ -165,11 +163,13 @@ __global__ void __launch_bounds__(block_threads) grid_barrier_kernel(Flag* flags
         __syncthreads();
         if (thread == 0) cuda::release_flag(&flags[blockIdx.x].count, passed);
         if (blockIdx.x == 0) {
-            for (int i = thread; i < blocks; i += block_threads) wait_for(flags[i], passed);
+            for (int i = thread; i < blocks; i += block_threads) {
+                cuda::wait_for_count(&flags[i].count, passed);
+            }
             __syncthreads();
             if (thread == 0) cuda::release_flag(&all.count, passed);
         }
-        if (thread == 0) wait_for(all, passed);
+        if (thread == 0) cuda::wait_for_count(&all.count, passed);
         __syncthreads();
     }
 }
@@ -296,17 +296,19 @@ private:
         keep_(rate);
     }
 
-    std::string of_code() const { return ", and this code is for " + std::to_string(code_); }
-    void needs_tensor_cores() const {
-        if (code_ < 80) throw Lacking("there is no TF32 before compute capability 8.0" + of_code());
+    void needs_code(int since, const std::string& what) const {
+        if (code_ >= since) return;
+        const auto version = [](int code) {
+            return std::to_string(code / 10) + "." + std::to_string(code % 10);
+        };
+        throw Lacking(what + " came with compute capability " + version(since) +
+                      ", and this code is for " + version(code_));
     }
+    void needs_tensor_cores() const { needs_code(80, "TF32"); }
     void needs_cooperative_launch() const {
         if (cooperative_ == 0) throw Lacking("the device has no cooperative launch");
     }
-    void needs_clusters() const {
-        if (code_ < 90)
-            throw Lacking("there are no clusters before compute capability 9.0" + of_code());
-    }
+    void needs_clusters() const { needs_code(90, "clusters"); }
 
     // Of the first block, the second time.
     double cycles_of(int threads, void (*kernel)(float*, long long*, int)) {
@@ -438,10 +440,7 @@ private:
             [&] { return seconds_of_node(plain); });
         add("dependent_node_seconds", "the same with dependent launch", "s",
             assumed_.dependent_node_seconds, [&] {
-                if (code_ < 90) {
-                    throw Lacking("there is no dependent launch before compute capability 9.0" +
-                                  of_code());
-                }
+                needs_code(90, "dependent launch");
                 return seconds_of_node(dependent);
             });
         add("cooperative_node_seconds", "cooperative launches in a graph", "s", 0,

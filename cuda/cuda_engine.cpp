@@ -16,6 +16,7 @@
 
 #include "cuda/check.hpp"
 #include "cuda/cuda_training_loop.hpp"
+#include "cuda/load_kernels.hpp"
 #include "cuda/rollout.hpp"
 #include "host/checks.hpp"
 

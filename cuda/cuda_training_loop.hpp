@@ -19,10 +19,6 @@ struct CudaDevice {
     int index() const { return asked_for.index; }
 };
 
-// Loads every kernel that an engine may launch on the current device, so that nothing is loaded
-// while a graph is captured, be it the training's or the caller's.
-void load_kernels(const CudaDevice& device);
-
 // Training without the host: everything lives on the device, an iteration is one replayed graph,
 // and outcomes come back once a queue. target is [grid, grid, 4] in host memory.
 std::unique_ptr<TrainingLoop> make_cuda_training_loop(const CudaDevice& device,

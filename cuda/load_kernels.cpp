@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "cuda/cuda_training_loop.hpp"
+#include "cuda/load_kernels.hpp"
+
 #include "cuda/loaded_kernel.hpp"
 #include "cuda/rollout_kernels.hpp"
 

@@ -46,6 +46,44 @@ struct MemoryLeft {
     ~MemoryLeft() { executor::set_memory_limit(std::size_t{8} << 30); }
 };
 
+// A case on an engine, and a stream of the caller's.
+struct OnStream {
+    OnStream(const Device& device, const CaseOptions& options)
+        : example(test::random_case(options, 1)),
+          engine(make_engine(device)),
+          uploaded(*engine, example) {
+        REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    }
+    ~OnStream() { cudaStreamDestroy(stream); }
+    OnStream(const OnStream&) = delete;
+    OnStream& operator=(const OnStream&) = delete;
+
+    void advance(int steps) const {
+        engine->advance(example.rule, uploaded.weights, uploaded.state.view(),
+                        {.steps = steps, .key = {}}, stream);
+    }
+    void start_again() const {
+        engine->copy_from_host(uploaded.state.view().data, example.state, stream);
+    }
+    // A graph of what the call does; the caller destroys it.
+    template <class Call>
+    cudaGraphExec_t captured(Call call) const {
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t executable = nullptr;
+        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        REQUIRE_NOTHROW(call());
+        REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+        REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+        cudaGraphDestroy(graph);
+        return executable;
+    }
+
+    Case example;
+    std::unique_ptr<Engine> engine;
+    mutable test::Uploaded uploaded;
+    cudaStream_t stream = nullptr;
+};
+
 // The names of all kernels that stand in cuda/*.cu.
 std::set<std::string> kernels_in_sources() {
     std::set<std::string> names;
@@ -377,125 +415,73 @@ TEST_CASE("steps are queued on the stream and have not run when the call returns
 }
 
 TEST_CASE("steps can be captured into a graph of the caller's") {
-    const Case example = test::random_case({.height = 9, .width = 17, .steps = 2}, 1);
-    const auto engine = make_engine(Device::cuda());
-    test::Uploaded on_engine(*engine, example);
-    cudaStream_t stream = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    const auto advance = [&] {
-        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options,
-                        stream);
-    };
+    const OnStream on(Device::cuda(), {.height = 9, .width = 17, .steps = 2});
     // Once for the scratch, twice for the result that the graph has to have.
-    advance();
-    engine->copy_from_host(on_engine.state.view().data, example.state, stream);
-    advance();
-    advance();
-    const auto expected = test::download(*engine, on_engine.state.view());
-    engine->copy_from_host(on_engine.state.view().data, example.state, stream);
+    on.advance(2);
+    on.start_again();
+    on.advance(2);
+    on.advance(2);
+    const auto expected = test::download(*on.engine, on.uploaded.state.view());
+    on.start_again();
 
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-    advance();
-    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
-    for (int i = 0; i < 2; ++i) REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
-    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-    REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
+    const cudaGraphExec_t graph = on.captured([&] { on.advance(2); });
+    for (int i = 0; i < 2; ++i) REQUIRE(cudaGraphLaunch(graph, on.stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(on.stream) == cudaSuccess);
+    REQUIRE(test::download(*on.engine, on.uploaded.state.view()) == expected);
+    cudaGraphExecDestroy(graph);
 }
 
 TEST_CASE("many steps can be captured behind a call of few, whose kernels are others") {
     const test::TensorDevice device;
-    const Case example = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
-    const auto engine = make_engine(test::cuda_device(Precision::fast));
-    test::Uploaded on_engine(*engine, example);
-    cudaStream_t stream = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    const auto advance = [&](int steps) {
-        engine->advance(example.rule, on_engine.weights, on_engine.state.view(),
-                        {.steps = steps, .key = {}}, stream);
-    };
-    advance(2);
-    cudaGraph_t graph = nullptr;
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-    REQUIRE_NOTHROW(advance(12));
-    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
+    const OnStream on(test::cuda_device(Precision::fast), {.height = 18, .width = 10});
+    on.advance(2);
+    cudaGraphExecDestroy(on.captured([&] { on.advance(12); }));
 }
 
 TEST_CASE("a graph of the caller's stays valid when a later call needs more scratch") {
     const auto precision = GENERATE(Precision::exact, Precision::fast);
     const test::TensorDevice device;
-    const Case small = test::random_case({.height = 18, .width = 10, .steps = 12}, 1);
-    const Case large = test::random_case({.height = 40, .width = 24, .batch = 2, .steps = 2}, 2);
-    const auto engine = make_engine(test::cuda_device(precision));
-    test::Uploaded on_engine(*engine, small);
-    State grad = engine->make_state(1, small.height, small.width);
-    Buffer grad_weights = engine->allocate(small.weights.all().size());
-    Buffer sums = engine->allocate(2);
-    const Buffer target = test::upload(*engine, small.target);
-    cudaStream_t stream = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    const auto tape_of = [&](int steps) {
-        return engine->forward(small.rule, on_engine.weights, on_engine.state.view(),
-                               {.steps = steps, .key = small.options.key}, stream);
-    };
+    const OnStream on(test::cuda_device(precision), {.height = 18, .width = 10});
+    State grad = on.engine->make_state(1, on.example.height, on.example.width);
+    Buffer grad_weights = on.engine->allocate(on.example.weights.all().size());
+    Buffer sums = on.engine->allocate(2);
+    const Buffer target = test::upload(*on.engine, on.example.target);
     const auto roll = [&](int steps) {
-        Tape tape = tape_of(steps);
-        engine->loss(grad.view(), sums.data(), sums.data() + 1, tape.last(),
-                     {target.data(), small.height, small.width}, stream);
-        engine->backward(tape, grad.view(),
-                         view_parameters(grad_weights.data(), small.weights.has_output_bias()),
-                         Accumulate::no, stream);
+        Tape tape =
+            on.engine->forward(on.example.rule, on.uploaded.weights, on.uploaded.state.view(),
+                               {.steps = steps, .key = {}}, on.stream);
+        on.engine->loss(grad.view(), sums.data(), sums.data() + 1, tape.last(),
+                        {target.data(), on.example.height, on.example.width}, on.stream);
+        on.engine->backward(
+            tape, grad.view(),
+            view_parameters(grad_weights.data(), on.example.weights.has_output_bias()),
+            Accumulate::no, on.stream);
         return tape;
     };
-    roll(small.options.steps);
-    const auto expected = test::download(*engine, grad.view());
-
+    roll(12);
+    const auto expected = test::download(*on.engine, grad.view());
     roll(2);
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-    const Tape tape = roll(small.options.steps);
-    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    Tape tape;  // lives as long as the graph that fills it
+    const cudaGraphExec_t graph = on.captured([&] { tape = roll(12); });
 
     // More of everything, whose memory must not come from under the graph.
-    const auto before = executor::memory_in_use();
-    test::run_rollout(*engine, large);
-    REQUIRE(executor::memory_in_use() > before);
-    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
-    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-    REQUIRE(test::download(*engine, grad.view()) == expected);
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
+    test::run_rollout(*on.engine, test::random_case({.height = 40, .width = 24, .batch = 2}, 2));
+    REQUIRE(cudaGraphLaunch(graph, on.stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(on.stream) == cudaSuccess);
+    REQUIRE(test::download(*on.engine, grad.view()) == expected);
+    cudaGraphExecDestroy(graph);
 }
 
 TEST_CASE("a call that needs memory in a capture says what to do, and the engine goes on") {
-    const Case example = test::random_case({.height = 9, .width = 17, .steps = 2}, 1);
-    const auto engine = make_engine(Device::cuda());
-    test::Uploaded on_engine(*engine, example);
-    cudaStream_t stream = nullptr;
-    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-    const auto advance = [&] {
-        engine->advance(example.rule, on_engine.weights, on_engine.state.view(), example.options,
-                        stream);
-    };
+    const OnStream on(Device::cuda(), {.height = 9, .width = 17});
     cudaGraph_t graph = nullptr;
-    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-    REQUIRE_THAT(message_of<CudaError>(advance),
+    REQUIRE(cudaStreamBeginCapture(on.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE_THAT(message_of<CudaError>([&] { on.advance(2); }),
                  ContainsSubstring("make a call of this size before the capture"));
-    REQUIRE(cudaStreamEndCapture(stream, &graph) != cudaSuccess);
+    REQUIRE(cudaStreamEndCapture(on.stream, &graph) != cudaSuccess);
     cudaGetLastError();
-    REQUIRE_NOTHROW(advance());
-    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-    cudaStreamDestroy(stream);
+    REQUIRE_NOTHROW(on.advance(2));
+    REQUIRE(cudaStreamSynchronize(on.stream) == cudaSuccess);
 }
 
 TEST_CASE("a second rollout of the same size allocates nothing") {
