@@ -37,7 +37,8 @@ struct BandRollout {
     Grid grid;
     StepRule rule;
     BandCut cut;
-    int steps = 0;  // at least one
+    int steps = 0;       // at least one
+    int first_step = 0;  // of the rollout, for who fires
 
     const PackedModel* model = nullptr;
     const TrainingControl* control = nullptr;  // optional: whose plan has the key; else the model's
