@@ -17,6 +17,7 @@
 #include "benchmarks/prediction.hpp"
 #include "cuda/check.hpp"
 #include "cuda/device_memory.hpp"
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 

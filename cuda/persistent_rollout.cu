@@ -17,6 +17,7 @@
 // weight gradients are overwritten, and reduced by update_weights.cu in the order of blocks.
 // Reference: host/reference/rollout.hpp. Tests: tests/tensor_engine_test.cpp.
 
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/rollout_block.cuh"
 

@@ -10,6 +10,7 @@
 // Reads 33 KiB for each block of the rollout. Tests: tests/tensor_engine_test.cpp.
 
 #include "cuda/adam.cuh"
+#include "cuda/flags.cuh"
 #include "cuda/grid.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/loss.cuh"

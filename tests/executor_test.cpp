@@ -414,22 +414,33 @@ struct Piece {
     int numbers[16];
 };
 
-// Each lane sums up what all lanes brought first, after they have brought something else.
-__global__ void exchange_bytes_kernel(int* result) {
+// Each lane gets the sum of all.
+void sum_up(Piece (&pieces)[warpSize]) {
+    int sum = 0;
+    for (const Piece& piece : pieces) sum = std::accumulate(piece.numbers, piece.numbers + 16, sum);
+    for (Piece& piece : pieces) piece.numbers[3] = sum;
+}
+void turn_round(int (&lanes)[warpSize]) { std::reverse(lanes, lanes + warpSize); }
+
+// Three times, so that the first of a warp come back for the third before the last have left the
+// second.
+__global__ void together_kernel(int* result) {
+    int lane = static_cast<int>(threadIdx.x) % warpSize;
+    nca::executor::together<turn_round>(lane, {"first", __FILE__, __LINE__});
     Piece own{};
     for (int i = 0; i < 16; ++i) own.numbers[i] = static_cast<int>(threadIdx.x) * 16 + i;
-    const auto first =
-        nca::executor::exchange_bytes(&own, sizeof own, {"first", __FILE__, __LINE__});
-    __syncwarp();
-    own.numbers[0] = -1;
-    nca::executor::exchange_bytes(&own, 4, {"second", __FILE__, __LINE__});
-    int sum = first.lane;
-    for (int i = 0; i < warpSize; ++i) {
-        Piece other;
-        std::memcpy(&other, first.values[i], sizeof other);
-        for (const int number : other.numbers) sum += number;
+    nca::executor::together<sum_up>(own, {"second", __FILE__, __LINE__});
+    nca::executor::together<turn_round>(lane, {"third", __FILE__, __LINE__});
+    result[threadIdx.x] = own.numbers[3] + lane;
+}
+
+__global__ void different_work_kernel(int* result) {
+    Piece own{};
+    if (threadIdx.x == 5) {
+        nca::executor::together<turn_round>(*result, {"turn_round", __FILE__, __LINE__});
+    } else {
+        nca::executor::together<sum_up>(own, {"sum_up", __FILE__, __LINE__});
     }
-    result[threadIdx.x] = sum;
 }
 
 __global__ void ranks_kernel(unsigned* result) {
@@ -851,15 +862,17 @@ TEST_CASE("the device is as large and as new as a test has set it") {
     CHECK(cudaFuncSetAttribute(write_shared_kernel, largest, 227 << 10) == cudaErrorInvalidValue);
 }
 
-TEST_CASE("the lanes of a warp exchange bytes, in both orders") {
+TEST_CASE("the lanes of a warp work on pieces together, in both orders") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const auto sums = result_of<int>(96, {1, 96}, exchange_bytes_kernel);
+    const auto sums = result_of<int>(96, {1, 96}, together_kernel);
     for (int i = 0; i < 96; ++i) {
         const int first = i / 32 * 512;
         REQUIRE(sums[i] == i % 32 + (first + first + 511) * 256);
     }
     const Numbers<int> result(96);
-    CHECK_THAT(complaint({1, 33}, exchange_bytes_kernel, result.data()), contains("full warps"));
+    CHECK_THAT(complaint({1, 33}, together_kernel, result.data()), contains("full warps"));
+    CHECK_THAT(complaint({1, 32}, different_work_kernel, result.data()),
+               contains("threads wait at different barriers"));
 }
 
 TEST_CASE("blocks know their place in their cluster") {
