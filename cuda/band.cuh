@@ -272,8 +272,11 @@ __device__ inline float operand_scale(std::uint32_t magnitude) {
 
 // Perception of four channels, times a scale.
 struct Perception {
-    float4 filters[filter_count];  // the cell, Sobel x / 8, Sobel y / 8
+    float4 filters[filter_count];  // the cell, Sobel x, Sobel y
 };
+
+// What a Sobel filter's corners are; its sides are twice that. Both filters have the same.
+__device__ inline float sobel_corner(const StepRule& rule) { return rule.filters[1][2]; }
 
 __device__ inline float4 difference(float4 a, float4 b) {
     return make_float4(a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w);
@@ -289,12 +292,12 @@ __device__ inline float4 scaled(float4 a, float by) {
 // above and below at `up` and `down`; `zero` is a piece of zeros.
 __device__ inline Perception perceive(unsigned char* arena, std::uint32_t listed, int up,
                                       int middle, int down, int zero, const Band& band,
-                                      bool circular, float scale) {
+                                      const StepRule& rule, float scale) {
     constexpr int cell = BandTraits::cell_bytes;
     const bool first = (listed & first_of_row) != 0, last = (listed & last_of_row) != 0;
     const int left = first ? band.row_bytes - cell : -cell;
     const int right = last ? cell - band.row_bytes : cell;
-    const bool none_left = first && !circular, none_right = last && !circular;
+    const bool none_left = first && !rule.circular, none_right = last && !rule.circular;
     const auto load = [&](int offset) { return at<float4>(arena, offset); };
     const float4 up_left = load(none_left ? zero : up + left);
     const float4 up_right = load(none_right ? zero : up + right);
@@ -303,15 +306,15 @@ __device__ inline Perception perceive(unsigned char* arena, std::uint32_t listed
     const float4 down_left = load(none_left ? zero : down + left);
     const float4 down_right = load(none_right ? zero : down + right);
     const float4 up_middle = load(up), down_middle = load(down);
-    const float eighth = 0.125F * scale, quarter = 0.25F * scale;
+    const float corner = sobel_corner(rule) * scale, side = 2 * corner;
     Perception result;
     result.filters[0] = scaled(load(middle), scale);
     result.filters[1] =
-        scaled(sum_of(difference(up_right, up_left), difference(down_right, down_left)), eighth);
-    add_scaled(result.filters[1], quarter, difference(middle_right, middle_left));
+        scaled(sum_of(difference(up_right, up_left), difference(down_right, down_left)), corner);
+    add_scaled(result.filters[1], side, difference(middle_right, middle_left));
     result.filters[2] =
-        scaled(sum_of(difference(down_left, up_left), difference(down_right, up_right)), eighth);
-    add_scaled(result.filters[2], quarter, difference(down_middle, up_middle));
+        scaled(sum_of(difference(down_left, up_left), difference(down_right, up_right)), corner);
+    add_scaled(result.filters[2], side, difference(down_middle, up_middle));
     return result;
 }
 

@@ -415,7 +415,7 @@ private:
             const int middle = x + band.row_bytes + cell_of(listed) * cell_bytes + quad * 16;
             const Perception p =
                 perceive(arena, listed, middle - band.row_bytes, middle, middle + band.row_bytes,
-                         quad * 16, band, args.rule.circular, factor);
+                         quad * 16, band, args.rule, factor);
             store_perception<parts>(shared.p[buffer] + i * BandTraits::p_pitch, Shared::p_bytes,
                                     quad, p);
         }
@@ -593,7 +593,7 @@ private:
                     add_scaled(to, factor, four);
                 } else {
                     *reinterpret_cast<float4*>(shared.grad_p + grad_p_place(row, place - 4)) =
-                        scaled(four, 0.125F * factor);
+                        scaled(four, sobel_corner(args.rule) * factor);
                 }
             }
         }

@@ -51,7 +51,7 @@ struct ForwardShared {
     RowBits<words> not_empty[most_band_rows + 2 * alpha_rows];  // of the first state
     ArrivalBarrier arrivals[2];
     std::uint32_t largest_weights[4];
-    std::uint32_t magnitude;  // the largest of the step
+    std::uint32_t magnitude;  // the largest of the step, at least that of a cell without neighbours
     float scale[rows];        // f
     float unscale[rows];      // what u is multiplied by
     alignas(16) unsigned char p[parts * part_bytes];
@@ -225,7 +225,7 @@ private:
         if (thread < Traits::hidden) shared.b1[thread] = weights.b1[thread];
         if (thread < Traits::channels) shared.zero[thread] = 0;
         if (thread == 0) {
-            shared.magnitude = 0;
+            shared.magnitude = magnitude_of(0);
             for (ArrivalBarrier& barrier : shared.arrivals) init_arrival_barrier(barrier, 1);
         }
         mine = lane_row<words>(args, band, lane);
@@ -408,7 +408,7 @@ private:
             if (args.magnitude != nullptr && thread == 0 && last) {
                 args.magnitude[(std::size_t(step) * args.grid.batch + band.sample) * band.bands +
                                band.rank] = shared.magnitude;
-                shared.magnitude = 0;
+                shared.magnitude = magnitude_of(0);
             }
             finish_cells(first, here, out, count > Shared::rows);
             if (last) break;
@@ -417,10 +417,20 @@ private:
         if (count > Shared::rows) put_spilled(count, out);
     }
 
+    // Of a row whose largest perception is as given.
+    __device__ std::uint32_t magnitude_of(float largest_p) const {
+        const std::uint32_t magnitude =
+            __float_as_uint(largest_p * bound_of_sum + bound_of_bias) >> 23;
+        return magnitude > smallest_magnitude ? magnitude : smallest_magnitude;
+    }
+
     __device__ void perceive_cells(int first, int count, int in) {
         std::uint32_t largest = 0;
 #pragma unroll 1
-        for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
+        for (int of_warp = warp * 8; of_warp < count; of_warp += Traits::warps * 8) {
+            // Lanes beyond the last cell do as it does, and store nothing.
+            const int wanted = of_warp + lane / Traits::quads;
+            const int i = wanted < count ? wanted : count - 1;
             const auto listed = at<std::uint32_t>(arena, list + (first + i) * 4);
             const int cell = cell_of(listed), row = row_of_listed(listed);
             const int column = (cell - row * band.width) * cell_bytes + quad * 16;
@@ -429,18 +439,17 @@ private:
             const int down =
                 row == band.rows - 1 ? halo_row(1, in) + column : middle + band.row_bytes;
             Perception p = perceive(arena, listed, up, middle, down, zero_offset() + quad * 16,
-                                    band, args.rule.circular, 1.0F);
+                                    band, args.rule, 1.0F);
             float size = fmaxf(fmaxf(largest_element(p.filters[0]), largest_element(p.filters[1])),
                                largest_element(p.filters[2]));
-            const unsigned four_lanes = 0xfU << (lane & 28);
-            size = fmaxf(size, __shfl_xor_sync(four_lanes, size, 1));
-            size = fmaxf(size, __shfl_xor_sync(four_lanes, size, 2));
-            std::uint32_t magnitude = __float_as_uint(size * bound_of_sum + bound_of_bias) >> 23;
-            magnitude = magnitude > smallest_magnitude ? magnitude : smallest_magnitude;
+            size = fmaxf(size, __shfl_xor_sync(whole_warp, size, 1));
+            size = fmaxf(size, __shfl_xor_sync(whole_warp, size, 2));
+            const std::uint32_t magnitude = magnitude_of(size);
             largest = largest > magnitude ? largest : magnitude;
             const float scale = operand_scale(magnitude);
 #pragma unroll
             for (float4& filter : p.filters) filter = scaled(filter, scale * w1_inverse);
+            if (wanted >= count) continue;
             store_perception<parts>(shared.p + i * BandTraits::p_pitch, Shared::part_bytes, quad,
                                     p);
             if (quad == 0) {

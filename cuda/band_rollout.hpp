@@ -20,8 +20,8 @@ struct BandCut {
     int bands = 0;
     int first_row[most_bands + 1] = {};
 
-    int rows(int band) const { return first_row[band + 1] - first_row[band]; }
-    int most_rows() const {
+    NCA_HOST_DEVICE int rows(int band) const { return first_row[band + 1] - first_row[band]; }
+    NCA_HOST_DEVICE int most_rows() const {
         int most = 0;
         for (int band = 0; band < bands; ++band) most = rows(band) > most ? rows(band) : most;
         return most;
