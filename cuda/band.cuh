@@ -194,15 +194,21 @@ __device__ inline void make_b(std::uint32_t (&to)[parts][2], const float* packed
     for (int part = 0; part < parts; ++part) to[part][1] = pair[part];
 }
 
-// C += A B of operands in parts; the product of the two small ones is left out.
+// C += A B of operands in parts; the product of the two small ones is left out. Tensor cores cut
+// their sums, so the small products come first: what is cut then is cut from a small sum.
 template <int parts>
-__device__ inline void multiply(Accumulator& c, const std::uint32_t (&a)[parts][4],
-                                const std::uint32_t (&b)[parts][2]) {
-    mma_fp16(c, a[0], b[0]);
+__device__ inline void multiply_small(Accumulator& c, const std::uint32_t (&a)[parts][4],
+                                      const std::uint32_t (&b)[parts][2]) {
     if constexpr (parts == 2) {
         mma_fp16(c, a[1], b[0]);
         mma_fp16(c, a[0], b[1]);
     }
+}
+template <int parts>
+__device__ inline void multiply(Accumulator& c, const std::uint32_t (&a)[parts][4],
+                                const std::uint32_t (&b)[parts][2]) {
+    multiply_small<parts>(c, a, b);
+    mma_fp16(c, a[0], b[0]);
 }
 
 // The weights' powers of two, and the bound that a row's comes from.

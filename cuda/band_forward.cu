@@ -487,7 +487,12 @@ private:
 #pragma unroll
         for (int k = 0; k < BandTraits::p_blocks; ++k) {
 #pragma unroll
-            for (int j = 0; j < Own::columns; ++j) multiply<parts>(a[j], p[k], own.w1[j][k]);
+            for (int j = 0; j < Own::columns; ++j) multiply_small<parts>(a[j], p[k], own.w1[j][k]);
+        }
+#pragma unroll
+        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+#pragma unroll
+            for (int j = 0; j < Own::columns; ++j) mma_fp16(a[j], p[k][0], own.w1[j][k][0]);
         }
         Accumulator u[2][2] = {};  // of every other block of hidden units, so that none waits long
 #pragma unroll
