@@ -265,6 +265,29 @@ __global__ void read_flags_kernel(const std::uint32_t* flags, int count, int tim
     }
 }
 
+// A lane polls while its warp waits for it, and another warp for the block.
+__global__ void poll_before_barrier_kernel(std::uint32_t* flag) {
+    if (blockIdx.x == 1) {
+        release_flag(flag, 1);
+        return;
+    }
+    if (threadIdx.x < warpSize) {
+        while (threadIdx.x == 0 && acquire_flag(flag) == 0) {
+        }
+        __syncwarp();
+    }
+    __syncthreads();
+}
+
+// In what order threads come here: of all blocks, and after each barrier anew.
+__global__ void order_kernel(unsigned* result, unsigned* counter, unsigned rounds) {
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    for (unsigned round = 0; round < rounds; ++round) {
+        result[round * gridDim.x * blockDim.x + thread] = atomicAdd(counter, 1);
+        __syncthreads();
+    }
+}
+
 // One lane of a warp raises the flag that another one polls.
 __global__ void flag_within_block_kernel(std::uint32_t* flag) {
     if (threadIdx.x == 40) release_flag(flag, 1);
@@ -497,6 +520,9 @@ TEST_CASE("a missing barrier gives other bits in reverse order") {
     };
     REQUIRE(run(Order::forward) != run(Order::reverse));
     REQUIRE(run(Order::forward) == run(Order::forward));
+    const WithInterleaving with(Interleaving::random);
+    REQUIRE(run(Order::forward) !=
+            result_of<int>(64, {1, 64, sizeof(int) * 64}, reverse_kernel<true>));
 }
 
 TEST_CASE("a block barrier does not wait for threads that have finished") {
@@ -731,6 +757,7 @@ TEST_CASE("blocks that do not wait give other bits in some interleaving") {
     CHECK(run(Order::reverse, Interleaving::by_barrier) != expected);
     CHECK(run(Order::forward, Interleaving::as_far_as_possible) != expected);
     CHECK(run(Order::forward, Interleaving::one_block_late) != expected);
+    CHECK(run(Order::forward, Interleaving::random) != expected);
 }
 
 TEST_CASE("a barrier of the grid can be made of flags") {
@@ -777,6 +804,48 @@ TEST_CASE("a thread may poll while others of its block and its warp wait at a ba
     const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
     REQUIRE(launch({1, 64}, flag_within_block_kernel, flag.data()) == cudaSuccess);
     REQUIRE(flag.download() == std::vector<std::uint32_t>{2});
+}
+
+TEST_CASE("a lane may poll while its warp waits for it and other warps for the block") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
+    CHECK(complaint(cooperative(2, 64), poll_before_barrier_kernel, flag.data()).empty());
+}
+
+TEST_CASE("random turns are the same for a seed, differ between seeds, and leave some behind") {
+    constexpr unsigned blocks = 4, warps = 3, threads = warps * 32, rounds = 20;
+    const auto order = [](std::uint64_t seed, Interleaving interleaving = Interleaving::random) {
+        const WithInterleaving with(interleaving, seed);
+        const Numbers<unsigned> counter(std::vector<unsigned>{0});
+        return result_of<unsigned>(rounds * blocks * threads, cooperative(blocks, threads),
+                                   order_kernel, counter.data(), rounds);
+    };
+    const auto first_block_in_lead = [&](const std::vector<unsigned>& came) {
+        // Threads that came between the first block's last thread and the fourth block's first one.
+        int most = 0;
+        for (unsigned round = 0; round < rounds; ++round) {
+            const unsigned* const at = came.data() + round * blocks * threads;
+            most = std::max(most, static_cast<int>(at[3 * threads]) - static_cast<int>(at[0]));
+        }
+        return most;
+    };
+    const auto first = order(1);
+    REQUIRE(order(1) == first);
+    REQUIRE(order(2) != first);
+    bool warps_change = false;
+    for (std::uint64_t seed = 0; seed < 5; ++seed) {
+        const auto came = order(seed);
+        auto sorted = came;
+        std::sort(sorted.begin(), sorted.end());
+        for (unsigned i = 0; i < sorted.size(); ++i) REQUIRE(sorted[i] == i);
+        warps_change |= came[32] < came[0];
+        // A block is whole rounds ahead of another one, which no fixed way of taking turns does but
+        // the one that lets them run as far as they can.
+        CHECK(first_block_in_lead(came) > static_cast<int>(blocks * threads));
+    }
+    CHECK(warps_change);
+    CHECK(first_block_in_lead(order(0, Interleaving::by_barrier)) == 3 * threads);
 }
 
 TEST_CASE("what one block of a cooperative launch throws ends them all") {

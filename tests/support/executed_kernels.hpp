@@ -8,6 +8,7 @@
 #include "tests/support/temporary_directory.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -57,7 +58,8 @@ public:
 
 class WithInterleaving {
 public:
-    explicit WithInterleaving(Interleaving interleaving) {
+    explicit WithInterleaving(Interleaving interleaving, std::uint64_t seed = 0) {
+        executor::set_schedule_seed(seed);
         executor::set_interleaving(interleaving);
     }
     ~WithInterleaving() { executor::set_interleaving(Interleaving::by_barrier); }
@@ -83,8 +85,9 @@ private:
     }
 };
 
-inline constexpr auto all_interleavings = {
-    Interleaving::by_barrier, Interleaving::as_far_as_possible, Interleaving::one_block_late};
+inline constexpr auto all_interleavings = {Interleaving::by_barrier,
+                                           Interleaving::as_far_as_possible,
+                                           Interleaving::one_block_late, Interleaving::random};
 
 struct Shape {
     dim3 grid = 1;

@@ -3,6 +3,7 @@
 #include "cuda/device.cuh"
 #include "tests/support/executed_kernels.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
@@ -116,8 +117,9 @@ __global__ void store_and_tell_kernel(float* values, std::uint32_t* flag) {
 }
 
 struct Run {
-    explicit Run(Order order, Interleaving interleaving = Interleaving::by_barrier)
-        : device(9, 0, 16, 64 << 10), in_order(order), with(interleaving) {}
+    explicit Run(Order order, Interleaving interleaving = Interleaving::by_barrier,
+                 std::uint64_t seed = 0)
+        : device(9, 0, 16, 64 << 10), in_order(order), with(interleaving, seed) {}
     WithDevice device;
     InOrder in_order;
     WithInterleaving with;
@@ -132,16 +134,17 @@ std::vector<float> start() {
 }
 
 template <Fault fault>
-std::vector<float> added(Order order) {
-    const Run run(order);
+std::vector<float> added(Order order, Interleaving interleaving = Interleaving::by_barrier,
+                         std::uint64_t seed = 0) {
+    const Run run(order, interleaving, seed);
     const Numbers<float> from(start());
     return result_of<float>(numbers, {blocks, threads, sizeof(Storage)}, add_one_kernel<fault>,
                             static_cast<const float*>(from.data()));
 }
 
 template <Fault fault>
-std::string load_complaint(Order order) {
-    const Run run(order);
+std::string load_complaint(Order order, Interleaving interleaving = Interleaving::by_barrier) {
+    const Run run(order, interleaving);
     const Numbers<float> from(start()), to(start());
     return complaint({blocks, threads, sizeof(Storage)}, add_one_kernel<fault>, to.data(),
                      static_cast<const float*>(from.data()));
@@ -161,6 +164,9 @@ TEST_CASE("bulk copies bring pieces and take them away, in both orders") {
     for (float& x : expected) x += 1;
     REQUIRE(added<Fault::none>(Order::forward) == expected);
     REQUIRE(added<Fault::none>(Order::reverse) == expected);
+    for (std::uint64_t seed = 0; seed < 10; ++seed) {
+        REQUIRE(added<Fault::none>(Order::forward, Interleaving::random, seed) == expected);
+    }
 }
 
 TEST_CASE("a bulk load that nobody waits for is noticed") {
@@ -169,8 +175,9 @@ TEST_CASE("a bulk load that nobody waits for is noticed") {
 }
 
 TEST_CASE("a bulk load of fewer bytes than are expected is a deadlock that is noticed") {
-    const std::string message =
-        load_complaint<Fault::too_many_bytes_expected>(GENERATE(Order::forward, Order::reverse));
+    const std::string message = load_complaint<Fault::too_many_bytes_expected>(
+        GENERATE(Order::forward, Order::reverse),
+        GENERATE(Interleaving::by_barrier, Interleaving::random));
     CHECK_THAT(message, contains("wait_arrivals"));
     CHECK_THAT(message, contains("bytes are pending"));
 }
@@ -178,6 +185,9 @@ TEST_CASE("a bulk load of fewer bytes than are expected is a deadlock that is no
 TEST_CASE("a bulk store reads late: what is written before that is stored") {
     const std::vector<float> stored = added<Fault::written_before_read>(Order::forward);
     for (const float x : stored) REQUIRE(std::isnan(x));
+    const auto by_chance =
+        added<Fault::written_before_read>(Order::forward, Interleaving::random, 1);
+    CHECK(std::ranges::any_of(by_chance, [](float x) { return std::isnan(x); }));
     CHECK(added<Fault::written_before_read>(Order::reverse) == added<Fault::none>(Order::forward));
 }
 
@@ -190,7 +200,7 @@ TEST_CASE("a thread that ends before its bulk stores have read is an error") {
 
 TEST_CASE("a bulk store is in global memory when its thread has waited for that") {
     const auto run = [](void (*kernel)(float*, std::uint32_t*), Order order) {
-        const Run with(order, Interleaving::by_barrier);
+        const Run with(order);
         const Numbers<float> values(std::vector<float>(8));
         const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
         REQUIRE(launch(cooperative(2, 1, sizeof(Storage)), kernel, values.data(), flag.data()) ==
