@@ -196,7 +196,7 @@ TEST_CASE("blocks in any order, and in any turns, give the same bits") {
             for (const Order order : {Order::forward, Order::reverse}) {
                 for (const Interleaving interleaving :
                      {Interleaving::by_barrier, Interleaving::as_far_as_possible,
-                      Interleaving::one_block_late}) {
+                      Interleaving::one_block_late, Interleaving::random}) {
                     const BlockSchedule schedule(order, interleaving);
                     REQUIRE(run() == expected);
                 }
@@ -246,7 +246,8 @@ TEST_CASE("training in one launch is the same in any schedule") {
         const Device half = cuda_device(Precision::half, form);
         const auto expected = train_a_little("regenerating", half);
         for (const Interleaving interleaving :
-             {Interleaving::as_far_as_possible, Interleaving::one_block_late}) {
+             {Interleaving::as_far_as_possible, Interleaving::one_block_late,
+              Interleaving::random}) {
             const BlockSchedule schedule(Order::reverse, interleaving);
             REQUIRE(train_a_little("regenerating", half) == expected);
         }

@@ -52,6 +52,29 @@ constexpr std::size_t stack_bytes = 128 << 10;
 
 std::atomic<Order> the_order = Order::forward;
 std::atomic<Interleaving> the_interleaving = Interleaving::by_barrier;
+std::atomic<std::uint64_t> the_seed = 0;
+
+// Random numbers that are the same everywhere (SplitMix64).
+class Chance {
+public:
+    explicit Chance(std::uint64_t seed) : state_(seed) {}
+
+    // One of so many.
+    std::size_t below(std::size_t count) {
+        state_ += 0x9e3779b97f4a7c15;
+        std::uint64_t x = state_;
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+        x = (x ^ x >> 27) * 0x94d049bb133111eb;
+        return (x ^ x >> 31) % count;
+    }
+    template <class T>
+    void shuffle(std::vector<T>& values) {
+        for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[below(i)]);
+    }
+
+private:
+    std::uint64_t state_;
+};
 
 // A stack, as address sanitizer has to be told of it at each switch.
 struct Stack {
@@ -103,6 +126,7 @@ struct Copy {
     void* to;
     const void* from;
     std::size_t bytes;
+    bool done;
 };
 
 // A bulk store to global memory that has read what it stores.
@@ -238,7 +262,8 @@ struct Pieces {
 struct Warp {
     int first = 0;  // of its lanes in the block
     int lanes = 0;
-    int set = 0;  // of values
+    int late = 0;  // rounds that it lets go by
+    int set = 0;   // of values
     std::uint64_t values[2][warpSize];
     Pieces pieces[2];
 };
@@ -250,6 +275,7 @@ struct Block {
     std::span<const std::unique_ptr<Lane>> lanes;
     std::vector<Warp> warps;
     bool finished = false;
+    int late = 0;  // rounds that it lets go by
 
     unsigned rank = 0;                                // in its cluster
     std::span<const std::unique_ptr<Block>> cluster;  // in the order of this run
@@ -288,6 +314,11 @@ constexpr std::uint64_t most_lanes = 64 * 256;
 // in which all lanes did no more than that are a deadlock.
 constexpr int patience = 100;
 
+// In random interleaving every so-manieth warp and block is late, by up to so many rounds.
+constexpr int late_warps = 8;
+constexpr int late_blocks = 16;
+constexpr int most_late_log2 = 6;
+
 // Runs the blocks of one OS thread. Its fibers live as long as that thread, and run one CUDA
 // thread after the other.
 class Multiprocessor {
@@ -316,6 +347,13 @@ public:
         return {values, current_->in_warp, warp.lanes};
     }
     void together(void* own, std::size_t bytes, void (*work)(void*), const Place& place);
+    void defer_copy(const Copy& copy) {
+        if (early()) {
+            std::memcpy(copy.to, copy.from, copy.bytes);
+        } else {
+            current_->copies.push_back(copy);
+        }
+    }
     void require_shared(const void* begin, std::size_t bytes, const Place& place) const;
     void release_flag(std::uint32_t* flag, std::uint32_t value) {
         current_->news |= *flag != value;
@@ -358,15 +396,22 @@ private:
     void make_resident(std::size_t slot, std::uint64_t number);
     void run_resident();
     bool run_round();
+    bool run_random_round();
+    bool is_late(int& rounds, int odds);
+    bool let_time_pass();
     bool take_turn(Block& block);
     void run_warp(Block& block, Warp& warp);
     void resume_ready(Lane& lane);
     void pass_barriers(const Block& block);
     void finish(Block& block);
-    void check_together(std::span<const std::unique_ptr<Lane>> lanes) const;
+    void check_together(std::span<const std::unique_ptr<Lane>> lanes, bool of_warp) const;
     [[noreturn]] void fail_for_deadlock() const;
     void cancel() noexcept;
 
+    // Whether what is asynchronous happens at once.
+    bool early() {
+        return interleaving_ == Interleaving::random ? chance_.below(2) == 0 : reverse_;
+    }
     // The i-th of so many in the order of this run.
     template <class Integer>
     Integer nth(Integer i, Integer count) const {
@@ -384,6 +429,8 @@ private:
     const Launch* launch_ = nullptr;
     bool reverse_ = false;
     Interleaving interleaving_ = Interleaving::by_barrier;
+    Chance chance_{0};
+    bool may_be_late_ = true;                     // in this round
     int threads_ = 0;                             // of a block
     std::vector<std::unique_ptr<Block>> blocks_;  // as many as were ever resident
     std::size_t resident_ = 0;                    // the first so many of them
@@ -583,7 +630,7 @@ void Multiprocessor::store_async(void* shared, const void* value, std::size_t by
     }
     Store store{there(shared), {}, nullptr, bytes, &arrivals(other, there(barrier))};
     std::memcpy(store.value, value, bytes);
-    if (reverse_) {
+    if (early()) {
         deliver(store);
     } else {
         other.stores.push_back(store);
@@ -616,7 +663,7 @@ void Multiprocessor::bulk_load(void* shared, const void* global, std::size_t byt
         fail("an arrival barrier outside of shared memory");
     }
     const Store store{shared, {}, global, bytes, &arrivals(block, barrier)};
-    if (reverse_) {
+    if (early()) {
         deliver(store);
     } else {
         block.stores.push_back(store);
@@ -632,14 +679,15 @@ void Multiprocessor::bulk_store(void* global, const void* shared, std::size_t by
     if (!block.has_fenced && !block.has_loaded) {
         fail("bulk_store of what no thread of the block has fenced with fence_async_proxy");
     }
-    if (reverse_) std::memcpy(global, shared, bytes);
-    current_->unread_stores.push_back({global, shared, bytes});
+    const bool done = early();
+    if (done) std::memcpy(global, shared, bytes);
+    current_->unread_stores.push_back({global, shared, bytes, done});
 }
 
 void Multiprocessor::wait_bulk_reads() {
     Lane& lane = *current_;
     for (const Copy& store : lane.unread_stores) {
-        if (reverse_) break;  // they are done
+        if (store.done) continue;
         const auto* const from = static_cast<const unsigned char*>(store.from);
         lane.stores_to_end.push_back({store.to, {from, from + store.bytes}});
     }
@@ -684,6 +732,7 @@ void Multiprocessor::run(const Launch& launch) {
     launch_ = &launch;
     reverse_ = order() == Order::reverse;
     interleaving_ = interleaving();
+    chance_ = Chance(the_seed);
     blockDim = launch.block;
     gridDim = launch.grid;
     threads_ = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
@@ -730,7 +779,11 @@ void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
     block.arena.emplace(launch_->shared_bytes);
     block.lanes = std::span(lanes_).subspan(slot * threads_, threads_);
     block.warps.resize((threads_ + warpSize - 1) / warpSize);
-    for (Warp& warp : block.warps) warp.pieces[0].brought = warp.pieces[1].brought = 0;
+    for (Warp& warp : block.warps) {
+        warp.late = 0;
+        warp.pieces[0].brought = warp.pieces[1].brought = 0;
+    }
+    block.late = 0;
     block.finished = false;
     for (int i = 0; i < threads_; ++i) {
         Lane& lane = *block.lanes[i];
@@ -753,7 +806,11 @@ void Multiprocessor::run_resident() {
     const std::span<const std::unique_ptr<Block>> blocks = std::span(blocks_).first(resident_);
     try {
         for (int idle = 0; !std::ranges::all_of(blocks, finished);) {
-            idle = run_round() ? 0 : idle + 1;
+            // Nobody is made to wait once nothing happens, so that this has an end.
+            may_be_late_ = idle == 0;
+            const bool random = interleaving_ == Interleaving::random;
+            idle = (random ? run_random_round() : run_round()) ? 0 : idle + 1;
+            if (idle > 0 && let_time_pass()) idle = 1;
             if (idle == patience) fail_for_deadlock();
         }
         write(stores_to_end_);
@@ -780,14 +837,65 @@ bool Multiprocessor::run_round() {
     return progress;
 }
 
+// A turn for most blocks, in any order.
+bool Multiprocessor::run_random_round() {
+    std::vector<Block*> blocks;
+    for (std::size_t i = 0; i < resident_; ++i) blocks.push_back(blocks_[i].get());
+    chance_.shuffle(blocks);
+    bool progress = false;
+    for (Block* const block : blocks) {
+        if (!block->finished && !is_late(block->late, late_blocks)) progress |= take_turn(*block);
+    }
+    return progress;
+}
+
+// Whether somebody, who has so many rounds to go that he is late, lets this round go by. If not he
+// may fall behind from the next one on.
+bool Multiprocessor::is_late(int& rounds, int odds) {
+    if (rounds > 0) {
+        --rounds;
+        return true;
+    }
+    if (may_be_late_ && chance_.below(odds) == 0) rounds = 1 << chance_.below(most_late_log2 + 1);
+    return false;
+}
+
+// Where nothing happens but that some are late: the next of them is not, any more. False where
+// nobody is.
+bool Multiprocessor::let_time_pass() {
+    int least = 0;
+    const auto each = [&](auto work) {
+        for (std::size_t i = 0; i < resident_; ++i) {
+            Block& block = *blocks_[i];
+            if (block.finished) continue;
+            work(block.late);
+            for (Warp& warp : block.warps) work(warp.late);
+        }
+    };
+    each([&](int late) {
+        if (late > 0 && (least == 0 || late < least)) least = late;
+    });
+    each([&](int& late) { late = std::max(late - least, 0); });
+    return least > 0;
+}
+
 // Runs the block until all its threads wait at a barrier or poll, each of them once. False where
 // that was all they did.
 bool Multiprocessor::take_turn(Block& block) {
     if (block.finished) return false;
     progress_ = false;
     const int warps = static_cast<int>(block.warps.size());
-    for (int i = 0; i < warps; ++i) run_warp(block, block.warps[nth(i, warps)]);
-    check_together(block.lanes);
+    if (interleaving_ == Interleaving::random) {
+        std::vector<Warp*> in_turn;
+        for (Warp& warp : block.warps) in_turn.push_back(&warp);
+        chance_.shuffle(in_turn);
+        for (Warp* const warp : in_turn) {
+            if (!is_late(warp->late, late_warps)) run_warp(block, *warp);
+        }
+    } else {
+        for (int i = 0; i < warps; ++i) run_warp(block, block.warps[nth(i, warps)]);
+    }
+    check_together(block.lanes, false);
     if (all_in(block.lanes, State::finished)) finish(block);
     pass_barriers(block);
     return progress_;
@@ -805,7 +913,7 @@ void Multiprocessor::run_warp(Block& block, Warp& warp) {
         }
         const auto at_barrier = std::ranges::find(lanes, State::at_warp_barrier, &Lane::state);
         if (at_barrier == lanes.end()) return;
-        check_together(lanes);
+        check_together(lanes, true);
         if (any_in(lanes, State::polling)) return;
         const auto finished = std::ranges::find(lanes, State::finished, &Lane::state);
         if ((*at_barrier)->exchanges && finished != lanes.end()) {
@@ -837,7 +945,7 @@ void Multiprocessor::pass_barriers(const Block& block) {
     };
     if (all_in(block.lanes, State::at_block_barrier)) pass(block.lanes);
     if (all_in(block.cluster_lanes, State::at_cluster_barrier)) {
-        check_together(block.cluster_lanes);
+        check_together(block.cluster_lanes, false);
         pass(block.cluster_lanes);
     }
 }
@@ -858,11 +966,13 @@ void Multiprocessor::finish(Block& block) {
     block.arena.reset();
 }
 
-// All threads that wait must wait at the same barrier.
-void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes) const {
+// All threads that wait must wait at the same barrier. Threads of other warps may wait at one of
+// their warp, for a lane that polls.
+void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes,
+                                    bool of_warp) const {
     const Lane* one = nullptr;
     for (const auto& lane : lanes) {
-        if (!lane->waits()) continue;
+        if (!lane->waits() || (!of_warp && lane->state == State::at_warp_barrier)) continue;
         if (!one) one = lane.get();
         if (same(lane->place, one->place)) continue;
         const bool elsewhere = lane->block != one->block;
@@ -908,6 +1018,7 @@ void require_full(const Multiprocessor& block, unsigned mask, const Place& place
 
 void set_order(Order order) { the_order = order; }
 Order order() { return the_order; }
+void set_schedule_seed(std::uint64_t seed) { the_seed = seed; }
 void set_interleaving(Interleaving interleaving) { the_interleaving = interleaving; }
 Interleaving interleaving() { return the_interleaving; }
 
@@ -924,11 +1035,7 @@ void defer_copy(void* shared, const void* global, std::size_t bytes) {
     };
     if (bytes != 4 && bytes != 8 && bytes != 16) block.fail("copies that are not 4, 8, 16 bytes");
     if (!aligned(shared) || !aligned(global)) block.fail("a copy that is not aligned to its size");
-    if (the_order == Order::reverse) {
-        std::memcpy(shared, global, bytes);
-    } else {
-        block.current().copies.push_back({shared, global, bytes});
-    }
+    block.defer_copy({shared, global, bytes, false});
 }
 
 void finish_copies() {
