@@ -158,10 +158,9 @@ __device__ inline std::uint32_t listed_cell(int row, int x, int width) {
 __device__ inline int cell_of(std::uint32_t listed) { return static_cast<int>(listed & 0xffffU); }
 __device__ inline int row_of_listed(std::uint32_t listed) { return static_cast<int>(listed >> 24); }
 
-// Shared memory by bytes from its beginning, which keeps addresses in 32 bits.
 template <class T>
-__device__ inline T& at(unsigned char* arena, int offset) {
-    return *reinterpret_cast<T*>(arena + offset);
+__device__ inline T& at(unsigned address) {
+    return at_shared_address<T>(address);
 }
 
 __device__ inline float power_of_two(int exponent) {  // -126..127
@@ -294,39 +293,38 @@ __device__ inline float4 scaled(float4 a, float by) {
     return make_float4(a.x * by, a.y * by, a.z * by, a.w * by);
 }
 
-// Of a listed cell, whose piece of 16 bytes lies at offset `middle` and those of its neighbours
-// above and below at `up` and `down`; `zero` is a piece of zeros.
-__device__ inline Perception perceive(unsigned char* arena, std::uint32_t listed, int up,
-                                      int middle, int down, int zero, const Band& band,
+// Of a listed cell, whose piece of 16 bytes in shared memory lies at `middle` and those of its
+// neighbours above and below at `up` and `down`; `zero` is a piece of zeros.
+__device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigned middle,
+                                      unsigned down, unsigned zero, const Band& band,
                                       const StepRule& rule, float scale) {
-    constexpr int cell = BandTraits::cell_bytes;
+    constexpr unsigned cell = BandTraits::cell_bytes;
     const bool first = (listed & first_of_row) != 0, last = (listed & last_of_row) != 0;
-    const int left = first ? band.row_bytes - cell : -cell;
-    const int right = last ? cell - band.row_bytes : cell;
-    const bool none_left = first && !rule.circular, none_right = last && !rule.circular;
-    const auto load = [&](int offset) { return at<float4>(arena, offset); };
-    const float4 up_left = load(none_left ? zero : up + left);
-    const float4 up_right = load(none_right ? zero : up + right);
-    const float4 middle_left = load(none_left ? zero : middle + left);
-    const float4 middle_right = load(none_right ? zero : middle + right);
-    const float4 down_left = load(none_left ? zero : down + left);
-    const float4 down_right = load(none_right ? zero : down + right);
-    const float4 up_middle = load(up), down_middle = load(down);
+    const unsigned row = static_cast<unsigned>(band.row_bytes);
+    const unsigned left = first ? row - cell : 0U - cell, right = last ? cell - row : cell;
+    unsigned up_left = up + left, up_right = up + right;
+    unsigned middle_left = middle + left, middle_right = middle + right;
+    unsigned down_left = down + left, down_right = down + right;
+    if (!rule.circular) {
+        if (first) up_left = middle_left = down_left = zero;
+        if (last) up_right = middle_right = down_right = zero;
+    }
+    const float4 x0 = at<float4>(up_left), x1 = at<float4>(up), x2 = at<float4>(up_right);
+    const float4 x3 = at<float4>(middle_left), x5 = at<float4>(middle_right);
+    const float4 x6 = at<float4>(down_left), x7 = at<float4>(down), x8 = at<float4>(down_right);
     const float corner = sobel_corner(rule) * scale, side = 2 * corner;
     Perception result;
-    result.filters[0] = scaled(load(middle), scale);
-    result.filters[1] =
-        scaled(sum_of(difference(up_right, up_left), difference(down_right, down_left)), corner);
-    add_scaled(result.filters[1], side, difference(middle_right, middle_left));
-    result.filters[2] =
-        scaled(sum_of(difference(down_left, up_left), difference(down_right, up_right)), corner);
-    add_scaled(result.filters[2], side, difference(down_middle, up_middle));
+    result.filters[0] = scaled(at<float4>(middle), scale);
+    result.filters[1] = scaled(sum_of(difference(x2, x0), difference(x8, x6)), corner);
+    add_scaled(result.filters[1], side, difference(x5, x3));
+    result.filters[2] = scaled(sum_of(difference(x6, x0), difference(x8, x2)), corner);
+    add_scaled(result.filters[2], side, difference(x7, x1));
     return result;
 }
 
-// As operands, at the row's beginning and part_bytes behind it.
+// As operands, at a row's address and part_bytes behind it.
 template <int parts>
-__device__ inline void store_perception(unsigned char* row, int part_bytes, int quad,
+__device__ inline void store_perception(unsigned row, int part_bytes, int quad,
                                         const Perception& p) {
 #pragma unroll
     for (int k = 0; k < filter_count; ++k) {
@@ -335,7 +333,7 @@ __device__ inline void store_perception(unsigned char* row, int part_bytes, int 
         make_parts<parts>(high, p.filters[k].z, p.filters[k].w);
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
-            *reinterpret_cast<uint2*>(row + part * part_bytes + k * 32 + quad * 8) =
+            at<uint2>(row + part * part_bytes + k * 32 + quad * 8) =
                 make_uint2(low[part], high[part]);
         }
     }

@@ -5,7 +5,6 @@
 // C++ and have a file of this name of their own (tests/support/executor/cuda), in which the same
 // functions do the same on the host.
 
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -27,6 +26,18 @@ __device__ inline Storage& shared_storage() {
 
 __device__ inline unsigned shared_address(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// An address in shared memory in 32 bits, of which the compiler does not know where it is from: it
+// is kept, and not made anew wherever it is used; and what lies there.
+__device__ inline unsigned kept_shared_address(const void* shared) {
+    unsigned address = shared_address(shared);
+    asm volatile("" : "+r"(address));
+    return address;
+}
+template <class T>
+__device__ inline T& at_shared_address(unsigned address) {
+    return *static_cast<T*>(__cvta_shared_to_generic(address));
 }
 
 // Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
@@ -158,7 +169,7 @@ __device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
         "selp.b32 %0, 1, 0, p;\n"
         "}"
         : "=r"(complete)
@@ -321,10 +332,16 @@ __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
 
 // The two numbers as floats.
 __device__ inline float2 halves(std::uint32_t bits) {
-    __half2_raw pair;
-    pair.x = static_cast<unsigned short>(bits & 0xffffU);
-    pair.y = static_cast<unsigned short>(bits >> 16);
-    return __half22float2(pair);
+    float2 result;
+    asm("{\n"
+        ".reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.f32.f16 %0, low;\n"
+        "cvt.f32.f16 %1, high;\n"
+        "}"
+        : "=f"(result.x), "=f"(result.y)
+        : "r"(bits));
+    return result;
 }
 
 // Four matrices of 8 x 8 fp16 numbers in shared memory. Lanes 8 i .. 8 i + 7 say where the rows of

@@ -24,6 +24,16 @@ Storage& shared_storage() {
     return *static_cast<Storage*>(executor::shared_arena());
 }
 
+// From the arena's beginning.
+inline unsigned kept_shared_address(const void* shared) {
+    return static_cast<unsigned>(static_cast<const unsigned char*>(shared) -
+                                 static_cast<unsigned char*>(executor::shared_arena()));
+}
+template <class T>
+T& at_shared_address(unsigned address) {
+    return *reinterpret_cast<T*>(static_cast<unsigned char*>(executor::shared_arena()) + address);
+}
+
 inline void copy_async(float* shared, const float* global) {
     executor::defer_copy(shared, global, sizeof(float4));
 }
