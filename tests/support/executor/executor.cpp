@@ -314,7 +314,7 @@ constexpr std::uint64_t most_lanes = 64 * 256;
 // in which all lanes did no more than that are a deadlock.
 constexpr int patience = 100;
 
-// In random interleaving every so-manieth warp and block is late, by up to so many rounds.
+// In random interleaving one warp and one block in so many falls behind, by up to 2^6 rounds.
 constexpr int late_warps = 8;
 constexpr int late_blocks = 16;
 constexpr int most_late_log2 = 6;
@@ -849,8 +849,8 @@ bool Multiprocessor::run_random_round() {
     return progress;
 }
 
-// Whether somebody, who has so many rounds to go that he is late, lets this round go by. If not he
-// may fall behind from the next one on.
+// Whether a warp or a block, which has so many rounds left to be late, lets this one go by. One
+// that does not may fall behind from the next round on.
 bool Multiprocessor::is_late(int& rounds, int odds) {
     if (rounds > 0) {
         --rounds;
@@ -860,8 +860,8 @@ bool Multiprocessor::is_late(int& rounds, int odds) {
     return false;
 }
 
-// Where nothing happens but that some are late: the next of them is not, any more. False where
-// nobody is.
+// In a round without progress: skips as many as it takes until the next one is late no longer.
+// False where nobody is late.
 bool Multiprocessor::let_time_pass() {
     int least = 0;
     const auto each = [&](auto work) {
