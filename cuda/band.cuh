@@ -155,7 +155,7 @@ __device__ inline std::uint32_t listed_cell(int row, int x, int width) {
     return static_cast<std::uint32_t>(row * width + x) | (x == 0 ? first_of_row : 0) |
            (x == width - 1 ? last_of_row : 0) | static_cast<std::uint32_t>(row) << 24;
 }
-__device__ inline int cell_of(std::uint32_t listed) { return static_cast<int>(listed & 0xffffU); }
+__device__ inline unsigned cell_of(std::uint32_t listed) { return listed & 0xffffU; }
 __device__ inline int row_of_listed(std::uint32_t listed) { return static_cast<int>(listed >> 24); }
 
 template <class T>

@@ -28,7 +28,7 @@
 namespace nca::cuda {
 namespace {
 
-constexpr int cell_bytes = BandTraits::cell_bytes;
+constexpr unsigned cell_bytes = BandTraits::cell_bytes;
 
 // Of shared memory what has the same size for every grid. Behind it lie
 //   lists [3], edges [2 buffers, 2 sides, width, 16] floats, grad [rows, width, 16] floats,
@@ -148,8 +148,18 @@ private:
 
 // Where one of the eight pieces of a row of grad_p lies: so that pieces of rows one below the other
 // meet no bank twice.
-__device__ inline int grad_p_place(int row, int place) {
+__device__ inline unsigned grad_p_place(unsigned row, unsigned place) {
     return row * BandTraits::grad_p_bytes + ((place ^ ((row & 1) << 2 | (row >> 1 & 3))) << 4);
+}
+
+// What a lane of load_matrices and its like reads of 16 rows: rows 0 to 7 and 8 to 15 of the left
+// half and then of the right one, or left and right of rows 0 to 7 first.
+__device__ inline unsigned halves_of_rows(int lane, unsigned pitch) {
+    return static_cast<unsigned>(lane % 16) * pitch + static_cast<unsigned>(lane / 16) * 16;
+}
+__device__ inline unsigned rows_of_halves(int lane, unsigned pitch) {
+    return static_cast<unsigned>(lane % 8 + lane / 16 * 8) * pitch +
+           static_cast<unsigned>(lane / 8 % 2) * 16;
 }
 
 // Two B of 8 columns side by side from what load_matrices gave.
@@ -174,17 +184,19 @@ public:
     __device__ Backward(const BandRollout& args_, Shared& shared_, int thread_)
         : args(args_),
           shared(shared_),
-          arena(reinterpret_cast<unsigned char*>(&shared_)),
           band(band_of_block(args_)),
           thread(thread_),
           lane(thread_ % Traits::warp_size),
           warp(thread_ / Traits::warp_size),
           quad(thread_ % Traits::quads),
+          zero(kept_shared_address(&shared_)),
+          row_bytes(static_cast<unsigned>(band.row_bytes)),
           list_bytes(
-              static_cast<int>(sizeof(List) + (args_.cut.most_rows() - 1) * sizeof(ListRow))),
-          edges(static_cast<int>(sizeof(Shared)) + 3 * list_bytes),
-          grad(edges + 4 * band.row_bytes),
-          x(grad + band.rows * band.row_bytes) {}
+              static_cast<unsigned>(sizeof(List) + (args_.cut.most_rows() - 1) * sizeof(ListRow))),
+          lists(zero + static_cast<unsigned>(sizeof(Shared))),
+          edges(lists + 3 * list_bytes),
+          grad(edges + 4 * row_bytes),
+          x(grad + static_cast<unsigned>(band.rows) * row_bytes) {}
 
     __device__ void run() {
         prepare();
@@ -193,15 +205,16 @@ public:
             const List& list = list_of(step);
             const int count = list.header.count;
             largest_before = shared.largest_grad[step % 2];
-            if (thread == Traits::threads - Traits::warp_size) expect_neighbours(step);
+            if (thread == last_warp) expect_neighbours(step);
             for (int from = 0;; from += Shared::rows) {
                 const bool last = count - from <= Shared::rows;
                 const int here = last ? count - from : Shared::rows;
                 if (from > 0) open_window(step, from, here);
-                if (thread == 0 && last && step > 0) fetch(step - 1);
                 multiply_rows(here, step % 2);
-                __syncthreads();  // 1: grad_a is there
+                __syncthreads();  // 1: grad_a is there; nobody reads x any more
                 if (thread == 0) shared.largest_grad[step % 2] = 0;
+                // The last warp has no grad_p, or least of it.
+                if (thread == last_warp && last && step > 0) fetch(step - 1);
                 compute_grad_p(from > 0 ? window_list() : list, here);
                 __syncthreads();  // 2: grad_p is there
                 gather(step, from, here, last);
@@ -217,15 +230,22 @@ public:
     }
 
 private:
-    __device__ float4& piece(int offset) const { return at<float4>(arena, offset); }
-    __device__ int list_offset(int slot) const {
-        return static_cast<int>(sizeof(Shared)) + slot * list_bytes;
+    static constexpr int last_warp = Traits::threads - Traits::warp_size;  // its first thread
+
+    __device__ static float4& piece(unsigned address) { return at<float4>(address); }
+    __device__ static const void* row_at(unsigned address) { return &at<unsigned char>(address); }
+    template <class T>
+    __device__ unsigned address_of(const T& of_shared) const {
+        return zero + static_cast<unsigned>(reinterpret_cast<const unsigned char*>(&of_shared) -
+                                            reinterpret_cast<const unsigned char*>(&shared));
     }
-    __device__ List& list_of(int step) const { return at<List>(arena, list_offset(step % 2)); }
-    __device__ List& window_list() const { return at<List>(arena, list_offset(2)); }
+    __device__ List& list_in(unsigned slot) const { return at<List>(lists + slot * list_bytes); }
+    __device__ List& list_of(int step) const { return list_in(static_cast<unsigned>(step) % 2); }
+    __device__ List& window_list() const { return list_in(2); }
     // What the neighbour above (side 0) or below sends in a step.
-    __device__ int edge_row(int side, int buffer) const {
-        return edges + (buffer * 2 + side) * band.row_bytes;
+    __device__ unsigned edge_row(int side, int step) const {
+        return edges +
+               (static_cast<unsigned>(step) % 2 * 2 + static_cast<unsigned>(side)) * row_bytes;
     }
     // Of the tape, in floats.
     __device__ std::size_t state_row(int step, int row) const {
@@ -267,7 +287,8 @@ private:
         }
         for (int i = thread; i < band.width * Traits::quads; i += Traits::threads) {
             if (!band.has_above) piece(x + i * 16) = zero4();
-            if (!band.has_below) piece(x + (band.rows + 1) * band.row_bytes + i * 16) = zero4();
+            if (!band.has_below)
+                piece(x + static_cast<unsigned>(band.rows + 1) * row_bytes + i * 16) = zero4();
         }
         if (thread == 0) {
             init_arrival_barrier(shared.states, 1);
@@ -282,25 +303,23 @@ private:
 
     // x of a step in the band and beside it, and its lists, by one thread.
     __device__ void fetch(int step) {
-        const auto row = static_cast<unsigned>(band.row_bytes);
         const auto rows = static_cast<unsigned>(band.rows);
-        const auto bytes = static_cast<unsigned>(list_bytes);
         const int height = args.grid.height;
         const std::size_t index = std::size_t(step) * args.grid.batch * band.bands + band.index;
         fence_async_proxy();
-        expect_bytes(shared.lists, bytes);
-        bulk_load(arena + list_offset(step % 2), args.lists + index * bytes, bytes, shared.lists);
-        expect_bytes(shared.states, (rows + band.has_above + band.has_below) * row);
+        expect_bytes(shared.lists, list_bytes);
+        bulk_load(&list_of(step), args.lists + index * list_bytes, list_bytes, shared.lists);
+        expect_bytes(shared.states, (rows + band.has_above + band.has_below) * row_bytes);
         if (band.has_above) {
             const int above = wrapped_row(band.first_row - 1, height);
-            bulk_load(arena + x, args.states + state_row(step, above), row, shared.states);
+            bulk_load(&piece(x), args.states + state_row(step, above), row_bytes, shared.states);
         }
-        bulk_load(arena + x + row, args.states + state_row(step, band.first_row), rows * row,
-                  shared.states);
+        bulk_load(&piece(x + row_bytes), args.states + state_row(step, band.first_row),
+                  rows * row_bytes, shared.states);
         if (band.has_below) {
             const int below = wrapped_row(band.first_row + band.rows, height);
-            bulk_load(arena + x + (rows + 1) * row, args.states + state_row(step, below), row,
-                      shared.states);
+            bulk_load(&piece(x + (rows + 1) * row_bytes), args.states + state_row(step, below),
+                      row_bytes, shared.states);
         }
     }
     // Steps are fetched from the last to the first, each in a phase of the barriers.
@@ -309,9 +328,8 @@ private:
     }
 
     __device__ void expect_neighbours(int step) {
-        expect_bytes(shared.edges[step % 2],
-                     static_cast<unsigned>((band.has_above + band.has_below) *
-                                           list_of(step).header.columns * cell_bytes));
+        const int columns = (band.has_above + band.has_below) * list_of(step).header.columns;
+        expect_bytes(shared.edges[step % 2], static_cast<unsigned>(columns) * cell_bytes);
     }
 
     // The last state's gradient, and the operands of the last step.
@@ -371,6 +389,10 @@ private:
         if (lane == 0) atomicMax(&shared.largest_grad[step % 2], __float_as_uint(largest));
     }
 
+    __device__ unsigned grad_u_row(int row) const {
+        return address_of(shared.grad_u) +
+               static_cast<unsigned>(row * BandTraits::grad_u_pitch + quad * 8);
+    }
     // The operand of a listed cell's four channels.
     __device__ void put_row(int row, float4 grad_z, float g) {
         std::uint32_t low[parts], high[parts];
@@ -378,8 +400,7 @@ private:
         make_parts<parts>(high, grad_z.z * g, grad_z.w * g);
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
-            *reinterpret_cast<uint2*>(shared.grad_u + part * Shared::grad_u_bytes +
-                                      row * BandTraits::grad_u_pitch + quad * 8) =
+            at<uint2>(grad_u_row(row) + part * Shared::grad_u_bytes) =
                 make_uint2(low[part], high[part]);
         }
         add_scaled(b2, 1, grad_z);
@@ -390,8 +411,7 @@ private:
         if (row >= (count + 15) / 16 * 16) return;
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
-            *reinterpret_cast<uint2*>(shared.grad_u + part * Shared::grad_u_bytes +
-                                      row * BandTraits::grad_u_pitch + quad * 8) = make_uint2(0, 0);
+            at<uint2>(grad_u_row(row) + part * Shared::grad_u_bytes) = make_uint2(0, 0);
         }
     }
     // Those of a list, from the gradient as it is.
@@ -399,7 +419,7 @@ private:
         const float g = power_of_two(of_step.of_grad());
 #pragma unroll 1
         for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
-            put_row(i, piece(grad + cell_of(list.cells[i]) * cell_bytes + quad * 16), g);
+            put_row(i, piece(grad + cell_of(list.cells[i]) * cell_bytes + quad_bytes()), g);
         }
         pad_rows(count);
     }
@@ -412,14 +432,15 @@ private:
 #pragma unroll 1
         for (int i = at_once - 1 - thread / Traits::quads; i < count; i += at_once) {
             const std::uint32_t listed = list.cells[i];
-            const int middle = x + band.row_bytes + cell_of(listed) * cell_bytes + quad * 16;
-            const Perception p =
-                perceive(arena, listed, middle - band.row_bytes, middle, middle + band.row_bytes,
-                         quad * 16, band, args.rule, factor);
-            store_perception<parts>(shared.p[buffer] + i * BandTraits::p_pitch, Shared::p_bytes,
-                                    quad, p);
+            const unsigned middle = x + row_bytes + cell_of(listed) * cell_bytes + quad_bytes();
+            const Perception p = perceive(listed, middle - row_bytes, middle, middle + row_bytes,
+                                          zero + quad_bytes(), band, args.rule, factor);
+            store_perception<parts>(
+                address_of(shared.p[buffer]) + static_cast<unsigned>(i * BandTraits::p_pitch),
+                Shared::p_bytes, quad, p);
         }
     }
+    __device__ unsigned quad_bytes() const { return static_cast<unsigned>(quad) * 16; }
 
     // The operands of another window of the step's listed cells.
     __device__ void open_window(int step, int from, int here) {
@@ -460,19 +481,20 @@ private:
     // Of so many times 16 rows.
     template <int tiles>
     __device__ void multiply_tiles(BandSums& step, int first, int buffer, const float (&bias)[2]) {
-        const int by_row = lane % 8 + lane / 16 * 8, by_k = lane / 8 % 2 * 16;
-        const unsigned char* const p_rows =
-            shared.p[buffer] + (first + by_row) * BandTraits::p_pitch + by_k;
-        const unsigned char* const u_rows =
-            shared.grad_u + (first + by_row) * BandTraits::grad_u_pitch + by_k;
+        const auto from = static_cast<unsigned>(first);
+        const unsigned p_rows = address_of(shared.p[buffer]) + from * BandTraits::p_pitch +
+                                rows_of_halves(lane, BandTraits::p_pitch);
+        const unsigned u_rows = address_of(shared.grad_u) + from * BandTraits::grad_u_pitch +
+                                rows_of_halves(lane, BandTraits::grad_u_pitch);
+        const unsigned a_rows = grad_a_row(first);
         Accumulator a[tiles][2], grad_h[tiles][2];
         std::uint32_t loaded[4], b[2][parts][2];
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
-                load_matrices(loaded, u_rows + part * Shared::grad_u_bytes +
-                                          tile * 16 * BandTraits::grad_u_pitch);
+                load_matrices(loaded, row_at(u_rows + part * Shared::grad_u_bytes +
+                                             tile * 16 * BandTraits::grad_u_pitch));
                 split_columns<parts>(b, loaded, part);
             }
 #pragma unroll
@@ -488,8 +510,8 @@ private:
             for (int tile = 0; tile < tiles; ++tile) {
 #pragma unroll
                 for (int part = 0; part < parts; ++part) {
-                    load_matrices(loaded, p_rows + part * Shared::p_bytes +
-                                              tile * 16 * BandTraits::p_pitch + k * 32);
+                    load_matrices(loaded, row_at(p_rows + part * Shared::p_bytes +
+                                                 tile * 16 * BandTraits::p_pitch + k * 32));
                     split_columns<parts>(b, loaded, part);
                 }
 #pragma unroll
@@ -518,7 +540,9 @@ private:
             }
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
-                store_matrices_transposed(grad_a_row(first + tile * 16, part), grad_a[part]);
+                store_matrices_transposed(&at<unsigned char>(a_rows + part * Shared::grad_a_bytes +
+                                                             tile * 16 * BandTraits::grad_a_pitch),
+                                          grad_a[part]);
             }
         }
 #pragma unroll
@@ -526,9 +550,9 @@ private:
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
                 load_matrices_transposed(
-                    loaded, shared.grad_u + part * Shared::grad_u_bytes +
-                                (first + tile * 16 + lane % 16) * BandTraits::grad_u_pitch +
-                                lane / 16 * 16);
+                    loaded, row_at(address_of(shared.grad_u) + part * Shared::grad_u_bytes +
+                                   (from + tile * 16) * BandTraits::grad_u_pitch +
+                                   halves_of_rows(lane, BandTraits::grad_u_pitch)));
                 split_columns<parts>(b, loaded, part);
             }
 #pragma unroll
@@ -538,10 +562,9 @@ private:
 
     // Where a lane begins to write grad_a of 16 rows and the warp's hidden units, which it has as
     // [hidden, rows].
-    __device__ unsigned char* grad_a_row(int first, int part) const {
-        return shared.grad_a + part * Shared::grad_a_bytes +
-               (first + lane % 8 + lane / 16 * 8) * BandTraits::grad_a_pitch + lane / 8 % 2 * 16 +
-               warp * 32;
+    __device__ unsigned grad_a_row(int first) const {
+        return address_of(shared.grad_a) + static_cast<unsigned>(first) * BandTraits::grad_a_pitch +
+               rows_of_halves(lane, BandTraits::grad_a_pitch) + static_cast<unsigned>(warp) * 32;
     }
 
     // grad_p of the listed cells: the identity's part is added to the gradient.
@@ -554,32 +577,42 @@ private:
         const bool odd = lane % 2 != 0;  // pairs of lanes exchange halves
 #pragma unroll 1
         for (int first = share * 16; first < count; first += shares * 16) {
-            // Sums of every other block of hidden units: a chain of products is half as long.
-            constexpr int chains = parts == 1 ? 2 : 1;
+            // Sums of their own for the three products of parts, or for every other block of hidden
+            // units: chains of products that do not wait for each other.
+            constexpr int chains = parts == 2 ? 3 : 2;
             Accumulator grad_p[chains][Own::columns] = {};
-            const unsigned char* const from =
-                shared.grad_a + (first + lane % 16) * BandTraits::grad_a_pitch + lane / 16 * 16;
+            const unsigned from = address_of(shared.grad_a) +
+                                  static_cast<unsigned>(first) * BandTraits::grad_a_pitch +
+                                  halves_of_rows(lane, BandTraits::grad_a_pitch);
 #pragma unroll
             for (int k = 0; k < Traits::hidden / 16; ++k) {
                 std::uint32_t grad_a[parts][4];
 #pragma unroll
                 for (int part = 0; part < parts; ++part) {
-                    load_matrices(grad_a[part], from + part * Shared::grad_a_bytes + k * 32);
+                    load_matrices(grad_a[part],
+                                  row_at(from + part * Shared::grad_a_bytes + k * 32));
                 }
 #pragma unroll
                 for (int j = 0; j < Own::columns; ++j) {
-                    multiply<parts>(grad_p[k % chains][j], grad_a, own.w1_back[k][j]);
+                    if constexpr (parts == 2) {
+                        mma_fp16(grad_p[0][j], grad_a[0], own.w1_back[k][j][0]);
+                        mma_fp16(grad_p[1][j], grad_a[1], own.w1_back[k][j][0]);
+                        mma_fp16(grad_p[2][j], grad_a[0], own.w1_back[k][j][1]);
+                    } else {
+                        mma_fp16(grad_p[k % 2][j], grad_a[0], own.w1_back[k][j][0]);
+                    }
                 }
             }
             const int row = first + lane / 4 + (odd ? 8 : 0);
-            const int cell = row < count ? cell_of(list.cells[row]) : 0;
+            const unsigned cell = row < count ? cell_of(list.cells[row]) : 0;
 #pragma unroll
             for (int j = 0; j < Own::columns; ++j) {
                 float mine[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    mine[i] = grad_p[0][j].sums[i];
-                    if constexpr (chains == 2) mine[i] += grad_p[1][j].sums[i];
+                    mine[i] = grad_p[1][j].sums[i];
+                    if constexpr (chains == 3) mine[i] += grad_p[2][j].sums[i];
+                    mine[i] += grad_p[0][j].sums[i];
                 }
                 const float first_other = __shfl_xor_sync(whole_warp, odd ? mine[0] : mine[2], 1);
                 const float second_other = __shfl_xor_sync(whole_warp, odd ? mine[1] : mine[3], 1);
@@ -587,12 +620,14 @@ private:
                                         : make_float4(mine[0], mine[1], first_other, second_other);
                 if (row >= count) continue;
                 const int column = p_column(j);
-                const int place = column * 2 + lane % 4 / 2;  // a piece of 16 bytes
+                const auto place =
+                    static_cast<unsigned>(column * 2 + lane % 4 / 2);  // 16 bytes each
                 if (Shared::p_groups == 2 ? j == 0 : column < 2) {
                     float4& to = piece(grad + cell * cell_bytes + place * 16);
                     add_scaled(to, factor, four);
                 } else {
-                    *reinterpret_cast<float4*>(shared.grad_p + grad_p_place(row, place - 4)) =
+                    piece(address_of(shared.grad_p) +
+                          grad_p_place(static_cast<unsigned>(row), place - 4)) =
                         scaled(four, sobel_corner(args.rule) * factor);
                 }
             }
@@ -614,24 +649,27 @@ private:
         return mask;
     }
 
+    // A row's bits as registers.
+    struct RowOfBits {
+        std::uint32_t words_[words + 1];
+    };
+    __device__ static RowOfBits load_row(const ListRow& row) {
+        const uint4 all = *reinterpret_cast<const uint4*>(&row);
+        RowOfBits bits;
+        bits.words_[0] = all.x, bits.words_[1] = all.y, bits.words_[2] = all.z;
+        if constexpr (words == 4) bits.words_[3] = all.w, bits.words_[4] = row.last_word;
+        return bits;
+    }
+
     // Who is listed at and beside a column of a row: bits 0, 1, 2 for left, here, right; and the
     // place in the list of the one here, if there is one.
     struct Neighbours {
         std::uint32_t listed;
-        int place;
-        std::uint32_t last_word;
+        unsigned place;
     };
-    __device__ static Neighbours neighbours_of(const ListRow& row, int column,
+    __device__ static Neighbours neighbours_of(const RowOfBits& row, int column,
                                                const ColumnMask& mask) {
-        std::uint32_t bits[words + 1];
-        if constexpr (words == 2) {
-            const uint4 all = *reinterpret_cast<const uint4*>(&row);
-            bits[0] = all.x, bits[1] = all.y, bits[2] = all.z;
-        } else {
-            const uint4 all = *reinterpret_cast<const uint4*>(&row);
-            bits[0] = all.x, bits[1] = all.y, bits[2] = all.z, bits[3] = all.w;
-            bits[4] = row.last_word;
-        }
+        const auto& bits = row.words_;
         std::uint32_t low = bits[0], high = bits[1];
 #pragma unroll
         for (int word = 1; word < words; ++word) {
@@ -639,11 +677,10 @@ private:
             high = column >= word * 32 ? bits[word + 1] : high;
         }
         Neighbours result = {__funnelshift_r(low, high, static_cast<unsigned>(column) % 32) & 7U,
-                             static_cast<int>(bits[words] >> ListRow::first_shift & 255U),
-                             bits[words]};
+                             bits[words] >> ListRow::first_shift & 255U};
 #pragma unroll
         for (int word = 0; word < words; ++word) {
-            result.place += __popc(bits[word] & mask.words_[word]);
+            result.place += static_cast<unsigned>(__popc(bits[word] & mask.words_[word]));
         }
         return result;
     }
@@ -653,24 +690,25 @@ private:
     struct Line {
         float4 across, along;
     };
-    __device__ Line line_of(const ListRow& row, int column, const ColumnMask& mask) const {
-        const Neighbours at_column = neighbours_of(row, column, mask);
-        const int here = at_column.place;
-        const int left = column == 0
-                             ? static_cast<int>(at_column.last_word >> ListRow::last_shift & 255U)
-                             : here - 1;
-        const int right = column == band.width - 1
-                              ? static_cast<int>(at_column.last_word >> ListRow::first_shift & 255U)
-                              : here + static_cast<int>(at_column.listed >> 1 & 1U);
-        constexpr int zero = 0, y_bytes = 64;  // from a piece for Sobel x to that for y, by bits
-        const auto offset = [&](int place, std::uint32_t bit) {
-            const int rows = static_cast<int>(shared.grad_p - arena);
-            return (at_column.listed & bit) != 0 ? rows + grad_p_place(place, quad) : zero;
-        };
-        const int of_left = offset(left, 1), of_here = offset(here, 2), of_right = offset(right, 4);
+    __device__ Line line_of(const RowOfBits& row, int column, const ColumnMask& mask) const {
+        const Neighbours here = neighbours_of(row, column, mask);
+        const std::uint32_t ends = row.words_[words];
+        const unsigned left = column == 0 ? ends >> ListRow::last_shift & 255U : here.place - 1;
+        const unsigned right = column == band.width - 1 ? ends >> ListRow::first_shift & 255U
+                                                        : here.place + (here.listed >> 1 & 1U);
+        const unsigned rows = address_of(shared.grad_p);
+        const auto q = static_cast<unsigned>(quad);
+        unsigned of_left = rows + grad_p_place(left, q);
+        unsigned of_here = rows + grad_p_place(here.place, q);
+        unsigned of_right = rows + grad_p_place(right, q);
+        if ((here.listed & 1U) == 0) of_left = zero;
+        if ((here.listed & 2U) == 0) of_here = zero;
+        if ((here.listed & 4U) == 0) of_right = zero;
+        constexpr unsigned y_bits = 64;  // between the pieces for Sobel x and y
         const float4 x_left = piece(of_left), x_right = piece(of_right);
-        float4 along = sum_of(piece(of_left ^ y_bytes), piece(of_right ^ y_bytes));
-        add_scaled(along, 2, piece(of_here ^ y_bytes));
+        const float4 y_left = piece(of_left ^ y_bits), y_right = piece(of_right ^ y_bits);
+        float4 along = sum_of(y_left, y_right);
+        add_scaled(along, 2, piece(of_here ^ y_bits));
         return {difference(x_left, x_right), along};
     }
 
@@ -708,17 +746,18 @@ private:
             const int column = first_column + (upwards ? i - pieces : i) / Traits::quads;
             const bool sent = upwards ? band.has_below : band.has_above;
             const float4 edge =
-                sent ? piece(edge_row(upwards ? 1 : 0, step % 2) + column * cell_bytes + quad * 16)
-                     : zero4();
-            settle(step, upwards ? band.rows - 1 : 0, column, mask_of(column), edge, g, largest);
+                sent ? piece(edge_row(upwards ? 1 : 0, step) + offset_of(column)) : zero4();
+            settle(load_settled(step, upwards ? band.rows - 1 : 0, column), step, column,
+                   mask_of(column), edge, g, largest);
         }
         if (step == 0) return;
         note_largest(step - 1, largest);
         pad_rows(min(list_of(step - 1).header.count, Shared::rows));
     }
 
-    // Half of a column of the band: from its first row downwards, or from its last row upwards. The
-    // row beyond the band comes first and is sent; the edge row waits for what the neighbour sends.
+    // Half of a column of the band: from its first row downwards, or from its last row upwards.
+    // What it sends to the row beyond the band comes first and is sent; the edge row waits for what
+    // the neighbour sends.
     __device__ void gather_column(const List& cells, int step, int column, bool upwards, int from,
                                   bool last, float g, float& largest) {
         const ColumnMask mask = mask_of(column);
@@ -726,83 +765,108 @@ private:
         const int towards = upwards ? -1 : 1;
         const int rows = upwards ? band.rows - half + 1 : half + 1;
         const float sign = upwards ? -1.0F : 1.0F;
+        const bool whole = from == 0 && last;  // one window
         int row = upwards ? band.rows - 1 : 0;
+        RowOfBits bits = load_row(cells.band_rows[row]);
         float4 before = zero4(), here = zero4();  // sums of the row before this one, and of this
-#pragma unroll 1
-        for (int i = 0; i < rows; ++i, row += towards) {
-            const Line line = line_of(cells.band_rows[row], column, mask);
-            add_scaled(before, 1, line.across);
-            add_scaled(before, -sign, line.along);
-            emit(step, row - towards, column, mask, before, i, upwards, from, last, g, largest);
+        const auto add_line = [&] {
+            const Line line = line_of(bits, column, mask);
+            row += towards;
+            bits = load_row(cells.band_rows[row]);  // the next, or one that is not used
+            float4 sum = sum_of(before, line.across);
+            add_scaled(sum, -sign, line.along);
             before = here;
             add_scaled(before, 2, line.across);
             here = line.across;
             add_scaled(here, sign, line.along);
+            return sum;  // of the row before
+        };
+        float4 sum = add_line();
+        if (!whole) sum = add_window(sum, row - 2 * towards, column, from, last);
+        if (last && (upwards ? band.has_below : band.has_above)) {
+            store_async(&at<float>(edge_row(upwards ? 0 : 1, step) + offset_of(column)), sum,
+                        shared.edges[step % 2], upwards ? band.below : band.above);
+        }
+        sum = add_line();
+        if (!whole) sum = add_window(sum, row - 2 * towards, column, from, last);
+        if (last) {
+            float4& edge = piece(grad_row(row - 2 * towards) + offset_of(column));
+            edge = sum_of(edge, sum);
+        }
+#pragma unroll 1
+        for (int i = 2; i < rows; ++i) {
+            const int settled = row - towards;
+            const Settled cell = load_settled(step, settled, column);
+            sum = add_line();
+            if (!whole) sum = add_window(sum, settled, column, from, last);
+            if (last) settle(cell, step, column, mask, sum, g, largest);
         }
     }
-
-    __device__ void emit(int step, int row, int column, const ColumnMask& mask, float4 sum, int nth,
-                         bool upwards, int from, bool last, float g, float& largest) {
-        if (from > 0 || !last) {  // several windows
-            float* const kept =
-                args.spill +
-                ((std::size_t(band.index) * (args.cut.most_rows() + 2) + row + 1) * band.width +
-                 column) *
-                    Traits::channels +
-                quad * 4;
-            if (from > 0) sum = sum_of(sum, load4(kept));
-            if (!last) {
-                store4(kept, sum);
-                return;
-            }
-        }
-        const int offset = column * cell_bytes + quad * 16;
-        if (nth == 0) {
-            if (upwards ? band.has_below : band.has_above) {
-                store_async(&at<float>(arena, edge_row(upwards ? 0 : 1, step % 2) + offset), sum,
-                            shared.edges[step % 2], upwards ? band.below : band.above);
-            }
-        } else if (nth == 1) {
-            add_scaled(piece(grad + row * band.row_bytes + offset), 1, sum);
-        } else {
-            settle(step, row, column, mask, sum, g, largest);
-        }
+    __device__ unsigned grad_row(int row) const {
+        return grad + static_cast<unsigned>(row) * row_bytes;
+    }
+    __device__ unsigned offset_of(int column) const {
+        return static_cast<unsigned>(column) * cell_bytes + quad_bytes();
     }
 
+    // A sum of several windows: what those before have left, which waits there for those to come.
+    __device__ float4 add_window(float4 sum, int row, int column, int from, bool last) const {
+        const std::size_t cell =
+            (std::size_t(band.index) * (args.cut.most_rows() + 2) + row + 1) * band.width + column;
+        float* const kept = args.spill + cell * Traits::channels + quad * 4;
+        if (from > 0) sum = sum_of(sum, load4(kept));
+        if (!last) store4(kept, sum);
+        return sum;
+    }
+
+    // What decides over the gradient of a cell before the step, asked for early.
+    struct Settled {
+        unsigned address;
+        float4 grad;
+        std::uint32_t life;  // of 32 columns
+        RowOfBits before;    // who is listed in the step before
+    };
+    __device__ Settled load_settled(int step, int row, int column) const {
+        const unsigned address = grad_row(row) + offset_of(column);
+        return {address, piece(address),
+                list_of(step).band_rows[row].life[static_cast<unsigned>(column) / 32],
+                load_row(list_in(static_cast<unsigned>(step + 1) % 2).band_rows[row])};
+    }
     // The gradient of a cell before the step, and its operand if it is listed there.
-    __device__ void settle(int step, int row, int column, const ColumnMask& mask, float4 sum,
-                           float g, float& largest) {
-        float4& to = piece(grad + row * band.row_bytes + column * cell_bytes + quad * 16);
-        const bool lives =
-            (list_of(step).band_rows[row].life[column / 32] >> column % 32 & 1U) != 0;
-        const float4 value = lives ? sum_of(to, sum) : zero4();
-        to = value;
-        if (step == 0) return;
+    __device__ void settle(const Settled& cell, int step, int column, const ColumnMask& mask,
+                           float4 sum, float g, float& largest) {
+        const bool lives = (cell.life >> static_cast<unsigned>(column) % 32 & 1U) != 0;
+        const float4 value = lives ? sum_of(cell.grad, sum) : zero4();
+        piece(cell.address) = value;
         largest = fmaxf(largest, largest_element(value));
-        const Neighbours before = neighbours_of(list_of(step - 1).band_rows[row], column, mask);
-        if ((before.listed & 2U) != 0) put_row(before.place, value, g);
+        if (step == 0) return;
+        const Neighbours before = neighbours_of(cell.before, column, mask);
+        if ((before.listed & 2U) != 0) put_row(static_cast<int>(before.place), value, g);
     }
 
     // The listed cells' part of W1's gradient.
     __device__ void add_w1(int count, int buffer) {
         if (count == 0) return;
         Accumulator step[Traits::perception / 8] = {};
+        unsigned a_rows = grad_a_row(0);
+        unsigned p_rows = address_of(shared.p[buffer]) + halves_of_rows(lane, BandTraits::p_pitch);
 #pragma unroll 1
-        for (int first = 0; first < count; first += 16) {
+        for (int first = 0; first < count; first += 16, a_rows += 16 * BandTraits::grad_a_pitch,
+                 p_rows += 16 * BandTraits::p_pitch) {
             std::uint32_t grad_a[parts][4];
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
-                load_matrices_transposed(grad_a[part], grad_a_row(first, part));
+                load_matrices_transposed(grad_a[part],
+                                         row_at(a_rows + part * Shared::grad_a_bytes));
             }
-            const unsigned char* const rows =
-                shared.p[buffer] + (first + lane % 16) * BandTraits::p_pitch + lane / 16 * 16;
 #pragma unroll
             for (int k = 0; k < BandTraits::p_blocks; ++k) {
                 std::uint32_t b[2][parts][2];
 #pragma unroll
                 for (int part = 0; part < parts; ++part) {
                     std::uint32_t loaded[4];
-                    load_matrices_transposed(loaded, rows + part * Shared::p_bytes + k * 32);
+                    load_matrices_transposed(loaded,
+                                             row_at(p_rows + part * Shared::p_bytes + k * 32));
                     split_columns<parts>(b, loaded, part);
                 }
 #pragma unroll
@@ -873,11 +937,10 @@ private:
 
     const BandRollout& args;
     Shared& shared;
-    unsigned char* const arena;
     const Band band;
     const int thread, lane, warp, quad;
-    const int list_bytes;
-    const int edges, grad, x;  // bytes from the arena's beginning
+    const unsigned zero, row_bytes, list_bytes;
+    const unsigned lists, edges, grad, x;  // addresses in shared memory
     Own own;
     float w1_inverse = 1, w2_inverse = 1;
     BandSums sums = {};

@@ -24,7 +24,7 @@ namespace nca::cuda {
 namespace {
 
 constexpr int alpha_rows = BandTraits::alpha_rows;
-constexpr int cell_bytes = BandTraits::cell_bytes;
+constexpr unsigned cell_bytes = BandTraits::cell_bytes;
 
 // What a neighbour sends of its three nearest rows: who has an alpha above the threshold, and, for
 // a life before and after the step, who of them lived before it.
@@ -163,15 +163,16 @@ public:
     __device__ Forward(const BandRollout& args_, Shared& shared_, int thread_)
         : args(args_),
           shared(shared_),
-          arena(reinterpret_cast<unsigned char*>(&shared_)),
           band(band_of_block(args_)),
           thread(thread_),
           lane(thread_ % Traits::warp_size),
           warp(thread_ / Traits::warp_size),
           quad(thread_ % Traits::quads),
-          halo(static_cast<int>(sizeof(Shared))),
-          x(halo + 4 * band.row_bytes),
-          list(x + band.rows * band.row_bytes),
+          zero(kept_shared_address(&shared_)),
+          row_bytes(static_cast<unsigned>(band.row_bytes)),
+          halo(zero + static_cast<unsigned>(sizeof(Shared))),
+          x(halo + 4 * row_bytes),
+          list(x + static_cast<unsigned>(band.rows) * row_bytes),
           edges{whole_row<Bits>(band.width), band.width, args_.rule.circular} {}
 
     __device__ void run() {
@@ -182,7 +183,8 @@ public:
             if (thread == 0 && step < args.steps) expect_neighbours(out);
             const Bits fires = next_fires;
             if (step + 1 < args.steps) next_fires = fires_of(step + 1);
-            if (step > 0) wait_arrivals(shared.arrivals[in], (step - 1) / 2 % 2);
+            if (step > 0)
+                wait_arrivals(shared.arrivals[in], static_cast<unsigned>(step - 1) / 2 % 2);
             const Bits computed = live(step, in);
             const Bits listed = mine.own && step < args.steps ? computed & fires : Bits{0};
             const int count = list_cells(listed, in);
@@ -203,10 +205,10 @@ public:
     }
 
 private:
-    __device__ float4& piece(int offset) const { return at<float4>(arena, offset); }
+    __device__ static float4& piece(unsigned address) { return at<float4>(address); }
     // Of a side (0 above, 1 below) and a buffer.
-    __device__ int halo_row(int side, int buffer) const {
-        return halo + (side * 2 + buffer) * band.row_bytes;
+    __device__ unsigned halo_row(int side, int buffer) const {
+        return halo + static_cast<unsigned>(side * 2 + buffer) * row_bytes;
     }
     __device__ Bits fires_of(int step) const {
         return row_of<Bits>(args.fire, args, step, band.sample, mine.in_sample);
@@ -229,6 +231,7 @@ private:
             for (ArrivalBarrier& barrier : shared.arrivals) init_arrival_barrier(barrier, 1);
         }
         mine = lane_row<words>(args, band, lane);
+        place_bits();
         load_first_state();
         fence_async_proxy();
         __syncthreads();  // all is there
@@ -237,6 +240,27 @@ private:
         u0_lives = shared.u0[alpha_channel] > living_threshold;
         cluster_barrier();  // all blocks can be sent to
         wait_for_predecessor();
+    }
+
+    // Where the lane's row has its bits.
+    __device__ void place_bits() {
+        bits = zero;
+        if (!mine.inside) return;
+        const unsigned row_of_bits = sizeof(Bits);
+        if (mine.row >= 0 && mine.row < band.rows) {
+            bits = address_of(shared.above) + static_cast<unsigned>(mine.row) * row_of_bits;
+            return;
+        }
+        const int row = mine.row < 0 ? mine.row + alpha_rows : mine.row - band.rows;
+        bits = address_of(shared.edges[0][mine.row < 0 ? 0 : 1].above) +
+               static_cast<unsigned>(row) * row_of_bits;
+        bits_stride = sizeof shared.edges[0];
+        lived_offset = alpha_rows * row_of_bits;
+    }
+    template <class T>
+    __device__ unsigned address_of(const T& of_shared) const {
+        return zero + static_cast<unsigned>(reinterpret_cast<const unsigned char*>(&of_shared) -
+                                            reinterpret_cast<const unsigned char*>(&shared));
     }
 
     // The state of own rows and of those beside them, and what the bits say of it.
@@ -305,17 +329,14 @@ private:
     // Who lives in x, who of the cells near the band has to be cleared, and whose neighbourhood is
     // not empty, which is returned.
     __device__ Bits live(int step, int in) {
-        Bits above = 0, living = 0;  // alpha of z above the threshold; of cells that live in x
-        if (mine.row >= 0 && mine.row < band.rows) {
-            above = shared.above[mine.row];
-            living = args.rule.pre_and_post ? above & mine.computed : above;
-        } else if (mine.inside) {
-            const int side = mine.row < 0 ? 0 : 1;
-            const int row = side == 0 ? mine.row + alpha_rows : mine.row - band.rows;
-            above = shared.edges[in][side].above[row];
-            living = args.rule.pre_and_post ? shared.edges[in][side].lived[row] : above;
+        // Alpha of z above the threshold; the same of x, whose cells have lived before the step.
+        const unsigned from = bits + (in == 0 ? 0 : bits_stride);
+        const Bits above = at<Bits>(from);
+        Bits living = above;
+        if (args.rule.pre_and_post) {
+            const Bits lived = at<Bits>(from + lived_offset);
+            living = mine.row >= 0 && mine.row < band.rows ? above & mine.computed : lived;
         }
-        above_living = living;
         Bits life = edges.around(above);
         if (args.rule.pre_and_post) life &= mine.computed;
         if (!mine.inside) life = 0;
@@ -337,22 +358,22 @@ private:
     // Writes the list and clears who died, a row a warp; returns how many are listed.
     __device__ int list_cells(Bits listed, int in) {
         const auto count = static_cast<unsigned>(count_bits(listed));
+        const unsigned lanes_before = (1U << lane) - 1;
         const bool any_born = __any_sync(whole_warp, born_empty != 0);
 #pragma unroll 1
         for (int i = warp; i < band.rows + 2; i += Traits::warps) {
             const int source = i + alpha_rows - 1, row = i - 1;
             const Bits of_row = from_lane(listed, source);
-            auto place =
-                static_cast<int>(__reduce_add_sync(whole_warp, lane < source ? count : 0U));
+            unsigned to = list + 4 * __reduce_add_sync(whole_warp, lane < source ? count : 0U);
 #pragma unroll
             for (int word = 0; word < words; ++word) {
-                const std::uint32_t bits = word_of(of_row, word);
-                const int column = word * 32 + lane;
-                if (bits >> lane & 1U) {
-                    at<std::uint32_t>(arena, list + (place + __popc(bits & ((1U << lane) - 1))) *
-                                                        4) = listed_cell(row, column, band.width);
+                const std::uint32_t of_word = word_of(of_row, word);
+                if (of_word >> lane & 1U) {
+                    const auto before = static_cast<unsigned>(__popc(of_word & lanes_before));
+                    at<std::uint32_t>(to + 4 * before) =
+                        listed_cell(row, word * 32 + lane, band.width);
                 }
-                place += __popc(bits);
+                to += 4 * static_cast<unsigned>(__popc(of_word));
             }
             const Bits dead = from_lane(died, source);
             const Bits born = any_born ? from_lane(born_empty, source) : Bits{0};
@@ -363,9 +384,9 @@ private:
 
     // Cells of a row that died become zero; those that were empty and live now are u0.
     __device__ void reset_cells(int row, int in, Bits dead, Bits born) {
-        const int to = row < 0            ? halo_row(0, in)
-                       : row == band.rows ? halo_row(1, in)
-                                          : x + row * band.row_bytes;
+        const unsigned to = row < 0            ? halo_row(0, in)
+                            : row == band.rows ? halo_row(1, in)
+                                               : x + static_cast<unsigned>(row) * row_bytes;
 #pragma unroll
         for (int word = 0; word < words; ++word) {
             const std::uint32_t born_bits = word_of(born, word);
@@ -388,7 +409,7 @@ private:
         if (to == nullptr) return;
         const std::size_t row = std::size_t(band.sample) * args.grid.height + band.first_row;
         fence_async_proxy();
-        bulk_store(to + row * band.width * Traits::channels, arena + x,
+        bulk_store(to + row * band.width * Traits::channels, &piece(x),
                    static_cast<unsigned>(band.rows * band.row_bytes));
     }
 
@@ -406,8 +427,7 @@ private:
             if (last && thread == Traits::threads - Traits::warp_size) wait_bulk_reads();
             __syncthreads();  // C: u is there; x may change
             if (args.magnitude != nullptr && thread == 0 && last) {
-                args.magnitude[(std::size_t(step) * args.grid.batch + band.sample) * band.bands +
-                               band.rank] = shared.magnitude;
+                args.magnitude[step * args.grid.batch * band.bands + band.index] = shared.magnitude;
                 shared.magnitude = magnitude_of(0);
             }
             finish_cells(first, here, out, count > Shared::rows);
@@ -425,21 +445,25 @@ private:
     }
 
     __device__ void perceive_cells(int first, int count, int in) {
+        const int last_row = band.rows - 1;
+        const unsigned quad_bytes = static_cast<unsigned>(quad) * 16;
+        const unsigned above = halo_row(0, in);
+        const unsigned below = halo_row(1, in) - static_cast<unsigned>(last_row) * row_bytes;
         std::uint32_t largest = 0;
 #pragma unroll 1
         for (int of_warp = warp * 8; of_warp < count; of_warp += Traits::warps * 8) {
             // Lanes beyond the last cell do as it does, and store nothing.
             const int wanted = of_warp + lane / Traits::quads;
             const int i = wanted < count ? wanted : count - 1;
-            const auto listed = at<std::uint32_t>(arena, list + (first + i) * 4);
-            const int cell = cell_of(listed), row = row_of_listed(listed);
-            const int column = (cell - row * band.width) * cell_bytes + quad * 16;
-            const int middle = x + cell * cell_bytes + quad * 16;
-            const int up = row == 0 ? halo_row(0, in) + column : middle - band.row_bytes;
-            const int down =
-                row == band.rows - 1 ? halo_row(1, in) + column : middle + band.row_bytes;
-            Perception p = perceive(arena, listed, up, middle, down, zero_offset() + quad * 16,
-                                    band, args.rule, 1.0F);
+            const auto listed = at<std::uint32_t>(list + (first + i) * 4);
+            // The cells of the first row are numbered as those above them are.
+            const unsigned offset = cell_of(listed) * cell_bytes + quad_bytes;
+            const unsigned middle = x + offset;
+            const unsigned up = row_of_listed(listed) == 0 ? above + offset : middle - row_bytes;
+            const unsigned down =
+                row_of_listed(listed) == last_row ? below + offset : middle + row_bytes;
+            Perception p =
+                perceive(listed, up, middle, down, zero + quad_bytes, band, args.rule, 1.0F);
             float size = fmaxf(fmaxf(largest_element(p.filters[0]), largest_element(p.filters[1])),
                                largest_element(p.filters[2]));
             size = fmaxf(size, __shfl_xor_sync(whole_warp, size, 1));
@@ -450,8 +474,9 @@ private:
 #pragma unroll
             for (float4& filter : p.filters) filter = scaled(filter, scale * w1_inverse);
             if (wanted >= count) continue;
-            store_perception<parts>(shared.p + i * BandTraits::p_pitch, Shared::part_bytes, quad,
-                                    p);
+            store_perception<parts>(
+                address_of(shared.p) + static_cast<unsigned>(i * BandTraits::p_pitch),
+                Shared::part_bytes, quad, p);
             if (quad == 0) {
                 shared.scale[i] = scale;
                 shared.unscale[i] =
@@ -509,23 +534,26 @@ private:
 #pragma unroll
             for (int j = 0; j < 2; ++j) multiply<parts>(u[k % 2][j], h, own.w2[k][j]);
         }
+        const unsigned to =
+            address_of(shared.u) +
+            static_cast<unsigned>(group * Shared::rows + first + lane / 4) * cell_bytes +
+            static_cast<unsigned>(t % 2) * 8;
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = first + lane / 4 + half * 8;
-                auto* const to = reinterpret_cast<float2*>(shared.u[group][row] +
-                                                           u_place(j * 2 + t / 2, row) + t % 2 * 2);
-                const int i = half * 2;
-                *to = make_float2(u[0][j].sums[i] + u[1][j].sums[i],
-                                  u[0][j].sums[i + 1] + u[1][j].sums[i + 1]);
-            }
+            // Rows that lie eight apart have the same places.
+            const unsigned place = to + u_place(j * 2 + t / 2, lane / 4) * 4;
+            at<float2>(place) =
+                make_float2(u[0][j].sums[0] + u[1][j].sums[0], u[0][j].sums[1] + u[1][j].sums[1]);
+            at<float2>(place + 8 * cell_bytes) =
+                make_float2(u[0][j].sums[2] + u[1][j].sums[2], u[0][j].sums[3] + u[1][j].sums[3]);
         }
     }
 
     // Where four channels of u lie in a row: so that eight rows one below the other meet no bank
     // twice.
-    __device__ static int u_place(int q, int row) { return (q ^ (row >> 1 & 1) * 2) * 4; }
+    __device__ static unsigned u_place(int q, int row) {
+        return static_cast<unsigned>((q ^ (row >> 1 & 1) * 2) * 4);
+    }
 
     // Cells of the edge rows that do not change in this step, by the warps that have no rows to
     // multiply, if there are any.
@@ -536,39 +564,40 @@ private:
         if (warp < first_warp) return;
         const Bits top = from_lane(listed, alpha_rows);
         const Bits bottom = from_lane(listed, alpha_rows + band.rows - 1);
-        const int pieces = band.width * Traits::quads;
+        const auto pieces = static_cast<unsigned>(band.width * Traits::quads);
+        const auto share = static_cast<unsigned>(thread - first_warp * Traits::warp_size);
+        const auto threads =
+            static_cast<unsigned>(Traits::threads - first_warp * Traits::warp_size);
+        const unsigned until = band.has_below ? 2 * pieces : pieces;
+        const unsigned last_row = static_cast<unsigned>(band.rows - 1) * row_bytes;
 #pragma unroll 1
-        for (int i = thread - first_warp * Traits::warp_size; i < 2 * pieces;
-             i += Traits::threads - first_warp * Traits::warp_size) {
-            const bool below = i >= pieces;
-            const int column = (below ? i - pieces : i) / Traits::quads;
-            const Bits changes = below ? bottom : top;
-            if ((changes >> column & 1) != 0 || !(below ? band.has_below : band.has_above)) {
-                continue;
-            }
-            const int offset = column * cell_bytes + quad * 16;
-            send_piece(below, out, offset,
-                       piece(x + (below ? (band.rows - 1) * band.row_bytes : 0) + offset));
+        for (unsigned i = (band.has_above ? 0 : pieces) + share; i < until; i += threads) {
+            const bool is_below = i >= pieces;
+            const unsigned of_row = is_below ? i - pieces : i;
+            if (((is_below ? bottom : top) >> (of_row / Traits::quads) & 1) != 0) continue;
+            send_piece(is_below, out, of_row * 16,
+                       piece(x + (is_below ? last_row : 0) + of_row * 16));
         }
     }
 
     // To where the neighbour keeps the row beside its own: the one below has it above.
-    __device__ void send_piece(bool below, int out, int offset, float4 value) {
-        store_async(&at<float>(arena, halo_row(below ? 0 : 1, out) + offset), value,
-                    shared.arrivals[out], below ? band.below : band.above);
+    __device__ void send_piece(bool below, int out, unsigned offset, float4 value) {
+        store_async(&at<float>(halo_row(below ? 0 : 1, out) + offset), value, shared.arrivals[out],
+                    below ? band.below : band.above);
     }
 
     __device__ void finish_cells(int first, int count, int out, bool spill) {
         const float4 b2 = load4(shared.b2 + quad * 4);
 #pragma unroll 1
         for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
-            const auto listed = at<std::uint32_t>(arena, list + (first + i) * 4);
-            const float4 before = piece(x + cell_of(listed) * cell_bytes + quad * 16);
-            const int from = u_place(quad, i);
-            float4 u = load4(shared.u[0][i] + from);
+            const auto listed = at<std::uint32_t>(list + (first + i) * 4);
+            const float4 before = piece(address_of_cell(listed));
+            const unsigned from =
+                address_of(shared.u) + static_cast<unsigned>(i) * cell_bytes + u_place(quad, i) * 4;
+            float4 u = piece(from);
 #pragma unroll
             for (int group = 1; group < Shared::groups; ++group) {
-                u = sum_of(u, load4(shared.u[group][i] + from));
+                u = sum_of(u, piece(from + sizeof shared.u[0] * group));
             }
             float4 update = b2;
             add_scaled(update, shared.unscale[i], u);
@@ -591,23 +620,30 @@ private:
     __device__ void put_spilled(int count, int out) {
 #pragma unroll 1
         for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
-            const auto listed = at<std::uint32_t>(arena, list + i * 4);
-            put_cell(listed, piece(x + cell_of(listed) * cell_bytes + quad * 16), load4(spilled(i)),
-                     out);
+            const auto listed = at<std::uint32_t>(list + i * 4);
+            put_cell(listed, piece(address_of_cell(listed)), load4(spilled(i)), out);
         }
     }
 
     __device__ void put_cell(std::uint32_t listed, float4 before, float4 z, int out) {
-        const int cell = cell_of(listed), row = row_of_listed(listed);
-        const int column = cell - row * band.width, offset = column * cell_bytes + quad * 16;
-        piece(x + cell * cell_bytes + quad * 16) = z;
-        if (row == 0 && band.has_above) send_piece(false, out, offset, z);
-        if (row == band.rows - 1 && band.has_below) send_piece(true, out, offset, z);
+        const int row = row_of_listed(listed);
+        piece(address_of_cell(listed)) = z;
+        if (row == 0 && band.has_above) {
+            send_piece(false, out, address_of_cell(listed) - x, z);
+        }
+        if (row == band.rows - 1 && band.has_below) {
+            send_piece(true, out,
+                       address_of_cell(listed) - x - static_cast<unsigned>(row) * row_bytes, z);
+        }
         const bool was = before.w > living_threshold, is = z.w > living_threshold;
         if (quad == alpha_channel / 4 && was != is) {
+            const int column = static_cast<int>(cell_of(listed)) - row * band.width;
             atomicXor(reinterpret_cast<unsigned*>(shared.above + row) + column / 32,
                       1U << column % 32);
         }
+    }
+    __device__ unsigned address_of_cell(std::uint32_t listed) const {
+        return x + cell_of(listed) * cell_bytes + static_cast<unsigned>(quad) * 16;
     }
 
     // Bits of own rows near the edges, and, where u0 is above the threshold, of all cells that
@@ -639,18 +675,18 @@ private:
         }
     }
 
-    __device__ static constexpr int zero_offset() { return 0; }
-
     const BandRollout& args;
     Shared& shared;
-    unsigned char* const arena;
     const Band band;
     const int thread, lane, warp, quad;
-    const int halo, x, list;  // bytes from the arena's beginning
+    const unsigned zero, row_bytes, halo, x, list;  // addresses in shared memory
     const RowEdges<Bits> edges;
     Own own;
     float bound_of_sum = 0, bound_of_bias = 0, w1_inverse = 1, u_factor = 1;
     LaneRow<words> mine;
+    // The address of the lane's bits in the first buffer, how much further the second is, and how
+    // far behind those of alpha the others are.
+    unsigned bits = 0, bits_stride = 0, lived_offset = 0;
     Bits above_living = 0, died = 0, born_empty = 0;
     bool u0_lives = false;
 };
