@@ -747,7 +747,8 @@ private:
             const bool sent = upwards ? band.has_below : band.has_above;
             const float4 edge =
                 sent ? piece(edge_row(upwards ? 1 : 0, step) + offset_of(column)) : zero4();
-            settle(load_settled(step, upwards ? band.rows - 1 : 0, column), step, column,
+            settle(load_settled(step, upwards ? band.rows - 1 : 0, column),
+                   load_row(row_before(step, upwards ? band.rows - 1 : 0)), step, column,
                    mask_of(column), edge, g, largest);
         }
         if (step == 0) return;
@@ -797,9 +798,10 @@ private:
         for (int i = 2; i < rows; ++i) {
             const int settled = row - towards;
             const Settled cell = load_settled(step, settled, column);
+            const RowOfBits listed_before = load_row(row_before(step, settled));
             sum = add_line();
             if (!whole) sum = add_window(sum, settled, column, from, last);
-            if (last) settle(cell, step, column, mask, sum, g, largest);
+            if (last) settle(cell, listed_before, step, column, mask, sum, g, largest);
         }
     }
     __device__ unsigned grad_row(int row) const {
@@ -824,23 +826,28 @@ private:
         unsigned address;
         float4 grad;
         std::uint32_t life;  // of 32 columns
-        RowOfBits before;    // who is listed in the step before
     };
+    __device__ const ListRow& row_before(int step, int row) const {
+        return list_in(static_cast<unsigned>(step + 1) % 2).band_rows[row];
+    }
     __device__ Settled load_settled(int step, int row, int column) const {
         const unsigned address = grad_row(row) + offset_of(column);
-        return {address, piece(address),
-                list_of(step).band_rows[row].life[static_cast<unsigned>(column) / 32],
-                load_row(list_in(static_cast<unsigned>(step + 1) % 2).band_rows[row])};
+        Settled result;
+        result.address = address;
+        result.grad = piece(address);
+        result.life = list_of(step).band_rows[row].life[static_cast<unsigned>(column) / 32];
+        return result;
     }
     // The gradient of a cell before the step, and its operand if it is listed there.
-    __device__ void settle(const Settled& cell, int step, int column, const ColumnMask& mask,
-                           float4 sum, float g, float& largest) {
+    __device__ void settle(const Settled& cell, const RowOfBits& listed_before, int step,
+                           int column, const ColumnMask& mask, float4 sum, float g,
+                           float& largest) {
         const bool lives = (cell.life >> static_cast<unsigned>(column) % 32 & 1U) != 0;
         const float4 value = lives ? sum_of(cell.grad, sum) : zero4();
         piece(cell.address) = value;
         largest = fmaxf(largest, largest_element(value));
         if (step == 0) return;
-        const Neighbours before = neighbours_of(cell.before, column, mask);
+        const Neighbours before = neighbours_of(listed_before, column, mask);
         if ((before.listed & 2U) != 0) put_row(static_cast<int>(before.place), value, g);
     }
 

@@ -337,6 +337,7 @@ private:
             const Bits lived = at<Bits>(from + lived_offset);
             living = mine.row >= 0 && mine.row < band.rows ? above & mine.computed : lived;
         }
+        above_living = living;
         Bits life = edges.around(above);
         if (args.rule.pre_and_post) life &= mine.computed;
         if (!mine.inside) life = 0;
