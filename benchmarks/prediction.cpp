@@ -93,13 +93,12 @@ double products_of(Precision precision) { return precision == Precision::precise
 Parts work_of(const Rates& rates, const RolloutCase& rollout, const Direction& direction,
               double rows, double tiles) {
     const bool exact = rollout.precision == Precision::exact;
-    const bool half = rollout.precision == Precision::half;
     const double products = products_of(rollout.precision);
     const double chunks = std::ceil(rows / 64);
     const double padded = exact ? rows : std::ceil(rows / 16) * 16;
-    const double tensor_rate = half ? rates.fp16_operations : rates.tf32_operations;
-    const double per_block = half ? 1 : 2 * products;  // mma.sync for 16 k
-    const double values = half ? 0.5 : products > 1 ? 2 : 1;
+    const double tensor_rate = rates.tf32_operations;
+    const double per_block = 2 * products;  // mma.sync for 16 k
+    const double values = products > 1 ? 2 : 1;
     Parts cycles = {};
     const auto of = [&](Limit limit) -> double& { return cycles[static_cast<int>(limit)]; };
     if (exact) {

@@ -19,7 +19,6 @@ struct TensorBackwardStorage {
     // Of the state after the step at first, then grad_z of the step.
     alignas(16) float grads[most_tiles][Traits::tile_cells * Traits::channels];
     alignas(16) float lone_grad_u[Traits::channels];  // the row that has no cell of its own
-    float largest[Traits::warps];                     // magnitude in grad_u
     BackwardRows rows;
 };
 
@@ -171,27 +170,13 @@ __device__ inline void send_rows_back(TensorSums& sums, TensorBackwardStorage<mo
         }
         perceive_cell(shared.rows.p + row_of_thread * TensorShape::p_pitch, state, rule, quad);
         store4(shared.rows.grad_u + row_of_thread * TensorShape::u_pitch + quad * 4, grad_u);
-        if constexpr (Arithmetic::scales_gradients) {
-            float largest = fmaxf(fmaxf(fabsf(grad_u.x), fabsf(grad_u.y)),
-                                  fmaxf(fabsf(grad_u.z), fabsf(grad_u.w)));
-            for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
-                largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, distance));
-            }
-            if (lane == 0) shared.largest[warp] = largest;
-        }
         __syncthreads();  // p and grad_u are there
-        GradientScale scale;
-        if constexpr (Arithmetic::scales_gradients) {
-            float largest = 0;
-            for (int i = 0; i < Traits::warps; ++i) largest = fmaxf(largest, shared.largest[i]);
-            scale = gradient_scale<Arithmetic>(largest);
-        }
         const int count =
             counts.all() - first < TensorShape::rows ? counts.all() - first : TensorShape::rows;
-        tensor_weight_gradients<Arithmetic>(sums, shared.rows, own, count, scale, warp, lane);
+        tensor_weight_gradients<Arithmetic>(sums, shared.rows, own, count, warp, lane);
         __syncthreads();  // grad_a is whole
         tensor_grad_p<Arithmetic>(
-            shared.rows, count, scale, warp, lane, [&](int of_chunk, int column, float2 grad_p) {
+            shared.rows, count, warp, lane, [&](int of_chunk, int column, float2 grad_p) {
                 if (first + of_chunk >= counts.cells) return;  // the lone cells' row, or none
                 const RowPlace place = row_place(shared.totals, first + of_chunk);
                 store(place.tile, shared.tiles[place.tile].cells[place.row], column, grad_p);

@@ -49,7 +49,7 @@ FUNCTIONS = {
                     "sum_of_counts set_lives_on load_lives_on keep_life row_place",
     "perception": "perceive_cell perceive_rows perceive_group gather_rows grad_u_of",
     "MLP": "tensor_forward finished_u update_rows mlp_forward_rows send_rows_back sum_lone_cells "
-           "tensor_weight_gradients tensor_grad_p gradient_scale write_tensor_sums step_rows "
+           "tensor_weight_gradients tensor_grad_p write_tensor_sums step_rows "
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
            "compute_u0",
     "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",

@@ -556,8 +556,8 @@ TEST_CASE("an engine says in what precision and form it runs") {
     REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
             "one kernel a step: the precision is exact");
     const test::TensorDevice tensor_device;
-    device.precision = Precision::half;
-    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", half"));
+    device.precision = Precision::fast;
+    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", fast"));
 }
 
 TEST_CASE("what is missing is said, with what to do") {

@@ -41,7 +41,6 @@ Tolerances tolerances_of(Precision precision) {
         case Precision::precise:
             return {2e-5, 1e-4, 1e-4};
         case Precision::fast:
-        case Precision::half:
             break;
     }
     return {3e-3, 1e-2, 0.1};
@@ -239,6 +238,3 @@ NCA_TEST_VARIANT(precise, cluster)
 NCA_TEST_VARIANT(fast, steps)
 NCA_TEST_VARIANT(fast, persistent)
 NCA_TEST_VARIANT(fast, cluster)
-NCA_TEST_VARIANT(half, steps)
-NCA_TEST_VARIANT(half, persistent)
-NCA_TEST_VARIANT(half, cluster)

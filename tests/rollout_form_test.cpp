@@ -45,8 +45,8 @@ TEST_CASE("the form follows from device, grid and precision") {
     REQUIRE(plan(hopper, notebook, Precision::precise).blocks == 120);
     REQUIRE(plan(hopper, growing, Precision::fast).form == RolloutForm::persistent);
     REQUIRE(plan(hopper, growing, Precision::fast).blocks == 132);
-    REQUIRE(plan(ampere, growing, Precision::half).blocks == 108);
-    REQUIRE_THAT(plan(ampere, growing, Precision::half).text,
+    REQUIRE(plan(ampere, growing, Precision::fast).blocks == 108);
+    REQUIRE_THAT(plan(ampere, growing, Precision::fast).text,
                  ContainsSubstring("persistent rollout, 108 blocks of up to 4 tiles"));
 
     REQUIRE(plan(hopper, large, Precision::fast).form == RolloutForm::steps);
@@ -111,7 +111,7 @@ TEST_CASE("a form that cannot be had is refused by name") {
 }
 
 TEST_CASE("a device without tensor cores refuses their precisions and says what to do") {
-    for (const Precision precision : {Precision::precise, Precision::fast, Precision::half}) {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("compute capability 8.0") && ContainsSubstring("has 7.5") &&
                          ContainsSubstring("--precision exact"));
@@ -153,7 +153,7 @@ TEST_CASE("code for 8.0 trains on a device of 9.0, without dependent launches an
 TEST_CASE("code for 7.5 has no tensor cores, whatever the device") {
     const test::TensorDevice device;
     const OldBuild build(75);
-    for (const Precision precision : {Precision::precise, Precision::fast, Precision::half}) {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("this build's newest for kernel executor is for 7.5") &&
                          ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90") &&

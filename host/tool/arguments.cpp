@@ -182,10 +182,11 @@ struct DeviceOptions {
 
     CLI::Option* add_precision(CLI::App& command) {
         return command
-            .add_option("--precision", precision,
-                        fmt::format("of the matrix products on CUDA: exact, precise, fast or half "
-                                    "({}); the CPU computes in float32 always",
-                                    precision))
+            .add_option(
+                "--precision", precision,
+                fmt::format("of the matrix products on CUDA: exact, precise or fast ({}); the "
+                            "CPU computes in float32 always",
+                            precision))
             ->type_name("NAME");
     }
     void add_to(CLI::App& command) {

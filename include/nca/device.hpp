@@ -15,13 +15,12 @@ enum class Precision {
     precise,  // tensor cores, each float32 operand as the sum of two TF32 numbers: float32's
               // accuracy, nearly
     fast,     // tensor cores, operands rounded to TF32 (11 significant bits)
-    half,     // tensor cores, operands rounded to fp16, gradients scaled by powers of two
 };
 
 // What needs no thought: the others are faster and have to be asked for.
 inline constexpr Precision default_precision = Precision::exact;
 
-// "exact", "precise", "fast" or "half".
+// "exact", "precise" or "fast".
 NCA_API std::string_view name(Precision precision);
 // The other way round. Throws InvalidArgument for any other name, listing these.
 NCA_API Precision parse_precision(std::string_view text);
