@@ -77,10 +77,8 @@ struct Options {
     }
 };
 
-constexpr std::array<std::pair<const char*, RolloutForm>, 3> forms = {
-    {{"steps", RolloutForm::steps},
-     {"persistent", RolloutForm::persistent},
-     {"cluster", RolloutForm::cluster}}};
+constexpr std::array<std::pair<const char*, RolloutForm>, 2> forms = {
+    {{"steps", RolloutForm::steps}, {"bands", RolloutForm::bands}}};
 
 std::string name_of(RolloutForm wanted) {
     for (const auto& [text, form] : forms) {
@@ -141,9 +139,7 @@ std::string obstacle(const Device& device, int batch, int height, int width) {
     try {
         const auto engine = make_engine(device);
         const std::string form = engine->rollout_form(batch, height, width);
-        const bool other =
-            device.rollout == RolloutForm::persistent || device.rollout == RolloutForm::cluster;
-        return other && !form.starts_with(name_of(device.rollout))
+        return device.rollout == RolloutForm::bands && !form.starts_with("bands")
                    ? fmt::format("the engine has another form: {}", form)
                    : "";
     } catch (const CudaError& error) {
@@ -601,8 +597,8 @@ void bench_unfused_inference(const Inference& work, const Options& options,
     }
 }
 
-// Without --size a large grid, whose tiles are too many for a rollout in one kernel; with it the
-// rollouts of a preset's batch on that grid, or steps of one grid where there is no preset.
+// Without --size a large grid, which no cluster of blocks holds; with it the rollouts of a preset's
+// batch on that grid, or steps of one grid where there is no preset.
 Inference inference_of(const Options& options, bool gpu) {
     if (!options.size) {
         const int side = gpu ? 4096 : 512;
@@ -791,8 +787,8 @@ int main(int argc, char** argv) {
                    "of the CUDA engine: exact, precise or fast; all")
         ->check(precision_problem);
     app.add_option("--rollout", options.rollout,
-                   "form of the CUDA engine's rollouts: steps, persistent or cluster; all")
-        ->check(CLI::IsMember({"all", "steps", "persistent", "cluster"}));
+                   "form of the CUDA engine's rollouts: steps or bands; all")
+        ->check(CLI::IsMember({"all", "steps", "bands"}));
     app.add_option("--threads", options.threads, "of the CPU engine; 0: one for each processor")
         ->check(CLI::Range(0, 1024));
     app.add_option("--train", options.train, "training iterations before the timed ones")

@@ -168,9 +168,7 @@ Parts step_of(const Rates& rates, const RolloutCase& rollout, const Direction& d
 }
 
 double exchange_of(const Rates& rates, RolloutForm form, double launch) {
-    return form == RolloutForm::steps        ? launch
-           : form == RolloutForm::persistent ? rates.flag_seconds
-                                             : rates.cluster_seconds;
+    return form == RolloutForm::steps ? launch : rates.cluster_seconds;
 }
 
 Parts forward_parts(const Rates& rates, const RolloutCase& rollout, double launch) {

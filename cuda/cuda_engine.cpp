@@ -5,10 +5,8 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -22,9 +20,6 @@
 
 namespace nca::cuda {
 namespace {
-
-// Fewer steps without a tape are not worth the launch that all blocks have to be free for.
-constexpr int fewest_steps_at_once = 8;
 
 // Memory of finished tapes, for the next one.
 struct TapeCache {
@@ -177,16 +172,8 @@ public:
             const StepRule step = step_rule(rule);
             launch_pack_model(model_.data(), weights, options.key, nullptr,
                               device_.kernels.precision, stream);
-            // However few the steps, so that a later call finds its memory.
-            const GridRollout& rollout = rollout_of(grid, stream);
-            if (rollout.plan.is_single_launch() && options.steps >= fewest_steps_at_once) {
-                queue_forward_at_once(state.data, model_.data(), grid, state.data, nullptr, step,
-                                      options.steps, forward_, rollout.exchange,
-                                      device_.kernels.precision, rollout.plan, stream);
-            } else {
-                queue_advance(state.data, model_.data(), grid, step, options.steps, forward_,
-                              device_.kernels, stream);
-            }
+            queue_advance(state.data, model_.data(), grid, step, options.steps, forward_,
+                          device_.kernels, stream);
         });
     }
 
@@ -211,16 +198,8 @@ public:
                 const TapeMemory& memory = *tape->memory;
                 launch_pack_model(memory.model.data(), weights, options.key, nullptr,
                                   device_.kernels.precision, stream);
-                const GridRollout& rollout = rollout_of(grid, stream);
-                if (rollout.plan.is_single_launch()) {
-                    queue_forward_at_once(memory.state(options.steps), memory.model.data(), grid,
-                                          state.data, &memory, tape->rule, options.steps, forward_,
-                                          rollout.exchange, device_.kernels.precision, rollout.plan,
-                                          stream);
-                } else {
-                    queue_forward(memory, state.data, tape->rule, options.steps, forward_,
-                                  device_.kernels, stream);
-                }
+                queue_forward(memory, state.data, tape->rule, options.steps, forward_,
+                              device_.kernels, stream);
             }
         });
         return Tape(std::move(tape));
@@ -239,7 +218,7 @@ public:
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
             if (from->last_step > 0) {
-                reserve(backward_, from->memory->grid, backward_blocks(from->memory->grid));
+                reserve(backward_, from->memory->grid);
                 queue_backward(grad_state.data, grad_weights, grad_state.data, *from->memory,
                                from->rule, from->last_step, accumulate == Accumulate::yes,
                                backward_, device_.kernels, stream);
@@ -336,20 +315,6 @@ private:
         return std::make_unique<TapeMemory>(grid, steps);
     }
 
-    // How rollouts of a grid run, found out once.
-    struct GridRollout {
-        RolloutPlan plan;
-        ExchangeScratch exchange;  // empty where each step is a launch
-    };
-    const GridRollout& rollout_of(const Grid& grid, Stream stream) {
-        const std::array<int, 3> key = {grid.batch, grid.height, grid.width};
-        const auto found = rollouts_.find(key);
-        if (found != rollouts_.end()) return found->second;
-        GridRollout rollout = {plan(grid), {}};
-        if (rollout.plan.is_single_launch()) rollout.exchange = {grid, stream};
-        return rollouts_.emplace(key, std::move(rollout)).first->second;
-    }
-
     RolloutPlan plan(const Grid& grid) const {
         return plan_rollout(device_.limits, device_.asked_for, grid);
     }
@@ -359,8 +324,6 @@ private:
     DeviceArray<PackedModel> model_;
     ForwardScratch forward_;
     BackwardScratch backward_;
-    // Of each grid that has been run. They stay as they are, for graphs that have captured them.
-    std::map<std::array<int, 3>, GridRollout> rollouts_;
     LossScratch loss_partial_;
     DeviceArray<double> squares_;
     bool was_captured_ = false;                // by a graph of the caller's, any call
@@ -392,9 +355,6 @@ CudaDevice open_device(const Device& asked_for) {
     const DeviceGuard guard(index);
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, index), "asking what the device is");
-    int cooperative = 0;
-    check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, index),
-          "asking what the device can do");
     CudaDevice device = {.asked_for = asked_for,
                          .limits = {.name = properties.name,
                                     .compute_capability = properties.major * 10 + properties.minor,
@@ -404,24 +364,10 @@ CudaDevice open_device(const Device& asked_for) {
     device.kernels.waits_for_predecessor = device.limits.code >= 90;
     const Precision precision = asked_for.precision;
     check_precision(device.limits, precision);
-    const int multiprocessors = properties.multiProcessorCount;
-    if (precision == Precision::exact) {
-        device.kernels.forward_blocks = multiprocessors * resident_step_forward_blocks();
-        return device;
-    }
     device.kernels.forward_blocks =
-        multiprocessors * resident_step_forward_tensor_blocks(precision);
-    if (cooperative != 0 &&
-        properties.sharedMemPerBlockOptin >= persistent_rollout_shared_bytes()) {
-        device.limits.persistent_blocks = multiprocessors * resident_persistent_blocks(precision);
-    }
-    if (asked_for.rollout == RolloutForm::cluster && device.limits.code >= 90 &&
-        properties.sharedMemPerBlockOptin >= cluster_rollout_shared_bytes()) {
-        for (int size = 1; size <= largest_cluster; ++size) {
-            device.limits.active_clusters[static_cast<std::size_t>(size)] =
-                active_rollout_clusters(precision, size);
-        }
-    }
+        properties.multiProcessorCount * (precision == Precision::exact
+                                              ? resident_step_forward_blocks()
+                                              : resident_step_forward_tensor_blocks(precision));
     return device;
 }
 

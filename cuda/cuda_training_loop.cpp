@@ -12,7 +12,6 @@
 
 #include "cuda/check.hpp"
 #include "cuda/rollout.hpp"
-#include "cuda/tiles.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -58,7 +57,6 @@ public:
         : device_(device),
           config_(config),
           grid_{config.batch, config.grid(), config.grid()},
-          plan_(plan_rollout(device.limits, device.asked_for, grid_)),
           rule_(step_rule(config.rule)),
           count_(parameter_count(config.output_bias)),
           control_(1, "the training's control"),
@@ -76,7 +74,7 @@ public:
           grad_state_(grid_.floats(), "the gradient of the loss"),
           tape_(grid_, config.most_steps - 1) {
         forward_.reserve(grid_);
-        backward_.reserve(grid_, std::max(backward_blocks(grid_), plan_.blocks));
+        backward_.reserve(grid_);
         // Whole: outcomes come back with the padding between their values.
         check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
               "clearing the training's control");
@@ -86,7 +84,6 @@ public:
         launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
         if (config.pool > 0) make_pool();
-        if (is_single_launch()) prepare_update();
     }
 
     // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
@@ -137,7 +134,6 @@ public:
         upload_parameters(parameters_.data(), current);
         upload_parameters(anchor_.data(), anchor);
         upload(good_.data(), current.weights.all());
-        pack_current();
     }
 
     void return_to_anchor() override {
@@ -149,7 +145,6 @@ public:
         };
         copy(parameters_.data(), 3 * count_);
         copy(good_.data(), count_);
-        pack_current();
         stream_.wait();
     }
 
@@ -284,43 +279,16 @@ private:
         upload(all + 2 * count_, parameters.second_moments);
     }
 
-    bool is_single_launch() const { return plan_.is_single_launch(); }
-
-    void prepare_update() {
-        exchange_ = {grid_, stream_};
-        tile_losses_ = {static_cast<std::size_t>(tile_count(grid_)), "sums of the loss"};
-        slice_squares_ = {update_slices, "norms"};
-        const std::vector<BlockArrival> none(update_slices + 1);
-        arrivals_ = {none.size(), "the update's blocks"};
-        upload(arrivals_.data(), none);
-        // All of them are there at once, beside those of engines that share the device.
-        const int fit = device_.limits.multiprocessors * resident_update_blocks();
-        update_blocks_ = std::clamp(fit / std::max(device_.asked_for.sharers, 1), 1, update_slices);
-    }
-
-    // An iteration packs the weights that it leaves; those of its first were not left by one.
-    void pack_current() {
-        if (!is_single_launch()) return;
-        const DeviceGuard guard(device_.index());
-        launch_pack_model(tape_.model.data(),
-                          view_parameters<const float>(parameters_.data(), config_.output_bias), {},
-                          nullptr, device_.kernels.precision, stream_);
-    }
-
     // One iteration of so many steps; everything else that changes is in the control block.
     void queue_iteration(int steps) {
         const bool pool = config_.pool > 0;
         if (pool) launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
-        if (is_single_launch()) {
-            queue_iteration_at_once(steps);
-        } else {
-            queue_iteration_by_steps(steps);
-        }
+        queue_iteration_by_steps(steps);
         if (pool) {
             launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
                                losses_.data() + config_.batch, grid_, control_.data(), stream_);
         }
-        if (pool || !is_single_launch()) launch_close_iteration(control_.data(), stream_);
+        launch_close_iteration(control_.data(), stream_);
     }
 
     void queue_iteration_by_steps(int steps) {
@@ -335,28 +303,6 @@ private:
         queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
                        tape_, rule_, steps, false, backward_, device_.kernels, stream_);
         launch_adam(adam_args(), stream_);
-    }
-
-    // Two launches.
-    void queue_iteration_at_once(int steps) {
-        queue_training_at_once({.first_state = start_.data(),
-                                .target = target_.data(),
-                                .loss_partial = tile_losses_.data(),
-                                .control = control_.data()},
-                               tape_, rule_, steps, forward_, backward_, exchange_,
-                               device_.kernels.precision, plan_, stream_);
-        launch_update_weights({.adam = adam_args(),
-                               .partial = backward_.partial.data(),
-                               .partials = plan_.blocks,
-                               .loss_partial = tile_losses_.data(),
-                               .loss = losses_.data(),
-                               .living = losses_.data() + config_.batch,
-                               .squares = slice_squares_.data(),
-                               .arrivals = arrivals_.data(),
-                               .packed = &tape_.model.data()->tensor,
-                               .grid = grid_,
-                               .close = config_.pool == 0},
-                              update_blocks_, stream_);
     }
 
     AdamArgs adam_args() const {
@@ -406,7 +352,6 @@ private:
     CudaDevice device_;
     TrainingConfig config_;
     Grid grid_;
-    RolloutPlan plan_;
     StepRule rule_;
     std::size_t count_;  // of parameters
     TrainingStream stream_;
@@ -429,12 +374,6 @@ private:
     TapeMemory tape_;
     ForwardScratch forward_;
     BackwardScratch backward_;
-    // Where an iteration is two launches.
-    ExchangeScratch exchange_;
-    DeviceArray<LossPartial> tile_losses_;
-    DeviceArray<double> slice_squares_;
-    DeviceArray<BlockArrival> arrivals_;
-    int update_blocks_ = 0;
     std::map<int, Graph> graphs_;
     int last_steps_ = 0;  // of the iteration that ran last
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/load_kernels.hpp"
 
+#include "cuda/kernels.hpp"
 #include "cuda/loaded_kernel.hpp"
-#include "cuda/rollout_kernels.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -20,29 +20,15 @@ void load_step_kernels(Precision precision) {
     launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
 }
 
-void load_single_launch_kernels(const CudaDevice& device) {
-    const Precision precision = device.kernels.precision;
-    const auto& clusters = device.limits.active_clusters;
-    if (device.limits.persistent_blocks > 0) {
-        launch_persistent_rollout({}, precision, 1, nullptr);
-    }
-    for (int size = largest_cluster; size > 0; --size) {
-        if (clusters[static_cast<std::size_t>(size)] == 0) continue;
-        launch_cluster_rollout({}, precision, size, nullptr);
-        break;
-    }
-    launch_update_weights({}, 1, nullptr);
-}
-
 }  // namespace
 
 void load_kernels(const CudaDevice& device) {
     const LoadingOnly loading;
     launch_pack_model(nullptr, {}, {}, nullptr, device.kernels.precision, nullptr);
     load_step_kernels(device.kernels.precision);
-    if (device.kernels.precision != Precision::exact) load_single_launch_kernels(device);
     launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
     launch_adam({}, nullptr);
+    launch_update_weights({}, 1, nullptr);
     launch_start_states(nullptr, {}, {}, nullptr);
     launch_take_samples(nullptr, {}, {}, nullptr, nullptr);
     launch_put_samples({}, nullptr, nullptr, nullptr, {}, nullptr, nullptr);

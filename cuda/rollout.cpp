@@ -3,12 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <numeric>
-#include <vector>
-
 #include "cuda/check.hpp"
-#include "cuda/tiles.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -68,69 +63,7 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
                       stream);
 }
 
-// All tiles, from the grid's middle outwards, those of all samples in turn.
-std::vector<int> tiles_from_the_middle(const Grid& grid) {
-    const int down = tiles_down(grid), across = tiles_across(grid), each = down * across;
-    const auto distance = [&](int tile) {
-        const double y = (tile / across + 0.5) * Traits::tile_height - grid.height / 2.0;
-        const double x = (tile % across + 0.5) * Traits::tile_width - grid.width / 2.0;
-        return y * y + x * x;
-    };
-    std::vector<int> within(static_cast<std::size_t>(each));
-    std::iota(within.begin(), within.end(), 0);
-    std::stable_sort(within.begin(), within.end(),
-                     [&](int a, int b) { return distance(a) < distance(b); });
-    std::vector<int> order;
-    for (const int tile : within) {
-        for (int sample = 0; sample < grid.batch; ++sample) order.push_back(sample * each + tile);
-    }
-    return order;
-}
-
-// What forward and training have in common.
-RolloutArgs common_args(float* last_state, const PackedModel* model, const Grid& grid,
-                        const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                        int steps, const ForwardScratch& scratch, const ExchangeScratch& exchange) {
-    RolloutArgs args = {};
-    for (int i = 0; i < 2; ++i) {
-        args.z[i] = scratch.z[i].data();
-        args.living_before[i] = scratch.living_before[i].data();
-    }
-    args.progress = exchange.progress.data();
-    args.order = exchange.order.data();
-    args.first_state = first_state;
-    args.last_state = last_state;
-    args.states = tape != nullptr ? tape->states.data() : nullptr;
-    args.life = tape != nullptr ? tape->life.data() : nullptr;
-    args.model = model;
-    args.grid = grid;
-    args.rule = rule;
-    args.steps = steps;
-    return args;
-}
-
-void launch_at_once(const RolloutArgs& args, Precision precision, const RolloutPlan& plan,
-                    cudaStream_t stream) {
-    if (plan.form == RolloutForm::cluster) {
-        launch_cluster_rollout(args, precision, plan.cluster, stream);
-    } else {
-        launch_persistent_rollout(args, precision, plan.blocks, stream);
-    }
-}
-
 }  // namespace
-
-ExchangeScratch::ExchangeScratch(const Grid& grid, cudaStream_t stream)
-    : progress(static_cast<std::size_t>(tile_count(grid)), "the progress of tiles"),
-      order(progress.size(), "the order of tiles") {
-    const std::vector<int> tiles = tiles_from_the_middle(grid);
-    check(cudaMemcpyAsync(order.data(), tiles.data(), tiles.size() * sizeof(int),
-                          cudaMemcpyHostToDevice, stream),
-          "sending the order of tiles");
-    check(cudaMemsetAsync(progress.data(), 0, tiles.size() * sizeof(TileProgress), stream),
-          "clearing the progress of tiles");
-    check(cudaStreamSynchronize(stream), "sending the order of tiles");
-}
 
 bool ForwardScratch::fits(const Grid& grid) const {
     return z[1].fits(grid.floats()) && living_before[1].fits(grid.cells());
@@ -144,20 +77,22 @@ void ForwardScratch::reserve(const Grid& grid) {
     }
 }
 
-bool BackwardScratch::fits(const Grid& grid, int blocks) const {
+bool BackwardScratch::fits(const Grid& grid) const {
     return grad_z[1].fits(grid.floats()) && grad_p[1].fits(grid.cells() * Traits::perception) &&
-           row[1].fits(grid.cells()) && has_partial.fits(static_cast<std::size_t>(blocks));
+           row[1].fits(grid.cells()) &&
+           has_partial.fits(static_cast<std::size_t>(backward_blocks(grid)));
 }
 
-void BackwardScratch::reserve(const Grid& grid, int blocks) {
+void BackwardScratch::reserve(const Grid& grid) {
+    const auto blocks = static_cast<std::size_t>(backward_blocks(grid));
     const std::string what = "the gradients of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
         grad_z[i].reserve(grid.floats(), what);
         grad_p[i].reserve(grid.cells() * Traits::perception, what);
         row[i].reserve(grid.cells(), what);
     }
-    partial.reserve(static_cast<std::size_t>(blocks), "sums of weight gradients");
-    has_partial.reserve(static_cast<std::size_t>(blocks), "sums of weight gradients");
+    partial.reserve(blocks, "sums of weight gradients");
+    has_partial.reserve(blocks, "sums of weight gradients");
 }
 
 TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps)
@@ -216,35 +151,6 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
         launch_gather_gradient(grad_first, scratch.grad_z[0].data(), scratch.grad_p[0].data(),
                                scratch.row[0].data(), grid, rule, stream);
     }
-}
-
-void queue_forward_at_once(float* last_state, const PackedModel* model, const Grid& grid,
-                           const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                           int steps, const ForwardScratch& scratch,
-                           const ExchangeScratch& exchange, Precision precision,
-                           const RolloutPlan& plan, cudaStream_t stream) {
-    launch_at_once(
-        common_args(last_state, model, grid, first_state, tape, rule, steps, scratch, exchange),
-        precision, plan, stream);
-}
-
-void queue_training_at_once(const SingleLaunchTraining& training, const TapeMemory& tape,
-                            const StepRule& rule, int steps, const ForwardScratch& forward,
-                            const BackwardScratch& backward, const ExchangeScratch& exchange,
-                            Precision precision, const RolloutPlan& plan, cudaStream_t stream) {
-    const Grid& grid = tape.grid;
-    RolloutArgs args = common_args(tape.state(steps), tape.model.data(), grid, training.first_state,
-                                   &tape, rule, steps, forward, exchange);
-    for (int i = 0; i < 2; ++i) {
-        args.grad_p[i] = backward.grad_p[i].data();
-        args.row[i] = backward.row[i].data();
-    }
-    args.control = training.control;
-    args.partial = backward.partial.data();
-    args.loss_partial = training.loss_partial;
-    args.target = training.target;
-    args.loss_scale = loss_scale(grid);
-    launch_at_once(args, precision, plan, stream);
 }
 
 }  // namespace nca::cuda

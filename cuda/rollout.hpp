@@ -6,7 +6,6 @@
 
 #include "cuda/device_memory.hpp"
 #include "cuda/kernels.hpp"
-#include "cuda/rollout_form.hpp"
 
 namespace nca::cuda {
 
@@ -35,19 +34,8 @@ struct BackwardScratch {
     DeviceArray<PartialGradients> partial;
     DeviceArray<std::uint32_t> has_partial;
 
-    // blocks: how many keep sums of weight gradients.
-    bool fits(const Grid& grid, int blocks) const;
-    void reserve(const Grid& grid, int blocks);
-};
-
-// What rollouts of a grid in one launch need besides the scratch of single steps.
-struct ExchangeScratch {
-    DeviceArray<TileProgress> progress;  // [tiles]
-    DeviceArray<int> order;              // [tiles] from the grid's middle outwards
-
-    ExchangeScratch() = default;
-    // Waits for the stream.
-    ExchangeScratch(const Grid& grid, cudaStream_t stream);
+    bool fits(const Grid& grid) const;
+    void reserve(const Grid& grid);
 };
 
 // States and life masks of a number of steps, and the model they were made with.
@@ -80,28 +68,5 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                     const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
                     const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream);
-
-// The same rollouts in one launch, by the same arithmetic: the same states, to the bit. tape is
-// null where nobody goes back; last_state may be first_state then, and is the tape's last
-// otherwise.
-void queue_forward_at_once(float* last_state, const PackedModel* model, const Grid& grid,
-                           const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                           int steps, const ForwardScratch& scratch,
-                           const ExchangeScratch& exchange, Precision precision,
-                           const RolloutPlan& plan, cudaStream_t stream);
-
-// What such a rollout has to be told in training besides.
-struct SingleLaunchTraining {
-    const float* first_state;
-    const float* target;        // [height, width, 4]
-    LossPartial* loss_partial;  // [tiles] overwritten
-    const TrainingControl* control;
-};
-// Forward, loss and back in one launch. The first plan.blocks of scratch's partial gradients are
-// overwritten; the tape has all states and masks then.
-void queue_training_at_once(const SingleLaunchTraining& training, const TapeMemory& tape,
-                            const StepRule& rule, int steps, const ForwardScratch& forward,
-                            const BackwardScratch& backward, const ExchangeScratch& exchange,
-                            Precision precision, const RolloutPlan& plan, cudaStream_t stream);
 
 }  // namespace nca::cuda

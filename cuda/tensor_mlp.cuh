@@ -22,8 +22,8 @@
 // order, meet no bank twice.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_mlp_test.cpp.
 
+#include "cuda/kernels.hpp"
 #include "cuda/mma.cuh"
-#include "cuda/step.hpp"
 
 namespace nca::cuda {
 
@@ -194,6 +194,22 @@ __device__ inline float4 finished_u(const ForwardRows& rows, const TensorWeights
     return u;
 }
 
+// u0 by the very code that computes every other row, so that skipping such rows changes no bit.
+// Ends with a barrier.
+template <class Arithmetic>
+__device__ inline void compute_u0(float* u0, ForwardRows& rows,
+                                  const ForwardOperands<Arithmetic>& own,
+                                  const TensorWeights& weights, int thread) {
+    constexpr int count = 1, read = 16;  // rows that are read for one
+    for (int i = thread; i < read * TensorShape::p_pitch; i += Traits::threads) rows.p[i] = 0;
+    __syncthreads();  // p is zero
+    tensor_forward<Arithmetic>(rows, own, count, thread / Traits::warp_size,
+                               thread % Traits::warp_size);
+    __syncthreads();  // the quarters are there
+    if (thread < Traits::quads) store4(u0 + thread * 4, finished_u(rows, weights, 0, thread));
+    __syncthreads();  // u0 is there
+}
+
 // A warp's own weights going back.
 template <class Arithmetic>
 struct BackwardOperands {
@@ -334,6 +350,45 @@ __device__ inline void tensor_grad_p(const BackwardRows& rows, int count, int wa
             store(first + c_row(lane, i), (half * columns + j) * 8 + c_column(lane, i),
                   make_float2(grad_p[j].sums[i], grad_p[j].sums[i + 1]));
         }
+    }
+}
+
+// W1 as grad_p is made with it. There after wait_for_copies and a barrier.
+__device__ inline void load_w1_back(BackwardRows& rows, const TensorWeights& weights, int thread) {
+    const float* from = weights.w1_back[0][0][0];
+    for (int i = thread; i < Traits::perception * Traits::hidden / 4; i += Traits::threads) {
+        copy_async(rows.w1 + i * 4, from + i * 4);
+    }
+}
+
+// Adds the warps' sums to the block's, or overwrites those.
+__device__ inline void write_tensor_sums(PartialGradients& partial, const TensorSums& sums,
+                                         bool overwrite, int warp, int lane) {
+    const auto add = [&](float& to, float sum) { to = overwrite ? sum : to + sum; };
+    const int hidden = warp * 16;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int row = hidden + c_row(lane, i), column = c_column(lane, i);
+#pragma unroll
+        for (int j = 0; j < TensorShape::p_columns; ++j) {
+            add(partial.w1[(j * 8 + column) * Traits::hidden + row], sums.w1[j].sums[i]);
+        }
+#pragma unroll
+        for (int j = 0; j < TensorShape::u_columns; ++j) {
+            add(partial.w2[(j * 8 + column) * Traits::hidden + row], sums.w2[j].sums[i]);
+        }
+    }
+    // The four lanes of a group have summed different rows.
+    const auto sum_of_group = [](float own) {
+        own += __shfl_xor_sync(0xffffffffU, own, 1);
+        return own + __shfl_xor_sync(0xffffffffU, own, 2);
+    };
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const float b1 = sum_of_group(sums.b1[i]), b2 = sum_of_group(sums.b2[i]);
+        if (lane % 4 != 0) continue;
+        add(partial.b1[hidden + lane / 4 + i * 8], b1);
+        if (warp == 0) add(partial.b2[i * 8 + lane / 4], b2);
     }
 }
 

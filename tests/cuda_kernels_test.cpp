@@ -139,17 +139,15 @@ TEST_CASE("every kernel in cuda/ is run") {
     train_a_little("regenerating");
     {
         const test::TensorDevice device;
-        for (const RolloutForm form :
-             {RolloutForm::steps, RolloutForm::persistent, RolloutForm::cluster}) {
-            const Device fast = test::cuda_device(Precision::fast, form);
-            test::run_rollout(*make_engine(fast), example);
-            Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
-        }
+        const Device fast = test::cuda_device(Precision::fast);
+        test::run_rollout(*make_engine(fast), example);
+        Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
     }
     const std::set<std::string> all = kernels_in_sources();
-    REQUIRE(all.size() >= 19);
+    REQUIRE(all.size() >= 18);
     REQUIRE(all.count("step_forward_kernel") == 1);
     for (const std::string& name : all) {
+        if (name == "update_weights_kernel") continue;  // update_weights_test.cpp runs it
         INFO(name);
         REQUIRE(executor::launched_kernels().count(name) == 1);
     }
@@ -553,8 +551,7 @@ TEST_CASE("an engine says in what precision and form it runs") {
     Device device = Device::cuda();
     device.precision = Precision::exact;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", exact"));
-    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
-            "one kernel a step: the precision is exact");
+    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) == "one kernel a step");
     const test::TensorDevice tensor_device;
     device.precision = Precision::fast;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", fast"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The CUDA engine's precisions and forms, executed on a CPU: against the double reference, against
-// each other, and in every order in which blocks may run.
+// The CUDA engine's precisions, executed on a CPU: against the double reference, and in every order
+// in which blocks may run.
 #include "cuda/cuda_engine.hpp"
 #include "host/training_loop.hpp"
 #include "tests/support/cases.hpp"
@@ -19,7 +19,6 @@
 #include <vector>
 
 using namespace nca;
-using executor::Interleaving;
 using executor::Order;
 using test::BlockSchedule;
 using test::Case;
@@ -31,7 +30,6 @@ using test::TensorDevice;
 namespace {
 
 constexpr Precision tensor_precisions[] = {Precision::precise, Precision::fast};
-constexpr RolloutForm launched_once[] = {RolloutForm::persistent, RolloutForm::cluster};
 
 // Relative to the norm of what is expected; infinite where anything is not finite.
 template <class A, class B>
@@ -140,68 +138,41 @@ std::string describe(const CaseOptions& options, Precision precision) {
 
 }  // namespace
 
-TEST_CASE("every precision agrees with double, in steps and in one launch") {
+TEST_CASE("every precision agrees with double") {
     const TensorDevice device;
     for (const CaseOptions& options : varied_cases()) {
         const Case drawn = test::random_case(options, 3);
         for (const Precision precision : tensor_precisions) {
             INFO(describe(options, precision));
-            const auto steps = make_engine(cuda_device(precision, RolloutForm::steps));
-            const test::RolloutResult expected = test::run_rollout(*steps, drawn);
-            const Errors errors = errors_of(expected, drawn);
+            const auto engine = make_engine(cuda_device(precision));
+            const test::RolloutResult result = test::run_rollout(*engine, drawn);
+            const Errors errors = errors_of(result, drawn);
             REQUIRE(errors.states <= tolerance(precision, options.steps));
             REQUIRE(errors.weights <= tolerance(precision, 2 * options.steps));
             REQUIRE(errors.first <= tolerance(precision, 2 * options.steps));
-            REQUIRE(test::run_advance(*steps, drawn) == expected.states.back());
-            // The same arithmetic in the same order, so the same bits.
-            for (const RolloutForm form : launched_once) {
-                const auto engine = make_engine(cuda_device(precision, form));
-                REQUIRE((test::run_rollout(*engine, drawn) == expected));
-            }
+            REQUIRE(test::run_advance(*engine, drawn) == result.states.back());
         }
     }
 }
 
-TEST_CASE("many steps without a tape give the states of as many with one") {
-    const TensorDevice device;
-    const Case drawn = test::random_case(
-        {.height = 18, .width = 18, .steps = 9, .life = Life::pre_and_post, .start = Start::seed},
-        1);
-    const auto steps = make_engine(cuda_device(Precision::fast, RolloutForm::steps));
-    const std::vector<float> expected = test::run_advance(*steps, drawn);
-    REQUIRE(test::largest_magnitude(expected) > 0);
-    for (const RolloutForm form : launched_once) {
-        const auto engine = make_engine(cuda_device(Precision::fast, form));
-        REQUIRE(test::run_advance(*engine, drawn) == expected);
-        // The counts of tiles go on from one launch to the next.
-        REQUIRE(test::run_advance(*engine, drawn) == expected);
-    }
-}
-
-TEST_CASE("blocks in any order, and in any turns, give the same bits") {
+TEST_CASE("blocks in any order, however many there are, give the same bits") {
     const Case drawn = test::random_case({.height = 18,
                                           .width = 18,
-                                          .batch = 1,
-                                          .steps = 8,
+                                          .batch = 2,
+                                          .steps = 3,
                                           .life = Life::pre_and_post,
                                           .start = Start::random},
                                          2);
-    for (const int multiprocessors : {2, 9}) {  // several tiles a block, and one
-        const TensorDevice device(multiprocessors);
-        for (const RolloutForm form : launched_once) {
-            const auto run = [&] {
-                return test::run_advance(*make_engine(cuda_device(Precision::fast, form)), drawn);
-            };
-            const auto expected = run();
-            for (const Order order : {Order::forward, Order::reverse}) {
-                for (const Interleaving interleaving :
-                     {Interleaving::by_barrier, Interleaving::as_far_as_possible,
-                      Interleaving::one_block_late}) {
-                    const BlockSchedule schedule(order, interleaving);
-                    REQUIRE(run() == expected);
-                }
-            }
-        }
+    for (const Precision precision : tensor_precisions) {
+        const auto run = [&](int multiprocessors) {
+            const TensorDevice device(multiprocessors);
+            return test::run_rollout(*make_engine(cuda_device(precision)), drawn);
+        };
+        const test::RolloutResult expected = run(1);  // several tiles a block
+        REQUIRE((run(9) == expected));                // and one
+        const BlockSchedule schedule(Order::reverse);
+        REQUIRE((run(1) == expected));
+        REQUIRE((run(9) == expected));
     }
 }
 
@@ -216,73 +187,15 @@ std::vector<std::uint8_t> train_a_little(const char* preset_name, const Device& 
 
 }  // namespace
 
-TEST_CASE("training in one launch is training in steps, but for the order of sums") {
-    const TensorDevice device(3);
-    for (const char* preset_name : {"notebook", "growing", "regenerating"}) {
-        TrainingConfig config = test::small_config(preset_name);
-        config.padding = 5;  // 18 x 18 cells, 6 tiles a sample
-        for (const RolloutForm form : launched_once) {
-            INFO(preset_name);
-            Trainer steps(test::small_picture(), config,
-                          cuda_device(Precision::precise, RolloutForm::steps));
-            Trainer once(test::small_picture(), config, cuda_device(Precision::precise, form));
-            for (int i = 0; i < 4; ++i) {
-                const IterationReport expected = steps.iterate(), report = once.iterate();
-                REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
-                REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
-                REQUIRE(report.dead == expected.dead);
-                REQUIRE(report.reset == expected.reset);
-            }
-            REQUIRE(relative_error(once.model().weights.all(), steps.model().weights.all()) <=
-                    1e-4);
-            REQUIRE(relative_error(once.states_after(), steps.states_after()) <= 1e-4);
-        }
-    }
-}
-
-TEST_CASE("training in one launch is the same in any schedule") {
+TEST_CASE("training on tensor cores is the same in any schedule") {
     const TensorDevice device(1);
-    for (const RolloutForm form : launched_once) {
-        const Device fast = cuda_device(Precision::fast, form);
-        const auto expected = train_a_little("regenerating", fast);
-        for (const Interleaving interleaving :
-             {Interleaving::as_far_as_possible, Interleaving::one_block_late}) {
-            const BlockSchedule schedule(Order::reverse, interleaving);
-            REQUIRE(train_a_little("regenerating", fast) == expected);
-        }
-    }
+    const Device fast = cuda_device(Precision::fast);
+    const auto expected = train_a_little("regenerating", fast);
+    const BlockSchedule schedule(Order::reverse);
+    REQUIRE(train_a_little("regenerating", fast) == expected);
 }
 
-TEST_CASE("iterations queued for one launch each are those that are run one by one") {
-    const TensorDevice device;
-    const TrainingConfig config = test::small_config("persistent");
-    Trainer single(test::small_picture(), config, cuda_device(Precision::fast));
-    Trainer queued(test::small_picture(), config, cuda_device(Precision::fast));
-    REQUIRE(queued.engine().rollout_form(2, 12, 12).starts_with("persistent"));
-    int reports = 0;
-    while (reports < 5) {
-        for (const IterationReport& expected : queued.iterate(5 - reports)) {
-            REQUIRE(single.iterate().loss == expected.loss);
-            ++reports;
-        }
-    }
-    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
-}
-
-TEST_CASE("an iteration in one launch that fails changes nothing, and training recovers") {
-    const TensorDevice device;
-    TrainingConfig config = test::small_config("growing");
-    config.learning_rate = 10;
-    Trainer trainer(test::small_picture(), config, cuda_device(Precision::fast));
-    std::string recovery;
-    for (int i = 0; i < 12 && recovery.empty(); ++i) recovery = trainer.iterate().recovery;
-    REQUIRE(!recovery.empty());
-    const Model model = trainer.model();
-    for (const float w : model.weights.all()) REQUIRE(std::isfinite(w));
-    REQUIRE(std::isfinite(trainer.iterate().loss));
-}
-
-TEST_CASE("a run goes on in another precision and another form") {
+TEST_CASE("a run goes on in another precision") {
     const TensorDevice device;
     const TrainingConfig config = test::small_config("regenerating");
     const test::TemporaryDirectory folder;
@@ -296,64 +209,6 @@ TEST_CASE("a run goes on in another precision and another form") {
         REQUIRE(std::abs(second.iterate().loss / expected - 1) <=
                 (precision == Precision::precise ? 1e-5 : 1e-2));
     }
-}
-
-TEST_CASE("automata that share a device train as they do alone") {
-    const TensorDevice device(4);
-    TrainingConfig config = test::small_config("growing");
-    config.padding = 5;
-    Device shared = cuda_device(Precision::precise);
-    shared.sharers = 4;
-    Trainer alone(test::small_picture(), config, cuda_device(Precision::precise));
-    Trainer sharing(test::small_picture(), config, shared);
-    REQUIRE(alone.engine().rollout_form(2, 18, 18) != sharing.engine().rollout_form(2, 18, 18));
-    for (int i = 0; i < 3; ++i) {
-        REQUIRE(std::abs(sharing.iterate().loss / alone.iterate().loss - 1) <= 1e-5);
-    }
-}
-
-TEST_CASE("a captured rollout in one launch may be replayed behind one of a smaller grid") {
-    const TensorDevice device;
-    const Case small = test::random_case({.height = 18, .width = 10, .steps = 8}, 1);
-    const Case other = test::random_case({.height = 16, .width = 10, .steps = 8}, 2);
-    for (const RolloutForm form : launched_once) {
-        const auto engine = make_engine(cuda_device(Precision::fast, form));
-        const std::vector<float> expected = test::run_advance(*engine, small);
-        test::Uploaded on_engine(*engine, small);
-        cudaStream_t stream = nullptr;
-        REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-        cudaGraph_t graph = nullptr;
-        cudaGraphExec_t executable = nullptr;
-        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-        engine->advance(small.rule, on_engine.weights, on_engine.state.view(), small.options,
-                        stream);
-        REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-        REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
-        test::run_advance(*engine, other);
-        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
-        REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-        REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
-        cudaGraphExecDestroy(executable);
-        cudaGraphDestroy(graph);
-        cudaStreamDestroy(stream);
-    }
-}
-
-TEST_CASE("more clusters than there are blocks going back one by one keep all their sums",
-          "[long]") {
-    const TensorDevice device;
-    TrainingConfig config = test::small_config("growing");
-    config.padding = 0;  // one tile a sample
-    config.batch = 520;
-    config.fewest_steps = 1;
-    config.most_steps = 2;
-    Trainer steps(test::small_picture(), config, cuda_device(Precision::fast, RolloutForm::steps));
-    Trainer clusters(test::small_picture(), config,
-                     cuda_device(Precision::fast, RolloutForm::cluster));
-    const IterationReport expected = steps.iterate(), report = clusters.iterate();
-    REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
-    REQUIRE(report.gradient_norm > 0);
-    REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
 }
 
 TEST_CASE("the gradient of a trained lizard keeps its digits over many steps", "[long]") {

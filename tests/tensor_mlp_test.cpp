@@ -3,7 +3,6 @@
 #include "cuda/tensor_mlp.cuh"
 
 #include "cuda/pack_tensor.cuh"
-#include "cuda/tensor_backward.cuh"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

@@ -27,13 +27,11 @@ NCA_API Precision parse_precision(std::string_view text);
 
 // How the CUDA engine runs the steps of a rollout.
 enum class RolloutForm {
-    automatic,   // persistent where grid, batch and device allow it and the precision is not exact,
-                 // steps otherwise
-    steps,       // one kernel a step
-    persistent,  // all steps in one kernel, whose blocks wait for their neighbours through global
-                 // memory
-    cluster,     // the same, through the shared memory of a cluster's blocks; compute capability
-                 // 9.0
+    automatic,  // bands where the device, the rule and the grid allow it and the precision is not
+                // exact, steps otherwise
+    steps,      // one kernel a step
+    bands,      // all steps in one kernel, by a cluster of blocks for each sample, each with a band
+                // of its rows; compute capability 9.0
 };
 
 // Which engine to make and how.
