@@ -131,7 +131,7 @@ std::vector<Device> variants(const Options& options, bool gpu) {
 }
 
 std::string precision_of(const Device& device, bool gpu) {
-    return gpu ? std::string(name(device.precision)) : "float32";
+    return gpu ? std::string(name(device.precision.value())) : "float32";
 }
 
 // Why a grid cannot be had on a device in its precision and form; empty where it can.
@@ -245,7 +245,7 @@ RolloutCase rollout_case(const Device& device, const TrainingConfig& config, con
             .width = config.grid(),
             .steps = timed_steps,
             .fire_rate = config.rule.fire_rate,
-            .precision = device.precision,
+            .precision = device.precision.value(),
             .form = device.rollout,
             .sharers = device.sharers,
             .forward_rows = work.forward_rows / timed_steps,
@@ -272,8 +272,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     const std::int64_t trained = trainer.iteration();
 
     if (!known.check) known.check.emplace(trainer);
-    const double error =
-        known.check->error(engine, setting.gpu ? device.precision : Precision::exact);
+    const double error = known.check->error(engine, engine.precision());
     if (!(error <= 1)) {
         throw Error(
             fmt::format("the engine is {:.3g} tolerances away from the double reference; its times "
@@ -336,7 +335,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     row["engine"] = engine.description();
     if (options.dense) row["dense"] = true;
     if (setting.gpu) {
-        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid);
+        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid, config.rule);
     }
     row.update({{"trained_iterations", trained},
                 {"forward_ms", to_json(forward)},
@@ -528,9 +527,9 @@ void bench_inference(const Inference& work, const Device& device, const Options&
     engine->advance(model.rule, view, state.view(), {1, {}});
     std::vector<float> after(first.size());
     engine->copy_to_host(after, state.view().data);
-    const double error = step_error(model, {first.data(), 1, height, width, MemorySpace::host},
-                                    {after.data(), 1, height, width, MemorySpace::host}, {},
-                                    setting.gpu ? device.precision : Precision::exact);
+    const double error =
+        step_error(model, {first.data(), 1, height, width, MemorySpace::host},
+                   {after.data(), 1, height, width, MemorySpace::host}, {}, engine->precision());
     if (!(error <= 1)) {
         throw Error(fmt::format(
             "a step is {:.3g} tolerances away from the double reference; its time means nothing",
@@ -562,10 +561,11 @@ void bench_inference(const Inference& work, const Device& device, const Options&
          {"error_in_tolerances", error}});
     if (setting.gpu) {
         row["rollout_form"] = engine->rollout_form(work.batch, height, width);
-        Prediction predicted = predict_large_step(setting.rates, {.height = height * work.batch,
-                                                                  .width = width,
-                                                                  .fire_rate = model.rule.fire_rate,
-                                                                  .precision = device.precision});
+        Prediction predicted =
+            predict_large_step(setting.rates, {.height = height * work.batch,
+                                               .width = width,
+                                               .fire_rate = model.rule.fire_rate,
+                                               .precision = engine->precision()});
         predicted.seconds *= work.steps;
         row["prediction"] = {{"forward", to_json(predicted, forward.median)}};
     }

@@ -20,6 +20,7 @@ struct BandCut {
     int bands = 0;
     int first_row[most_bands + 1] = {};
 
+    bool operator==(const BandCut&) const = default;
     int rows(int band) const { return first_row[band + 1] - first_row[band]; }
     int most_rows() const {
         int most = 0;
@@ -37,7 +38,8 @@ struct BandRollout {
     Grid grid;
     StepRule rule;
     BandCut cut;
-    int steps = 0;  // at least one
+    int steps = 0;       // at least one
+    int first_step = 0;  // steps behind them: the first fires as the rollout's step first_step
 
     const PackedModel* model = nullptr;
     const TrainingControl* control = nullptr;  // optional: whose plan has the key; else the model's

@@ -10,6 +10,7 @@
 #include <map>
 #include <new>
 
+#include "cuda/band_cut.hpp"
 #include "cuda/check.hpp"
 #include "cuda/rollout.hpp"
 
@@ -57,6 +58,8 @@ public:
         : device_(device),
           config_(config),
           grid_{config.batch, config.grid(), config.grid()},
+          plan_(plan_rollout(device.limits, device.asked_for, grid_, config.rule,
+                             row_load_of(target, grid_.height, grid_.width, config.rule.edges))),
           rule_(step_rule(config.rule)),
           count_(parameter_count(config.output_bias)),
           control_(1, "the training's control"),
@@ -72,9 +75,7 @@ public:
           target_(target.size(), "the target"),
           start_(grid_.floats(), "the start states"),
           grad_state_(grid_.floats(), "the gradient of the loss"),
-          tape_(grid_, config.most_steps - 1) {
-        forward_.reserve(grid_);
-        backward_.reserve(grid_);
+          tape_(grid_, config.most_steps - 1, plan_.cut) {
         // Whole: outcomes come back with the padding between their values.
         check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
               "clearing the training's control");
@@ -84,6 +85,13 @@ public:
         launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
         if (config.pool > 0) make_pool();
+        if (plan_.in_bands()) {
+            bands_.reserve(grid_, plan_.cut, device_.kernels.precision, tape_.steps, true);
+            prepare_update();
+        } else {
+            forward_.reserve(grid_);
+            backward_.reserve(grid_);
+        }
     }
 
     // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
@@ -134,6 +142,7 @@ public:
         upload_parameters(parameters_.data(), current);
         upload_parameters(anchor_.data(), anchor);
         upload(good_.data(), current.weights.all());
+        pack_current();
     }
 
     void return_to_anchor() override {
@@ -145,6 +154,7 @@ public:
         };
         copy(parameters_.data(), 3 * count_);
         copy(good_.data(), count_);
+        pack_current();
         stream_.wait();
     }
 
@@ -279,16 +289,40 @@ private:
         upload(all + 2 * count_, parameters.second_moments);
     }
 
+    void prepare_update() {
+        slice_squares_ = {update_slices, "norms"};
+        const std::vector<BlockArrival> none(update_slices + 1);
+        arrivals_ = {none.size(), "the update's blocks"};
+        upload(arrivals_.data(), none);
+        // All of them are there at once, beside those of engines that share the device.
+        const int fit = device_.limits.multiprocessors * resident_update_blocks();
+        update_blocks_ = std::clamp(fit / std::max(device_.asked_for.sharers, 1), 1, update_slices);
+    }
+
+    // An iteration in bands packs the weights that it leaves; those of its first were not left by
+    // one.
+    void pack_current() {
+        if (!plan_.in_bands()) return;
+        const DeviceGuard guard(device_.index());
+        launch_pack_model(tape_.model.data(),
+                          view_parameters<const float>(parameters_.data(), config_.output_bias), {},
+                          nullptr, device_.kernels.precision, stream_);
+    }
+
     // One iteration of so many steps; everything else that changes is in the control block.
     void queue_iteration(int steps) {
         const bool pool = config_.pool > 0;
         if (pool) launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
-        queue_iteration_by_steps(steps);
+        if (plan_.in_bands()) {
+            queue_iteration_in_bands(steps);
+        } else {
+            queue_iteration_by_steps(steps);
+        }
         if (pool) {
             launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
                                losses_.data() + config_.batch, grid_, control_.data(), stream_);
         }
-        launch_close_iteration(control_.data(), stream_);
+        if (pool || !plan_.in_bands()) launch_close_iteration(control_.data(), stream_);
     }
 
     void queue_iteration_by_steps(int steps) {
@@ -303,6 +337,26 @@ private:
         queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
                        tape_, rule_, steps, false, backward_, device_.kernels, stream_);
         launch_adam(adam_args(), stream_);
+    }
+
+    // Five launches.
+    void queue_iteration_in_bands(int steps) {
+        queue_training_in_bands(
+            {.first_state = start_.data(), .target = target_.data(), .control = control_.data()},
+            tape_, rule_, steps, bands_, device_.kernels.precision, stream_);
+        launch_update_weights({.adam = adam_args(),
+                               .partial = bands_.partial.data(),
+                               .partials = grid_.batch * plan_.cut.bands,
+                               .loss_partial = bands_.losses.data(),
+                               .losses_per_sample = plan_.cut.bands,
+                               .loss = losses_.data(),
+                               .living = losses_.data() + config_.batch,
+                               .squares = slice_squares_.data(),
+                               .arrivals = arrivals_.data(),
+                               .packed = &tape_.model.data()->tensor,
+                               .grid = grid_,
+                               .close = config_.pool == 0},
+                              update_blocks_, stream_);
     }
 
     AdamArgs adam_args() const {
@@ -352,6 +406,7 @@ private:
     CudaDevice device_;
     TrainingConfig config_;
     Grid grid_;
+    RolloutPlan plan_;
     StepRule rule_;
     std::size_t count_;  // of parameters
     TrainingStream stream_;
@@ -374,6 +429,11 @@ private:
     TapeMemory tape_;
     ForwardScratch forward_;
     BackwardScratch backward_;
+    // In bands.
+    BandScratch bands_;
+    DeviceArray<double> slice_squares_;
+    DeviceArray<BlockArrival> arrivals_;
+    int update_blocks_ = 0;
     std::map<int, Graph> graphs_;
     int last_steps_ = 0;  // of the iteration that ran last
 };

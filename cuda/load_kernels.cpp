@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/load_kernels.hpp"
 
-#include "cuda/kernels.hpp"
+#include "cuda/band_rollout.hpp"
 #include "cuda/loaded_kernel.hpp"
 
 namespace nca::cuda {
@@ -20,15 +20,23 @@ void load_step_kernels(Precision precision) {
     launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
 }
 
+void load_band_kernels(Precision precision) {
+    launch_band_fire({}, nullptr);
+    launch_band_forward({}, precision, nullptr);
+    launch_band_lists({}, precision, nullptr);
+    launch_band_backward({}, precision, nullptr);
+    launch_update_weights({}, 1, nullptr);
+}
+
 }  // namespace
 
 void load_kernels(const CudaDevice& device) {
     const LoadingOnly loading;
     launch_pack_model(nullptr, {}, {}, nullptr, device.kernels.precision, nullptr);
     load_step_kernels(device.kernels.precision);
+    if (device.limits.band_clusters > 0) load_band_kernels(device.kernels.precision);
     launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
     launch_adam({}, nullptr);
-    launch_update_weights({}, 1, nullptr);
     launch_start_states(nullptr, {}, {}, nullptr);
     launch_take_samples(nullptr, {}, {}, nullptr, nullptr);
     launch_put_samples({}, nullptr, nullptr, nullptr, {}, nullptr, nullptr);

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cuda/check.hpp"
 
 namespace nca::cuda {
@@ -63,6 +65,42 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
                       stream);
 }
 
+// Words of a bit for each cell, and bands of all samples.
+std::size_t bits_of(const Grid& grid) {
+    return std::size_t(grid.batch) * grid.height * band_words(grid.width);
+}
+std::size_t bands_of_batch(const Grid& grid, const BandCut& cut) {
+    return std::size_t(grid.batch) * cut.bands;
+}
+
+// What a rollout in bands takes: of these bits and lists for each step.
+struct BandSizes {
+    std::size_t bits, bands, spilled, lists;
+
+    BandSizes(const Grid& grid, const BandCut& cut, Precision precision)
+        : bits(bits_of(grid)),
+          bands(bands_of_batch(grid, cut)),
+          spilled(bands * (cut.most_rows() + 2) * grid.width * Traits::channels),
+          lists(bands * band_list_bytes(grid, cut, precision)) {}
+};
+
+// What the launches forward and back have in common where there is a tape.
+BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
+                    const BandScratch& scratch) {
+    return {.grid = tape.grid,
+            .rule = rule,
+            .cut = tape.cut,
+            .steps = steps,
+            .model = tape.model.data(),
+            .fire = scratch.fire.data(),
+            .spill = scratch.spill.data(),
+            .states = tape.states.data(),
+            .life = tape.life_bits.data(),
+            .magnitude = tape.magnitudes.data(),
+            .lists = scratch.lists.data(),
+            .partial = scratch.partial.data()};
+}
+
 }  // namespace
 
 bool ForwardScratch::fits(const Grid& grid) const {
@@ -95,13 +133,41 @@ void BackwardScratch::reserve(const Grid& grid) {
     has_partial.reserve(blocks, "sums of weight gradients");
 }
 
-TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps)
+bool BandScratch::fits(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+                       bool back) const {
+    const BandSizes sizes(grid, cut, precision);
+    return fire.fits(sizes.bits * steps) && spill.fits(sizes.spilled) &&
+           (!back || (lists.fits(sizes.lists * steps) && losses.fits(sizes.bands)));
+}
+
+void BandScratch::reserve(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+                          bool back) {
+    const BandSizes sizes(grid, cut, precision);
+    fire.reserve(sizes.bits * steps,
+                 fmt::format("who fires, {} steps of {}", steps, size_of(grid)));
+    spill.reserve(sizes.spilled, "cells that bands have no room for, " + size_of(grid));
+    if (!back) return;
+    lists.reserve(sizes.lists * steps,
+                  fmt::format("lists of cells, {} steps of {}", steps, size_of(grid)));
+    partial.reserve(sizes.bands, "sums of weight gradients");
+    losses.reserve(sizes.bands, "sums of the loss");
+}
+
+TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps, const BandCut& tape_cut)
     : grid(tape_grid),
       steps(tape_steps),
+      cut(tape_cut),
       states((std::size_t(steps) + 1) * grid.floats(),
              fmt::format("the tape, {} steps of {}", steps, size_of(grid))),
-      life((std::size_t(steps) + 1) * grid.cells(), "the tape's life masks"),
-      model(1, "the packed weights") {}
+      model(1, "the packed weights") {
+    const auto each = static_cast<std::size_t>(steps);
+    if (in_bands()) {
+        life_bits = {(each + 1) * bits_of(grid), "the tape's life masks"};
+        magnitudes = {each * bands_of_batch(grid, cut), "the tape's magnitudes"};
+    } else {
+        life = {(each + 1) * grid.cells(), "the tape's life masks"};
+    }
+}
 
 void queue_forward(const TapeMemory& tape, const float* first_state, const StepRule& rule,
                    int steps, const ForwardScratch& scratch, const StepKernels& kernels,
@@ -151,6 +217,64 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
         launch_gather_gradient(grad_first, scratch.grad_z[0].data(), scratch.grad_p[0].data(),
                                scratch.row[0].data(), grid, rule, stream);
     }
+}
+
+void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, const StepRule& rule,
+                            int steps, const BandScratch& scratch, Precision precision,
+                            cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.first_state = first_state;
+    launch_band_fire(rollout, stream);
+    launch_band_forward(rollout, precision, stream);
+}
+
+void queue_advance_in_bands(float* state, const PackedModel* model, const Grid& grid,
+                            const BandCut& cut, const StepRule& rule, int steps,
+                            const BandScratch& scratch, Precision precision, cudaStream_t stream) {
+    BandRollout rollout = {.grid = grid,
+                           .rule = rule,
+                           .cut = cut,
+                           .model = model,
+                           .fire = scratch.fire.data(),
+                           .spill = scratch.spill.data(),
+                           .first_state = state,
+                           .last_state = state};
+    for (int done = 0; done < steps; done += rollout.steps) {
+        rollout.first_step = done;
+        rollout.steps = std::min(steps - done, most_advanced_steps);
+        launch_band_fire(rollout, stream);
+        launch_band_forward(rollout, precision, stream);
+    }
+}
+
+void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
+                             const TapeMemory& tape, const StepRule& rule, int steps,
+                             bool accumulate, const BandScratch& scratch, Precision precision,
+                             cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.grad_last = grad_last;
+    rollout.grad_first = grad_first;
+    launch_band_fire(rollout, stream);  // the scratch may have had another rollout since
+    launch_band_lists(rollout, precision, stream);
+    launch_band_backward(rollout, precision, stream);
+    launch_reduce_gradients(grad_weights, scratch.partial.data(), nullptr,
+                            static_cast<int>(bands_of_batch(tape.grid, tape.cut)), accumulate,
+                            stream);
+}
+
+void queue_training_in_bands(const BandTraining& training, const TapeMemory& tape,
+                             const StepRule& rule, int steps, const BandScratch& scratch,
+                             Precision precision, cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.control = training.control;
+    rollout.first_state = training.first_state;
+    rollout.target = training.target;
+    rollout.loss_scale = loss_scale(tape.grid);
+    rollout.loss = scratch.losses.data();
+    launch_band_fire(rollout, stream);
+    launch_band_forward(rollout, precision, stream);
+    launch_band_lists(rollout, precision, stream);
+    launch_band_backward(rollout, precision, stream);
 }
 
 }  // namespace nca::cuda

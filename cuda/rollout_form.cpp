@@ -5,46 +5,118 @@
 
 #include <fmt/format.h>
 
-#include <string_view>
+#include <algorithm>
+
+#include "cuda/band_cut.hpp"
 
 namespace nca::cuda {
 namespace {
 
 std::string version(int code) { return fmt::format("{}.{}", code / 10, code % 10); }
 
-// Throws CudaError, which says what else there is, where the device or this build's code for it
-// lacks what came with a compute capability.
-void require_code(const DeviceLimits& limits, int since, std::string_view what,
-                  std::string_view otherwise) {
-    if (limits.code >= since) return;
+// What the device, or this build's code for it, lacks of what came with a compute capability; empty
+// where it lacks nothing.
+std::string missing_code(const DeviceLimits& limits, int since) {
+    if (limits.code >= since) return {};
     if (limits.compute_capability < since) {
-        throw CudaError(fmt::format("{} needs compute capability {} or later, {} has {}: {}", what,
-                                    version(since), limits.name, version(limits.compute_capability),
-                                    otherwise));
+        return fmt::format("compute capability {} or later, {} has {}", version(since), limits.name,
+                           version(limits.compute_capability));
     }
-    throw CudaError(
-        fmt::format("{} needs code for compute capability {} or later, and this build's newest for "
-                    "{} is for {}: "
-                    "build with -DCMAKE_CUDA_ARCHITECTURES={}, or {}",
-                    what, version(since), limits.name, version(limits.code),
-                    limits.compute_capability, otherwise));
+    return fmt::format(
+        "code for compute capability {} or later, and this build's newest for {} is for {} "
+        "(build with -DCMAKE_CUDA_ARCHITECTURES={})",
+        version(since), limits.name, version(limits.code), limits.compute_capability);
+}
+
+// Why a rollout cannot run in bands whatever the grid; empty where it can.
+std::string common_obstacle(const DeviceLimits& limits, Precision precision, const Rule& rule) {
+    if (precision == Precision::exact) return "the precision is exact";
+    const std::string missing = missing_code(limits, 90);
+    if (!missing.empty()) return fmt::format("bands need {}", missing);
+    if (limits.band_clusters == 0) {
+        return fmt::format("{} holds no cluster of {} blocks", limits.name, most_bands);
+    }
+    if (!has_plain_filters(rule)) return "the filters are not the plain ones";
+    return {};
+}
+
+// The best cut that a block's shared memory has room for; without bands where there is none.
+BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const double> row_load) {
+    const int bands = bands_of(grid.height);
+    if (bands == 0 || grid.width > most_band_width) return {};
+    const int fewest = (grid.height + bands - 1) / bands;
+    for (int most_rows = most_band_rows; most_rows >= fewest; --most_rows) {
+        const BandCut cut = cut_bands(grid.height, bands, most_rows, row_load);
+        if (cut.bands == 0) continue;
+        if (band_forward_fits(grid, cut, precision) && band_backward_fits(grid, cut, precision)) {
+            return cut;
+        }
+    }
+    return {};
+}
+
+std::string grid_obstacle(const Grid& grid) {
+    if (bands_of(grid.height) == 0) {
+        return fmt::format("a band has at least {} rows, and {}x{} cells have fewer",
+                           fewest_band_rows, grid.height, grid.width);
+    }
+    return fmt::format("{}x{} cells are more than the bands of {} blocks hold", grid.height,
+                       grid.width, most_bands);
+}
+
+std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut& cut) {
+    const std::string waves = grid.batch > limits.band_clusters
+                                  ? fmt::format(", {} samples at a time", limits.band_clusters)
+                                  : "";
+    return fmt::format("bands: {} to a sample, a block each{}", cut.bands, waves);
 }
 
 }  // namespace
 
-RolloutPlan plan_rollout(const DeviceLimits&, const Device& asked_for, const Grid&) {
-    if (asked_for.rollout == RolloutForm::bands) {
-        throw CudaError(
-            "a rollout in bands cannot be had: this build has no kernels for it; leave the form to "
-            "the engine");
+bool has_plain_filters(const Rule& rule) {
+    constexpr int corner = 2;  // of Sobel x, to the right: sides are twice that
+    const float scale = rule.filters[1][corner] / Rule{}.filters[1][corner];
+    const auto scaled = [&](Filter filter) {
+        for (float& value : filter) value *= scale;
+        return filter;
+    };
+    return rule.filters[0] == Rule{}.filters[0] && rule.filters[1] == scaled(Rule{}.filters[1]) &&
+           rule.filters[2] == scaled(Rule{}.filters[2]);
+}
+
+RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
+                         const Rule& rule, std::span<const double> row_load) {
+    if (asked_for.rollout == RolloutForm::steps) return {.cut = {}, .text = "one kernel a step"};
+    const Precision precision = asked_for.precision.value();
+    std::string why_not = common_obstacle(limits, precision, rule);
+    BandCut cut;
+    if (why_not.empty()) {
+        cut = cut_that_fits(grid, precision, row_load);
+        if (cut.bands == 0) why_not = grid_obstacle(grid);
     }
-    return {.text = "one kernel a step"};
+    if (why_not.empty()) {
+        return {.form = RolloutForm::bands, .cut = cut, .text = text_of(limits, grid, cut)};
+    }
+    if (asked_for.rollout == RolloutForm::bands) {
+        throw CudaError(fmt::format(
+            "a rollout in bands cannot be had here: {}; leave the form to the engine", why_not));
+    }
+    return {.cut = {}, .text = fmt::format("one kernel a step: {}", why_not)};
+}
+
+Precision default_precision(const DeviceLimits& limits, RolloutForm asked_for) {
+    if (asked_for == RolloutForm::steps) return Precision::exact;
+    const bool in_bands = asked_for == RolloutForm::bands || limits.band_clusters > 0;
+    return in_bands ? Precision::precise : Precision::exact;
 }
 
 void check_precision(const DeviceLimits& limits, Precision precision) {
     if (precision == Precision::exact) return;
-    require_code(limits, 80, fmt::format("precision {}, for its tensor cores,", name(precision)),
-                 "use --precision exact");
+    const std::string missing = missing_code(limits, 80);
+    if (missing.empty()) return;
+    throw CudaError(
+        fmt::format("precision {}, for its tensor cores, needs {}: use --precision exact",
+                    name(precision), missing));
 }
 
 }  // namespace nca::cuda

@@ -551,7 +551,8 @@ TEST_CASE("an engine says in what precision and form it runs") {
     Device device = Device::cuda();
     device.precision = Precision::exact;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", exact"));
-    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) == "one kernel a step");
+    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
+            "one kernel a step: the precision is exact");
     const test::TensorDevice tensor_device;
     device.precision = Precision::fast;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", fast"));

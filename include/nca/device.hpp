@@ -3,6 +3,7 @@
 
 #include <nca/export.hpp>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,13 +13,10 @@ namespace nca {
 // float32 in all of them; the CPU engine computes in float32 whatever is asked for.
 enum class Precision {
     exact,    // float32 on the ordinary cores
-    precise,  // tensor cores, each float32 operand as the sum of two TF32 numbers: float32's
-              // accuracy, nearly
-    fast,     // tensor cores, operands rounded to TF32 (11 significant bits)
+    precise,  // tensor cores, each float32 operand as the sum of two numbers of 11 significant
+              // bits (fp16 in bands, else TF32): float32's accuracy, nearly
+    fast,     // tensor cores, operands rounded to one such number
 };
-
-// What needs no thought: the others are faster and have to be asked for.
-inline constexpr Precision default_precision = Precision::exact;
 
 // "exact", "precise" or "fast".
 NCA_API std::string_view name(Precision precision);
@@ -39,9 +37,11 @@ struct NCA_API Device {
     enum class Kind { automatic, cpu, cuda };
 
     Kind kind = Kind::automatic;
-    int index = 0;                                 // of the CUDA device
-    int threads = 0;                               // of the CPU engine; 0: one for each processor
-    Precision precision = default_precision;       // of the CUDA engine
+    int index = 0;    // of the CUDA device
+    int threads = 0;  // of the CPU engine; 0: one for each processor
+    // Of the CUDA engine. Where there is none, the engine decides when it is made: precise on a
+    // device that runs rollouts in bands, exact on others (Engine::precision tells).
+    std::optional<Precision> precision = std::nullopt;
     RolloutForm rollout = RolloutForm::automatic;  // of the CUDA engine
     // Engines that work on the CUDA device side by side, this one among them: each takes its part
     // of the device.
