@@ -2,7 +2,7 @@
 // Times one step forward, forward and backward, and a training iteration of each preset, on weights
 // that have been trained for a while, because how much can be skipped depends on what has grown;
 // and one step of a large grid that is alive all over. On a GPU every precision and form of the
-// rollout that it can have is a row, with what was predicted for it and which limit should hold it;
+// rollout that it can have is a row, with what an H200 is predicted to take for it;
 // the same steps without fusing stand beside them, and trainings side by side where that is wanted.
 #include "benchmarks/baseline.hpp"
 #include "benchmarks/dense_work.hpp"
@@ -57,7 +57,6 @@ struct Options {
     std::optional<GridSize> size;
     bool dense = false;
     bool no_inference = false;
-    std::string rates;
     std::string json;
 
     Device on() const {
@@ -93,7 +92,7 @@ bool on_gpu(const Engine& engine) { return engine.memory_space() == MemorySpace:
 struct Setting {
     bool gpu = false;
     Machine machine;
-    Rates rates;
+    Gpu card;
     std::function<void(const Row&)> keep;  // in the results, which are written at once
 
     void add(const Row& row) const {
@@ -244,7 +243,6 @@ RolloutCase rollout_case(const Device& device, const TrainingConfig& config, con
             .height = config.grid(),
             .width = config.grid(),
             .steps = timed_steps,
-            .fire_rate = config.rule.fire_rate,
             .precision = device.precision.value(),
             .form = device.rollout,
             .sharers = device.sharers,
@@ -350,10 +348,10 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     if (setting.gpu) {
         const RolloutCase timed = rollout_case(device, config, work);
         row["prediction"] = {
-            {"forward", to_json(predict_forward(setting.rates, timed), forward.median)},
+            {"forward", to_json(predicted_forward(setting.card, timed), forward.median)},
             {"forward_backward",
-             to_json(predict_forward_backward(setting.rates, timed), both.median)},
-            {"training", to_json(predict_training(setting.rates, timed), training.median)}};
+             to_json(predicted_forward_backward(setting.card, timed), both.median)},
+            {"training", to_json(predicted_training(setting.card, timed), training.median)}};
     }
     setting.add(row);
 }
@@ -385,7 +383,7 @@ void bench_side_by_side(const std::string& name, const Device& device,
                      double(config.batch) * grid * grid * timed_steps / (each.median * 1e-3)}});
         row["prediction"] = {
             {"training",
-             to_json(predict_training(setting.rates, rollout_case(shared, config, *known.work)),
+             to_json(predicted_training(setting.card, rollout_case(shared, config, *known.work)),
                      each.median)}};
         setting.add(row);
         if (automata > 1) {
@@ -561,13 +559,15 @@ void bench_inference(const Inference& work, const Device& device, const Options&
          {"error_in_tolerances", error}});
     if (setting.gpu) {
         row["rollout_form"] = engine->rollout_form(work.batch, height, width);
-        Prediction predicted =
-            predict_large_step(setting.rates, {.height = height * work.batch,
-                                               .width = width,
-                                               .fire_rate = model.rule.fire_rate,
-                                               .precision = engine->precision()});
-        predicted.seconds *= work.steps;
-        row["prediction"] = {{"forward", to_json(predicted, forward.median)}};
+        const RolloutCase timed = {.batch = work.batch,
+                                   .height = height,
+                                   .width = width,
+                                   .steps = work.steps,
+                                   .precision = engine->precision(),
+                                   .form = device.rollout,
+                                   .forward_rows = per_step.forward_rows};
+        row["prediction"] = {
+            {"forward", to_json(predicted_forward(setting.card, timed), forward.median)}};
     }
     setting.add(row);
     fmt::print("    {:.4g} rollouts a second", 1e3 / forward.median);
@@ -669,17 +669,6 @@ Row bench_mlp(int count) {
     return {{"gflops", rate * 1e-9}, {"peak_gflops", peak * 1e-9}, {"peak_fraction", rate / peak}};
 }
 
-// The device's rates where they have been measured, here or by the program `rates`.
-Rates rates_of(const Machine& machine, const std::string& path) {
-    Rates rates;
-    rates.multiprocessors = machine.multiprocessors;
-    rates.clock = machine.clock;
-    rates.multiply_adds = machine.arithmetic / (machine.multiprocessors * machine.clock);
-    rates.bandwidth = machine.bandwidth;
-    if (!path.empty()) read_rates(rates, path);
-    return rates;
-}
-
 // False where a row has failed.
 bool run(const Options& options) {
     // Whether there is one in the least demanding precision.
@@ -721,7 +710,9 @@ bool run(const Options& options) {
             unwritten = error.what();
         }
     };
-    const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
+    const Setting setting = {gpu,
+                             machine,
+                             {.multiprocessors = machine.multiprocessors, .clock = machine.clock},
                              [&](const Row& row) {
                                  report["rows"].push_back(row);
                                  write();
@@ -806,8 +797,6 @@ int main(int argc, char** argv) {
     app.add_flag("--dense", options.dense,
                  "train on a grid in which every cell lives, so that nothing is skipped");
     app.add_flag("--no-inference", options.no_inference, "leave the inference rows out");
-    app.add_option("--rates", options.rates,
-                   "predict by what the program rates has measured: its --json");
     app.add_option("--json", options.json, "write the results to this file as well");
     try {
         app.parse(argc, argv);
