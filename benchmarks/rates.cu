@@ -16,6 +16,7 @@
 #include "benchmarks/device_timing.cuh"
 #include "cuda/check.hpp"
 #include "cuda/device_memory.hpp"
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 

@@ -21,8 +21,8 @@ struct BandCut {
     int first_row[most_bands + 1] = {};
 
     bool operator==(const BandCut&) const = default;
-    int rows(int band) const { return first_row[band + 1] - first_row[band]; }
-    int most_rows() const {
+    NCA_HOST_DEVICE int rows(int band) const { return first_row[band + 1] - first_row[band]; }
+    NCA_HOST_DEVICE int most_rows() const {
         int most = 0;
         for (int band = 0; band < bands; ++band) most = rows(band) > most ? rows(band) : most;
         return most;
@@ -39,7 +39,7 @@ struct BandRollout {
     StepRule rule;
     BandCut cut;
     int steps = 0;       // at least one
-    int first_step = 0;  // steps behind them: the first fires as the rollout's step first_step
+    int first_step = 0;  // of the rollout, for who fires
 
     const PackedModel* model = nullptr;
     const TrainingControl* control = nullptr;  // optional: whose plan has the key; else the model's

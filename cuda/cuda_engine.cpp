@@ -374,9 +374,8 @@ private:
 namespace {
 
 // DeviceLimits::band_clusters
-int band_clusters_of(const DeviceLimits& limits, Precision) {
-    if (limits.code < 90) return 0;
-    return 0;  // set when the kernels are there
+int band_clusters_of(const DeviceLimits& limits, Precision precision) {
+    return limits.code >= 90 ? active_band_clusters(precision) : 0;
 }
 
 }  // namespace

@@ -2,19 +2,18 @@
 #pragma once
 
 // What CUDA has and C++ lacks, each behind one small function. The tests compile the kernels as
-// C++ against a cuda_runtime.h of their own (tests/support/executor), which defines
-// NCA_CUDA_EXECUTOR: there every function has a body that does the same on the host.
+// C++ and have a file of this name of their own (tests/support/executor/cuda), in which the same
+// functions do the same on the host.
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/device_types.hpp"
 #include "cuda/traits.hpp"
-
-#ifdef NCA_CUDA_EXECUTOR
-#include <matrix.hpp>
-#endif
+#include "cuda/vectors.cuh"
 
 namespace nca::cuda {
 
@@ -22,22 +21,20 @@ namespace nca::cuda {
 template <class Storage, std::size_t most_bytes = Traits::shared_bytes>
 __device__ inline Storage& shared_storage() {
     static_assert(sizeof(Storage) <= most_bytes);
-#ifdef NCA_CUDA_EXECUTOR
-    return *static_cast<Storage*>(executor::shared_arena());
-#else
     extern __shared__ __align__(128) unsigned char arena[];
     return *reinterpret_cast<Storage*>(arena);
-#endif
+}
+
+__device__ inline unsigned shared_address(const void* shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
 // Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
 // it, after wait_for_copies, and for the block after a barrier behind that.
 __device__ inline void copy_async(float* shared, const float* global) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::defer_copy(shared, global, sizeof(float4));
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
+                 "l"(global)
                  : "memory");
 #else
     *reinterpret_cast<float4*>(shared) = *reinterpret_cast<const float4*>(global);
@@ -45,12 +42,13 @@ __device__ inline void copy_async(float* shared, const float* global) {
 }
 
 __device__ inline void wait_for_copies() {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::finish_copies();
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
+
+// The name of the kernel that this thread launches next, for the tests' record of what has run.
+inline void name_launch(const char*) {}
 
 // Programmatic dependent launch (compute capability 9.0 and later): a kernel that was launched as
 // the dependent of another may begin while that one still runs, and waits here until all that it
@@ -72,36 +70,14 @@ __device__ inline void wait_for_predecessor() {
 // front of it, can be read by whoever has seen the value with acquire_flag, and by its block after
 // a barrier behind that.
 __device__ inline void release_flag(std::uint32_t* flag, std::uint32_t value) {
-#ifdef NCA_CUDA_EXECUTOR
-    executor::release_flag(flag, value);
-#else
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
-#endif
 }
 
-// Reads once; who waits for a value calls it in a loop. The last two arguments are the place that
-// calls it, for the executor's messages, here and below.
-__device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag,
-                                             [[maybe_unused]] const char* file = __builtin_FILE(),
-                                             [[maybe_unused]] int line = __builtin_LINE()) {
-#ifdef NCA_CUDA_EXECUTOR
-    return executor::acquire_flag(flag, {"acquire_flag", file, line});
-#else
+// Reads once; who waits for a value calls it in a loop, or wait_for_count.
+__device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag) {
     std::uint32_t value = 0;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
     return value;
-#endif
-}
-
-// Waits until a count that goes on and on, round 2^32 too, has come to a value. One that never
-// comes would be a mistake: after some 2^26 reads, the better part of a minute, the launch fails.
-__device__ inline void wait_for_count(const std::uint32_t* count, std::uint32_t value,
-                                      [[maybe_unused]] const char* file = __builtin_FILE(),
-                                      [[maybe_unused]] int line = __builtin_LINE()) {
-    std::uint32_t reads = 0;
-    while (static_cast<std::int32_t>(acquire_flag(count, file, line) - value) < 0) {
-        if (++reads == 1U << 26) __trap();
-    }
 }
 
 // Clusters (compute capability 9.0 and later; elsewhere these functions must not be called): blocks
@@ -109,9 +85,7 @@ __device__ inline void wait_for_count(const std::uint32_t* count, std::uint32_t 
 
 // Of this block in its cluster.
 __device__ inline unsigned cluster_rank() {
-#if defined(NCA_CUDA_EXECUTOR)
-    return executor::cluster_rank();
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     unsigned rank = 0;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
@@ -122,9 +96,7 @@ __device__ inline unsigned cluster_rank() {
 }
 
 __device__ inline unsigned cluster_blocks() {
-#if defined(NCA_CUDA_EXECUTOR)
-    return executor::cluster_blocks();
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     unsigned blocks = 0;
     asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
     return blocks;
@@ -135,11 +107,8 @@ __device__ inline unsigned cluster_blocks() {
 }
 
 // Waits for all threads of all blocks of the cluster.
-__device__ inline void cluster_barrier([[maybe_unused]] const char* file = __builtin_FILE(),
-                                       [[maybe_unused]] int line = __builtin_LINE()) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::cluster_barrier({"cluster_barrier", file, line});
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline void cluster_barrier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #else
@@ -147,18 +116,7 @@ __device__ inline void cluster_barrier([[maybe_unused]] const char* file = __bui
 #endif
 }
 
-// Lies in shared memory (an mbarrier). It goes through phases of alternating parity, the first one
-// 0; a phase is complete when as many threads have arrived as it was made for and all bytes are
-// there that these expect.
-struct alignas(8) ArrivalBarrier {
-    std::uint64_t word;
-};
-
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-__device__ inline unsigned shared_address(const void* shared) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-
 // Where the same lies in the shared memory of another block of the cluster.
 __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
     unsigned address = 0;
@@ -171,9 +129,7 @@ __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
 
 // For one thread; cluster_barrier must follow before anybody uses it.
 __device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::init_arrivals(&barrier, arrivals);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
                  "r"(arrivals)
                  : "memory");
@@ -185,9 +141,7 @@ __device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned ar
 
 // Arrives at the block's own barrier, and lets its phase wait for so many bytes more.
 __device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::expect_bytes(&barrier, bytes);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
                      shared_address(&barrier)),
                  "r"(bytes)
@@ -224,12 +178,8 @@ __device__ inline unsigned long long nanoseconds() {
 // Waits until the phase of that parity is complete; all that was stored into this block's shared
 // memory and reported to it can then be read. One that never completes would be a mistake: after a
 // minute the launch fails.
-__device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity,
-                                     [[maybe_unused]] const char* file = __builtin_FILE(),
-                                     [[maybe_unused]] int line = __builtin_LINE()) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::wait_arrivals(&barrier, parity, {"wait_arrivals", file, line});
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (has_arrived(barrier, parity)) return;
     constexpr unsigned long long most_nanoseconds = 60'000'000'000;
     const unsigned long long since = nanoseconds();
@@ -245,9 +195,7 @@ __device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity,
 // bytes to that block's `barrier` when they are there. That block must not end before.
 __device__ inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier,
                                    unsigned rank) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::store_async(shared, &value, sizeof value, &barrier, rank);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
         "[%5];" ::"r"(shared_address(shared, rank)),
@@ -258,11 +206,22 @@ __device__ inline void store_async(float* shared, float4 value, ArrivalBarrier& 
 #endif
 }
 
+__device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& barrier,
+                                   unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
+        "[%3];" ::"r"(shared_address(shared, rank)),
+        "f"(value.x), "f"(value.y), "r"(shared_address(&barrier, rank))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
 __device__ inline void store_async(float* shared, float value, ArrivalBarrier& barrier,
                                    unsigned rank) {
-#if defined(NCA_CUDA_EXECUTOR)
-    executor::store_async(shared, &value, sizeof value, &barrier, rank);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
             shared_address(shared, rank)),
@@ -273,44 +232,168 @@ __device__ inline void store_async(float* shared, float value, ArrivalBarrier& b
 #endif
 }
 
+// Bulk copies (compute capability 9.0 and later; elsewhere these functions must not be called). One
+// thread copies any number of bytes, at addresses and of a size that are multiples of 16. They see
+// shared memory by a way of their own: see fence_async_proxy.
+
+// From global to shared memory; reports the bytes to the block's own barrier.
+__device__ inline void bulk_load(void* shared, const void* global, unsigned bytes,
+                                 ArrivalBarrier& barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+        "[%3];" ::"r"(shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(&barrier))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
+// From shared to global memory. The thread must wait for its reads before the block ends, and
+// before anybody writes there again.
+__device__ inline void bulk_store(void* global, const void* shared, unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                 "r"(shared_address(shared)), "r"(bytes)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Until all bulk stores of this thread have read their shared memory.
+__device__ inline void wait_bulk_reads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Until all that this thread stored is in global memory.
+__device__ inline void wait_bulk_stores() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// What this thread has written to shared memory, and what it knows to be written there after a
+// barrier, can be seen by bulk copies that are started behind it.
+__device__ inline void fence_async_proxy() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Tensor cores, a warp at a time; mma.cuh says how the lanes hold their numbers. Compute capability
+// 8.0 and later, and 9.0 for store_matrices_transposed; elsewhere these functions must not be
+// called.
+
+// The nearest number of 11 significant bits; of two, the one further from zero.
+__device__ inline std::uint32_t rounded_to_tf32(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// Two numbers rounded to fp16, the first in the lower half.
+__device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// The two numbers as floats.
+__device__ inline float2 halves(std::uint32_t bits) {
+    __half2_raw pair;
+    pair.x = static_cast<unsigned short>(bits & 0xffffU);
+    pair.y = static_cast<unsigned short>(bits >> 16);
+    return __half22float2(pair);
+}
+
+// Four matrices of 8 x 8 fp16 numbers in shared memory. Lanes 8 i .. 8 i + 7 say where the rows of
+// matrix i start, at multiples of 16 bytes. Of each matrix lane 4 g + t gets (row g, columns 2t and
+// 2t + 1), the first in the lower half.
+__device__ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Lane 4 g + t gets (rows 2t and 2t + 1, column g).
+__device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const void* row) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Writes what load_matrices_transposed would read.
+__device__ inline void store_matrices_transposed(void* row, const std::uint32_t (&from)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// m16n8k8 and m16n8k16 as the instructions have their registers.
+__device__ inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4],
+                                const std::uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
+#endif
+}
+__device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
+                                const std::uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
+#endif
+}
+
 // The value, of which the compiler cannot tell that it is the one of before: what is computed from
 // it in a loop stays there, instead of in registers around the loop.
 __device__ inline float not_known_before(float value) {
-#ifdef __CUDA_ARCH__
     asm volatile("" : "+f"(value));
-#endif
     return value;
-}
-
-__device__ inline float4 load4(const float* values) {
-    return *reinterpret_cast<const float4*>(values);
-}
-__device__ inline void store4(float* values, float4 value) {
-    *reinterpret_cast<float4*>(values) = value;
-}
-
-// y += a * x, one fused multiply-add for each element on a GPU.
-__device__ inline void add_scaled(float4& y, float a, float4 x) {
-    y.x += a * x.x;
-    y.y += a * x.y;
-    y.z += a * x.z;
-    y.w += a * x.w;
-}
-
-// The sum over the lanes of a warp, in one order; every lane has it.
-template <class T>
-__device__ inline T sum_of_warp(T own) {
-    for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
-        own += __shfl_xor_sync(0xffffffffU, own, distance);
-    }
-    return own;
-}
-
-__device__ inline float4 zero4() { return make_float4(0, 0, 0, 0); }
-
-// Element i of four; i is known when the loop around it is unrolled.
-__device__ inline float element(const float4& four, int i) {
-    return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
 }
 
 }  // namespace nca::cuda

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "cuda/check.hpp"
+#include "cuda/device.cuh"
 #include "cuda/loaded_kernel.hpp"
 #include "cuda/traits.hpp"
 
@@ -86,9 +87,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
             cudaStream_t stream, Arguments&&... arguments) {
     prepare_kernel(name, handle_of(kernel), shape.shared_bytes, shape.cluster);
     if (LoadingOnly::here()) return;
-#ifdef NCA_CUDA_EXECUTOR
-    executor::name_next_launch(name);
-#endif
+    name_launch(name);
     const LaunchConfig config(shape, stream);
     check_kernel(cudaLaunchKernelEx(config.get(), kernel, std::forward<Arguments>(arguments)...),
                  name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/load_kernels.hpp"
 
-#include "cuda/band_rollout.hpp"
+#include "cuda/band_cut.hpp"
 #include "cuda/loaded_kernel.hpp"
 
 namespace nca::cuda {
@@ -20,11 +20,18 @@ void load_step_kernels(Precision precision) {
     launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
 }
 
+// Narrow grids and wide ones have kernels of their own.
 void load_band_kernels(Precision precision) {
-    launch_band_fire({}, nullptr);
-    launch_band_forward({}, precision, nullptr);
-    launch_band_lists({}, precision, nullptr);
-    launch_band_backward({}, precision, nullptr);
+    for (const int width : {1, most_band_width}) {
+        const int height = most_bands * fewest_band_rows;
+        const BandRollout rollout = {.grid = {1, height, width},
+                                     .rule = {},
+                                     .cut = cut_bands(height, most_bands, fewest_band_rows, {})};
+        launch_band_fire(rollout, nullptr);
+        launch_band_forward(rollout, precision, nullptr);
+        launch_band_lists(rollout, precision, nullptr);
+        launch_band_backward(rollout, precision, nullptr);
+    }
     launch_update_weights({}, 1, nullptr);
 }
 

@@ -38,66 +38,6 @@ NCA_HOST_DEVICE constexpr int b_k(int lane, int i) {
 NCA_HOST_DEVICE constexpr int c_row(int lane, int i) { return lane / 4 + (i & 2 ? 8 : 0); }
 NCA_HOST_DEVICE constexpr int c_column(int lane, int i) { return lane % 4 * 2 + (i & 1); }
 
-struct Accumulator {
-    float sums[4];
-};
-
-// The nearest number of 11 significant bits; of two, the one further from zero.
-__device__ inline std::uint32_t rounded_to_tf32(float x) {
-#ifdef NCA_CUDA_EXECUTOR
-    return executor::rounded_to_tf32(x);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
-}
-
-// Two numbers rounded to fp16, the first in the lower half.
-__device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
-#ifdef NCA_CUDA_EXECUTOR
-    return executor::rounded_to_fp16(low, high);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
-}
-
-// m16n8k8 and m16n8k16 as the instructions have their registers.
-__device__ inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4],
-                                const std::uint32_t (&b)[2]) {
-#ifdef NCA_CUDA_EXECUTOR
-    executor::mma_tf32(c.sums, a, b);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    __trap();
-#endif
-}
-__device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
-                                const std::uint32_t (&b)[2]) {
-#ifdef NCA_CUDA_EXECUTOR
-    executor::mma_fp16(c.sums, a, b);
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    __trap();
-#endif
-}
-
 // The eight k from first on of A and B, by TF32.
 __device__ inline void multiply_tf32(Accumulator& c, const std::uint32_t (&a)[8],
                                      const std::uint32_t (&b)[4]) {

@@ -36,17 +36,25 @@ NCA_HOST_DEVICE inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t
     return counter;
 }
 
+// The words that decide whether a cell and the three that share a block with it fire.
+NCA_HOST_DEVICE inline PhiloxBlock fire_words(const FireKey& key, std::uint32_t step,
+                                              std::uint32_t sample, std::uint32_t cell) {
+    return philox4x32({{cell / 4, key.first_step + step, key.first_sample + sample, key.iteration}},
+                      key.seed, static_cast<std::uint32_t>(Purpose::fire));
+}
+
+NCA_HOST_DEVICE inline std::uint32_t word_of_cell(const PhiloxBlock& block, std::uint32_t cell) {
+    // A chain of selections: an index would put the block into local memory.
+    const std::uint32_t low = cell % 2 == 0 ? block.words[0] : block.words[1];
+    const std::uint32_t high = cell % 2 == 0 ? block.words[2] : block.words[3];
+    return cell % 4 < 2 ? low : high;
+}
+
 // Whether one cell fires: nca::fires, with the threshold of nca::fire_threshold.
 NCA_HOST_DEVICE inline bool cell_fires(const FireKey& key, std::uint64_t threshold,
                                        std::uint32_t step, std::uint32_t sample,
                                        std::uint32_t cell) {
-    const PhiloxBlock block =
-        philox4x32({{cell / 4, key.first_step + step, key.first_sample + sample, key.iteration}},
-                   key.seed, static_cast<std::uint32_t>(Purpose::fire));
-    // A chain of selections: an index would put the block into local memory.
-    const std::uint32_t low = cell % 2 == 0 ? block.words[0] : block.words[1];
-    const std::uint32_t high = cell % 2 == 0 ? block.words[2] : block.words[3];
-    return (cell % 4 < 2 ? low : high) < threshold;
+    return word_of_cell(fire_words(key, step, sample, cell), cell) < threshold;
 }
 
 }  // namespace nca::cuda

@@ -10,6 +10,7 @@
 // Reads 33 KiB for each block of the way back. Tests: tests/update_weights_test.cpp.
 
 #include "cuda/adam.cuh"
+#include "cuda/flags.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/loss.cuh"
 #include "cuda/pack_tensor.cuh"

@@ -84,14 +84,18 @@ struct OnStream {
     cudaStream_t stream = nullptr;
 };
 
+std::string text_of(const std::filesystem::path& file) {
+    std::ifstream stream(file);
+    return {std::istreambuf_iterator<char>(stream), {}};
+}
+
 // The names of all kernels that stand in cuda/*.cu.
 std::set<std::string> kernels_in_sources() {
     std::set<std::string> names;
     const std::regex kernel(R"(__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\()");
     for (const auto& file : std::filesystem::directory_iterator(NCA_CUDA_SOURCE_DIR)) {
         if (file.path().extension() != ".cu") continue;
-        std::ifstream stream(file.path());
-        const std::string text((std::istreambuf_iterator<char>(stream)), {});
+        const std::string text = text_of(file.path());
         for (std::sregex_iterator i(text.begin(), text.end(), kernel), end; i != end; ++i) {
             names.insert((*i)[1]);
         }
@@ -131,6 +135,18 @@ std::vector<std::uint8_t> train_a_little(const char* name) {
 
 }  // namespace
 
+TEST_CASE("nothing in cuda/ knows of the tests' executor") {
+    const std::regex known(R"(executor::|#\s*(?:if|include).*(?:EXECUTOR|executor|TEST))");
+    REQUIRE(std::regex_search("#if defined(NCA_CUDA_EXECUTOR)", known));
+    int files = 0;
+    for (const auto& file : std::filesystem::directory_iterator(NCA_CUDA_SOURCE_DIR)) {
+        CAPTURE(file.path());
+        REQUIRE_FALSE(std::regex_search(text_of(file.path()), known));
+        ++files;
+    }
+    REQUIRE(files > 20);
+}
+
 TEST_CASE("every kernel in cuda/ is run") {
     const Case example = test::random_case({.steps = 2}, 1);
     const auto engine = make_engine(Device::cuda());
@@ -139,15 +155,16 @@ TEST_CASE("every kernel in cuda/ is run") {
     train_a_little("regenerating");
     {
         const test::TensorDevice device;
-        const Device fast = test::cuda_device(Precision::fast);
-        test::run_rollout(*make_engine(fast), example);
-        Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
+        for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
+            const Device fast = test::cuda_device(Precision::fast, form);
+            test::run_rollout(*make_engine(fast), example);
+            Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
+        }
     }
     const std::set<std::string> all = kernels_in_sources();
-    REQUIRE(all.size() >= 18);
+    REQUIRE(all.size() >= 22);
     REQUIRE(all.count("step_forward_kernel") == 1);
     for (const std::string& name : all) {
-        if (name == "update_weights_kernel") continue;  // update_weights_test.cpp runs it
         INFO(name);
         REQUIRE(executor::launched_kernels().count(name) == 1);
     }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/executor/executor.hpp"
-#include "tests/support/catch.hpp"
 
 #include "cuda/device.cuh"
-#include "tests/support/temporary_directory.hpp"
+#include "tests/support/executed_kernels.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -29,39 +28,9 @@ using nca::cuda::init_arrival_barrier;
 using nca::cuda::release_flag;
 using nca::cuda::store_async;
 using nca::cuda::wait_arrivals;
-using nca::executor::Interleaving;
-using nca::executor::Order;
-using nca::test::message_of;
+using namespace nca::test;
 
 constexpr unsigned all_lanes = 0xffffffffU;
-
-// Device memory of so many numbers.
-template <class T>
-class Numbers {
-public:
-    explicit Numbers(std::size_t size) : size_(size) {
-        REQUIRE(cudaMalloc(&data_, size * sizeof(T)) == cudaSuccess);
-    }
-    explicit Numbers(const std::vector<T>& values) : Numbers(values.size()) {
-        REQUIRE(cudaMemcpy(data_, values.data(), values.size() * sizeof(T),
-                           cudaMemcpyHostToDevice) == cudaSuccess);
-    }
-    ~Numbers() { cudaFree(data_); }
-    Numbers(const Numbers&) = delete;
-    Numbers& operator=(const Numbers&) = delete;
-
-    T* data() const { return data_; }
-    std::size_t bytes() const { return size_ * sizeof(T); }
-    std::vector<T> download() const {
-        std::vector<T> values(size_);
-        REQUIRE(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost) == cudaSuccess);
-        return values;
-    }
-
-private:
-    T* data_ = nullptr;
-    std::size_t size_;
-};
 
 class Stream {
 public:
@@ -88,93 +57,6 @@ public:
 private:
     cudaEvent_t event_ = nullptr;
 };
-
-// Runs a test in one order and leaves the usual one behind.
-class InOrder {
-public:
-    explicit InOrder(Order order) { nca::executor::set_order(order); }
-    ~InOrder() { nca::executor::set_order(Order::forward); }
-    InOrder(const InOrder&) = delete;
-    InOrder& operator=(const InOrder&) = delete;
-};
-
-class WithInterleaving {
-public:
-    explicit WithInterleaving(Interleaving interleaving) {
-        nca::executor::set_interleaving(interleaving);
-    }
-    ~WithInterleaving() { nca::executor::set_interleaving(Interleaving::by_barrier); }
-    WithInterleaving(const WithInterleaving&) = delete;
-    WithInterleaving& operator=(const WithInterleaving&) = delete;
-};
-
-// Another device than the usual one, while a test runs.
-class WithDevice {
-public:
-    WithDevice(int major, int minor, int multiprocessors, std::size_t shared_limit) {
-        set(major, minor, multiprocessors, shared_limit);
-    }
-    ~WithDevice() { set(7, 5, 2, 64 << 10); }
-    WithDevice(const WithDevice&) = delete;
-    WithDevice& operator=(const WithDevice&) = delete;
-
-private:
-    static void set(int major, int minor, int multiprocessors, std::size_t shared_limit) {
-        nca::executor::set_compute_capability(major, minor);
-        nca::executor::set_multiprocessors(multiprocessors);
-        nca::executor::set_shared_limit(shared_limit);
-    }
-};
-
-constexpr auto all_interleavings = {Interleaving::by_barrier, Interleaving::as_far_as_possible,
-                                    Interleaving::one_block_late};
-
-struct Shape {
-    dim3 grid = 1;
-    dim3 block = 1;
-    std::size_t shared_bytes = 0;
-    cudaStream_t stream = nullptr;
-    bool cooperative = false;
-    dim3 cluster = 0;  // none
-};
-
-Shape in_clusters(dim3 cluster, dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
-    return {grid, block, shared_bytes, nullptr, false, cluster};
-}
-
-Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
-    return {grid, block, shared_bytes, nullptr, true};
-}
-
-template <class... Types, class... Arguments>
-cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeCooperative;
-    attributes[0].val.cooperative = shape.cooperative;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
-    const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
-                                    shape.stream, attributes,  shape.cluster.x == 0 ? 1U : 2U};
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
-// What a kernel makes of `size` numbers.
-template <class T, class... Types, class... Arguments>
-std::vector<T> result_of(std::size_t size, const Shape& shape, void (*kernel)(T*, Types...),
-                         Arguments... arguments) {
-    const Numbers<T> result(size);
-    REQUIRE(launch(shape, kernel, result.data(), arguments...) == cudaSuccess);
-    return result.download();
-}
-
-// What the kernel throws.
-template <class... Types, class... Arguments>
-std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
-    REQUIRE(launch(shape, kernel, arguments...) == cudaSuccess);
-    return message_of<std::logic_error>([] { cudaDeviceSynchronize(); });
-}
-
-auto contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
 
 __global__ void positions_kernel(unsigned* result) {
     const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
@@ -322,6 +204,8 @@ __global__ void atomics_kernel(unsigned* result) {
     atomicAdd(&result[0], 1);
     atomicOr(&result[1], 1U << threadIdx.x % 32);
     atomicMax(&result[2], threadIdx.x * 7 % 64);
+    atomicXor(&result[3], 1U << threadIdx.x % 31);
+    atomicAnd(&result[4], ~(1U << threadIdx.x % 16));
 }
 
 // Each block waits for the one before it, and adds to what that one wrote.
@@ -381,6 +265,29 @@ __global__ void read_flags_kernel(const std::uint32_t* flags, int count, int tim
     }
 }
 
+// A lane polls while its warp waits for it, and another warp for the block.
+__global__ void poll_before_barrier_kernel(std::uint32_t* flag) {
+    if (blockIdx.x == 1) {
+        release_flag(flag, 1);
+        return;
+    }
+    if (threadIdx.x < warpSize) {
+        while (threadIdx.x == 0 && acquire_flag(flag) == 0) {
+        }
+        __syncwarp();
+    }
+    __syncthreads();
+}
+
+// In what order threads come here: of all blocks, and after each barrier anew.
+__global__ void order_kernel(unsigned* result, unsigned* counter, unsigned rounds) {
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    for (unsigned round = 0; round < rounds; ++round) {
+        result[round * gridDim.x * blockDim.x + thread] = atomicAdd(counter, 1);
+        __syncthreads();
+    }
+}
+
 // One lane of a warp raises the flag that another one polls.
 __global__ void flag_within_block_kernel(std::uint32_t* flag) {
     if (threadIdx.x == 40) release_flag(flag, 1);
@@ -414,22 +321,33 @@ struct Piece {
     int numbers[16];
 };
 
-// Each lane sums up what all lanes brought first, after they have brought something else.
-__global__ void exchange_bytes_kernel(int* result) {
+// Each lane gets the sum of all.
+void sum_up(Piece (&pieces)[warpSize]) {
+    int sum = 0;
+    for (const Piece& piece : pieces) sum = std::accumulate(piece.numbers, piece.numbers + 16, sum);
+    for (Piece& piece : pieces) piece.numbers[3] = sum;
+}
+void turn_round(int (&lanes)[warpSize]) { std::reverse(lanes, lanes + warpSize); }
+
+// Three times, so that the first of a warp come back for the third before the last have left the
+// second.
+__global__ void together_kernel(int* result) {
+    int lane = static_cast<int>(threadIdx.x) % warpSize;
+    nca::executor::together<turn_round>(lane, {"first", __FILE__, __LINE__});
     Piece own{};
     for (int i = 0; i < 16; ++i) own.numbers[i] = static_cast<int>(threadIdx.x) * 16 + i;
-    const auto first =
-        nca::executor::exchange_bytes(&own, sizeof own, {"first", __FILE__, __LINE__});
-    __syncwarp();
-    own.numbers[0] = -1;
-    nca::executor::exchange_bytes(&own, 4, {"second", __FILE__, __LINE__});
-    int sum = first.lane;
-    for (int i = 0; i < warpSize; ++i) {
-        Piece other;
-        std::memcpy(&other, first.values[i], sizeof other);
-        for (const int number : other.numbers) sum += number;
+    nca::executor::together<sum_up>(own, {"second", __FILE__, __LINE__});
+    nca::executor::together<turn_round>(lane, {"third", __FILE__, __LINE__});
+    result[threadIdx.x] = own.numbers[3] + lane;
+}
+
+__global__ void different_work_kernel(int* result) {
+    Piece own{};
+    if (threadIdx.x == 5) {
+        nca::executor::together<turn_round>(*result, {"turn_round", __FILE__, __LINE__});
+    } else {
+        nca::executor::together<sum_up>(own, {"sum_up", __FILE__, __LINE__});
     }
-    result[threadIdx.x] = sum;
 }
 
 __global__ void ranks_kernel(unsigned* result) {
@@ -517,6 +435,63 @@ __global__ void ring_kernel(float* values, unsigned rounds) {
     for (unsigned i = 0; i < 5; ++i) mine[i * threads + thread] = own[i];
 }
 
+// All sizes that can be stored, of numbers that say where they belong; into the next block.
+__global__ void store_sizes_kernel(float* result) {
+    auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
+    float* const received = shared.received[0][0];
+    ArrivalBarrier& barrier = shared.barriers[0];
+    init_arrival_barrier(barrier, 1);
+    cluster_barrier();
+    expect_bytes(barrier, 7 * sizeof(float));
+    const unsigned to = 1 - cluster_rank();
+    const float first = static_cast<float>(to) * 10;
+    store_async(received, make_float4(first, first + 1, first + 2, first + 3), barrier, to);
+    store_async(received + 4, make_float2(first + 4, first + 5), barrier, to);
+    store_async(received + 6, first + 6, barrier, to);
+    wait_arrivals(barrier, 0);
+    for (unsigned i = 0; i < 7; ++i) result[cluster_rank() * 7 + i] = received[i];
+}
+
+__global__ void store_into_ended_kernel(std::uint32_t* flag) {
+    auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
+    init_arrival_barrier(shared.barriers[0], 1);
+    cluster_barrier();
+    if (cluster_rank() == 1) {
+        release_flag(flag, 1);
+        return;
+    }
+    while (acquire_flag(flag) == 0) {
+    }
+    acquire_flag(flag);  // the other block goes on
+    store_async(shared.received[0][0], 1.0F, shared.barriers[0], 1);
+}
+
+__global__ void store_misaligned_kernel() {
+    auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
+    init_arrival_barrier(shared.barriers[0], 1);
+    cluster_barrier();
+    store_async(shared.received[0][0] + 1, make_float2(1, 2), shared.barriers[0], 0);
+}
+
+struct Reduced {
+    unsigned sum;
+    unsigned any_bit;
+    unsigned largest;
+    std::uint64_t wide;
+    float above;
+
+    bool operator==(const Reduced&) const = default;
+};
+
+__global__ void reduce_kernel(Reduced* result) {
+    const unsigned lane = threadIdx.x;
+    result[lane] = {.sum = __reduce_add_sync(all_lanes, lane * 0x10000000U + 1),
+                    .any_bit = __reduce_or_sync(all_lanes, lane % 3 == 0 ? 1U << lane : 0),
+                    .largest = __reduce_max_sync(all_lanes, lane == 7 ? 0xfffffff0U : lane),
+                    .wide = __shfl_down_sync(all_lanes, (std::uint64_t(lane) << 40) + 1, 1),
+                    .above = __shfl_xor_sync(all_lanes, static_cast<float>(lane), 1)};
+}
+
 TEST_CASE("every thread of every block runs once and knows its place") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
     const Numbers<unsigned> result(std::vector<unsigned>(3 * 2 * 4 * 5 * 7 * 2));
@@ -545,6 +520,9 @@ TEST_CASE("a missing barrier gives other bits in reverse order") {
     };
     REQUIRE(run(Order::forward) != run(Order::reverse));
     REQUIRE(run(Order::forward) == run(Order::forward));
+    const WithInterleaving with(Interleaving::random);
+    REQUIRE(run(Order::forward) !=
+            result_of<int>(64, {1, 64, sizeof(int) * 64}, reverse_kernel<true>));
 }
 
 TEST_CASE("a block barrier does not wait for threads that have finished") {
@@ -570,6 +548,19 @@ TEST_CASE("the lanes of a warp exchange values, in both orders") {
                                  .any = 1,
                                  .all = 0};
         REQUIRE(collected[lane] == expected);
+    }
+}
+
+TEST_CASE("the lanes of a warp reduce values, and shuffle wide ones") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const auto reduced = result_of<Reduced>(32, {1, 32}, reduce_kernel);
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        const Reduced expected{.sum = 32,  // and 31 * 2^32
+                               .any_bit = 0x49249249U,
+                               .largest = 0xfffffff0U,
+                               .wide = (std::uint64_t(lane == 31 ? 31 : lane + 1) << 40) + 1,
+                               .above = static_cast<float>(lane ^ 1U)};
+        REQUIRE(reduced[lane] == expected);
     }
 }
 
@@ -671,12 +662,18 @@ TEST_CASE("an asynchronous copy arrives when its thread finishes it") {
 }
 
 TEST_CASE("atomics add up, and integer intrinsics count bits") {
-    const Numbers<unsigned> result(std::vector<unsigned>(3));
+    const Numbers<unsigned> result(std::vector<unsigned>{0, 0, 0, 0, 0xfffffU});
     REQUIRE(launch({3, 64}, atomics_kernel, result.data()) == cudaSuccess);
-    REQUIRE(result.download() == std::vector<unsigned>{192, 0xffffffffU, 63});
+    REQUIRE(result.download() == std::vector<unsigned>{192, 0xffffffffU, 63, 3, 0xf0000U});
 
     REQUIRE(__umulhi(0xffffffffU, 0xffffffffU) == 0xfffffffeU);
     REQUIRE(__popc(0xf0f0U) == 8);
+    REQUIRE(__popcll(0xf0f0000000000001U) == 9);
+    REQUIRE(__ffsll(std::int64_t{1} << 40) == 41);
+    REQUIRE(__clzll(std::int64_t{1} << 40) == 23);
+    REQUIRE(__funnelshift_l(0x80000001U, 0x40000000U, 1) == 0x80000001U);
+    REQUIRE(__funnelshift_r(0x80000001U, 0x40000001U, 1) == 0xc0000000U);
+    REQUIRE(__funnelshift_l(1, 2, 32) == 2);
     REQUIRE(__ffs(0) == 0);
     REQUIRE(__ffs(8) == 4);
     REQUIRE(__clz(0) == 32);
@@ -760,6 +757,7 @@ TEST_CASE("blocks that do not wait give other bits in some interleaving") {
     CHECK(run(Order::reverse, Interleaving::by_barrier) != expected);
     CHECK(run(Order::forward, Interleaving::as_far_as_possible) != expected);
     CHECK(run(Order::forward, Interleaving::one_block_late) != expected);
+    CHECK(run(Order::forward, Interleaving::random) != expected);
 }
 
 TEST_CASE("a barrier of the grid can be made of flags") {
@@ -808,6 +806,48 @@ TEST_CASE("a thread may poll while others of its block and its warp wait at a ba
     REQUIRE(flag.download() == std::vector<std::uint32_t>{2});
 }
 
+TEST_CASE("a lane may poll while its warp waits for it and other warps for the block") {
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
+    CHECK(complaint(cooperative(2, 64), poll_before_barrier_kernel, flag.data()).empty());
+}
+
+TEST_CASE("random turns are the same for a seed, differ between seeds, and leave some behind") {
+    constexpr unsigned blocks = 4, warps = 3, threads = warps * 32, rounds = 20;
+    const auto order = [](std::uint64_t seed, Interleaving interleaving = Interleaving::random) {
+        const WithInterleaving with(interleaving, seed);
+        const Numbers<unsigned> counter(std::vector<unsigned>{0});
+        return result_of<unsigned>(rounds * blocks * threads, cooperative(blocks, threads),
+                                   order_kernel, counter.data(), rounds);
+    };
+    const auto first_block_in_lead = [&](const std::vector<unsigned>& came) {
+        // Threads that came between the first block's last thread and the fourth block's first one.
+        int most = 0;
+        for (unsigned round = 0; round < rounds; ++round) {
+            const unsigned* const at = came.data() + round * blocks * threads;
+            most = std::max(most, static_cast<int>(at[3 * threads]) - static_cast<int>(at[0]));
+        }
+        return most;
+    };
+    const auto first = order(1);
+    REQUIRE(order(1) == first);
+    REQUIRE(order(2) != first);
+    bool warps_change = false;
+    for (std::uint64_t seed = 0; seed < 5; ++seed) {
+        const auto came = order(seed);
+        auto sorted = came;
+        std::sort(sorted.begin(), sorted.end());
+        for (unsigned i = 0; i < sorted.size(); ++i) REQUIRE(sorted[i] == i);
+        warps_change |= came[32] < came[0];
+        // A block is whole rounds ahead of another one, which no fixed way of taking turns does but
+        // the one that lets them run as far as they can.
+        CHECK(first_block_in_lead(came) > static_cast<int>(blocks * threads));
+    }
+    CHECK(warps_change);
+    CHECK(first_block_in_lead(order(0, Interleaving::by_barrier)) == 3 * threads);
+}
+
 TEST_CASE("what one block of a cooperative launch throws ends them all") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
     const WithInterleaving with(GENERATE(values(all_interleavings)));
@@ -851,15 +891,17 @@ TEST_CASE("the device is as large and as new as a test has set it") {
     CHECK(cudaFuncSetAttribute(write_shared_kernel, largest, 227 << 10) == cudaErrorInvalidValue);
 }
 
-TEST_CASE("the lanes of a warp exchange bytes, in both orders") {
+TEST_CASE("the lanes of a warp work on pieces together, in both orders") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const auto sums = result_of<int>(96, {1, 96}, exchange_bytes_kernel);
+    const auto sums = result_of<int>(96, {1, 96}, together_kernel);
     for (int i = 0; i < 96; ++i) {
         const int first = i / 32 * 512;
         REQUIRE(sums[i] == i % 32 + (first + first + 511) * 256);
     }
     const Numbers<int> result(96);
-    CHECK_THAT(complaint({1, 33}, exchange_bytes_kernel, result.data()), contains("full warps"));
+    CHECK_THAT(complaint({1, 33}, together_kernel, result.data()), contains("full warps"));
+    CHECK_THAT(complaint({1, 32}, different_work_kernel, result.data()),
+               contains("threads wait at different barriers"));
 }
 
 TEST_CASE("blocks know their place in their cluster") {
@@ -994,6 +1036,25 @@ TEST_CASE("asynchronous stores that cannot arrive are errors") {
                contains("outside of shared memory"));
     CHECK_THAT(ring_complaint(ring_kernel<Fault::not_initialized>, order),
                contains("not initialized"));
+}
+
+TEST_CASE("asynchronous stores are of 4, 8 and 16 bytes") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const auto stored =
+        result_of<float>(14, in_clusters(2, 2, 1, sizeof(RingStorage)), store_sizes_kernel);
+    for (int i = 0; i < 14; ++i) REQUIRE(stored[i] == static_cast<float>(i / 7 * 10 + i % 7));
+    CHECK_THAT(complaint(in_clusters(2, 2, 1, sizeof(RingStorage)), store_misaligned_kernel),
+               contains("not aligned to its size"));
+}
+
+TEST_CASE("a store into a block that has ended is an error") {
+    const WithDevice device(9, 0, 16, 64 << 10);
+    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
+    CHECK_THAT(
+        complaint(in_clusters(2, 2, 1, sizeof(RingStorage)), store_into_ended_kernel, flag.data()),
+        contains("block 1 of the cluster has ended"));
 }
 
 TEST_CASE("clusters need a device that has them, and must fit it") {

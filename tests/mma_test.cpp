@@ -6,6 +6,7 @@
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/executor/executor.hpp"
+#include "tests/support/temporary_directory.hpp"
 #include "tests/support/tensor_device.hpp"
 
 #include <array>
@@ -24,6 +25,59 @@ struct Product {
     std::array<float, depth* columns> b = {};
     std::array<float, rows* columns> c = {};
 };
+
+constexpr int tile = 4 * 8 * 8;  // numbers of four matrices
+
+enum class Way { load, load_transposed, store_transposed };
+
+// What becomes of four matrices whose rows lie one after the other, each skewed by eight numbers,
+// and what all lanes then hold. Numbers of 16 bits.
+struct Moved {
+    std::array<std::uint16_t, tile> matrices = {};
+    std::array<std::array<std::uint32_t, 4>, 32> lanes = {};
+};
+template <Way way>
+Moved moved(const Moved& from) {
+    const nca::test::TensorDevice device;
+    Moved result;
+    constexpr int pitch = 16;
+    nca::executor::run({.kernel = "matrices_test",
+                        .grid = 1,
+                        .block = 32,
+                        .shared_bytes = 32 * pitch * 2,
+                        .thread = [&] {
+                            auto* const shared =
+                                static_cast<std::uint16_t*>(nca::executor::shared_arena());
+                            const auto lane = threadIdx.x;
+                            std::uint16_t* const row = shared + lane * pitch;
+                            for (unsigned i = 0; i < 8; ++i) row[i] = from.matrices[lane * 8 + i];
+                            // Another lane reads, or writes, this one's row.
+                            __syncwarp();
+                            std::uint16_t* const of_lane = shared + (31 - lane) * pitch;
+                            std::uint32_t bits[4];
+                            for (int i = 0; i < 4; ++i) bits[i] = from.lanes[lane][i];
+                            if (way == Way::load) load_matrices(bits, of_lane);
+                            if (way == Way::load_transposed)
+                                load_matrices_transposed(bits, of_lane);
+                            if (way == Way::store_transposed)
+                                store_matrices_transposed(of_lane, bits);
+                            __syncwarp();
+                            for (unsigned i = 0; i < 8; ++i) result.matrices[lane * 8 + i] = row[i];
+                            for (int i = 0; i < 4; ++i) result.lanes[lane][i] = bits[i];
+                        }});
+    return result;
+}
+
+Moved numbered_matrices() {
+    Moved result;
+    for (int i = 0; i < tile; ++i) result.matrices[i] = static_cast<std::uint16_t>(i * 7 + 1);
+    return result;
+}
+
+// Of matrix i, as the lanes above find it: they name the rows from the last to the first.
+std::uint32_t number(const Moved& from, int i, int row, int column) {
+    return from.matrices[(31 - (i * 8 + row)) * 8 + column];
+}
 
 // c + a b by one warp.
 template <class Arithmetic>
@@ -174,6 +228,103 @@ TEST_CASE("TF32 rounds to nearest, halves away from zero") {
     REQUIRE(__uint_as_float(rounded_to_tf32(-1 - 0x1p-11F)) == -1 - 0x1p-10F);
     REQUIRE(__uint_as_float(rounded_to_tf32(1 + 0x1p-12F)) == 1);
     REQUIRE(std::isnan(__uint_as_float(rounded_to_tf32(std::nanf("")))));
+}
+
+TEST_CASE("halves are the floats that were rounded, all of them") {
+    for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+        const float2 both = halves(bits << 16 | 0x3c00U);
+        REQUIRE(both.x == 1);
+        if (std::isnan(both.y)) {
+            REQUIRE((bits & 0x7fffU) > 0x7c00U);
+        } else {
+            REQUIRE(nca::executor::rounded_to_fp16(both.y, 0) == bits);
+        }
+    }
+    const float2 both = halves(0x7bff0001U);
+    REQUIRE(both.x == 0x1p-24F);
+    REQUIRE(both.y == 65504);
+}
+
+TEST_CASE("lanes get pairs of four matrices' rows, or of their columns") {
+    const nca::test::BlockSchedule schedule(
+        GENERATE(nca::executor::Order::forward, nca::executor::Order::reverse));
+    const Moved from = numbered_matrices();
+    const Moved plain = moved<Way::load>(from), transposed = moved<Way::load_transposed>(from);
+    for (int lane = 0; lane < 32; ++lane) {
+        const int group = lane / 4, pair = lane % 4 * 2;
+        for (int i = 0; i < 4; ++i) {
+            REQUIRE(plain.lanes[lane][i] ==
+                    (number(from, i, group, pair + 1) << 16 | number(from, i, group, pair)));
+            REQUIRE(transposed.lanes[lane][i] ==
+                    (number(from, i, pair + 1, group) << 16 | number(from, i, pair, group)));
+        }
+    }
+}
+
+TEST_CASE("matrices that are stored transposed are those that were loaded transposed") {
+    const nca::test::BlockSchedule schedule(
+        GENERATE(nca::executor::Order::forward, nca::executor::Order::reverse));
+    Moved from = numbered_matrices();
+    from.lanes = moved<Way::load_transposed>(from).lanes;
+    const auto expected = from.matrices;
+    from.matrices = {};
+    REQUIRE(moved<Way::store_transposed>(from).matrices == expected);
+}
+
+TEST_CASE("a product's operands can be loaded from rows") {
+    // A [16, 16] and B^T [8, 16] lie row by row; what load_matrices gives is what make_a and make_b
+    // give.
+    const Product product = small_integers();
+    Moved a, b;
+    const auto fp16 = [](float x) {
+        return static_cast<std::uint16_t>(nca::executor::rounded_to_fp16(x, 0));
+    };
+    // Matrices by the order of the registers: of A (row, k) (0, 0) (8, 0) (0, 8) (8, 8).
+    for (int i = 0; i < 4; ++i) {
+        for (int r = 0; r < 8; ++r) {
+            for (int c = 0; c < 8; ++c) {
+                const int at = (31 - (i * 8 + r)) * 8 + c;
+                a.matrices[at] = fp16(product.a[(r + i % 2 * 8) * depth + c + i / 2 * 8]);
+                b.matrices[at] = fp16(product.b[(c + i % 2 * 8) * columns + r]);
+            }
+        }
+    }
+    const auto lanes_a = moved<Way::load>(a).lanes, lanes_b = moved<Way::load>(b).lanes;
+    const nca::test::TensorDevice device;
+    for (int lane = 0; lane < 32; ++lane) {
+        float values_a[8], values_b[4];
+        for (int i = 0; i < 8; ++i) {
+            values_a[i] = product.a[a_row(lane, i) * depth + a_k(lane, i)];
+        }
+        for (int i = 0; i < 4; ++i) {
+            values_b[i] = product.b[b_k(lane, i) * columns + b_column(lane)];
+        }
+        const auto made_a = Fp16Arithmetic::make_a(values_a);
+        const auto made_b = Fp16Arithmetic::make_b(values_b);
+        for (int i = 0; i < 4; ++i) REQUIRE(lanes_a[lane][i] == made_a.pairs[i]);
+        for (int i = 0; i < 2; ++i) REQUIRE(lanes_b[lane][i] == made_b.pairs[i]);
+    }
+}
+
+TEST_CASE("rows of matrices lie in shared memory, at multiples of 16 bytes") {
+    const auto complaint = [](unsigned offset) {
+        const nca::test::TensorDevice device;
+        return nca::test::message_of<std::logic_error>([&] {
+            nca::executor::run({.kernel = "matrices_test",
+                                .grid = 1,
+                                .block = 32,
+                                .shared_bytes = 512,
+                                .thread = [&] {
+                                    auto* const shared =
+                                        static_cast<char*>(nca::executor::shared_arena());
+                                    std::uint32_t bits[4];
+                                    load_matrices(bits, shared + threadIdx.x * 16 + offset);
+                                }});
+        });
+    };
+    REQUIRE(complaint(0).empty());
+    REQUIRE_THAT(complaint(8), Catch::Matchers::ContainsSubstring("load_matrices"));
+    REQUIRE_THAT(complaint(16), Catch::Matchers::ContainsSubstring("outside of shared memory"));
 }
 
 TEST_CASE("packed operands lie where the lanes look for them") {

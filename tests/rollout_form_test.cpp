@@ -182,7 +182,7 @@ TEST_CASE("code for 8.0 trains on a device of 9.0, without dependent launches") 
     const test::TensorDevice device;
     const auto weights = [](Precision precision) {
         Trainer trainer(test::small_picture(), test::small_config("growing"),
-                        cuda_device(precision));
+                        cuda_device(precision, RolloutForm::steps));
         for (int i = 0; i < 3; ++i) trainer.iterate();
         return trainer.model().weights;
     };

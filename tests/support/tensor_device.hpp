@@ -7,6 +7,8 @@
 
 #include <nca/device.hpp>
 
+#include <cstdint>
+
 namespace nca::test {
 
 // A device like an H100, with fewer multiprocessors, while it lives. The executor holds two blocks
@@ -28,8 +30,10 @@ struct TensorDevice {
 
 // An order of threads and a way of blocks to take turns, while it lives.
 struct BlockSchedule {
-    explicit BlockSchedule(executor::Order order, executor::Interleaving interleaving =
-                                                      executor::Interleaving::by_barrier) {
+    explicit BlockSchedule(executor::Order order,
+                           executor::Interleaving interleaving = executor::Interleaving::by_barrier,
+                           std::uint64_t seed = 0) {
+        executor::set_schedule_seed(seed);
         executor::set_order(order);
         executor::set_interleaving(interleaving);
     }

@@ -19,7 +19,6 @@
 #include <type_traits>
 #include <utility>
 
-#define NCA_CUDA_EXECUTOR 1
 #define CUDART_VERSION 13000
 
 // The language. There is no __shared__: a block's shared memory is shared_arena().
@@ -67,6 +66,8 @@ constexpr float4 make_float4(float x, float y, float z, float w) { return {x, y,
 // Never fused into one operation; the executor's files are compiled without contraction.
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
+constexpr int min(int a, int b) { return a < b ? a : b; }
+constexpr int max(int a, int b) { return a > b ? a : b; }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 
@@ -82,12 +83,6 @@ namespace nca::executor {
 // The block's dynamic shared memory: full of NaN at first, of exactly the size that the launch
 // asked for. Throws std::logic_error where that is none.
 void* shared_arena();
-
-// An asynchronous copy from global to shared memory, of 4, 8 or 16 bytes, which the thread that
-// starts it must finish. In forward order it takes place when that is done, and never if it is not;
-// in reverse order it takes place at once. A GPU may do either.
-void defer_copy(void* shared, const void* global, std::size_t bytes);
-void finish_copies();
 
 // The name under which this OS thread's next launch is known.
 void name_next_launch(const char* name);
@@ -111,30 +106,17 @@ struct Exchange {
 Exchange exchange(unsigned mask, std::uint64_t value, const Place& place);
 [[noreturn]] void refuse_source_lane(int source, const Place& place);
 
-// The same for up to 64 bytes of each lane, as matrix instructions need them; for full warps, and
-// good until the lane's next exchange of bytes.
-inline constexpr std::size_t exchanged_bytes = 64;
-struct ByteExchange {
-    const unsigned char (*values)[exchanged_bytes];  // [32][64], of which each lane set its first
-    int lane;                                        // this one
-};
-ByteExchange exchange_bytes(const void* own, std::size_t bytes, const Place& place);
-
-// A flag in global memory. acquire_flag lets all other threads go on before it reads.
-void release_flag(std::uint32_t* flag, std::uint32_t value);
-std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
-
-// Clusters of blocks. An arrival barrier takes 8 bytes of shared memory and works as an mbarrier
-// does: its phase is complete when all arrivals and all bytes are there that it waits for. Stores
-// arrive at once in reverse order, and in forward order as late as may be: when a thread waits for
-// their barrier, the last one first.
-unsigned cluster_rank();
-unsigned cluster_blocks();
-void cluster_barrier(const Place& place);
-void init_arrivals(void* barrier, unsigned arrivals);
-void expect_bytes(void* barrier, unsigned bytes);
-void wait_arrivals(void* barrier, unsigned parity, const Place& place);
-void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank);
+// The last lane of a full warp to come here does the work on the pieces that all have brought, and
+// each takes its own away as that leaves it. Of up to 64 bytes.
+inline constexpr std::size_t piece_bytes = 64;
+void together(void* own, std::size_t bytes, void (*work)(void* pieces), const Place& place);
+template <auto work, class Piece>
+void together(Piece& own, const Place& place) {
+    static_assert(std::is_trivially_copyable_v<Piece> && sizeof(Piece) <= piece_bytes);
+    together(
+        &own, sizeof own, [](void* pieces) { work(*static_cast<Piece(*)[warpSize]>(pieces)); },
+        place);
+}
 
 // source_of(lane) is the lane to read.
 template <class T, class SourceOf>
@@ -156,7 +138,14 @@ inline unsigned ballot(unsigned mask, int predicate, const Place& place) {
     return bits;
 }
 
-inline unsigned all_lanes(int lanes) { return lanes == 32 ? ~0U : (1U << lanes) - 1; }
+// The value of all lanes, combined; the same for each.
+template <class T, class Combine>
+T reduce(unsigned mask, T value, const Place& place, Combine combine) {
+    const Exchange all = exchange(mask, static_cast<std::uint64_t>(value), place);
+    T result = static_cast<T>(all.values[0]);
+    for (int i = 1; i < all.lanes; ++i) result = combine(result, static_cast<T>(all.values[i]));
+    return result;
+}
 
 }  // namespace nca::executor
 
@@ -184,6 +173,26 @@ inline int __any_sync(unsigned mask, int predicate, const char* file = __builtin
 inline int __all_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
                       int line = __builtin_LINE()) {
     return nca::executor::ballot(mask, predicate == 0, {"__all_sync", file, line}) == 0;
+}
+
+inline unsigned __reduce_add_sync(unsigned mask, unsigned value,
+                                  const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) {
+    return nca::executor::reduce(mask, value, {"__reduce_add_sync", file, line},
+                                 [](unsigned a, unsigned b) { return a + b; });
+}
+
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value, const char* file = __builtin_FILE(),
+                                 int line = __builtin_LINE()) {
+    return nca::executor::reduce(mask, value, {"__reduce_or_sync", file, line},
+                                 [](unsigned a, unsigned b) { return a | b; });
+}
+
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value,
+                                  const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) {
+    return nca::executor::reduce(mask, value, {"__reduce_max_sync", file, line},
+                                 [](unsigned a, unsigned b) { return a < b ? b : a; });
 }
 
 template <class T>
@@ -226,8 +235,18 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 }
 [[noreturn]] inline void __trap() { throw std::logic_error("__trap"); }
 inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __popcll(unsigned long long x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
+inline int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
+// One half of high:low, shifted by 0 to 31.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+    return static_cast<unsigned>((std::uint64_t(high) << 32 | low) << (shift & 31) >> 32);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return static_cast<unsigned>((std::uint64_t(high) << 32 | low) >> (shift & 31));
+}
 inline unsigned __brev(unsigned x) {
     unsigned reversed = 0;
     for (int i = 0; i < 32; ++i) reversed |= (x >> i & 1U) << (31 - i);
@@ -237,6 +256,14 @@ inline unsigned __brev(unsigned x) {
 template <class T>
 T __ldg(const T* address) {
     return *address;
+}
+template <class T>
+T __ldcg(const T* address) {
+    return *address;
+}
+template <class T>
+void __stcg(T* address, T value) {
+    *address = value;
 }
 
 // One CUDA thread runs at a time, so that every access is atomic and in order.
@@ -254,6 +281,14 @@ T atomicAdd(T* address, std::type_identity_t<T> value) {
 template <AtomicInteger T>
 T atomicOr(T* address, std::type_identity_t<T> value) {
     return std::exchange(*address, *address | value);
+}
+template <AtomicInteger T>
+T atomicAnd(T* address, std::type_identity_t<T> value) {
+    return std::exchange(*address, *address & value);
+}
+template <AtomicInteger T>
+T atomicXor(T* address, std::type_identity_t<T> value) {
+    return std::exchange(*address, *address ^ value);
 }
 template <AtomicInteger T>
 T atomicMax(T* address, std::type_identity_t<T> value) {

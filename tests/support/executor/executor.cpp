@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/executor/executor.hpp"
 
+#include "tests/support/executor/memory.hpp"
+
 #include <boost/context/fiber.hpp>
 #include <boost/context/preallocated.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
@@ -50,6 +52,29 @@ constexpr std::size_t stack_bytes = 128 << 10;
 
 std::atomic<Order> the_order = Order::forward;
 std::atomic<Interleaving> the_interleaving = Interleaving::by_barrier;
+std::atomic<std::uint64_t> the_seed = 0;
+
+// Random numbers that are the same everywhere (SplitMix64).
+class Chance {
+public:
+    explicit Chance(std::uint64_t seed) : state_(seed) {}
+
+    // One of so many.
+    std::size_t below(std::size_t count) {
+        state_ += 0x9e3779b97f4a7c15;
+        std::uint64_t x = state_;
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+        x = (x ^ x >> 27) * 0x94d049bb133111eb;
+        return (x ^ x >> 31) % count;
+    }
+    template <class T>
+    void shuffle(std::vector<T>& values) {
+        for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[below(i)]);
+    }
+
+private:
+    std::uint64_t state_;
+};
 
 // A stack, as address sanitizer has to be told of it at each switch.
 struct Stack {
@@ -101,6 +126,13 @@ struct Copy {
     void* to;
     const void* from;
     std::size_t bytes;
+    bool done;
+};
+
+// A bulk store to global memory that has read what it stores.
+struct BulkStore {
+    void* to;
+    std::vector<unsigned char> value;
 };
 
 // An arrival barrier. Its phase is complete when no arrivals and no bytes are pending.
@@ -117,10 +149,11 @@ struct Arrivals {
     }
 };
 
-// An asynchronous store that is under way.
+// An asynchronous store or a bulk load that is under way.
 struct Store {
     void* to;
     unsigned char value[16];
+    const void* from;  // of a load, which has no value yet
     std::size_t bytes;
     Arrivals* barrier;
 };
@@ -137,9 +170,11 @@ struct Lane {
     Block* block = nullptr;
     Warp* warp = nullptr;
     int in_warp = 0;
-    int byte_set = 0;  // of the warp's two, for its next exchange of bytes
+    int piece_set = 0;  // of the warp's two, for its next piece
     Place place{};
     std::vector<Copy> copies;
+    std::vector<Copy> unread_stores;              // in bulk
+    std::vector<BulkStore> stores_to_end;         // the same, when they have been read
     std::map<const void*, std::uint32_t> polled;  // what it has read since its last barrier
     const Arrivals* awaited = nullptr;
     Stack stack;
@@ -209,19 +244,28 @@ std::string text(const Arrivals& barrier) {
            " bytes are pending";
 }
 
+bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 bool same(const Place& a, const Place& b) {
-    return a.line == b.line && std::strcmp(a.what, b.what) == 0 &&
-           (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+    return a.line == b.line && same(a.what, b.what) && same(a.file, b.file);
 }
+
+// What the lanes of a warp bring to work on together.
+struct Pieces {
+    alignas(16) unsigned char bytes[warpSize * piece_bytes];
+    void (*work)(void*) = nullptr;
+    int brought = 0;
+    bool mixed = false;  // not all for the same work
+};
 
 // What the lanes of a warp bring to a collective. Lanes that go on may bring their next values
 // before others have read these, hence two sets; they cannot bring the values after that.
 struct Warp {
     int first = 0;  // of its lanes in the block
     int lanes = 0;
-    int set = 0;  // of values
+    int late = 0;  // rounds that it lets go by
+    int set = 0;   // of values
     std::uint64_t values[2][warpSize];
-    alignas(16) unsigned char bytes[2][warpSize][exchanged_bytes];
+    Pieces pieces[2];
 };
 
 // A block that is resident.
@@ -231,12 +275,15 @@ struct Block {
     std::span<const std::unique_ptr<Lane>> lanes;
     std::vector<Warp> warps;
     bool finished = false;
+    int late = 0;  // rounds that it lets go by
 
     unsigned rank = 0;                                // in its cluster
     std::span<const std::unique_ptr<Block>> cluster;  // in the order of this run
     std::span<const std::unique_ptr<Lane>> cluster_lanes;
     std::map<const void*, Arrivals> barriers;
     std::vector<Store> stores;  // into its shared memory, in the order of their issue
+    bool has_fenced = false;    // for bulk copies
+    bool has_loaded = false;    // in bulk
 };
 
 // What an arrival barrier holds, whose state is kept elsewhere: so that one that was not
@@ -267,6 +314,11 @@ constexpr std::uint64_t most_lanes = 64 * 256;
 // in which all lanes did no more than that are a deadlock.
 constexpr int patience = 100;
 
+// In random interleaving every so-manieth warp and block is late, by up to so many rounds.
+constexpr int late_warps = 8;
+constexpr int late_blocks = 16;
+constexpr int most_late_log2 = 6;
+
 // Runs the blocks of one OS thread. Its fibers live as long as that thread, and run one CUDA
 // thread after the other.
 class Multiprocessor {
@@ -294,7 +346,15 @@ public:
         warp_barrier(place, true);
         return {values, current_->in_warp, warp.lanes};
     }
-    ByteExchange exchange_bytes(const void* own, std::size_t bytes, const Place& place);
+    void together(void* own, std::size_t bytes, void (*work)(void*), const Place& place);
+    void defer_copy(const Copy& copy) {
+        if (early()) {
+            std::memcpy(copy.to, copy.from, copy.bytes);
+        } else {
+            current_->copies.push_back(copy);
+        }
+    }
+    void require_shared(const void* begin, std::size_t bytes, const Place& place) const;
     void release_flag(std::uint32_t* flag, std::uint32_t value) {
         current_->news |= *flag != value;
         *flag = value;
@@ -308,6 +368,12 @@ public:
     void store_async(void* shared, const void* value, std::size_t bytes, void* barrier,
                      unsigned rank);
 
+    void bulk_load(void* shared, const void* global, std::size_t bytes, void* barrier);
+    void bulk_store(void* global, const void* shared, std::size_t bytes);
+    void wait_bulk_reads();
+    void wait_bulk_stores();
+    void fence_async_proxy() { current_->block->has_fenced = true; }
+
     Lane& current() { return *current_; }
     const Block& block() const { return *current_->block; }
     const Arena& arena() const { return *current_->block->arena; }
@@ -318,8 +384,11 @@ private:
     fiber live(Lane& lane, fiber scheduler);
     void resume(Lane& lane);
     void suspend(State state, const Place& place);
+    void end_thread();
     [[noreturn]] void fail(const Block& block, const std::string& what) const;
 
+    void require_bulk(const char* what, const void* shared, const void* global,
+                      std::size_t bytes) const;
     Arrivals& arrivals(Block& block, void* barrier) const;
     void deliver(const Store& store) const;
     void deliver_late(Block& block, const Arrivals& barrier) const;
@@ -327,15 +396,22 @@ private:
     void make_resident(std::size_t slot, std::uint64_t number);
     void run_resident();
     bool run_round();
+    bool run_random_round();
+    bool is_late(int& rounds, int odds);
+    bool let_time_pass();
     bool take_turn(Block& block);
     void run_warp(Block& block, Warp& warp);
     void resume_ready(Lane& lane);
     void pass_barriers(const Block& block);
     void finish(Block& block);
-    void check_together(std::span<const std::unique_ptr<Lane>> lanes) const;
+    void check_together(std::span<const std::unique_ptr<Lane>> lanes, bool of_warp) const;
     [[noreturn]] void fail_for_deadlock() const;
     void cancel() noexcept;
 
+    // Whether what is asynchronous happens at once.
+    bool early() {
+        return interleaving_ == Interleaving::random ? chance_.below(2) == 0 : reverse_;
+    }
     // The i-th of so many in the order of this run.
     template <class Integer>
     Integer nth(Integer i, Integer count) const {
@@ -353,10 +429,13 @@ private:
     const Launch* launch_ = nullptr;
     bool reverse_ = false;
     Interleaving interleaving_ = Interleaving::by_barrier;
+    Chance chance_{0};
+    bool may_be_late_ = true;                     // in this round
     int threads_ = 0;                             // of a block
     std::vector<std::unique_ptr<Block>> blocks_;  // as many as were ever resident
     std::size_t resident_ = 0;                    // the first so many of them
     bool progress_ = false;                       // in this turn
+    std::vector<BulkStore> stores_to_end_;        // of threads that have finished
 };
 
 constinit thread_local Multiprocessor* running = nullptr;
@@ -383,12 +462,17 @@ fiber Multiprocessor::live(Lane& lane, fiber scheduler) {
     scheduler_ = std::move(scheduler);
     while (!leaving_) {
         try {
-            if (!cancelling_) launch_->thread();
+            if (!cancelling_) {
+                launch_->thread();
+                end_thread();
+            }
         } catch (const Cancelled&) {
         } catch (...) {
             thrown_ = std::current_exception();
         }
         lane.copies.clear();
+        lane.unread_stores.clear();
+        lane.stores_to_end.clear();
         lane.state = State::finished;
         leave_stack(lane.stack, scheduler_stack_);
         scheduler_ = std::move(scheduler_).resume();
@@ -417,16 +501,44 @@ void Multiprocessor::suspend(State state, const Place& place) {
     if (cancelling_) throw Cancelled{};
 }
 
-ByteExchange Multiprocessor::exchange_bytes(const void* own, std::size_t bytes,
-                                            const Place& place) {
+void Multiprocessor::together(void* own, std::size_t bytes, void (*work)(void*),
+                              const Place& place) {
     Lane& lane = *current_;
     if (lane.warp->lanes != warpSize) fail(text(place) + ": only full warps can do this");
-    if (bytes > exchanged_bytes) fail(text(place) + ": " + std::to_string(bytes) + " bytes");
-    auto* const set = lane.warp->bytes[lane.byte_set];
-    lane.byte_set = 1 - lane.byte_set;
-    std::memcpy(set[lane.in_warp], own, bytes);
+    Pieces& all = lane.warp->pieces[lane.piece_set];
+    lane.piece_set = 1 - lane.piece_set;
+    unsigned char* const piece = all.bytes + lane.in_warp * bytes;
+    std::memcpy(piece, own, bytes);
+    if (all.brought == 0) {
+        all.work = work;
+        all.mixed = false;
+    }
+    // Then they wait at different places, which is found out.
+    all.mixed |= all.work != work;
+    if (++all.brought == warpSize) {
+        all.brought = 0;
+        if (!all.mixed) work(all.bytes);
+    }
     warp_barrier(place, true);
-    return {set, lane.in_warp};
+    std::memcpy(own, piece, bytes);
+}
+
+// What the thread leaves behind.
+void Multiprocessor::end_thread() {
+    Lane& lane = *current_;
+    if (!lane.unread_stores.empty()) {
+        fail("thread " + text(lane.thread) + " has finished before its bulk stores have read " +
+             "shared memory: it has not called wait_bulk_reads");
+    }
+    for (BulkStore& store : lane.stores_to_end) stores_to_end_.push_back(std::move(store));
+}
+
+void Multiprocessor::require_shared(const void* begin, std::size_t bytes,
+                                    const Place& place) const {
+    if (!arena().holds(begin, bytes)) fail(text(place) + ": outside of shared memory");
+    if (reinterpret_cast<std::uintptr_t>(begin) % 16 != 0) {
+        fail(text(place) + ": an address that is not a multiple of 16");
+    }
 }
 
 std::uint32_t Multiprocessor::acquire_flag(const std::uint32_t* flag, const Place& place) {
@@ -449,6 +561,13 @@ void Multiprocessor::init_arrivals(void* barrier, unsigned arrivals) {
         fail("an arrival barrier is initialized again");
     }
     std::memcpy(barrier, &barrier_mark, sizeof barrier_mark);
+}
+
+void write(std::vector<BulkStore>& stores) {
+    for (const BulkStore& store : stores) {
+        std::memcpy(store.to, store.value.data(), store.value.size());
+    }
+    stores.clear();
 }
 
 Arrivals& Multiprocessor::arrivals(Block& block, void* barrier) const {
@@ -494,7 +613,8 @@ void Multiprocessor::store_async(void* shared, const void* value, std::size_t by
     }
     Block& other = *own.cluster[nth<std::size_t>(rank, own.cluster.size())];
     if (other.finished) {
-        fail("stores into block " + text(other.index) + ", which has finished");
+        fail("stores into shared memory that is gone: block " + std::to_string(rank) +
+             " of the cluster has ended");
     }
     if (!own.arena->holds(shared, bytes)) fail("stores outside of shared memory");
     if (reinterpret_cast<std::uintptr_t>(shared) % bytes != 0) {
@@ -508,9 +628,9 @@ void Multiprocessor::store_async(void* shared, const void* value, std::size_t by
     if (!own.arena->holds(barrier, sizeof barrier_mark)) {
         fail("an arrival barrier outside of shared memory");
     }
-    Store store{there(shared), {}, bytes, &arrivals(other, there(barrier))};
+    Store store{there(shared), {}, nullptr, bytes, &arrivals(other, there(barrier))};
     std::memcpy(store.value, value, bytes);
-    if (reverse_) {
+    if (early()) {
         deliver(store);
     } else {
         other.stores.push_back(store);
@@ -518,8 +638,69 @@ void Multiprocessor::store_async(void* shared, const void* value, std::size_t by
     current_->news = true;
 }
 
+void Multiprocessor::require_bulk(const char* what, const void* shared, const void* global,
+                                  std::size_t bytes) const {
+    const auto aligned = [](const void* at) {
+        return reinterpret_cast<std::uintptr_t>(at) % 16 == 0;
+    };
+    const std::string name = what;
+    trap_before(90, what);
+    if (bytes == 0 || bytes % 16 != 0) {
+        fail(name + " of " + std::to_string(bytes) + " bytes, which is not a multiple of 16");
+    }
+    if (!arena().holds(shared, bytes)) fail(name + " outside of shared memory");
+    if (arena().holds(global, 1)) fail(name + ": shared memory in the place of global memory");
+    if (!aligned(shared) || !aligned(global)) {
+        fail(name + ": an address that is not a multiple of 16");
+    }
+}
+
+void Multiprocessor::bulk_load(void* shared, const void* global, std::size_t bytes, void* barrier) {
+    Block& block = *current_->block;
+    require_bulk("bulk_load", shared, global, bytes);
+    if (bytes > most_arrivals) fail("more bytes than an arrival barrier can count");
+    if (!block.arena->holds(barrier, sizeof barrier_mark)) {
+        fail("an arrival barrier outside of shared memory");
+    }
+    const Store store{shared, {}, global, bytes, &arrivals(block, barrier)};
+    if (early()) {
+        deliver(store);
+    } else {
+        block.stores.push_back(store);
+    }
+    block.has_loaded = true;
+    current_->news = true;
+}
+
+void Multiprocessor::bulk_store(void* global, const void* shared, std::size_t bytes) {
+    const Block& block = *current_->block;
+    require_bulk("bulk_store", shared, global, bytes);
+    // What a load brought needs no fence.
+    if (!block.has_fenced && !block.has_loaded) {
+        fail("bulk_store of what no thread of the block has fenced with fence_async_proxy");
+    }
+    const bool done = early();
+    if (done) std::memcpy(global, shared, bytes);
+    current_->unread_stores.push_back({global, shared, bytes, done});
+}
+
+void Multiprocessor::wait_bulk_reads() {
+    Lane& lane = *current_;
+    for (const Copy& store : lane.unread_stores) {
+        if (store.done) continue;
+        const auto* const from = static_cast<const unsigned char*>(store.from);
+        lane.stores_to_end.push_back({store.to, {from, from + store.bytes}});
+    }
+    lane.unread_stores.clear();
+}
+
+void Multiprocessor::wait_bulk_stores() {
+    wait_bulk_reads();
+    write(current_->stores_to_end);
+}
+
 void Multiprocessor::deliver(const Store& store) const {
-    std::memcpy(store.to, store.value, store.bytes);
+    std::memcpy(store.to, store.from ? store.from : store.value, store.bytes);
     store.barrier->bytes -= static_cast<int>(store.bytes);
     if (store.barrier->bytes < -static_cast<int>(most_arrivals)) {
         fail("more bytes than an arrival barrier can count");
@@ -551,6 +732,7 @@ void Multiprocessor::run(const Launch& launch) {
     launch_ = &launch;
     reverse_ = order() == Order::reverse;
     interleaving_ = interleaving();
+    chance_ = Chance(the_seed);
     blockDim = launch.block;
     gridDim = launch.grid;
     threads_ = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
@@ -593,9 +775,15 @@ void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
     block.cluster_lanes = std::span(lanes_).subspan(first * threads_, size * threads_);
     block.barriers.clear();
     block.stores.clear();
+    block.has_fenced = block.has_loaded = false;
     block.arena.emplace(launch_->shared_bytes);
     block.lanes = std::span(lanes_).subspan(slot * threads_, threads_);
     block.warps.resize((threads_ + warpSize - 1) / warpSize);
+    for (Warp& warp : block.warps) {
+        warp.late = 0;
+        warp.pieces[0].brought = warp.pieces[1].brought = 0;
+    }
+    block.late = 0;
     block.finished = false;
     for (int i = 0; i < threads_; ++i) {
         Lane& lane = *block.lanes[i];
@@ -606,7 +794,7 @@ void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
         lane.warp->first = i / warpSize * warpSize;
         lane.warp->lanes = std::min(warpSize, threads_ - lane.warp->first);
         lane.in_warp = i % warpSize;
-        lane.byte_set = 0;
+        lane.piece_set = 0;
         lane.polled.clear();
         lane.awaited = nullptr;
     }
@@ -618,9 +806,14 @@ void Multiprocessor::run_resident() {
     const std::span<const std::unique_ptr<Block>> blocks = std::span(blocks_).first(resident_);
     try {
         for (int idle = 0; !std::ranges::all_of(blocks, finished);) {
-            idle = run_round() ? 0 : idle + 1;
+            // Nobody is made to wait once nothing happens, so that this has an end.
+            may_be_late_ = idle == 0;
+            const bool random = interleaving_ == Interleaving::random;
+            idle = (random ? run_random_round() : run_round()) ? 0 : idle + 1;
+            if (idle > 0 && let_time_pass()) idle = 1;
             if (idle == patience) fail_for_deadlock();
         }
+        write(stores_to_end_);
     } catch (...) {
         cancel();
         throw;
@@ -644,14 +837,65 @@ bool Multiprocessor::run_round() {
     return progress;
 }
 
+// A turn for most blocks, in any order.
+bool Multiprocessor::run_random_round() {
+    std::vector<Block*> blocks;
+    for (std::size_t i = 0; i < resident_; ++i) blocks.push_back(blocks_[i].get());
+    chance_.shuffle(blocks);
+    bool progress = false;
+    for (Block* const block : blocks) {
+        if (!block->finished && !is_late(block->late, late_blocks)) progress |= take_turn(*block);
+    }
+    return progress;
+}
+
+// Whether somebody, who has so many rounds to go that he is late, lets this round go by. If not he
+// may fall behind from the next one on.
+bool Multiprocessor::is_late(int& rounds, int odds) {
+    if (rounds > 0) {
+        --rounds;
+        return true;
+    }
+    if (may_be_late_ && chance_.below(odds) == 0) rounds = 1 << chance_.below(most_late_log2 + 1);
+    return false;
+}
+
+// Where nothing happens but that some are late: the next of them is not, any more. False where
+// nobody is.
+bool Multiprocessor::let_time_pass() {
+    int least = 0;
+    const auto each = [&](auto work) {
+        for (std::size_t i = 0; i < resident_; ++i) {
+            Block& block = *blocks_[i];
+            if (block.finished) continue;
+            work(block.late);
+            for (Warp& warp : block.warps) work(warp.late);
+        }
+    };
+    each([&](int late) {
+        if (late > 0 && (least == 0 || late < least)) least = late;
+    });
+    each([&](int& late) { late = std::max(late - least, 0); });
+    return least > 0;
+}
+
 // Runs the block until all its threads wait at a barrier or poll, each of them once. False where
 // that was all they did.
 bool Multiprocessor::take_turn(Block& block) {
     if (block.finished) return false;
     progress_ = false;
     const int warps = static_cast<int>(block.warps.size());
-    for (int i = 0; i < warps; ++i) run_warp(block, block.warps[nth(i, warps)]);
-    check_together(block.lanes);
+    if (interleaving_ == Interleaving::random) {
+        std::vector<Warp*> in_turn;
+        for (Warp& warp : block.warps) in_turn.push_back(&warp);
+        chance_.shuffle(in_turn);
+        for (Warp* const warp : in_turn) {
+            if (!is_late(warp->late, late_warps)) run_warp(block, *warp);
+        }
+    } else {
+        for (int i = 0; i < warps; ++i) run_warp(block, block.warps[nth(i, warps)]);
+    }
+    check_together(block.lanes, false);
     if (all_in(block.lanes, State::finished)) finish(block);
     pass_barriers(block);
     return progress_;
@@ -669,7 +913,7 @@ void Multiprocessor::run_warp(Block& block, Warp& warp) {
         }
         const auto at_barrier = std::ranges::find(lanes, State::at_warp_barrier, &Lane::state);
         if (at_barrier == lanes.end()) return;
-        check_together(lanes);
+        check_together(lanes, true);
         if (any_in(lanes, State::polling)) return;
         const auto finished = std::ranges::find(lanes, State::finished, &Lane::state);
         if ((*at_barrier)->exchanges && finished != lanes.end()) {
@@ -701,7 +945,7 @@ void Multiprocessor::pass_barriers(const Block& block) {
     };
     if (all_in(block.lanes, State::at_block_barrier)) pass(block.lanes);
     if (all_in(block.cluster_lanes, State::at_cluster_barrier)) {
-        check_together(block.cluster_lanes);
+        check_together(block.cluster_lanes, false);
         pass(block.cluster_lanes);
     }
 }
@@ -714,7 +958,7 @@ void Multiprocessor::finish(Block& block) {
     }
     if (!block.stores.empty()) {
         fail(block, "has finished while " + std::to_string(block.stores.size()) +
-                        " stores into its shared memory are under way");
+                        " stores or bulk loads into its shared memory are under way");
     }
     for (const auto& [at, barrier] : block.barriers) {
         if (barrier.bytes != 0) fail(block, "has finished while " + text(barrier));
@@ -722,11 +966,13 @@ void Multiprocessor::finish(Block& block) {
     block.arena.reset();
 }
 
-// All threads that wait must wait at the same barrier.
-void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes) const {
+// All threads that wait must wait at the same barrier. Threads of other warps may wait at one of
+// their warp, for a lane that polls.
+void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes,
+                                    bool of_warp) const {
     const Lane* one = nullptr;
     for (const auto& lane : lanes) {
-        if (!lane->waits()) continue;
+        if (!lane->waits() || (!of_warp && lane->state == State::at_warp_barrier)) continue;
         if (!one) one = lane.get();
         if (same(lane->place, one->place)) continue;
         const bool elsewhere = lane->block != one->block;
@@ -756,6 +1002,7 @@ void Multiprocessor::cancel() noexcept {
     }
     cancelling_ = false;
     thrown_ = nullptr;
+    stores_to_end_.clear();
 }
 
 Multiprocessor& inside_kernel(const char* what) {
@@ -771,6 +1018,7 @@ void require_full(const Multiprocessor& block, unsigned mask, const Place& place
 
 void set_order(Order order) { the_order = order; }
 Order order() { return the_order; }
+void set_schedule_seed(std::uint64_t seed) { the_seed = seed; }
 void set_interleaving(Interleaving interleaving) { the_interleaving = interleaving; }
 Interleaving interleaving() { return the_interleaving; }
 
@@ -787,11 +1035,7 @@ void defer_copy(void* shared, const void* global, std::size_t bytes) {
     };
     if (bytes != 4 && bytes != 8 && bytes != 16) block.fail("copies that are not 4, 8, 16 bytes");
     if (!aligned(shared) || !aligned(global)) block.fail("a copy that is not aligned to its size");
-    if (the_order == Order::reverse) {
-        std::memcpy(shared, global, bytes);
-    } else {
-        block.current().copies.push_back({shared, global, bytes});
-    }
+    block.defer_copy({shared, global, bytes, false});
 }
 
 void finish_copies() {
@@ -814,8 +1058,12 @@ Exchange exchange(unsigned mask, std::uint64_t value, const Place& place) {
     return block.exchange(value, place);
 }
 
-ByteExchange exchange_bytes(const void* own, std::size_t bytes, const Place& place) {
-    return inside_kernel(place.what).exchange_bytes(own, bytes, place);
+void together(void* own, std::size_t bytes, void (*work)(void*), const Place& place) {
+    inside_kernel(place.what).together(own, bytes, work, place);
+}
+
+void require_shared(const void* begin, std::size_t bytes, const Place& place) {
+    inside_kernel(place.what).require_shared(begin, bytes, place);
 }
 
 void release_flag(std::uint32_t* flag, std::uint32_t value) {
@@ -855,6 +1103,25 @@ void wait_arrivals(void* barrier, unsigned parity, const Place& place) {
 }
 void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank) {
     inside_kernel("store_async").store_async(shared, value, bytes, barrier, rank);
+}
+
+void bulk_load(void* shared, const void* global, std::size_t bytes, void* barrier) {
+    inside_kernel("bulk_load").bulk_load(shared, global, bytes, barrier);
+}
+void bulk_store(void* global, const void* shared, std::size_t bytes) {
+    inside_kernel("bulk_store").bulk_store(global, shared, bytes);
+}
+void wait_bulk_reads() {
+    trap_before(90, "wait_bulk_reads");
+    inside_kernel("wait_bulk_reads").wait_bulk_reads();
+}
+void wait_bulk_stores() {
+    trap_before(90, "wait_bulk_stores");
+    inside_kernel("wait_bulk_stores").wait_bulk_stores();
+}
+void fence_async_proxy() {
+    trap_before(90, "fence_async_proxy");
+    inside_kernel("fence_async_proxy").fence_async_proxy();
 }
 
 void refuse_source_lane(int source, const Place& place) {

@@ -30,6 +30,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <set>
 #include <string>
@@ -47,10 +48,14 @@ Order order();
 enum class Interleaving {
     by_barrier,          // each until all its threads wait at a barrier or poll
     as_far_as_possible,  // each until nothing in it can go on
-    one_block_late       // by_barrier, but the first one only where no other can go on
+    one_block_late,      // by_barrier, but the first one only where no other can go on
+    random               // blocks, and warps within them, in random order, and some of them late
 };
 void set_interleaving(Interleaving interleaving);
 Interleaving interleaving();
+// Of Interleaving::random; each launch begins it anew. Asynchronous copies and stores are then late
+// or early by chance, whatever the order is.
+void set_schedule_seed(std::uint64_t seed);
 
 // All kernels that have run. One whose launch had no name is "unnamed".
 std::set<std::string> launched_kernels();

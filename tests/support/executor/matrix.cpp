@@ -2,6 +2,7 @@
 #include "tests/support/executor/matrix.hpp"
 
 #include "tests/support/executor/executor.hpp"
+#include "tests/support/executor/memory.hpp"
 
 #include <bit>
 #include <cmath>
@@ -11,74 +12,160 @@
 namespace nca::executor {
 namespace {
 
-constexpr int rows = 8;  // of the fragments' eights: A has two of them, B's columns are one
+constexpr int rows = 16, columns = 8;  // of C
+constexpr int lanes = warpSize;
 
-// What a lane brings.
+// What a lane brings to a product; its sums are what it takes away.
 struct Operands {
+    float sums[4];
     std::uint32_t a[4];
     std::uint32_t b[2];
 };
 
+// What a lane holds of four matrices of 8 x 8: a row of one, or a pair of each.
+struct Pairs {
+    std::uint32_t of[4];
+};
+
 float towards_zero(double exact) {
     const auto nearest = static_cast<float>(exact);
-    return std::abs(double(nearest)) > std::abs(exact) ? std::nextafterf(nearest, 0.0F) : nearest;
+    if (!(std::abs(double(nearest)) > std::abs(exact))) return nearest;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(nearest) - 1);
 }
 
 std::uint32_t fp16_of(float x) {
-    const std::uint32_t sign = std::bit_cast<std::uint32_t>(x) >> 16 & 0x8000U;
-    if (std::isnan(x)) return sign | 0x7e00U;
-    const double magnitude = std::abs(double(x));
-    if (magnitude >= 65520) return sign | 0x7c00U;
-    // In the range of the denormals the unit stays that of the smallest normal numbers.
-    int exponent = magnitude > 0 ? std::ilogb(magnitude) : -14;
-    if (exponent < -14) exponent = -14;
-    const auto units =
-        static_cast<std::uint32_t>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
-    // The leading bit of a normal number adds one to the exponent's field.
-    return sign | ((static_cast<std::uint32_t>(exponent + 14) << 10) + units);
-}
-
-float float_of_fp16(std::uint32_t bits) {
-    const double sign = bits & 0x8000U ? -1 : 1;
-    const int exponent = static_cast<int>(bits >> 10 & 31);
-    const double fraction = bits & 1023;
-    if (exponent == 31) {
-        return static_cast<float>(fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
-                                                : sign * std::numeric_limits<double>::infinity());
+    const std::uint32_t all = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t sign = all >> 16 & 0x8000U;
+    const std::uint32_t magnitude = all & 0x7fffffffU;
+    if (magnitude > 0x7f800000U) return sign | 0x7e00U;   // NaN
+    if (magnitude >= 0x477ff000U) return sign | 0x7c00U;  // 65,520
+    if (magnitude < 0x38800000U) {                        // 2^-14
+        // 1/2 has the unit of fp16's denormal numbers.
+        const float sum = std::bit_cast<float>(magnitude) + 0.5F;
+        return sign | (std::bit_cast<std::uint32_t>(sum) - std::bit_cast<std::uint32_t>(0.5F));
     }
-    const double magnitude =
-        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
-    return static_cast<float>(sign * magnitude);
+    const std::uint32_t odd = magnitude >> 13 & 1;
+    return sign | ((magnitude - 0x38000000U + 0xfffU + odd) >> 13);
 }
 
 // What the instruction reads of a TF32 register.
 float float_of_tf32(std::uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000U); }
 
-// C += A B, where value_of_a(lane, row, k) and value_of_b(lane, k) are what a lane holds.
+// The operands as matrices. Term by term, in the order in which they are summed.
+template <int depth>
+struct Matrices {
+    double a[rows][depth];
+    double b[depth][columns];
+};
+
+// C += A B for all lanes. value_of_a(lane's, row / 8, i) and value_of_b(lane's, i) are those of the
+// lane's terms: of each quarter of the terms, a lane has all.
 template <int depth, class ValueOfA, class ValueOfB>
-void multiply(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-              const Place& place, ValueOfA value_of_a, ValueOfB value_of_b) {
-    Operands own;
-    std::memcpy(own.a, a, sizeof(a));
-    std::memcpy(own.b, b, sizeof(b));
-    const ByteExchange all = exchange_bytes(&own, sizeof(own), place);
-    const auto of = [&](int lane) {
-        Operands operands;
-        std::memcpy(&operands, all.values[lane], sizeof(operands));
-        return operands;
-    };
-    const int group = all.lane / 4, column = all.lane % 4 * 2;
-    double exact[4] = {sums[0], sums[1], sums[2], sums[3]};
-    for (int quarter = 0; quarter < 4; ++quarter) {
-        const Operands from_a = of(group * 4 + quarter);
-        const Operands from_b[2] = {of(column * 4 + quarter), of((column + 1) * 4 + quarter)};
+void multiply(Operands (&warp)[lanes], ValueOfA value_of_a, ValueOfB value_of_b) {
+    Matrices<depth> all;
+    for (int lane = 0; lane < lanes; ++lane) {
+        const int group = lane / 4, quarter = lane % 4;
         for (int i = 0; i < depth / 4; ++i) {
-            for (int c = 0; c < 4; ++c) {
-                exact[c] += double(value_of_a(from_a, c / 2, i)) * value_of_b(from_b[c % 2], i);
+            const int term = quarter * (depth / 4) + i;
+            for (int lower = 0; lower < 2; ++lower) {
+                all.a[group + 8 * lower][term] = value_of_a(warp[lane], lower, i);
             }
+            all.b[term][group] = value_of_b(warp[lane], i);
         }
     }
-    for (int c = 0; c < 4; ++c) sums[c] = towards_zero(exact[c]);
+    for (int row = 0; row < rows; ++row) {
+        double exact[columns];
+        const auto sum = [&](int column) -> float& {
+            return warp[row % 8 * 4 + column / 2].sums[row / 8 * 2 + column % 2];
+        };
+        for (int column = 0; column < columns; ++column) exact[column] = sum(column);
+        for (int term = 0; term < depth; ++term) {
+            for (int column = 0; column < columns; ++column) {
+                exact[column] += all.a[row][term] * all.b[term][column];
+            }
+        }
+        for (int column = 0; column < columns; ++column) sum(column) = towards_zero(exact[column]);
+    }
+}
+
+void multiply_tf32(Operands (&warp)[lanes]) {
+    // Of its quarter of k a lane holds k and k + 4.
+    multiply<8>(
+        warp,
+        [](const Operands& lane, int lower, int i) { return float_of_tf32(lane.a[2 * i + lower]); },
+        [](const Operands& lane, int i) { return float_of_tf32(lane.b[i]); });
+}
+
+void multiply_fp16(Operands (&warp)[lanes]) {
+    // Two neighbouring k, and the same two 8 further on.
+    multiply<16>(
+        warp,
+        [](const Operands& lane, int lower, int i) {
+            return float_of_fp16(lane.a[i / 2 * 2 + lower] >> (i % 2 * 16) & 0xffffU);
+        },
+        [](const Operands& lane, int i) {
+            return float_of_fp16(lane.b[i / 2] >> (i % 2 * 16) & 0xffffU);
+        });
+}
+
+template <auto work>
+void product(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+             const Place& place) {
+    trap_before(80, place.what);
+    Operands own;
+    std::memcpy(own.sums, sums, sizeof sums);
+    std::memcpy(own.a, a, sizeof a);
+    std::memcpy(own.b, b, sizeof b);
+    together<work>(own, place);
+    std::memcpy(sums, own.sums, sizeof sums);
+}
+
+// Rows become pairs.
+void distribute(Pairs (&warp)[lanes]) {
+    Pairs pairs[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        for (int matrix = 0; matrix < 4; ++matrix) {
+            pairs[lane].of[matrix] = warp[matrix * 8 + lane / 4].of[lane % 4];
+        }
+    }
+    std::memcpy(warp, pairs, sizeof pairs);
+}
+
+std::uint32_t half(const Pairs& row, int i) { return row.of[i / 2] >> (i % 2 * 16) & 0xffffU; }
+
+void distribute_transposed(Pairs (&warp)[lanes]) {
+    Pairs pairs[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        for (int matrix = 0; matrix < 4; ++matrix) {
+            const Pairs* const row = &warp[matrix * 8 + lane % 4 * 2];
+            pairs[lane].of[matrix] = half(row[1], lane / 4) << 16 | half(row[0], lane / 4);
+        }
+    }
+    std::memcpy(warp, pairs, sizeof pairs);
+}
+
+// Pairs become rows: number i of row r is half r % 2 of what lane 4 i + r / 2 holds.
+void collect_transposed(Pairs (&warp)[lanes]) {
+    Pairs of_rows[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        const int matrix = lane / 8, row = lane % 8;
+        for (int i = 0; i < 4; ++i) {
+            const auto number = [&](int column) {
+                return warp[4 * column + row / 2].of[matrix] >> (row % 2 * 16) & 0xffffU;
+            };
+            of_rows[lane].of[i] = number(2 * i + 1) << 16 | number(2 * i);
+        }
+    }
+    std::memcpy(warp, of_rows, sizeof of_rows);
+}
+
+template <auto work>
+void load(std::uint32_t (&to)[4], const void* row, const Place& place) {
+    require_shared(row, sizeof(Pairs), place);
+    Pairs own;
+    std::memcpy(&own, row, sizeof own);
+    together<work>(own, place);
+    std::memcpy(to, own.of, sizeof to);
 }
 
 }  // namespace
@@ -90,26 +177,40 @@ std::uint32_t rounded_to_tf32(float x) {
 
 std::uint32_t rounded_to_fp16(float low, float high) { return fp16_of(high) << 16 | fp16_of(low); }
 
-void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-    trap_before(80, "mma_tf32");
-    // Of its quarter of k a lane holds k and k + 4.
-    multiply<rows>(
-        sums, a, b, {"mma_tf32", __FILE__, __LINE__},
-        [](const Operands& lane, int lower, int i) { return float_of_tf32(lane.a[2 * i + lower]); },
-        [](const Operands& lane, int i) { return float_of_tf32(lane.b[i]); });
+float float_of_fp16(std::uint32_t bits) {
+    const std::uint32_t sign = (bits & 0x8000U) << 16, magnitude = bits & 0x7fffU;
+    if (magnitude > 0x7c00U) return std::numeric_limits<float>::quiet_NaN();
+    if (magnitude == 0x7c00U) return std::bit_cast<float>(sign | 0x7f800000U);
+    // The exponent counts from 2^-15 and not from 2^-127, in denormal numbers too.
+    const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
 }
 
-void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-    trap_before(80, "mma_fp16");
-    // Two neighbouring k, and the same two 8 further on.
-    multiply<2 * rows>(
-        sums, a, b, {"mma_fp16", __FILE__, __LINE__},
-        [](const Operands& lane, int lower, int i) {
-            return float_of_fp16(lane.a[i / 2 * 2 + lower] >> (i % 2 * 16) & 0xffffU);
-        },
-        [](const Operands& lane, int i) {
-            return float_of_fp16(lane.b[i / 2] >> (i % 2 * 16) & 0xffffU);
-        });
+void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+              const Place& place) {
+    product<multiply_tf32>(sums, a, b, place);
+}
+
+void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+              const Place& place) {
+    product<multiply_fp16>(sums, a, b, place);
+}
+
+void load_matrices(std::uint32_t (&to)[4], const void* row, const Place& place) {
+    load<distribute>(to, row, place);
+}
+
+void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const Place& place) {
+    load<distribute_transposed>(to, row, place);
+}
+
+void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const Place& place) {
+    trap_before(90, place.what);
+    require_shared(row, sizeof(Pairs), place);
+    Pairs own;
+    std::memcpy(own.of, from, sizeof from);
+    together<collect_transposed>(own, place);
+    std::memcpy(row, &own, sizeof own);
 }
 
 }  // namespace nca::executor

@@ -1,0 +1,919 @@
+// SPDX-License-Identifier: MIT
+// A rollout in bands, back: the loss, and all steps of all samples in one launch (docs/cuda.md).
+//
+//   grad_z = living(z) * grad_x'                            of the step's result
+//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/tensor_mlp.cuh)
+//   grad_x = grad_z + perceive^T(grad_p)
+//
+// The blocks are those of the way forward. A block keeps the gradient of its band's state in shared
+// memory, and gets x of the step before from the tape while it computes. A step:
+//   1. a, grad_h, grad_a of the listed cells and grad_W2: a warp has 16 hidden units;
+//   2. grad_p: its identity part is added to the gradient, the others lie in a row of a list;
+//   3. the adjoint of the stencil, down and up the columns of the band: what a row sends beyond the
+//      band goes to the neighbour at once, what stays is added and masked by who lived before the
+//      step, and becomes the operand grad_u of the step before where a cell is listed there;
+//   4. perception of the step before and grad_W1, while the neighbours' edges are on their way; at
+//      last these are added to the edge rows.
+// Weight gradients stay in registers for the whole launch and are summed to nearest once a step.
+//
+// Gradients are operands times a power of two that fits the band's largest (GradientScale). Where
+// more cells are listed than there is room for, a step takes several passes over windows of them,
+// and the sums of the third part wait in global memory until the last.
+// Reference: host/reference/rollout.hpp. Tests: tests/band_test.cpp.
+
+#include "cuda/band_lists.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/loss.cuh"
+
+namespace nca::cuda {
+namespace {
+
+constexpr int cell_bytes = BandTraits::cell_bytes;
+
+// Of shared memory what has the same size for every grid. Behind it lie
+//   lists [3], edges [2 buffers, 2 sides, width, 16] floats, grad [rows, width, 16] floats,
+//   x [rows + 2, width, 16] floats
+template <int parts, int words>
+struct BackwardShared {
+    static constexpr int rows = BandList<parts, words>::rows;
+    // grad_p is shared out among so many warps of 16 rows.
+    static constexpr int p_groups = parts == 2 ? 3 : 2;
+    static constexpr int p_bytes = rows * BandTraits::p_pitch;
+    static constexpr int grad_u_bytes = rows * BandTraits::grad_u_pitch;
+    static constexpr int grad_a_bytes = rows * BandTraits::grad_a_pitch;
+
+    alignas(128) unsigned char zero[BandTraits::grad_p_bytes];
+    alignas(16) unsigned char p[2][parts * p_bytes];  // of this step and the one before
+    alignas(16) unsigned char grad_u[parts * grad_u_bytes];
+    alignas(16) unsigned char grad_a[parts * grad_a_bytes];
+    alignas(16) unsigned char grad_p[rows * BandTraits::grad_p_bytes];
+    float sums[Traits::warps][Traits::channels];  // of b2's gradient
+    LossPartial losses[Traits::warps];
+    ArrivalBarrier states, lists, edges[2];
+    std::uint32_t largest_weights[4];
+    // Of the elements of the gradient before a step, as bits, by the step's parity.
+    std::uint32_t largest_grad[2];
+};
+
+template <int parts, int words>
+std::size_t shared_bytes(const Grid& grid, const BandCut& cut) {
+    const std::size_t rows = static_cast<std::size_t>(cut.most_rows());
+    return sizeof(BackwardShared<parts, words>) +
+           3 * BandList<parts, words>::bytes(cut.most_rows()) +
+           (2 * rows + 6) * grid.width * cell_bytes;
+}
+
+// A warp's weights: W1 and W2^T as A, [hidden, ..], its 16 hidden units, and W1 as B for grad_p,
+// all hidden units and a share of the perceptions.
+template <int parts, int words>
+struct BackwardWeightsOfWarp {
+    using Shared = BackwardShared<parts, words>;
+    static constexpr int columns = Traits::perception / 8 / Shared::p_groups;
+    std::uint32_t w1[BandTraits::p_blocks][parts][4];
+    std::uint32_t w2[parts][4];
+    std::uint32_t w1_back[Traits::hidden / 16][columns][parts][2];
+    float b1[2];
+};
+
+template <int parts>
+__device__ void make_a(std::uint32_t (&to)[parts][4], const float (&packed)[2][32][4], float scale,
+                       int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float4 four = load4(packed[half][lane]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            std::uint32_t pair[parts];
+            make_parts<parts>(pair, element(four, 2 * i) * scale, element(four, 2 * i + 1) * scale);
+#pragma unroll
+            for (int part = 0; part < parts; ++part) to[part][half * 2 + i] = pair[part];
+        }
+    }
+}
+
+// Sums over the listed cells of a step, or of all steps, of the warp's hidden units.
+struct BandSums {
+    Accumulator w1[Traits::perception / 8];
+    Accumulator w2[Traits::channels / 8];
+    float b1[2];
+};
+
+// Powers of two as exponents. grad_u' = grad_z g: g brings the largest element of the band's
+// gradient to 2^2 and then keeps it between 2^-1 and 2^6, which leaves room for grad_a' below 2^16.
+// The weights' gradients are summed times f g, which stays the same from step to step as long as
+// that can be.
+class GradientScale {
+public:
+    static constexpr int wanted = 2, least = -1, most = 5;
+
+    GradientScale() = default;
+    __device__ GradientScale(int sums_, std::uint32_t magnitude_)
+        : sums(sums_), magnitude(magnitude_) {}
+
+    int sums = 0;                   // f g
+    std::uint32_t magnitude = 127;  // of the step's a, which f comes from
+
+    __device__ int of_a() const {  // f
+        return BandTraits::operand_exponent + 126 - static_cast<int>(magnitude);
+    }
+    __device__ int of_grad() const { return max(-126, min(126, sums - of_a())); }  // g
+
+    // For a step with that magnitude, before which the gradient's largest element is about as
+    // given: the sums stay what they are if that can be.
+    __device__ GradientScale next(std::uint32_t next_magnitude, std::uint32_t largest) const {
+        const GradientScale same = {sums, next_magnitude};
+        const int operand = exponent_of(largest) + same.of_grad();
+        return is_usable(largest) && (operand < least || operand > most)
+                   ? fitted(next_magnitude, largest)
+                   : same;
+    }
+    __device__ static GradientScale fitted(std::uint32_t magnitude, std::uint32_t largest) {
+        GradientScale result = {0, magnitude};
+        if (is_usable(largest)) {
+            const int exponent = wanted - exponent_of(largest) + result.of_a();
+            result.sums = max(-120, min(120, exponent));
+        }
+        return result;
+    }
+
+private:
+    __device__ static int exponent_of(std::uint32_t bits) {
+        return static_cast<int>(bits >> 23) - 127;
+    }
+    // Neither nothing nor infinite.
+    __device__ static bool is_usable(std::uint32_t bits) {
+        return bits >> 23 != 0 && bits >> 23 != 255;
+    }
+};
+
+// Where one of the eight pieces of a row of grad_p lies: so that pieces of rows one below the other
+// meet no bank twice.
+__device__ inline int grad_p_place(int row, int place) {
+    return row * BandTraits::grad_p_bytes + ((place ^ ((row & 1) << 2 | (row >> 1 & 3))) << 4);
+}
+
+// Two B of 8 columns side by side from what load_matrices gave.
+template <int parts>
+__device__ inline void split_columns(std::uint32_t (&b)[2][parts][2],
+                                     const std::uint32_t (&loaded)[4], int part) {
+    b[0][part][0] = loaded[0];
+    b[0][part][1] = loaded[1];
+    b[1][part][0] = loaded[2];
+    b[1][part][1] = loaded[3];
+}
+
+template <int parts, int words>
+class Backward {
+public:
+    using Shared = BackwardShared<parts, words>;
+    using Bits = RowBits<words>;
+    using Own = BackwardWeightsOfWarp<parts, words>;
+    using List = BandList<parts, words>;
+    using ListRow = BandListRow<words>;
+
+    __device__ Backward(const BandRollout& args_, Shared& shared_, int thread_)
+        : args(args_),
+          shared(shared_),
+          arena(reinterpret_cast<unsigned char*>(&shared_)),
+          band(band_of_block(args_)),
+          thread(thread_),
+          lane(thread_ % Traits::warp_size),
+          warp(thread_ / Traits::warp_size),
+          quad(thread_ % Traits::quads),
+          list_bytes(
+              static_cast<int>(sizeof(List) + (args_.cut.most_rows() - 1) * sizeof(ListRow))),
+          edges(static_cast<int>(sizeof(Shared)) + 3 * list_bytes),
+          grad(edges + 4 * band.row_bytes),
+          x(grad + band.rows * band.row_bytes) {}
+
+    __device__ void run() {
+        prepare();
+        start();
+        for (int step = args.steps - 1; step >= 0; --step) {
+            const List& list = list_of(step);
+            const int count = list.header.count;
+            largest_before = shared.largest_grad[step % 2];
+            if (thread == Traits::threads - Traits::warp_size) expect_neighbours(step);
+            for (int from = 0;; from += Shared::rows) {
+                const bool last = count - from <= Shared::rows;
+                const int here = last ? count - from : Shared::rows;
+                if (from > 0) open_window(step, from, here);
+                if (thread == 0 && last && step > 0) fetch(step - 1);
+                multiply_rows(here, step % 2);
+                __syncthreads();  // 1: grad_a is there
+                if (thread == 0) shared.largest_grad[step % 2] = 0;
+                compute_grad_p(from > 0 ? window_list() : list, here);
+                __syncthreads();  // 2: grad_p is there
+                gather(step, from, here, last);
+                if (last) break;
+                __syncthreads();  // the operands may be overwritten
+            }
+            __syncthreads();  // 3: the step before has all it needs
+            if (next_scale.sums != scale.sums) write_sums();
+            scale = next_scale;
+        }
+        finish();
+        cluster_barrier();  // all that is sent has come
+    }
+
+private:
+    __device__ float4& piece(int offset) const { return at<float4>(arena, offset); }
+    __device__ int list_offset(int slot) const {
+        return static_cast<int>(sizeof(Shared)) + slot * list_bytes;
+    }
+    __device__ List& list_of(int step) const { return at<List>(arena, list_offset(step % 2)); }
+    __device__ List& window_list() const { return at<List>(arena, list_offset(2)); }
+    // What the neighbour above (side 0) or below sends in a step.
+    __device__ int edge_row(int side, int buffer) const {
+        return edges + (buffer * 2 + side) * band.row_bytes;
+    }
+    // Of the tape, in floats.
+    __device__ std::size_t state_row(int step, int row) const {
+        return ((std::size_t(step) * args.grid.batch + band.sample) * args.grid.height + row) *
+               band.width * Traits::channels;
+    }
+
+    // Of 8 perceptions each: 0 and 1 are the identity's, the others those of Sobel x and y. Of
+    // three groups one has all of the identity, of two each has half.
+    __device__ int p_column(int j) const {
+        const int group = warp % Shared::p_groups;
+        return Shared::p_groups == 2 ? 2 * j + group : Own::columns * group + j;
+    }
+
+    __device__ void prepare() {
+        const TensorWeights& weights = args.model->tensor;
+        if (thread < 4) shared.largest_weights[thread] = 0;
+        const WeightScales scales = weight_scales(weights, shared.largest_weights, thread);
+        w1_inverse = inverse_of_power(scales.w1);
+        w2_inverse = inverse_of_power(scales.w2);
+#pragma unroll
+        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+            make_a<parts>(own.w1[k], weights.w1_hidden[warp][k], scales.w1, lane);
+        }
+        make_a<parts>(own.w2, weights.w2_hidden[warp], scales.w2, lane);
+#pragma unroll
+        for (int k = 0; k < Traits::hidden / 16; ++k) {
+#pragma unroll
+            for (int j = 0; j < Own::columns; ++j) {
+                make_b<parts>(own.w1_back[k][j], weights.w1_back[k][p_column(j)][lane], scales.w1);
+            }
+        }
+        own.b1[0] = weights.b1[warp * 16 + lane / 4];
+        own.b1[1] = weights.b1[warp * 16 + lane / 4 + 8];
+        if (thread < static_cast<int>(sizeof shared.zero)) shared.zero[thread] = 0;
+        // Rows of operands that are not listed are multiplied by zero, so they must be finite.
+        for (int i = thread; i < static_cast<int>(sizeof shared.p / 16); i += Traits::threads) {
+            reinterpret_cast<float4*>(shared.p)[i] = zero4();
+        }
+        for (int i = thread; i < band.width * Traits::quads; i += Traits::threads) {
+            if (!band.has_above) piece(x + i * 16) = zero4();
+            if (!band.has_below) piece(x + (band.rows + 1) * band.row_bytes + i * 16) = zero4();
+        }
+        if (thread == 0) {
+            init_arrival_barrier(shared.states, 1);
+            init_arrival_barrier(shared.lists, 1);
+            for (ArrivalBarrier& barrier : shared.edges) init_arrival_barrier(barrier, 1);
+            shared.largest_grad[0] = shared.largest_grad[1] = 0;
+        }
+        __syncthreads();    // all is there
+        cluster_barrier();  // all blocks can be sent to
+        wait_for_predecessor();
+    }
+
+    // x of a step in the band and beside it, and its lists, by one thread.
+    __device__ void fetch(int step) {
+        const auto row = static_cast<unsigned>(band.row_bytes);
+        const auto rows = static_cast<unsigned>(band.rows);
+        const auto bytes = static_cast<unsigned>(list_bytes);
+        const int height = args.grid.height;
+        const std::size_t index = std::size_t(step) * args.grid.batch * band.bands + band.index;
+        fence_async_proxy();
+        expect_bytes(shared.lists, bytes);
+        bulk_load(arena + list_offset(step % 2), args.lists + index * bytes, bytes, shared.lists);
+        expect_bytes(shared.states, (rows + band.has_above + band.has_below) * row);
+        if (band.has_above) {
+            const int above = wrapped_row(band.first_row - 1, height);
+            bulk_load(arena + x, args.states + state_row(step, above), row, shared.states);
+        }
+        bulk_load(arena + x + row, args.states + state_row(step, band.first_row), rows * row,
+                  shared.states);
+        if (band.has_below) {
+            const int below = wrapped_row(band.first_row + band.rows, height);
+            bulk_load(arena + x + (rows + 1) * row, args.states + state_row(step, below), row,
+                      shared.states);
+        }
+    }
+    // Steps are fetched from the last to the first, each in a phase of the barriers.
+    __device__ unsigned phase_of(int step) const {
+        return static_cast<unsigned>(args.steps - 1 - step) % 2;
+    }
+
+    __device__ void expect_neighbours(int step) {
+        expect_bytes(shared.edges[step % 2],
+                     static_cast<unsigned>((band.has_above + band.has_below) *
+                                           list_of(step).header.columns * cell_bytes));
+    }
+
+    // The last state's gradient, and the operands of the last step.
+    __device__ void start() {
+        const int last = args.steps - 1;
+        if (thread == 0) fetch(last);
+        LossPartial loss = {};
+        float largest = 0;
+        const int row_pieces = band.width * Traits::quads;
+#pragma unroll 1
+        for (int i = thread; i < band.rows * row_pieces; i += Traits::threads) {
+            const int row = i / row_pieces, column = (i - row * row_pieces) / Traits::quads;
+            const Bits life =
+                row_of<Bits>(args.life, args, args.steps, band.sample, band.first_row + row);
+            float4 value = zero4();
+            if (args.grad_last != nullptr) {
+                value = load4(args.grad_last + state_row(0, band.first_row) + std::size_t(i) * 4);
+            } else if (quad == 0) {
+                const std::size_t cell = std::size_t(band.first_row + row) * band.width + column;
+                add_loss(
+                    loss, value,
+                    load4(args.states + state_row(args.steps, band.first_row) + std::size_t(i) * 4),
+                    load4(args.target + cell * visible_channels), args.loss_scale);
+            }
+            if ((life >> column & 1) == 0) value = zero4();
+            piece(grad + i * 16) = value;
+            largest = fmaxf(largest, largest_element(value));
+        }
+        note_largest(last, largest);
+        if (args.loss != nullptr) sum_loss(loss);
+        wait_arrivals(shared.lists, phase_of(last));
+        __syncthreads();  // the gradient is there, and its largest element
+        const List& list = list_of(last);
+        const int count = min(list.header.count, Shared::rows);
+        scale = GradientScale::fitted(list.header.magnitude, shared.largest_grad[last % 2]);
+        put_rows(list, count, scale);
+        wait_arrivals(shared.states, phase_of(last));
+        perceive_rows(list, count, last % 2, scale);
+        __syncthreads();  // the operands are there
+    }
+
+    __device__ void sum_loss(const LossPartial& of_thread) {
+        const LossPartial sum = sum_of_warp(of_thread);
+        if (lane == 0) shared.losses[warp] = sum;
+        __syncthreads();  // all warps have theirs
+        if (thread != 0) return;
+        LossPartial all = {};
+        for (const LossPartial& part : shared.losses) {
+            all.squares += part.squares;
+            all.living += part.living;
+        }
+        args.loss[band.index] = all;
+    }
+
+    __device__ void note_largest(int step, float of_thread) {
+        const float largest = largest_of_warp(of_thread);
+        if (lane == 0) atomicMax(&shared.largest_grad[step % 2], __float_as_uint(largest));
+    }
+
+    // The operand of a listed cell's four channels.
+    __device__ void put_row(int row, float4 grad_z, float g) {
+        std::uint32_t low[parts], high[parts];
+        make_parts<parts>(low, grad_z.x * g, grad_z.y * g);
+        make_parts<parts>(high, grad_z.z * g, grad_z.w * g);
+#pragma unroll
+        for (int part = 0; part < parts; ++part) {
+            *reinterpret_cast<uint2*>(shared.grad_u + part * Shared::grad_u_bytes +
+                                      row * BandTraits::grad_u_pitch + quad * 8) =
+                make_uint2(low[part], high[part]);
+        }
+        add_scaled(b2, 1, grad_z);
+    }
+    // Zeros up to a multiple of 16 rows.
+    __device__ void pad_rows(int count) {
+        const int row = count + thread / Traits::quads;
+        if (row >= (count + 15) / 16 * 16) return;
+#pragma unroll
+        for (int part = 0; part < parts; ++part) {
+            *reinterpret_cast<uint2*>(shared.grad_u + part * Shared::grad_u_bytes +
+                                      row * BandTraits::grad_u_pitch + quad * 8) = make_uint2(0, 0);
+        }
+    }
+    // Those of a list, from the gradient as it is.
+    __device__ void put_rows(const List& list, int count, const GradientScale& of_step) {
+        const float g = power_of_two(of_step.of_grad());
+#pragma unroll 1
+        for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
+            put_row(i, piece(grad + cell_of(list.cells[i]) * cell_bytes + quad * 16), g);
+        }
+        pad_rows(count);
+    }
+
+    // From x. The last warps first: the first ones have more to do before.
+    __device__ void perceive_rows(const List& list, int count, int buffer,
+                                  const GradientScale& of_step) {
+        constexpr int at_once = Traits::threads / Traits::quads;
+        const float factor = operand_scale(of_step.magnitude) * w1_inverse;
+#pragma unroll 1
+        for (int i = at_once - 1 - thread / Traits::quads; i < count; i += at_once) {
+            const std::uint32_t listed = list.cells[i];
+            const int middle = x + band.row_bytes + cell_of(listed) * cell_bytes + quad * 16;
+            const Perception p =
+                perceive(arena, listed, middle - band.row_bytes, middle, middle + band.row_bytes,
+                         quad * 16, band, args.rule, factor);
+            store_perception<parts>(shared.p[buffer] + i * BandTraits::p_pitch, Shared::p_bytes,
+                                    quad, p);
+        }
+    }
+
+    // The operands of another window of the step's listed cells.
+    __device__ void open_window(int step, int from, int here) {
+        if (warp == 0) {
+            const int row = band.first_row + (lane < band.rows ? lane : 0);
+            const Bits listed =
+                lane < band.rows ? listed_in_row<Bits>(args, step, band.sample, row) : Bits{0};
+            write_window(window_list(), band, args.rule.circular, listed,
+                         life_before<Bits>(args, step, band.sample, row), from, lane);
+        }
+        __syncthreads();  // the window is listed
+        put_rows(window_list(), here, scale);
+        perceive_rows(window_list(), here, step % 2, scale);
+        __syncthreads();  // its operands are there
+    }
+
+    // a, grad_h and grad_a of all rows, and W2's gradient.
+    __device__ void multiply_rows(int count, int buffer) {
+        BandSums step = {};
+        const float f = operand_scale(scale.magnitude);
+        const float bias[2] = {own.b1[0] * f, own.b1[1] * f};
+#pragma unroll 1
+        for (int first = 0; first < count; first += 32) {
+            if (first + 16 < count) {
+                multiply_tiles<2>(step, first, buffer, bias);
+            } else {
+                multiply_tiles<1>(step, first, buffer, bias);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            sums.b1[j] += step.b1[j] * f;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums.w2[j].sums[i] += step.w2[j].sums[i];
+        }
+    }
+
+    // Of so many times 16 rows.
+    template <int tiles>
+    __device__ void multiply_tiles(BandSums& step, int first, int buffer, const float (&bias)[2]) {
+        const int by_row = lane % 8 + lane / 16 * 8, by_k = lane / 8 % 2 * 16;
+        const unsigned char* const p_rows =
+            shared.p[buffer] + (first + by_row) * BandTraits::p_pitch + by_k;
+        const unsigned char* const u_rows =
+            shared.grad_u + (first + by_row) * BandTraits::grad_u_pitch + by_k;
+        Accumulator a[tiles][2], grad_h[tiles][2];
+        std::uint32_t loaded[4], b[2][parts][2];
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+#pragma unroll
+            for (int part = 0; part < parts; ++part) {
+                load_matrices(loaded, u_rows + part * Shared::grad_u_bytes +
+                                          tile * 16 * BandTraits::grad_u_pitch);
+                split_columns<parts>(b, loaded, part);
+            }
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                a[tile][j] = {{bias[0], bias[0], bias[1], bias[1]}};
+                grad_h[tile][j] = {};
+                multiply<parts>(grad_h[tile][j], own.w2, b[j]);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+#pragma unroll
+            for (int tile = 0; tile < tiles; ++tile) {
+#pragma unroll
+                for (int part = 0; part < parts; ++part) {
+                    load_matrices(loaded, p_rows + part * Shared::p_bytes +
+                                              tile * 16 * BandTraits::p_pitch + k * 32);
+                    split_columns<parts>(b, loaded, part);
+                }
+#pragma unroll
+                for (int j = 0; j < 2; ++j) multiply<parts>(a[tile][j], own.w1[k], b[j]);
+            }
+        }
+        std::uint32_t h[tiles][parts][4];
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+            std::uint32_t grad_a[parts][4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                // A hidden unit that is off passes nothing on, in either direction.
+                const float* const two = a[tile][i / 2].sums + i % 2 * 2;
+                const float* const grads = grad_h[tile][i / 2].sums + i % 2 * 2;
+                std::uint32_t pair[parts];
+                make_parts<parts>(pair, fmaxf(two[0], 0.0F), fmaxf(two[1], 0.0F));
+#pragma unroll
+                for (int part = 0; part < parts; ++part) h[tile][part][i] = pair[part];
+                const float low = (pair[0] & 0xffffU) != 0 ? grads[0] : 0.0F;
+                const float high = (pair[0] & 0xffff0000U) != 0 ? grads[1] : 0.0F;
+                step.b1[i % 2] += low + high;
+                make_parts<parts>(pair, low, high);
+#pragma unroll
+                for (int part = 0; part < parts; ++part) grad_a[part][i] = pair[part];
+            }
+#pragma unroll
+            for (int part = 0; part < parts; ++part) {
+                store_matrices_transposed(grad_a_row(first + tile * 16, part), grad_a[part]);
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+#pragma unroll
+            for (int part = 0; part < parts; ++part) {
+                load_matrices_transposed(
+                    loaded, shared.grad_u + part * Shared::grad_u_bytes +
+                                (first + tile * 16 + lane % 16) * BandTraits::grad_u_pitch +
+                                lane / 16 * 16);
+                split_columns<parts>(b, loaded, part);
+            }
+#pragma unroll
+            for (int j = 0; j < 2; ++j) multiply<parts>(step.w2[j], h[tile], b[j]);
+        }
+    }
+
+    // Where a lane begins to write grad_a of 16 rows and the warp's hidden units, which it has as
+    // [hidden, rows].
+    __device__ unsigned char* grad_a_row(int first, int part) const {
+        return shared.grad_a + part * Shared::grad_a_bytes +
+               (first + lane % 8 + lane / 16 * 8) * BandTraits::grad_a_pitch + lane / 8 % 2 * 16 +
+               warp * 32;
+    }
+
+    // grad_p of the listed cells: the identity's part is added to the gradient.
+    __device__ void compute_grad_p(const List& list, int count) {
+        constexpr int shares = Traits::warps / Shared::p_groups;
+        const int share = warp / Shared::p_groups;
+        if (share >= shares) return;
+        const float factor =
+            args.rule.step_size * w1_inverse * w2_inverse * power_of_two(-scale.of_grad());
+        const bool odd = lane % 2 != 0;  // pairs of lanes exchange halves
+#pragma unroll 1
+        for (int first = share * 16; first < count; first += shares * 16) {
+            // Sums of every other block of hidden units: a chain of products is half as long.
+            constexpr int chains = parts == 1 ? 2 : 1;
+            Accumulator grad_p[chains][Own::columns] = {};
+            const unsigned char* const from =
+                shared.grad_a + (first + lane % 16) * BandTraits::grad_a_pitch + lane / 16 * 16;
+#pragma unroll
+            for (int k = 0; k < Traits::hidden / 16; ++k) {
+                std::uint32_t grad_a[parts][4];
+#pragma unroll
+                for (int part = 0; part < parts; ++part) {
+                    load_matrices(grad_a[part], from + part * Shared::grad_a_bytes + k * 32);
+                }
+#pragma unroll
+                for (int j = 0; j < Own::columns; ++j) {
+                    multiply<parts>(grad_p[k % chains][j], grad_a, own.w1_back[k][j]);
+                }
+            }
+            const int row = first + lane / 4 + (odd ? 8 : 0);
+            const int cell = row < count ? cell_of(list.cells[row]) : 0;
+#pragma unroll
+            for (int j = 0; j < Own::columns; ++j) {
+                float mine[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    mine[i] = grad_p[0][j].sums[i];
+                    if constexpr (chains == 2) mine[i] += grad_p[1][j].sums[i];
+                }
+                const float first_other = __shfl_xor_sync(whole_warp, odd ? mine[0] : mine[2], 1);
+                const float second_other = __shfl_xor_sync(whole_warp, odd ? mine[1] : mine[3], 1);
+                const float4 four = odd ? make_float4(first_other, second_other, mine[2], mine[3])
+                                        : make_float4(mine[0], mine[1], first_other, second_other);
+                if (row >= count) continue;
+                const int column = p_column(j);
+                const int place = column * 2 + lane % 4 / 2;  // a piece of 16 bytes
+                if (Shared::p_groups == 2 ? j == 0 : column < 2) {
+                    float4& to = piece(grad + cell * cell_bytes + place * 16);
+                    add_scaled(to, factor, four);
+                } else {
+                    *reinterpret_cast<float4*>(shared.grad_p + grad_p_place(row, place - 4)) =
+                        scaled(four, sobel_corner(args.rule) * factor);
+                }
+            }
+        }
+    }
+
+    // A column's bits of a row's listed cells: those up to the column itself.
+    struct ColumnMask {
+        std::uint32_t words_[words];
+    };
+    __device__ static ColumnMask mask_of(int column) {
+        ColumnMask mask;
+#pragma unroll
+        for (int word = 0; word < words; ++word) {
+            const std::uint32_t until = (2U << column % 32) - 1;  // all for 31
+            mask.words_[word] = word < column / 32 ? ~0U : word == column / 32 ? until : 0U;
+        }
+        mask.words_[0] &= ~1U;
+        return mask;
+    }
+
+    // Who is listed at and beside a column of a row: bits 0, 1, 2 for left, here, right; and the
+    // place in the list of the one here, if there is one.
+    struct Neighbours {
+        std::uint32_t listed;
+        int place;
+        std::uint32_t last_word;
+    };
+    __device__ static Neighbours neighbours_of(const ListRow& row, int column,
+                                               const ColumnMask& mask) {
+        std::uint32_t bits[words + 1];
+        if constexpr (words == 2) {
+            const uint4 all = *reinterpret_cast<const uint4*>(&row);
+            bits[0] = all.x, bits[1] = all.y, bits[2] = all.z;
+        } else {
+            const uint4 all = *reinterpret_cast<const uint4*>(&row);
+            bits[0] = all.x, bits[1] = all.y, bits[2] = all.z, bits[3] = all.w;
+            bits[4] = row.last_word;
+        }
+        std::uint32_t low = bits[0], high = bits[1];
+#pragma unroll
+        for (int word = 1; word < words; ++word) {
+            low = column >= word * 32 ? bits[word] : low;
+            high = column >= word * 32 ? bits[word + 1] : high;
+        }
+        Neighbours result = {__funnelshift_r(low, high, static_cast<unsigned>(column) % 32) & 7U,
+                             static_cast<int>(bits[words] >> ListRow::first_shift & 255U),
+                             bits[words]};
+#pragma unroll
+        for (int word = 0; word < words; ++word) {
+            result.place += __popc(bits[word] & mask.words_[word]);
+        }
+        return result;
+    }
+
+    // What a row's listed cells send to a column: Sobel x and y, each to be taken with the weights
+    // that the distance of the rows has.
+    struct Line {
+        float4 across, along;
+    };
+    __device__ Line line_of(const ListRow& row, int column, const ColumnMask& mask) const {
+        const Neighbours at_column = neighbours_of(row, column, mask);
+        const int here = at_column.place;
+        const int left = column == 0
+                             ? static_cast<int>(at_column.last_word >> ListRow::last_shift & 255U)
+                             : here - 1;
+        const int right = column == band.width - 1
+                              ? static_cast<int>(at_column.last_word >> ListRow::first_shift & 255U)
+                              : here + static_cast<int>(at_column.listed >> 1 & 1U);
+        constexpr int zero = 0, y_bytes = 64;  // from a piece for Sobel x to that for y, by bits
+        const auto offset = [&](int place, std::uint32_t bit) {
+            const int rows = static_cast<int>(shared.grad_p - arena);
+            return (at_column.listed & bit) != 0 ? rows + grad_p_place(place, quad) : zero;
+        };
+        const int of_left = offset(left, 1), of_here = offset(here, 2), of_right = offset(right, 4);
+        const float4 x_left = piece(of_left), x_right = piece(of_right);
+        float4 along = sum_of(piece(of_left ^ y_bytes), piece(of_right ^ y_bytes));
+        add_scaled(along, 2, piece(of_here ^ y_bytes));
+        return {difference(x_left, x_right), along};
+    }
+
+    // Part 3 and what can wait until it is done.
+    __device__ void gather(int step, int from, int here, bool last) {
+        const List& list = list_of(step);
+        const List& cells = from > 0 ? window_list() : list;
+        const int first_column = list.header.first_column;
+        const int pieces = list.header.columns * Traits::quads;
+        next_scale = scale;
+        if (last && step > 0) {
+            wait_arrivals(shared.lists, phase_of(step - 1));
+            next_scale = scale.next(list_of(step - 1).header.magnitude, largest_before);
+        }
+        const float g = power_of_two(next_scale.of_grad());
+        float largest = 0;
+#pragma unroll 1
+        for (int i = thread; i < 2 * pieces; i += Traits::threads) {
+            const bool upwards = i >= pieces;
+            const int column = first_column + (upwards ? i - pieces : i) / Traits::quads;
+            gather_column(cells, step, column, upwards, from, last, g, largest);
+        }
+        if (last && step > 0) {
+            wait_arrivals(shared.states, phase_of(step - 1));
+            const List& before = list_of(step - 1);
+            perceive_rows(before, min(before.header.count, Shared::rows), (step - 1) % 2,
+                          next_scale);
+        }
+        add_w1(here, step % 2);
+        if (!last) return;
+        wait_arrivals(shared.edges[step % 2], static_cast<unsigned>(args.steps - 1 - step) / 2 % 2);
+#pragma unroll 1
+        for (int i = thread; i < 2 * pieces; i += Traits::threads) {
+            const bool upwards = i >= pieces;
+            const int column = first_column + (upwards ? i - pieces : i) / Traits::quads;
+            const bool sent = upwards ? band.has_below : band.has_above;
+            const float4 edge =
+                sent ? piece(edge_row(upwards ? 1 : 0, step % 2) + column * cell_bytes + quad * 16)
+                     : zero4();
+            settle(step, upwards ? band.rows - 1 : 0, column, mask_of(column), edge, g, largest);
+        }
+        if (step == 0) return;
+        note_largest(step - 1, largest);
+        pad_rows(min(list_of(step - 1).header.count, Shared::rows));
+    }
+
+    // Half of a column of the band: from its first row downwards, or from its last row upwards. The
+    // row beyond the band comes first and is sent; the edge row waits for what the neighbour sends.
+    __device__ void gather_column(const List& cells, int step, int column, bool upwards, int from,
+                                  bool last, float g, float& largest) {
+        const ColumnMask mask = mask_of(column);
+        const int half = (band.rows + 1) / 2;
+        const int towards = upwards ? -1 : 1;
+        const int rows = upwards ? band.rows - half + 1 : half + 1;
+        const float sign = upwards ? -1.0F : 1.0F;
+        int row = upwards ? band.rows - 1 : 0;
+        float4 before = zero4(), here = zero4();  // sums of the row before this one, and of this
+#pragma unroll 1
+        for (int i = 0; i < rows; ++i, row += towards) {
+            const Line line = line_of(cells.band_rows[row], column, mask);
+            add_scaled(before, 1, line.across);
+            add_scaled(before, -sign, line.along);
+            emit(step, row - towards, column, mask, before, i, upwards, from, last, g, largest);
+            before = here;
+            add_scaled(before, 2, line.across);
+            here = line.across;
+            add_scaled(here, sign, line.along);
+        }
+    }
+
+    __device__ void emit(int step, int row, int column, const ColumnMask& mask, float4 sum, int nth,
+                         bool upwards, int from, bool last, float g, float& largest) {
+        if (from > 0 || !last) {  // several windows
+            float* const kept =
+                args.spill +
+                ((std::size_t(band.index) * (args.cut.most_rows() + 2) + row + 1) * band.width +
+                 column) *
+                    Traits::channels +
+                quad * 4;
+            if (from > 0) sum = sum_of(sum, load4(kept));
+            if (!last) {
+                store4(kept, sum);
+                return;
+            }
+        }
+        const int offset = column * cell_bytes + quad * 16;
+        if (nth == 0) {
+            if (upwards ? band.has_below : band.has_above) {
+                store_async(&at<float>(arena, edge_row(upwards ? 0 : 1, step % 2) + offset), sum,
+                            shared.edges[step % 2], upwards ? band.below : band.above);
+            }
+        } else if (nth == 1) {
+            add_scaled(piece(grad + row * band.row_bytes + offset), 1, sum);
+        } else {
+            settle(step, row, column, mask, sum, g, largest);
+        }
+    }
+
+    // The gradient of a cell before the step, and its operand if it is listed there.
+    __device__ void settle(int step, int row, int column, const ColumnMask& mask, float4 sum,
+                           float g, float& largest) {
+        float4& to = piece(grad + row * band.row_bytes + column * cell_bytes + quad * 16);
+        const bool lives =
+            (list_of(step).band_rows[row].life[column / 32] >> column % 32 & 1U) != 0;
+        const float4 value = lives ? sum_of(to, sum) : zero4();
+        to = value;
+        if (step == 0) return;
+        largest = fmaxf(largest, largest_element(value));
+        const Neighbours before = neighbours_of(list_of(step - 1).band_rows[row], column, mask);
+        if ((before.listed & 2U) != 0) put_row(before.place, value, g);
+    }
+
+    // The listed cells' part of W1's gradient.
+    __device__ void add_w1(int count, int buffer) {
+        if (count == 0) return;
+        Accumulator step[Traits::perception / 8] = {};
+#pragma unroll 1
+        for (int first = 0; first < count; first += 16) {
+            std::uint32_t grad_a[parts][4];
+#pragma unroll
+            for (int part = 0; part < parts; ++part) {
+                load_matrices_transposed(grad_a[part], grad_a_row(first, part));
+            }
+            const unsigned char* const rows =
+                shared.p[buffer] + (first + lane % 16) * BandTraits::p_pitch + lane / 16 * 16;
+#pragma unroll
+            for (int k = 0; k < BandTraits::p_blocks; ++k) {
+                std::uint32_t b[2][parts][2];
+#pragma unroll
+                for (int part = 0; part < parts; ++part) {
+                    std::uint32_t loaded[4];
+                    load_matrices_transposed(loaded, rows + part * Shared::p_bytes + k * 32);
+                    split_columns<parts>(b, loaded, part);
+                }
+#pragma unroll
+                for (int j = 0; j < 2; ++j) multiply<parts>(step[2 * k + j], grad_a, b[j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < Traits::perception / 8; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums.w1[j].sums[i] += step[j].sums[i];
+        }
+    }
+
+    // Adds the sums to the band's partial gradients and begins anew. Every number has one lane.
+    __device__ void write_sums() {
+        PartialGradients& to = args.partial[band.index];
+        const float inverse = power_of_two(-scale.sums) * args.rule.step_size;
+        const float of_w1 = inverse * w2_inverse * inverse_of_power(w1_inverse);
+        const auto write = [&](float& value, float sum) { value = has_sums ? value + sum : sum; };
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int hidden = warp * 16 + c_row(lane, i);
+#pragma unroll
+            for (int j = 0; j < Traits::perception / 8; ++j) {
+                write(to.w1[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden],
+                      sums.w1[j].sums[i] * of_w1);
+            }
+#pragma unroll
+            for (int j = 0; j < Traits::channels / 8; ++j) {
+                write(to.w2[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden],
+                      sums.w2[j].sums[i] * inverse);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            float sum = sums.b1[i];
+            sum += __shfl_xor_sync(whole_warp, sum, 1);
+            sum += __shfl_xor_sync(whole_warp, sum, 2);
+            if (lane % 4 == 0) {
+                write(to.b1[warp * 16 + lane / 4 + i * 8], sum * inverse * w2_inverse);
+            }
+        }
+        sums = {};
+        has_sums = true;
+    }
+
+    __device__ void finish() {
+        write_sums();
+        if (args.grad_first != nullptr) {
+            float* const to = args.grad_first + state_row(0, band.first_row);
+            for (int i = thread; i < band.rows * band.width * Traits::quads; i += Traits::threads) {
+                store4(to + std::size_t(i) * 4, piece(grad + i * 16));
+            }
+        }
+        for (int distance = Traits::quads; distance < Traits::warp_size; distance *= 2) {
+            b2.x += __shfl_xor_sync(whole_warp, b2.x, distance);
+            b2.y += __shfl_xor_sync(whole_warp, b2.y, distance);
+            b2.z += __shfl_xor_sync(whole_warp, b2.z, distance);
+            b2.w += __shfl_xor_sync(whole_warp, b2.w, distance);
+        }
+        if (lane < Traits::quads) store4(shared.sums[warp] + quad * 4, b2);
+        __syncthreads();  // all warps have theirs
+        if (thread >= Traits::channels) return;
+        float sum = 0;
+        for (const auto& of_warp : shared.sums) sum += of_warp[thread];
+        args.partial[band.index].b2[thread] = sum * args.rule.step_size;
+    }
+
+    const BandRollout& args;
+    Shared& shared;
+    unsigned char* const arena;
+    const Band band;
+    const int thread, lane, warp, quad;
+    const int list_bytes;
+    const int edges, grad, x;  // bytes from the arena's beginning
+    Own own;
+    float w1_inverse = 1, w2_inverse = 1;
+    BandSums sums = {};
+    float4 b2 = {0, 0, 0, 0};
+    bool has_sums = false;
+    GradientScale scale, next_scale;  // of this step and the one before
+    std::uint32_t largest_before = 0;
+};
+
+template <int parts, int words>
+__global__ void __launch_bounds__(Traits::threads, 1)
+    band_backward_kernel(const __grid_constant__ BandRollout args) {
+    using Shared = BackwardShared<parts, words>;
+    let_dependents_start();
+    auto& shared = shared_storage<Shared, most_band_shared_bytes>();
+    Backward<parts, words>(args, shared, static_cast<int>(threadIdx.x)).run();
+}
+
+}  // namespace
+
+bool band_backward_fits(const Grid& grid, const BandCut& cut, Precision precision) {
+    return with_band_kernel(precision, grid.width, [&](auto parts, auto words) {
+        return shared_bytes<parts, words>(grid, cut) <= most_band_shared_bytes;
+    });
+}
+
+void launch_band_backward(const BandRollout& rollout, Precision precision, cudaStream_t stream) {
+    with_band_kernel(precision, rollout.grid.width, [&](auto parts, auto words) {
+        launch("band_backward_kernel", band_backward_kernel<parts, words>,
+               {.blocks = rollout.grid.batch * rollout.cut.bands,
+                .threads = Traits::threads,
+                .shared_bytes = shared_bytes<parts, words>(rollout.grid, rollout.cut),
+                .dependent = true,
+                .cluster = rollout.cut.bands},
+               stream, rollout);
+    });
+}
+
+}  // namespace nca::cuda

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the functions of device.cuh work on.
+
+#include <cstdint>
+
+namespace nca::cuda {
+
+// Lies in shared memory (an mbarrier). It goes through phases of alternating parity, the first one
+// 0; a phase is complete when as many threads have arrived as it was made for and all bytes are
+// there that these expect.
+struct alignas(8) ArrivalBarrier {
+    std::uint64_t word;
+};
+
+// A lane's four sums of a matrix product.
+struct Accumulator {
+    float sums[4];
+};
+
+}  // namespace nca::cuda

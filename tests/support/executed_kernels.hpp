@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Kernels of the executor's own tests: their memory, how they are launched, and in what order.
+
+#include "tests/support/catch.hpp"
+#include "tests/support/executor/executor.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace nca::test {
+
+using executor::Interleaving;
+using executor::Order;
+
+// Device memory of so many numbers.
+template <class T>
+class Numbers {
+public:
+    explicit Numbers(std::size_t size) : size_(size) {
+        REQUIRE(cudaMalloc(&data_, size * sizeof(T)) == cudaSuccess);
+    }
+    explicit Numbers(const std::vector<T>& values) : Numbers(values.size()) {
+        REQUIRE(cudaMemcpy(data_, values.data(), values.size() * sizeof(T),
+                           cudaMemcpyHostToDevice) == cudaSuccess);
+    }
+    ~Numbers() { cudaFree(data_); }
+    Numbers(const Numbers&) = delete;
+    Numbers& operator=(const Numbers&) = delete;
+
+    T* data() const { return data_; }
+    std::size_t bytes() const { return size_ * sizeof(T); }
+    std::vector<T> download() const {
+        std::vector<T> values(size_);
+        REQUIRE(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost) == cudaSuccess);
+        return values;
+    }
+
+private:
+    T* data_ = nullptr;
+    std::size_t size_;
+};
+
+// Runs a test in one order and leaves the usual one behind.
+class InOrder {
+public:
+    explicit InOrder(Order order) { executor::set_order(order); }
+    ~InOrder() { executor::set_order(Order::forward); }
+    InOrder(const InOrder&) = delete;
+    InOrder& operator=(const InOrder&) = delete;
+};
+
+class WithInterleaving {
+public:
+    explicit WithInterleaving(Interleaving interleaving, std::uint64_t seed = 0) {
+        executor::set_schedule_seed(seed);
+        executor::set_interleaving(interleaving);
+    }
+    ~WithInterleaving() { executor::set_interleaving(Interleaving::by_barrier); }
+    WithInterleaving(const WithInterleaving&) = delete;
+    WithInterleaving& operator=(const WithInterleaving&) = delete;
+};
+
+// Another device than the usual one, while a test runs.
+class WithDevice {
+public:
+    WithDevice(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        set(major, minor, multiprocessors, shared_limit);
+    }
+    ~WithDevice() { set(7, 5, 2, 64 << 10); }
+    WithDevice(const WithDevice&) = delete;
+    WithDevice& operator=(const WithDevice&) = delete;
+
+private:
+    static void set(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        executor::set_compute_capability(major, minor);
+        executor::set_multiprocessors(multiprocessors);
+        executor::set_shared_limit(shared_limit);
+    }
+};
+
+inline constexpr auto all_interleavings = {Interleaving::by_barrier,
+                                           Interleaving::as_far_as_possible,
+                                           Interleaving::one_block_late, Interleaving::random};
+
+struct Shape {
+    dim3 grid = 1;
+    dim3 block = 1;
+    std::size_t shared_bytes = 0;
+    cudaStream_t stream = nullptr;
+    bool cooperative = false;
+    dim3 cluster = 0;  // none
+};
+
+inline Shape in_clusters(dim3 cluster, dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
+    return {grid, block, shared_bytes, nullptr, false, cluster};
+}
+
+inline Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
+    return {grid, block, shared_bytes, nullptr, true};
+}
+
+template <class... Types, class... Arguments>
+cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeCooperative;
+    attributes[0].val.cooperative = shape.cooperative;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+    const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
+                                    shape.stream, attributes,  shape.cluster.x == 0 ? 1U : 2U};
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// What a kernel makes of `size` numbers.
+template <class T, class... Types, class... Arguments>
+std::vector<T> result_of(std::size_t size, const Shape& shape, void (*kernel)(T*, Types...),
+                         Arguments... arguments) {
+    const Numbers<T> result(size);
+    REQUIRE(launch(shape, kernel, result.data(), arguments...) == cudaSuccess);
+    return result.download();
+}
+
+// What the kernel throws.
+template <class... Types, class... Arguments>
+std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
+    REQUIRE(launch(shape, kernel, arguments...) == cudaSuccess);
+    return message_of<std::logic_error>([] { cudaDeviceSynchronize(); });
+}
+
+inline auto contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
+
+}  // namespace nca::test

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Stands in for cuda/device.cuh where the kernels are compiled as C++ and run on a CPU: the same
+// functions with the same signatures, but that some take the place that calls them for messages.
+
+#include <cuda_runtime.h>
+#include <executor.hpp>
+#include <matrix.hpp>
+#include <memory.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/device_types.hpp"
+#include "cuda/traits.hpp"
+#include "cuda/vectors.cuh"
+
+namespace nca::cuda {
+
+template <class Storage, std::size_t most_bytes = Traits::shared_bytes>
+Storage& shared_storage() {
+    static_assert(sizeof(Storage) <= most_bytes);
+    return *static_cast<Storage*>(executor::shared_arena());
+}
+
+inline void copy_async(float* shared, const float* global) {
+    executor::defer_copy(shared, global, sizeof(float4));
+}
+inline void wait_for_copies() { executor::finish_copies(); }
+
+inline void name_launch(const char* name) { executor::name_next_launch(name); }
+
+// Kernels follow each other as always.
+inline void let_dependents_start() {}
+inline void wait_for_predecessor() {}
+
+inline void release_flag(std::uint32_t* flag, std::uint32_t value) {
+    executor::release_flag(flag, value);
+}
+inline std::uint32_t acquire_flag(const std::uint32_t* flag, const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) {
+    return executor::acquire_flag(flag, {"acquire_flag", file, line});
+}
+
+inline unsigned cluster_rank() { return executor::cluster_rank(); }
+inline unsigned cluster_blocks() { return executor::cluster_blocks(); }
+inline void cluster_barrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    executor::cluster_barrier({"cluster_barrier", file, line});
+}
+
+inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
+    executor::init_arrivals(&barrier, arrivals);
+}
+inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
+    executor::expect_bytes(&barrier, bytes);
+}
+inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity,
+                          const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    executor::wait_arrivals(&barrier, parity, {"wait_arrivals", file, line});
+}
+
+inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier, unsigned rank) {
+    executor::store_async(shared, &value, sizeof value, &barrier, rank);
+}
+inline void store_async(float* shared, float2 value, ArrivalBarrier& barrier, unsigned rank) {
+    executor::store_async(shared, &value, sizeof value, &barrier, rank);
+}
+inline void store_async(float* shared, float value, ArrivalBarrier& barrier, unsigned rank) {
+    executor::store_async(shared, &value, sizeof value, &barrier, rank);
+}
+
+inline void bulk_load(void* shared, const void* global, unsigned bytes, ArrivalBarrier& barrier) {
+    executor::bulk_load(shared, global, bytes, &barrier);
+}
+inline void bulk_store(void* global, const void* shared, unsigned bytes) {
+    executor::bulk_store(global, shared, bytes);
+}
+inline void wait_bulk_reads() { executor::wait_bulk_reads(); }
+inline void wait_bulk_stores() { executor::wait_bulk_stores(); }
+inline void fence_async_proxy() { executor::fence_async_proxy(); }
+
+inline std::uint32_t rounded_to_tf32(float x) {
+    executor::trap_before(80, "rounded_to_tf32");
+    return executor::rounded_to_tf32(x);
+}
+inline std::uint32_t rounded_to_fp16(float low, float high) {
+    executor::trap_before(80, "rounded_to_fp16");
+    return executor::rounded_to_fp16(low, high);
+}
+inline float2 halves(std::uint32_t bits) {
+    return {executor::float_of_fp16(bits & 0xffffU), executor::float_of_fp16(bits >> 16)};
+}
+
+inline void load_matrices(std::uint32_t (&to)[4], const void* row,
+                          const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    executor::load_matrices(to, row, {"load_matrices", file, line});
+}
+inline void load_matrices_transposed(std::uint32_t (&to)[4], const void* row,
+                                     const char* file = __builtin_FILE(),
+                                     int line = __builtin_LINE()) {
+    executor::load_matrices_transposed(to, row, {"load_matrices_transposed", file, line});
+}
+inline void store_matrices_transposed(void* row, const std::uint32_t (&from)[4],
+                                      const char* file = __builtin_FILE(),
+                                      int line = __builtin_LINE()) {
+    executor::store_matrices_transposed(row, from, {"store_matrices_transposed", file, line});
+}
+
+inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                     const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    executor::mma_tf32(c.sums, a, b, {"mma_tf32", file, line});
+}
+inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                     const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    executor::mma_fp16(c.sums, a, b, {"mma_fp16", file, line});
+}
+
+inline float not_known_before(float value) { return value; }
+
+}  // namespace nca::cuda

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What reaches memory by other ways than an assignment: asynchronous copies and stores, flags, and
+// the barriers that count what has arrived. A GPU may do such a thing at once or as late as
+// somebody waits for it: in reverse order it is done at once, in forward order as late as may be.
+// Each function throws std::logic_error where it is misused.
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nca::executor {
+
+// Throws where the memory is not the block's, or not aligned to 16 bytes.
+void require_shared(const void* begin, std::size_t bytes, const Place& place);
+
+// An asynchronous copy from global to shared memory, of 4, 8 or 16 bytes, which the thread that
+// starts it must finish. Late is when that is done; never, if it is not.
+void defer_copy(void* shared, const void* global, std::size_t bytes);
+void finish_copies();
+
+// A flag in global memory. acquire_flag lets all other threads go on before it reads.
+void release_flag(std::uint32_t* flag, std::uint32_t value);
+std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
+
+unsigned cluster_rank();
+unsigned cluster_blocks();
+void cluster_barrier(const Place& place);
+
+// An arrival barrier takes 8 bytes of shared memory and works as an mbarrier does: its phase is
+// complete when all arrivals and all bytes are there that it waits for. Late, for what reports to
+// it, is when a thread waits for it, the last one first.
+void init_arrivals(void* barrier, unsigned arrivals);
+void expect_bytes(void* barrier, unsigned bytes);
+void wait_arrivals(void* barrier, unsigned parity, const Place& place);
+void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank);
+
+// Bulk copies. A load reads global memory when it arrives. A late store reads shared memory when
+// its thread waits for that, and is in global memory when its thread waits for that or when all
+// blocks that are resident together have ended. A thread must not end before its stores have read.
+// Whether what they read was fenced cannot be told; that a block never has a fence can.
+void bulk_load(void* shared, const void* global, std::size_t bytes, void* barrier);
+void bulk_store(void* global, const void* shared, std::size_t bytes);
+void wait_bulk_reads();
+void wait_bulk_stores();
+void fence_async_proxy();
+
+}  // namespace nca::executor
