@@ -2,7 +2,7 @@
 // Times one step forward, forward and backward, and a training iteration of each preset, on weights
 // that have been trained for a while, because how much can be skipped depends on what has grown;
 // and one step of a large grid that is alive all over. On a GPU every precision and form of the
-// rollout that it can have is a row, with what was predicted for it and which limit should hold it;
+// rollout that it can have is a row, with what an H200 is predicted to take for it;
 // the same steps without fusing stand beside them, and trainings side by side where that is wanted.
 #include "benchmarks/baseline.hpp"
 #include "benchmarks/dense_work.hpp"
@@ -57,7 +57,6 @@ struct Options {
     std::optional<GridSize> size;
     bool dense = false;
     bool no_inference = false;
-    std::string rates;
     std::string json;
 
     Device on() const {
@@ -73,14 +72,12 @@ struct Options {
     // Those that are asked for, the most exact first.
     std::vector<Precision> precisions() const {
         if (precision != "all") return {parse_precision(precision)};
-        return {Precision::exact, Precision::precise, Precision::fast, Precision::half};
+        return {Precision::exact, Precision::precise, Precision::fast};
     }
 };
 
-constexpr std::array<std::pair<const char*, RolloutForm>, 3> forms = {
-    {{"steps", RolloutForm::steps},
-     {"persistent", RolloutForm::persistent},
-     {"cluster", RolloutForm::cluster}}};
+constexpr std::array<std::pair<const char*, RolloutForm>, 2> forms = {
+    {{"steps", RolloutForm::steps}, {"bands", RolloutForm::bands}}};
 
 std::string name_of(RolloutForm wanted) {
     for (const auto& [text, form] : forms) {
@@ -95,7 +92,7 @@ bool on_gpu(const Engine& engine) { return engine.memory_space() == MemorySpace:
 struct Setting {
     bool gpu = false;
     Machine machine;
-    Rates rates;
+    Gpu card;
     std::function<void(const Row&)> keep;  // in the results, which are written at once
 
     void add(const Row& row) const {
@@ -133,7 +130,7 @@ std::vector<Device> variants(const Options& options, bool gpu) {
 }
 
 std::string precision_of(const Device& device, bool gpu) {
-    return gpu ? std::string(name(device.precision)) : "float32";
+    return gpu ? std::string(name(device.precision.value())) : "float32";
 }
 
 // Why a grid cannot be had on a device in its precision and form; empty where it can.
@@ -141,9 +138,7 @@ std::string obstacle(const Device& device, int batch, int height, int width) {
     try {
         const auto engine = make_engine(device);
         const std::string form = engine->rollout_form(batch, height, width);
-        const bool other =
-            device.rollout == RolloutForm::persistent || device.rollout == RolloutForm::cluster;
-        return other && !form.starts_with(name_of(device.rollout))
+        return device.rollout == RolloutForm::bands && !form.starts_with("bands")
                    ? fmt::format("the engine has another form: {}", form)
                    : "";
     } catch (const CudaError& error) {
@@ -248,8 +243,7 @@ RolloutCase rollout_case(const Device& device, const TrainingConfig& config, con
             .height = config.grid(),
             .width = config.grid(),
             .steps = timed_steps,
-            .fire_rate = config.rule.fire_rate,
-            .precision = device.precision,
+            .precision = device.precision.value(),
             .form = device.rollout,
             .sharers = device.sharers,
             .forward_rows = work.forward_rows / timed_steps,
@@ -276,8 +270,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     const std::int64_t trained = trainer.iteration();
 
     if (!known.check) known.check.emplace(trainer);
-    const double error =
-        known.check->error(engine, setting.gpu ? device.precision : Precision::exact);
+    const double error = known.check->error(engine, engine.precision());
     if (!(error <= 1)) {
         throw Error(
             fmt::format("the engine is {:.3g} tolerances away from the double reference; its times "
@@ -340,7 +333,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     row["engine"] = engine.description();
     if (options.dense) row["dense"] = true;
     if (setting.gpu) {
-        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid);
+        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid, config.rule);
     }
     row.update({{"trained_iterations", trained},
                 {"forward_ms", to_json(forward)},
@@ -355,10 +348,10 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     if (setting.gpu) {
         const RolloutCase timed = rollout_case(device, config, work);
         row["prediction"] = {
-            {"forward", to_json(predict_forward(setting.rates, timed), forward.median)},
+            {"forward", to_json(predicted_forward(setting.card, timed), forward.median)},
             {"forward_backward",
-             to_json(predict_forward_backward(setting.rates, timed), both.median)},
-            {"training", to_json(predict_training(setting.rates, timed), training.median)}};
+             to_json(predicted_forward_backward(setting.card, timed), both.median)},
+            {"training", to_json(predicted_training(setting.card, timed), training.median)}};
     }
     setting.add(row);
 }
@@ -390,7 +383,7 @@ void bench_side_by_side(const std::string& name, const Device& device,
                      double(config.batch) * grid * grid * timed_steps / (each.median * 1e-3)}});
         row["prediction"] = {
             {"training",
-             to_json(predict_training(setting.rates, rollout_case(shared, config, *known.work)),
+             to_json(predicted_training(setting.card, rollout_case(shared, config, *known.work)),
                      each.median)}};
         setting.add(row);
         if (automata > 1) {
@@ -532,9 +525,9 @@ void bench_inference(const Inference& work, const Device& device, const Options&
     engine->advance(model.rule, view, state.view(), {1, {}});
     std::vector<float> after(first.size());
     engine->copy_to_host(after, state.view().data);
-    const double error = step_error(model, {first.data(), 1, height, width, MemorySpace::host},
-                                    {after.data(), 1, height, width, MemorySpace::host}, {},
-                                    setting.gpu ? device.precision : Precision::exact);
+    const double error =
+        step_error(model, {first.data(), 1, height, width, MemorySpace::host},
+                   {after.data(), 1, height, width, MemorySpace::host}, {}, engine->precision());
     if (!(error <= 1)) {
         throw Error(fmt::format(
             "a step is {:.3g} tolerances away from the double reference; its time means nothing",
@@ -566,12 +559,15 @@ void bench_inference(const Inference& work, const Device& device, const Options&
          {"error_in_tolerances", error}});
     if (setting.gpu) {
         row["rollout_form"] = engine->rollout_form(work.batch, height, width);
-        Prediction predicted = predict_large_step(setting.rates, {.height = height * work.batch,
-                                                                  .width = width,
-                                                                  .fire_rate = model.rule.fire_rate,
-                                                                  .precision = device.precision});
-        predicted.seconds *= work.steps;
-        row["prediction"] = {{"forward", to_json(predicted, forward.median)}};
+        const RolloutCase timed = {.batch = work.batch,
+                                   .height = height,
+                                   .width = width,
+                                   .steps = work.steps,
+                                   .precision = engine->precision(),
+                                   .form = device.rollout,
+                                   .forward_rows = per_step.forward_rows};
+        row["prediction"] = {
+            {"forward", to_json(predicted_forward(setting.card, timed), forward.median)}};
     }
     setting.add(row);
     fmt::print("    {:.4g} rollouts a second", 1e3 / forward.median);
@@ -601,8 +597,8 @@ void bench_unfused_inference(const Inference& work, const Options& options,
     }
 }
 
-// Without --size a large grid, whose tiles are too many for a rollout in one kernel; with it the
-// rollouts of a preset's batch on that grid, or steps of one grid where there is no preset.
+// Without --size a large grid, which no cluster of blocks holds; with it the rollouts of a preset's
+// batch on that grid, or steps of one grid where there is no preset.
 Inference inference_of(const Options& options, bool gpu) {
     if (!options.size) {
         const int side = gpu ? 4096 : 512;
@@ -673,17 +669,6 @@ Row bench_mlp(int count) {
     return {{"gflops", rate * 1e-9}, {"peak_gflops", peak * 1e-9}, {"peak_fraction", rate / peak}};
 }
 
-// The device's rates where they have been measured, here or by the program `rates`.
-Rates rates_of(const Machine& machine, const std::string& path) {
-    Rates rates;
-    rates.multiprocessors = machine.multiprocessors;
-    rates.clock = machine.clock;
-    rates.multiply_adds = machine.arithmetic / (machine.multiprocessors * machine.clock);
-    rates.bandwidth = machine.bandwidth;
-    if (!path.empty()) read_rates(rates, path);
-    return rates;
-}
-
 // False where a row has failed.
 bool run(const Options& options) {
     // Whether there is one in the least demanding precision.
@@ -725,7 +710,9 @@ bool run(const Options& options) {
             unwritten = error.what();
         }
     };
-    const Setting setting = {gpu, machine, gpu ? rates_of(machine, options.rates) : Rates{},
+    const Setting setting = {gpu,
+                             machine,
+                             {.multiprocessors = machine.multiprocessors, .clock = machine.clock},
                              [&](const Row& row) {
                                  report["rows"].push_back(row);
                                  write();
@@ -763,6 +750,16 @@ GridSize parse_size(const std::string& text) {
     return size;
 }
 
+// What is wrong with the name of a precision; empty where nothing is.
+std::string precision_problem(const std::string& text) {
+    try {
+        if (text != "all") parse_precision(text);
+        return "";
+    } catch (const InvalidArgument& error) {
+        return error.what();
+    }
+}
+
 }  // namespace
 }  // namespace nca::bench
 
@@ -778,11 +775,11 @@ int main(int argc, char** argv) {
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
     app.add_option("--precision", options.precision,
-                   "of the CUDA engine: exact, precise, fast or half; all")
-        ->check(CLI::IsMember({"all", "exact", "precise", "fast", "half"}));
+                   "of the CUDA engine: exact, precise or fast; all")
+        ->check(precision_problem);
     app.add_option("--rollout", options.rollout,
-                   "form of the CUDA engine's rollouts: steps, persistent or cluster; all")
-        ->check(CLI::IsMember({"all", "steps", "persistent", "cluster"}));
+                   "form of the CUDA engine's rollouts: steps or bands; all")
+        ->check(CLI::IsMember({"all", "steps", "bands"}));
     app.add_option("--threads", options.threads, "of the CPU engine; 0: one for each processor")
         ->check(CLI::Range(0, 1024));
     app.add_option("--train", options.train, "training iterations before the timed ones")
@@ -800,8 +797,6 @@ int main(int argc, char** argv) {
     app.add_flag("--dense", options.dense,
                  "train on a grid in which every cell lives, so that nothing is skipped");
     app.add_flag("--no-inference", options.no_inference, "leave the inference rows out");
-    app.add_option("--rates", options.rates,
-                   "predict by what the program rates has measured: its --json");
     app.add_option("--json", options.json, "write the results to this file as well");
     try {
         app.parse(argc, argv);

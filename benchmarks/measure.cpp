@@ -106,10 +106,7 @@ namespace {
 // Relative to the largest value of their kind: sums of up to 128 terms through a few steps in
 // float32, to which operands of 22 bits add little. Operands of 11 bits err by 2.4e-4 at most, and
 // so on through six steps.
-double tolerance_of(Precision precision) {
-    const bool is_coarse = precision == Precision::fast || precision == Precision::half;
-    return is_coarse ? 3e-3 : 1e-4;
-}
+double tolerance_of(Precision precision) { return precision == Precision::fast ? 3e-3 : 1e-4; }
 
 // How far the alpha that decides is from the threshold, of the cell in which it is closest.
 double closest_to_threshold(const Rule& rule, const reference::Grid<double>& state) {

@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "benchmarks/device_timing.cuh"
-#include "benchmarks/prediction.hpp"
 #include "cuda/check.hpp"
 #include "cuda/device_memory.hpp"
 #include "cuda/flags.cuh"
@@ -519,7 +518,7 @@ private:
     }
 
     const std::function<void(const Rate&)>& keep_;
-    Rates assumed_;
+    AssumedRates assumed_;
     cudaDeviceProp properties_ = {};
     int cooperative_ = 0;
     int code_ = 0;    // what these kernels are compiled for, 90 for 9.0

@@ -28,13 +28,12 @@ std::string training_time(const Row& row) {
 
 // Of the training iteration, or of a step where the row has none.
 std::string prediction_of(const Row& row) {
-    if (!row.contains("prediction")) return fmt::format("{:>9} {:>7} {:<13}", "-", "-", "-");
+    if (!row.contains("prediction")) return fmt::format("{:>9} {:>7}", "-", "-");
     const Row& all = row["prediction"];
     const bool trains = all.contains("training");
     const Row& one = trains ? all["training"] : all["forward"];
     const double ms = one["ms"].get<double>() / (trains ? 1 : row["steps"].get<int>());
-    return fmt::format("{:>9.4f} {:>7.2f} {:<13}", ms, one["measured_to_predicted"].get<double>(),
-                       one["limit"].get<std::string>());
+    return fmt::format("{:>9.4f} {:>7.2f}", ms, one["measured_to_predicted"].get<double>());
 }
 
 }  // namespace
@@ -46,11 +45,9 @@ Row to_json(const Timing& timing) {
             {"count", timing.count}};
 }
 
-Row to_json(const Prediction& prediction, double milliseconds) {
-    const double predicted = prediction.seconds * 1e3;
-    return {{"ms", predicted},
-            {"limit", std::string(name(prediction.limit))},
-            {"measured_to_predicted", milliseconds / predicted}};
+Row to_json(double predicted_seconds, double milliseconds) {
+    const double predicted = predicted_seconds * 1e3;
+    return {{"ms", predicted}, {"measured_to_predicted", milliseconds / predicted}};
 }
 
 Row row_of(const std::string& name, const std::string& engine, const std::string& precision,
@@ -62,18 +59,18 @@ Row row_of(const std::string& name, const std::string& engine, const std::string
 void print_header(bool gpu) {
     const auto line = [&](const char* a, const char* b, const char* c, const char* d, const char* e,
                           const char* f, const char* g, const char* h, const char* i,
-                          const char* predicted, const char* ratio, const char* limit,
-                          const char* precision, const char* form) {
+                          const char* predicted, const char* ratio, const char* precision,
+                          const char* form) {
         fmt::print("{:<24}", a);
         if (gpu) fmt::print(" {:<8} {:<11}", precision, form);
         fmt::print(" {:>12} {:>9} {:>9} {:>25}", b, c, d, e);
-        if (gpu) fmt::print(" {:>9} {:>7} {:<13}", predicted, ratio, limit);
+        if (gpu) fmt::print(" {:>9} {:>7}", predicted, ratio);
         fmt::print(" {:>13} {:>7} {:>7} {:>9}\n", f, g, h, i);
     };
     line("work", "cells", "forward", "fwd+bwd", "training iteration", "cell-steps/s", "of peak",
-         "of peak", "memory", "predicted", "measured", "held by", "precis.", "rollout");
+         "of peak", "memory", "predicted", "measured", "precis.", "rollout");
     line("", "", "ms/step", "ms/step", "ms, fastest..slowest", "", "arith.", "bandw.", "peak, MB",
-         "ms", "to that", "", "", "");
+         "ms", "to that", "", "");
 }
 
 void print_row(const Row& row, bool gpu) {

@@ -4,7 +4,6 @@
 // The rows that bench_step prints, from the json that it writes.
 
 #include "benchmarks/measure.hpp"
-#include "benchmarks/prediction.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -17,7 +16,7 @@ using Row = nlohmann::ordered_json;
 Row to_json(const Timing& timing);
 
 // How a measurement of `milliseconds` compares with what was predicted for it.
-Row to_json(const Prediction& prediction, double milliseconds);
+Row to_json(double predicted_seconds, double milliseconds);
 
 // What every row has.
 Row row_of(const std::string& name, const std::string& engine, const std::string& precision,

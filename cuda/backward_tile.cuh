@@ -33,20 +33,17 @@ __device__ inline bool lives_before(const StepBackwardArgs& args, const Tile& ti
 }
 
 // Takes down which own cells live after the step, and counts them.
-__device__ inline void set_lives_on(BackwardTile& shared, bool lives_on, int thread) {
+__device__ inline void load_lives_on(BackwardTile& shared, const StepBackwardArgs& args,
+                                     const Tile& tile, int thread) {
     if (thread >= Traits::tile_cells) return;
+    const int cell = own_cell(args.grid, tile, thread);
+    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const bool lives_on = cell >= 0 && args.next_life[sample + cell] != 0;
     shared.lives_on[thread] = lives_on;
     const unsigned ballot = __ballot_sync(0xffffffffU, lives_on);
     if (thread % Traits::warp_size == 0) {
         shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
     }
-}
-
-__device__ inline void load_lives_on(BackwardTile& shared, const StepBackwardArgs& args,
-                                     const Tile& tile, int thread) {
-    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    set_lives_on(shared, cell >= 0 && args.next_life[sample + cell] != 0, thread);
 }
 
 // Whether the cell at a place around the tile has a row in the step after.

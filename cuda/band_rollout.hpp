@@ -20,6 +20,7 @@ struct BandCut {
     int bands = 0;
     int first_row[most_bands + 1] = {};
 
+    bool operator==(const BandCut&) const = default;
     NCA_HOST_DEVICE int rows(int band) const { return first_row[band + 1] - first_row[band]; }
     NCA_HOST_DEVICE int most_rows() const {
         int most = 0;

@@ -18,13 +18,11 @@
 #include "cuda/cuda_training_loop.hpp"
 #include "cuda/load_kernels.hpp"
 #include "cuda/rollout.hpp"
+#include "cuda/rollout_form.hpp"
 #include "host/checks.hpp"
 
 namespace nca::cuda {
 namespace {
-
-// Fewer steps without a tape are not worth the launch that all blocks have to be free for.
-constexpr int fewest_steps_at_once = 8;
 
 // Memory of finished tapes, for the next one.
 struct TapeCache {
@@ -128,11 +126,13 @@ public:
 
     std::string description() const override {
         return fmt::format("cuda:{}, {}, {}", device_.index(), device_.limits.name,
-                           name(device_.asked_for.precision));
+                           name(precision()));
     }
 
-    std::string rollout_form(int batch, int height, int width) const override {
-        return plan({batch, height, width}).text;
+    Precision precision() const override { return device_.kernels.precision; }
+
+    std::string rollout_form(int batch, int height, int width, const Rule& rule) const override {
+        return plan({batch, height, width}, rule).text;
     }
 
     Buffer allocate(std::size_t size) override {
@@ -173,17 +173,16 @@ public:
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
             model_.reserve(1, "the packed weights");
-            reserve(forward_, grid);
             const StepRule step = step_rule(rule);
-            launch_pack_model(model_.data(), weights, options.key, nullptr,
-                              device_.kernels.precision, stream);
-            // However few the steps, so that a later call finds its memory.
-            const GridRollout& rollout = rollout_of(grid, stream);
-            if (rollout.plan.is_single_launch() && options.steps >= fewest_steps_at_once) {
-                queue_forward_at_once(state.data, model_.data(), grid, state.data, nullptr, step,
-                                      options.steps, forward_, rollout.exchange,
-                                      device_.kernels.precision, rollout.plan, stream);
+            launch_pack_model(model_.data(), weights, options.key, nullptr, precision(), stream);
+            const RolloutPlan& how = plan_of(grid, rule);
+            if (how.in_bands()) {
+                // However few the steps, so that a later call finds its memory.
+                reserve(bands_, grid, how.cut, precision(), most_advanced_steps, false);
+                queue_advance_in_bands(state.data, model_.data(), grid, how.cut, step,
+                                       options.steps, bands_, precision(), stream);
             } else {
+                reserve(forward_, grid);
                 queue_advance(state.data, model_.data(), grid, step, options.steps, forward_,
                               device_.kernels, stream);
             }
@@ -197,7 +196,8 @@ public:
         std::unique_ptr<CudaTape> tape;
         in_order(stream, [&] {
             const Grid grid = grid_of(state);
-            tape = std::make_unique<CudaTape>(cache_, take_memory(grid, options.steps));
+            const RolloutPlan& how = plan_of(grid, rule);
+            tape = std::make_unique<CudaTape>(cache_, take_memory(grid, options.steps, how.cut));
             tape->last_step = options.steps;
             tape->rule = step_rule(rule);
             tape->output_bias = weights.b2 != nullptr;
@@ -207,17 +207,15 @@ public:
                                     state.size() * sizeof(float), cudaMemcpyDeviceToDevice, stream),
                     "copying the state");
             } else {
-                reserve(forward_, grid);
                 const TapeMemory& memory = *tape->memory;
-                launch_pack_model(memory.model.data(), weights, options.key, nullptr,
-                                  device_.kernels.precision, stream);
-                const GridRollout& rollout = rollout_of(grid, stream);
-                if (rollout.plan.is_single_launch()) {
-                    queue_forward_at_once(memory.state(options.steps), memory.model.data(), grid,
-                                          state.data, &memory, tape->rule, options.steps, forward_,
-                                          rollout.exchange, device_.kernels.precision, rollout.plan,
-                                          stream);
+                launch_pack_model(memory.model.data(), weights, options.key, nullptr, precision(),
+                                  stream);
+                if (memory.in_bands()) {
+                    reserve(bands_, grid, how.cut, precision(), options.steps, false);
+                    queue_forward_in_bands(memory, state.data, tape->rule, options.steps, bands_,
+                                           precision(), stream);
                 } else {
+                    reserve(forward_, grid);
                     queue_forward(memory, state.data, tape->rule, options.steps, forward_,
                                   device_.kernels, stream);
                 }
@@ -238,13 +236,19 @@ public:
         check_alignment("grad_state", grad_state.data);
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
-            if (from->last_step > 0) {
-                reserve(backward_, from->memory->grid, backward_blocks(from->memory->grid));
-                queue_backward(grad_state.data, grad_weights, grad_state.data, *from->memory,
-                               from->rule, from->last_step, accumulate == Accumulate::yes,
-                               backward_, device_.kernels, stream);
-            } else if (accumulate == Accumulate::no) {
-                clear(grad_weights, stream);
+            const TapeMemory& memory = *from->memory;
+            const bool add = accumulate == Accumulate::yes;
+            if (from->last_step == 0) {
+                if (!add) clear(grad_weights, stream);
+            } else if (memory.in_bands()) {
+                reserve(bands_, memory.grid, memory.cut, precision(), from->last_step, true);
+                queue_backward_in_bands(grad_state.data, grad_weights, grad_state.data, memory,
+                                        from->rule, from->last_step, add, bands_, precision(),
+                                        stream);
+            } else {
+                reserve(backward_, memory.grid);
+                queue_backward(grad_state.data, grad_weights, grad_state.data, memory, from->rule,
+                               from->last_step, add, backward_, device_.kernels, stream);
             }
         });
     }
@@ -325,33 +329,30 @@ private:
         }
     }
 
-    std::unique_ptr<TapeMemory> take_memory(const Grid& grid, int steps) {
+    std::unique_ptr<TapeMemory> take_memory(const Grid& grid, int steps, const BandCut& cut) {
         std::unique_ptr<TapeMemory> cached;
         {
             const std::scoped_lock lock(cache_->mutex);
             cached = std::move(cache_->memory);
         }
-        if (cached && cached->grid == grid && cached->steps >= steps) return cached;
+        if (cached && cached->grid == grid && cached->cut == cut && cached->steps >= steps) {
+            return cached;
+        }
         cached.reset();  // before asking for more
-        return std::make_unique<TapeMemory>(grid, steps);
+        return std::make_unique<TapeMemory>(grid, steps, cut);
     }
 
-    // How rollouts of a grid run, found out once.
-    struct GridRollout {
-        RolloutPlan plan;
-        ExchangeScratch exchange;  // empty where each step is a launch
-    };
-    const GridRollout& rollout_of(const Grid& grid, Stream stream) {
-        const std::array<int, 3> key = {grid.batch, grid.height, grid.width};
-        const auto found = rollouts_.find(key);
-        if (found != rollouts_.end()) return found->second;
-        GridRollout rollout = {plan(grid), {}};
-        if (rollout.plan.is_single_launch()) rollout.exchange = {grid, stream};
-        return rollouts_.emplace(key, std::move(rollout)).first->second;
+    RolloutPlan plan(const Grid& grid, const Rule& rule) const {
+        return plan_rollout(device_.limits, device_.asked_for, grid, rule, {});
     }
 
-    RolloutPlan plan(const Grid& grid) const {
-        return plan_rollout(device_.limits, device_.asked_for, grid);
+    // The same, found out once for each grid and kind of rule.
+    const RolloutPlan& plan_of(const Grid& grid, const Rule& rule) {
+        const std::array<int, 4> key = {grid.batch, grid.height, grid.width,
+                                        has_plain_filters(rule)};
+        const auto found = plans_.find(key);
+        if (found != plans_.end()) return found->second;
+        return plans_.emplace(key, plan(grid, rule)).first->second;
     }
 
     CudaDevice device_;
@@ -359,14 +360,23 @@ private:
     DeviceArray<PackedModel> model_;
     ForwardScratch forward_;
     BackwardScratch backward_;
-    // Of each grid that has been run. They stay as they are, for graphs that have captured them.
-    std::map<std::array<int, 3>, GridRollout> rollouts_;
+    BandScratch bands_;
+    std::map<std::array<int, 4>, RolloutPlan> plans_;
     LossScratch loss_partial_;
     DeviceArray<double> squares_;
     bool was_captured_ = false;                // by a graph of the caller's, any call
     std::vector<std::shared_ptr<void>> kept_;  // what such a graph may use
     std::shared_ptr<TapeCache> cache_ = std::make_shared<TapeCache>();
 };
+
+}  // namespace
+
+namespace {
+
+// DeviceLimits::band_clusters
+int band_clusters_of(const DeviceLimits& limits, Precision precision) {
+    return limits.code >= 90 ? active_band_clusters(precision) : 0;
+}
 
 }  // namespace
 
@@ -392,36 +402,27 @@ CudaDevice open_device(const Device& asked_for) {
     const DeviceGuard guard(index);
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, index), "asking what the device is");
-    int cooperative = 0;
-    check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, index),
-          "asking what the device can do");
     CudaDevice device = {.asked_for = asked_for,
                          .limits = {.name = properties.name,
                                     .compute_capability = properties.major * 10 + properties.minor,
                                     .code = loaded_code(),
                                     .multiprocessors = properties.multiProcessorCount},
-                         .kernels = {.precision = asked_for.precision}};
-    device.kernels.waits_for_predecessor = device.limits.code >= 90;
-    const Precision precision = asked_for.precision;
-    check_precision(device.limits, precision);
-    const int multiprocessors = properties.multiProcessorCount;
-    if (precision == Precision::exact) {
-        device.kernels.forward_blocks = multiprocessors * resident_step_forward_blocks();
-        return device;
+                         .kernels = {}};
+    DeviceLimits& limits = device.limits;
+    if (asked_for.precision != Precision::exact) {
+        limits.band_clusters =
+            band_clusters_of(limits, asked_for.precision.value_or(Precision::precise));
     }
-    device.kernels.forward_blocks =
-        multiprocessors * resident_step_forward_tensor_blocks(precision);
-    if (cooperative != 0 &&
-        properties.sharedMemPerBlockOptin >= persistent_rollout_shared_bytes()) {
-        device.limits.persistent_blocks = multiprocessors * resident_persistent_blocks(precision);
-    }
-    if (asked_for.rollout == RolloutForm::cluster && device.limits.code >= 90 &&
-        properties.sharedMemPerBlockOptin >= cluster_rollout_shared_bytes()) {
-        for (int size = 1; size <= largest_cluster; ++size) {
-            device.limits.active_clusters[static_cast<std::size_t>(size)] =
-                active_rollout_clusters(precision, size);
-        }
-    }
+    const Precision precision =
+        asked_for.precision.value_or(default_precision(limits, asked_for.rollout));
+    check_precision(limits, precision);
+    device.asked_for.precision = precision;
+    device.kernels = {.precision = precision,
+                      .forward_blocks = limits.multiprocessors *
+                                        (precision == Precision::exact
+                                             ? resident_step_forward_blocks()
+                                             : resident_step_forward_tensor_blocks(precision)),
+                      .waits_for_predecessor = limits.code >= 90};
     return device;
 }
 

@@ -10,9 +10,9 @@
 #include <map>
 #include <new>
 
+#include "cuda/band_cut.hpp"
 #include "cuda/check.hpp"
 #include "cuda/rollout.hpp"
-#include "cuda/tiles.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -58,7 +58,8 @@ public:
         : device_(device),
           config_(config),
           grid_{config.batch, config.grid(), config.grid()},
-          plan_(plan_rollout(device.limits, device.asked_for, grid_)),
+          plan_(plan_rollout(device.limits, device.asked_for, grid_, config.rule,
+                             row_load_of(target, grid_.height, grid_.width, config.rule.edges))),
           rule_(step_rule(config.rule)),
           count_(parameter_count(config.output_bias)),
           control_(1, "the training's control"),
@@ -74,9 +75,7 @@ public:
           target_(target.size(), "the target"),
           start_(grid_.floats(), "the start states"),
           grad_state_(grid_.floats(), "the gradient of the loss"),
-          tape_(grid_, config.most_steps - 1) {
-        forward_.reserve(grid_);
-        backward_.reserve(grid_, std::max(backward_blocks(grid_), plan_.blocks));
+          tape_(grid_, config.most_steps - 1, plan_.cut) {
         // Whole: outcomes come back with the padding between their values.
         check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
               "clearing the training's control");
@@ -86,7 +85,13 @@ public:
         launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
         if (config.pool > 0) make_pool();
-        if (is_single_launch()) prepare_update();
+        if (plan_.in_bands()) {
+            bands_.reserve(grid_, plan_.cut, device_.kernels.precision, tape_.steps, true);
+            prepare_update();
+        } else {
+            forward_.reserve(grid_);
+            backward_.reserve(grid_);
+        }
     }
 
     // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
@@ -284,11 +289,7 @@ private:
         upload(all + 2 * count_, parameters.second_moments);
     }
 
-    bool is_single_launch() const { return plan_.is_single_launch(); }
-
     void prepare_update() {
-        exchange_ = {grid_, stream_};
-        tile_losses_ = {static_cast<std::size_t>(tile_count(grid_)), "sums of the loss"};
         slice_squares_ = {update_slices, "norms"};
         const std::vector<BlockArrival> none(update_slices + 1);
         arrivals_ = {none.size(), "the update's blocks"};
@@ -298,9 +299,10 @@ private:
         update_blocks_ = std::clamp(fit / std::max(device_.asked_for.sharers, 1), 1, update_slices);
     }
 
-    // An iteration packs the weights that it leaves; those of its first were not left by one.
+    // An iteration in bands packs the weights that it leaves; those of its first were not left by
+    // one.
     void pack_current() {
-        if (!is_single_launch()) return;
+        if (!plan_.in_bands()) return;
         const DeviceGuard guard(device_.index());
         launch_pack_model(tape_.model.data(),
                           view_parameters<const float>(parameters_.data(), config_.output_bias), {},
@@ -311,8 +313,8 @@ private:
     void queue_iteration(int steps) {
         const bool pool = config_.pool > 0;
         if (pool) launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
-        if (is_single_launch()) {
-            queue_iteration_at_once(steps);
+        if (plan_.in_bands()) {
+            queue_iteration_in_bands(steps);
         } else {
             queue_iteration_by_steps(steps);
         }
@@ -320,7 +322,7 @@ private:
             launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
                                losses_.data() + config_.batch, grid_, control_.data(), stream_);
         }
-        if (pool || !is_single_launch()) launch_close_iteration(control_.data(), stream_);
+        if (pool || !plan_.in_bands()) launch_close_iteration(control_.data(), stream_);
     }
 
     void queue_iteration_by_steps(int steps) {
@@ -337,18 +339,16 @@ private:
         launch_adam(adam_args(), stream_);
     }
 
-    // Two launches.
-    void queue_iteration_at_once(int steps) {
-        queue_training_at_once({.first_state = start_.data(),
-                                .target = target_.data(),
-                                .loss_partial = tile_losses_.data(),
-                                .control = control_.data()},
-                               tape_, rule_, steps, forward_, backward_, exchange_,
-                               device_.kernels.precision, plan_, stream_);
+    // Five launches.
+    void queue_iteration_in_bands(int steps) {
+        queue_training_in_bands(
+            {.first_state = start_.data(), .target = target_.data(), .control = control_.data()},
+            tape_, rule_, steps, bands_, device_.kernels.precision, stream_);
         launch_update_weights({.adam = adam_args(),
-                               .partial = backward_.partial.data(),
-                               .partials = plan_.blocks,
-                               .loss_partial = tile_losses_.data(),
+                               .partial = bands_.partial.data(),
+                               .partials = grid_.batch * plan_.cut.bands,
+                               .loss_partial = bands_.losses.data(),
+                               .losses_per_sample = plan_.cut.bands,
                                .loss = losses_.data(),
                                .living = losses_.data() + config_.batch,
                                .squares = slice_squares_.data(),
@@ -429,9 +429,8 @@ private:
     TapeMemory tape_;
     ForwardScratch forward_;
     BackwardScratch backward_;
-    // Where an iteration is two launches.
-    ExchangeScratch exchange_;
-    DeviceArray<LossPartial> tile_losses_;
+    // In bands.
+    BandScratch bands_;
     DeviceArray<double> slice_squares_;
     DeviceArray<BlockArrival> arrivals_;
     int update_blocks_ = 0;

@@ -27,7 +27,6 @@ struct ForwardTile {
     // The mask from before the step that made the state at first, then that of the state; in the
     // first step: whether a cell holds anything other than zero.
     std::uint8_t living[Traits::halo_cells];
-    std::uint8_t lives_before[Traits::tile_cells];  // living(x) of own cells; pre-and-post only
     Fate fates[Traits::tile_cells];
     std::uint8_t rows[Traits::tile_cells];  // the active cells in order
     int counts[own_warps];                  // of active cells
@@ -125,9 +124,7 @@ __device__ inline void decide_fates(ForwardTile& shared, const StepForwardArgs& 
             std::size_t(tile.sample) * args.grid.height * args.grid.width + cell;
         if (args.life_out != nullptr) args.life_out[index] = shared.living[halo];
         if (args.rule.pre_and_post) {
-            const bool lives = lives_before_step(shared, thread);
-            shared.lives_before[thread] = lives;
-            if (args.living_before_out != nullptr) args.living_before_out[index] = lives;
+            args.living_before_out[index] = lives_before_step(shared, thread);
         }
     }
     shared.fates[thread] = fate;

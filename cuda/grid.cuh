@@ -52,26 +52,6 @@ __device__ inline int own_cell(const Grid& grid, const Tile& tile, int own) {
     const int y = tile.top + own_y(own), x = tile.left + own_x(own);
     return y < grid.height && x < grid.width ? y * grid.width + x : -1;
 }
-// How much of a tile lies in the grid.
-__device__ inline int tile_rows(const Grid& grid, const Tile& tile) {
-    const int rows = grid.height - tile.top;
-    return rows < Traits::tile_height ? rows : Traits::tile_height;
-}
-__device__ inline int tile_columns(const Grid& grid, const Tile& tile) {
-    const int columns = grid.width - tile.left;
-    return columns < Traits::tile_width ? columns : Traits::tile_width;
-}
-// The own cell at (y, x) of the tile, or -1 where that is none, or none of the grid's.
-__device__ inline int own_at(const Grid& grid, const Tile& tile, int y, int x) {
-    const bool inside =
-        y >= 0 && y < tile_rows(grid, tile) && x >= 0 && x < tile_columns(grid, tile);
-    return inside ? y * Traits::tile_width + x : -1;
-}
-// Whether a place beside a tile is at most so many cells from its part of the grid. (Above and to
-// the left it always is.)
-__device__ inline bool is_close(const Grid& grid, const Tile& tile, int y, int x, int depth) {
-    return y < tile_rows(grid, tile) + depth && x < tile_columns(grid, tile) + depth;
-}
 __device__ inline int halo_cell(const Grid& grid, bool circular, const Tile& tile, int halo) {
     return cell_at(grid, circular, tile.top + halo / Traits::halo_width - 1,
                    tile.left + halo % Traits::halo_width - 1);

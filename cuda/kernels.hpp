@@ -139,6 +139,30 @@ struct AdamArgs {
 // adam.cu: the tensors' norms, then the update.
 void launch_adam(const AdamArgs& args, cudaStream_t stream);
 
+struct alignas(64) BlockArrival {
+    std::uint32_t barriers;
+};
+
+struct UpdateWeightsArgs {
+    AdamArgs adam;                    // control is not null; squares is not used
+    const PartialGradients* partial;  // [partials]
+    int partials;
+    const LossPartial* loss_partial;  // [batch, losses_per_sample]
+    int losses_per_sample;
+    float* loss;             // [batch] overwritten
+    float* living;           // [batch] overwritten
+    double* squares;         // [update_slices] scratch
+    BlockArrival* arrivals;  // [update_slices + 1] all equal before and after
+    TensorWeights* packed;   // receives the new weights
+    Grid grid;
+    bool close;  // the iteration, too: put_samples does not come behind it
+};
+// update_weights.cu: the gradients' sums, the verdicts, Adam's update and the packed weights, in
+// one launch. What the launches before left in loss_partial and partial is summed in their order.
+inline constexpr int update_slices = (partial_floats + Traits::warp_size - 1) / Traits::warp_size;
+void launch_update_weights(const UpdateWeightsArgs& args, int blocks, cudaStream_t stream);
+int resident_update_blocks();
+
 // Rule::start_values
 struct StartCell {
     float values[Traits::channels];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/load_kernels.hpp"
 
+#include "cuda/band_cut.hpp"
 #include "cuda/loaded_kernel.hpp"
-#include "cuda/rollout_kernels.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -20,16 +20,17 @@ void load_step_kernels(Precision precision) {
     launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
 }
 
-void load_single_launch_kernels(const CudaDevice& device) {
-    const Precision precision = device.kernels.precision;
-    const auto& clusters = device.limits.active_clusters;
-    if (device.limits.persistent_blocks > 0) {
-        launch_persistent_rollout({}, precision, 1, nullptr);
-    }
-    for (int size = largest_cluster; size > 0; --size) {
-        if (clusters[static_cast<std::size_t>(size)] == 0) continue;
-        launch_cluster_rollout({}, precision, size, nullptr);
-        break;
+// Narrow grids and wide ones have kernels of their own.
+void load_band_kernels(Precision precision) {
+    for (const int width : {1, most_band_width}) {
+        const int height = most_bands * fewest_band_rows;
+        const BandRollout rollout = {.grid = {1, height, width},
+                                     .rule = {},
+                                     .cut = cut_bands(height, most_bands, fewest_band_rows, {})};
+        launch_band_fire(rollout, nullptr);
+        launch_band_forward(rollout, precision, nullptr);
+        launch_band_lists(rollout, precision, nullptr);
+        launch_band_backward(rollout, precision, nullptr);
     }
     launch_update_weights({}, 1, nullptr);
 }
@@ -40,7 +41,7 @@ void load_kernels(const CudaDevice& device) {
     const LoadingOnly loading;
     launch_pack_model(nullptr, {}, {}, nullptr, device.kernels.precision, nullptr);
     load_step_kernels(device.kernels.precision);
-    if (device.kernels.precision != Precision::exact) load_single_launch_kernels(device);
+    if (device.limits.band_clusters > 0) load_band_kernels(device.kernels.precision);
     launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
     launch_adam({}, nullptr);
     launch_start_states(nullptr, {}, {}, nullptr);

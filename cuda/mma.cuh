@@ -60,7 +60,6 @@ struct FastArithmetic {
         std::uint32_t bits[4];
     };
     using KeptA = A;
-    static constexpr bool scales_gradients = false;
 
     __device__ static KeptA keep_a(const float (&values)[8]) { return make_a(values); }
     __device__ static const A& open_a(const KeptA& a) { return a; }
@@ -95,7 +94,6 @@ struct PreciseArithmetic {
     struct KeptA {
         float values[8];
     };
-    static constexpr bool scales_gradients = false;
 
     __device__ static KeptA keep_a(const float (&values)[8]) {
         KeptA a;
@@ -133,44 +131,12 @@ struct PreciseArithmetic {
     }
 };
 
-// Operands rounded to fp16: as many bits as TF32's, in a range of 6e-8 to 65,504, so that gradients
-// have to be scaled.
-struct HalfArithmetic {
-    struct A {
-        std::uint32_t pairs[4];
-    };
-    struct B {
-        std::uint32_t pairs[2];
-    };
-    using KeptA = A;
-    static constexpr bool scales_gradients = true;
-
-    __device__ static KeptA keep_a(const float (&values)[8]) { return make_a(values); }
-    __device__ static const A& open_a(const KeptA& a) { return a; }
-    __device__ static A make_a(const float (&values)[8]) {
-        A a;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            a.pairs[i] = rounded_to_fp16(values[2 * i], values[2 * i + 1]);
-        }
-        return a;
-    }
-    __device__ static B make_b(const float (&values)[4]) {
-        return {{rounded_to_fp16(values[0], values[1]), rounded_to_fp16(values[2], values[3])}};
-    }
-    __device__ static void multiply(Accumulator& c, const A& a, const B& b) {
-        mma_fp16(c, a.pairs, b.pairs);
-    }
-};
-
 // work(arithmetic of the precision), which is not exact: that has kernels of its own.
 template <class Work>
 auto with_arithmetic(Precision precision, Work work) {
     switch (precision) {
         case Precision::fast:
             return work(FastArithmetic{});
-        case Precision::half:
-            return work(HalfArithmetic{});
         case Precision::precise:
         case Precision::exact:
             break;

@@ -17,7 +17,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/mlp_forward.cuh"
 #include "cuda/pack_tensor.cuh"
-#include "cuda/tensor_forward.cuh"
+#include "cuda/tensor_mlp.cuh"
 
 namespace nca::cuda {
 namespace {
@@ -80,7 +80,7 @@ __device__ int pack_tensor(TensorWeights& packed, int before, const float* tenso
 template <class Arithmetic>
 __global__ void __launch_bounds__(Traits::threads)
     pack_tensor_model_kernel(const __grid_constant__ PackModelArgs args) {
-    auto& shared = shared_storage<TensorForwardStorage<1>, Traits::tensor_shared_bytes>();
+    auto& rows = shared_storage<ForwardRows, Traits::tensor_shared_bytes>();
     const int thread = static_cast<int>(threadIdx.x);
     TensorWeights& packed = args.model->tensor;
     const ConstWeightsView& weights = args.weights;
@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(Traits::threads)
     __syncthreads();  // the block sees all that it has packed
     const auto own = load_forward_operands<Arithmetic>(packed, thread / Traits::warp_size,
                                                        thread % Traits::warp_size);
-    compute_u0<Arithmetic>(shared, own, packed, thread);
-    if (thread < Traits::channels) args.model->u0[thread] = shared.u0[thread];
+    compute_u0<Arithmetic>(args.model->u0, rows, own, packed, thread);
 }
 
 }  // namespace
@@ -109,8 +108,7 @@ void launch_pack_model(PackedModel* model, ConstWeightsView weights, const FireK
     }
     with_arithmetic(precision, [&](auto arithmetic) {
         launch("pack_tensor_model_kernel", pack_tensor_model_kernel<decltype(arithmetic)>,
-               {.threads = Traits::threads, .shared_bytes = sizeof(TensorForwardStorage<1>)},
-               stream, args);
+               {.threads = Traits::threads, .shared_bytes = sizeof(ForwardRows)}, stream, args);
     });
 }
 

@@ -4,11 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
-#include <vector>
 
 #include "cuda/check.hpp"
-#include "cuda/tiles.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -68,69 +65,43 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
                       stream);
 }
 
-// All tiles, from the grid's middle outwards, those of all samples in turn.
-std::vector<int> tiles_from_the_middle(const Grid& grid) {
-    const int down = tiles_down(grid), across = tiles_across(grid), each = down * across;
-    const auto distance = [&](int tile) {
-        const double y = (tile / across + 0.5) * Traits::tile_height - grid.height / 2.0;
-        const double x = (tile % across + 0.5) * Traits::tile_width - grid.width / 2.0;
-        return y * y + x * x;
-    };
-    std::vector<int> within(static_cast<std::size_t>(each));
-    std::iota(within.begin(), within.end(), 0);
-    std::stable_sort(within.begin(), within.end(),
-                     [&](int a, int b) { return distance(a) < distance(b); });
-    std::vector<int> order;
-    for (const int tile : within) {
-        for (int sample = 0; sample < grid.batch; ++sample) order.push_back(sample * each + tile);
-    }
-    return order;
+// Words of a bit for each cell, and bands of all samples.
+std::size_t bits_of(const Grid& grid) {
+    return std::size_t(grid.batch) * grid.height * band_words(grid.width);
+}
+std::size_t bands_of_batch(const Grid& grid, const BandCut& cut) {
+    return std::size_t(grid.batch) * cut.bands;
 }
 
-// What forward and training have in common.
-RolloutArgs common_args(float* last_state, const PackedModel* model, const Grid& grid,
-                        const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                        int steps, const ForwardScratch& scratch, const ExchangeScratch& exchange) {
-    RolloutArgs args = {};
-    for (int i = 0; i < 2; ++i) {
-        args.z[i] = scratch.z[i].data();
-        args.living_before[i] = scratch.living_before[i].data();
-    }
-    args.progress = exchange.progress.data();
-    args.order = exchange.order.data();
-    args.first_state = first_state;
-    args.last_state = last_state;
-    args.states = tape != nullptr ? tape->states.data() : nullptr;
-    args.life = tape != nullptr ? tape->life.data() : nullptr;
-    args.model = model;
-    args.grid = grid;
-    args.rule = rule;
-    args.steps = steps;
-    return args;
-}
+// What a rollout in bands takes: of these bits and lists for each step.
+struct BandSizes {
+    std::size_t bits, bands, spilled, lists;
 
-void launch_at_once(const RolloutArgs& args, Precision precision, const RolloutPlan& plan,
-                    cudaStream_t stream) {
-    if (plan.form == RolloutForm::cluster) {
-        launch_cluster_rollout(args, precision, plan.cluster, stream);
-    } else {
-        launch_persistent_rollout(args, precision, plan.blocks, stream);
-    }
+    BandSizes(const Grid& grid, const BandCut& cut, Precision precision)
+        : bits(bits_of(grid)),
+          bands(bands_of_batch(grid, cut)),
+          spilled(bands * (cut.most_rows() + 2) * grid.width * Traits::channels),
+          lists(bands * band_list_bytes(grid, cut, precision)) {}
+};
+
+// What the launches forward and back have in common where there is a tape.
+BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
+                    const BandScratch& scratch) {
+    return {.grid = tape.grid,
+            .rule = rule,
+            .cut = tape.cut,
+            .steps = steps,
+            .model = tape.model.data(),
+            .fire = scratch.fire.data(),
+            .spill = scratch.spill.data(),
+            .states = tape.states.data(),
+            .life = tape.life_bits.data(),
+            .magnitude = tape.magnitudes.data(),
+            .lists = scratch.lists.data(),
+            .partial = scratch.partial.data()};
 }
 
 }  // namespace
-
-ExchangeScratch::ExchangeScratch(const Grid& grid, cudaStream_t stream)
-    : progress(static_cast<std::size_t>(tile_count(grid)), "the progress of tiles"),
-      order(progress.size(), "the order of tiles") {
-    const std::vector<int> tiles = tiles_from_the_middle(grid);
-    check(cudaMemcpyAsync(order.data(), tiles.data(), tiles.size() * sizeof(int),
-                          cudaMemcpyHostToDevice, stream),
-          "sending the order of tiles");
-    check(cudaMemsetAsync(progress.data(), 0, tiles.size() * sizeof(TileProgress), stream),
-          "clearing the progress of tiles");
-    check(cudaStreamSynchronize(stream), "sending the order of tiles");
-}
 
 bool ForwardScratch::fits(const Grid& grid) const {
     return z[1].fits(grid.floats()) && living_before[1].fits(grid.cells());
@@ -144,29 +115,59 @@ void ForwardScratch::reserve(const Grid& grid) {
     }
 }
 
-bool BackwardScratch::fits(const Grid& grid, int blocks) const {
+bool BackwardScratch::fits(const Grid& grid) const {
     return grad_z[1].fits(grid.floats()) && grad_p[1].fits(grid.cells() * Traits::perception) &&
-           row[1].fits(grid.cells()) && has_partial.fits(static_cast<std::size_t>(blocks));
+           row[1].fits(grid.cells()) &&
+           has_partial.fits(static_cast<std::size_t>(backward_blocks(grid)));
 }
 
-void BackwardScratch::reserve(const Grid& grid, int blocks) {
+void BackwardScratch::reserve(const Grid& grid) {
+    const auto blocks = static_cast<std::size_t>(backward_blocks(grid));
     const std::string what = "the gradients of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
         grad_z[i].reserve(grid.floats(), what);
         grad_p[i].reserve(grid.cells() * Traits::perception, what);
         row[i].reserve(grid.cells(), what);
     }
-    partial.reserve(static_cast<std::size_t>(blocks), "sums of weight gradients");
-    has_partial.reserve(static_cast<std::size_t>(blocks), "sums of weight gradients");
+    partial.reserve(blocks, "sums of weight gradients");
+    has_partial.reserve(blocks, "sums of weight gradients");
 }
 
-TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps)
+bool BandScratch::fits(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+                       bool back) const {
+    const BandSizes sizes(grid, cut, precision);
+    return fire.fits(sizes.bits * steps) && spill.fits(sizes.spilled) &&
+           (!back || (lists.fits(sizes.lists * steps) && losses.fits(sizes.bands)));
+}
+
+void BandScratch::reserve(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+                          bool back) {
+    const BandSizes sizes(grid, cut, precision);
+    fire.reserve(sizes.bits * steps,
+                 fmt::format("who fires, {} steps of {}", steps, size_of(grid)));
+    spill.reserve(sizes.spilled, "cells that bands have no room for, " + size_of(grid));
+    if (!back) return;
+    lists.reserve(sizes.lists * steps,
+                  fmt::format("lists of cells, {} steps of {}", steps, size_of(grid)));
+    partial.reserve(sizes.bands, "sums of weight gradients");
+    losses.reserve(sizes.bands, "sums of the loss");
+}
+
+TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps, const BandCut& tape_cut)
     : grid(tape_grid),
       steps(tape_steps),
+      cut(tape_cut),
       states((std::size_t(steps) + 1) * grid.floats(),
              fmt::format("the tape, {} steps of {}", steps, size_of(grid))),
-      life((std::size_t(steps) + 1) * grid.cells(), "the tape's life masks"),
-      model(1, "the packed weights") {}
+      model(1, "the packed weights") {
+    const auto each = static_cast<std::size_t>(steps);
+    if (in_bands()) {
+        life_bits = {(each + 1) * bits_of(grid), "the tape's life masks"};
+        magnitudes = {each * bands_of_batch(grid, cut), "the tape's magnitudes"};
+    } else {
+        life = {(each + 1) * grid.cells(), "the tape's life masks"};
+    }
+}
 
 void queue_forward(const TapeMemory& tape, const float* first_state, const StepRule& rule,
                    int steps, const ForwardScratch& scratch, const StepKernels& kernels,
@@ -218,33 +219,62 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
     }
 }
 
-void queue_forward_at_once(float* last_state, const PackedModel* model, const Grid& grid,
-                           const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                           int steps, const ForwardScratch& scratch,
-                           const ExchangeScratch& exchange, Precision precision,
-                           const RolloutPlan& plan, cudaStream_t stream) {
-    launch_at_once(
-        common_args(last_state, model, grid, first_state, tape, rule, steps, scratch, exchange),
-        precision, plan, stream);
+void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, const StepRule& rule,
+                            int steps, const BandScratch& scratch, Precision precision,
+                            cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.first_state = first_state;
+    launch_band_fire(rollout, stream);
+    launch_band_forward(rollout, precision, stream);
 }
 
-void queue_training_at_once(const SingleLaunchTraining& training, const TapeMemory& tape,
-                            const StepRule& rule, int steps, const ForwardScratch& forward,
-                            const BackwardScratch& backward, const ExchangeScratch& exchange,
-                            Precision precision, const RolloutPlan& plan, cudaStream_t stream) {
-    const Grid& grid = tape.grid;
-    RolloutArgs args = common_args(tape.state(steps), tape.model.data(), grid, training.first_state,
-                                   &tape, rule, steps, forward, exchange);
-    for (int i = 0; i < 2; ++i) {
-        args.grad_p[i] = backward.grad_p[i].data();
-        args.row[i] = backward.row[i].data();
+void queue_advance_in_bands(float* state, const PackedModel* model, const Grid& grid,
+                            const BandCut& cut, const StepRule& rule, int steps,
+                            const BandScratch& scratch, Precision precision, cudaStream_t stream) {
+    BandRollout rollout = {.grid = grid,
+                           .rule = rule,
+                           .cut = cut,
+                           .model = model,
+                           .fire = scratch.fire.data(),
+                           .spill = scratch.spill.data(),
+                           .first_state = state,
+                           .last_state = state};
+    for (int done = 0; done < steps; done += rollout.steps) {
+        rollout.first_step = done;
+        rollout.steps = std::min(steps - done, most_advanced_steps);
+        launch_band_fire(rollout, stream);
+        launch_band_forward(rollout, precision, stream);
     }
-    args.control = training.control;
-    args.partial = backward.partial.data();
-    args.loss_partial = training.loss_partial;
-    args.target = training.target;
-    args.loss_scale = loss_scale(grid);
-    launch_at_once(args, precision, plan, stream);
+}
+
+void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
+                             const TapeMemory& tape, const StepRule& rule, int steps,
+                             bool accumulate, const BandScratch& scratch, Precision precision,
+                             cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.grad_last = grad_last;
+    rollout.grad_first = grad_first;
+    launch_band_fire(rollout, stream);  // the scratch may have had another rollout since
+    launch_band_lists(rollout, precision, stream);
+    launch_band_backward(rollout, precision, stream);
+    launch_reduce_gradients(grad_weights, scratch.partial.data(), nullptr,
+                            static_cast<int>(bands_of_batch(tape.grid, tape.cut)), accumulate,
+                            stream);
+}
+
+void queue_training_in_bands(const BandTraining& training, const TapeMemory& tape,
+                             const StepRule& rule, int steps, const BandScratch& scratch,
+                             Precision precision, cudaStream_t stream) {
+    BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.control = training.control;
+    rollout.first_state = training.first_state;
+    rollout.target = training.target;
+    rollout.loss_scale = loss_scale(tape.grid);
+    rollout.loss = scratch.losses.data();
+    launch_band_fire(rollout, stream);
+    launch_band_forward(rollout, precision, stream);
+    launch_band_lists(rollout, precision, stream);
+    launch_band_backward(rollout, precision, stream);
 }
 
 }  // namespace nca::cuda

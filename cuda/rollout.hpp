@@ -4,9 +4,9 @@
 // Whole rollouts as chains of launches, on memory that is there already. All functions queue work
 // and return. The engine and the training loop are made of these.
 
+#include "cuda/band_rollout.hpp"
 #include "cuda/device_memory.hpp"
 #include "cuda/kernels.hpp"
-#include "cuda/rollout_form.hpp"
 
 namespace nca::cuda {
 
@@ -35,31 +35,41 @@ struct BackwardScratch {
     DeviceArray<PartialGradients> partial;
     DeviceArray<std::uint32_t> has_partial;
 
-    // blocks: how many keep sums of weight gradients.
-    bool fits(const Grid& grid, int blocks) const;
-    void reserve(const Grid& grid, int blocks);
+    bool fits(const Grid& grid) const;
+    void reserve(const Grid& grid);
 };
 
-// What rollouts of a grid in one launch need besides the scratch of single steps.
-struct ExchangeScratch {
-    DeviceArray<TileProgress> progress;  // [tiles]
-    DeviceArray<int> order;              // [tiles] from the grid's middle outwards
+// What a rollout in bands needs besides its tape.
+struct BandScratch {
+    DeviceArray<std::uint32_t> fire;  // [steps, batch, height, words]
+    DeviceArray<float> spill;         // [batch, bands, most rows + 2, width, 16]
+    // The way back only.
+    DeviceArray<unsigned char> lists;       // [steps, batch, bands, band_list_bytes]
+    DeviceArray<PartialGradients> partial;  // [batch, bands]
+    DeviceArray<LossPartial> losses;        // [batch, bands]
 
-    ExchangeScratch() = default;
-    // Waits for the stream.
-    ExchangeScratch(const Grid& grid, cudaStream_t stream);
+    // steps: of one rollout, or most_advanced_steps of one that leaves no tape.
+    bool fits(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+              bool back) const;
+    void reserve(const Grid& grid, const BandCut& cut, Precision precision, int steps, bool back);
 };
 
 // States and life masks of a number of steps, and the model they were made with.
 struct TapeMemory {
     Grid grid;
-    int steps = 0;                   // that there is room for
-    DeviceArray<float> states;       // [steps + 1, cells, 16] x
-    DeviceArray<std::uint8_t> life;  // [steps + 1, cells] the masks that made them; none for step 0
+    int steps = 0;              // that there is room for
+    BandCut cut;                // of steps in bands; no bands: one kernel a step
+    DeviceArray<float> states;  // [steps + 1, cells, 16] x
     DeviceArray<PackedModel> model;
+    // The masks that made the states, none for step 0: one kernel a step leaves a byte for each
+    // cell, bands leave bits and of each band how large its hidden units became.
+    DeviceArray<std::uint8_t> life;         // [steps + 1, cells]
+    DeviceArray<std::uint32_t> life_bits;   // [steps + 1, batch, height, words]
+    DeviceArray<std::uint32_t> magnitudes;  // [steps, batch, bands]
 
     TapeMemory() = default;
-    TapeMemory(const Grid& grid, int steps);
+    TapeMemory(const Grid& grid, int steps, const BandCut& cut);
+    bool in_bands() const { return cut.bands > 0; }
     float* state(int step) const { return states.data() + std::size_t(step) * grid.floats(); }
     std::uint8_t* life_of(int step) const { return life.data() + std::size_t(step) * grid.cells(); }
 };
@@ -81,27 +91,32 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                     const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream);
 
-// The same rollouts in one launch, by the same arithmetic: the same states, to the bit. tape is
-// null where nobody goes back; last_state may be first_state then, and is the tape's last
-// otherwise.
-void queue_forward_at_once(float* last_state, const PackedModel* model, const Grid& grid,
-                           const float* first_state, const TapeMemory* tape, const StepRule& rule,
-                           int steps, const ForwardScratch& scratch,
-                           const ExchangeScratch& exchange, Precision precision,
-                           const RolloutPlan& plan, cudaStream_t stream);
+// The same in bands, on a tape with room for them.
+void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, const StepRule& rule,
+                            int steps, const BandScratch& scratch, Precision precision,
+                            cudaStream_t stream);
 
-// What such a rollout has to be told in training besides.
-struct SingleLaunchTraining {
-    const float* first_state;
-    const float* target;        // [height, width, 4]
-    LossPartial* loss_partial;  // [tiles] overwritten
+// Longer rollouts are so many steps at a time, so that who fires in all of them need not be kept.
+inline constexpr int most_advanced_steps = 256;
+void queue_advance_in_bands(float* state, const PackedModel* model, const Grid& grid,
+                            const BandCut& cut, const StepRule& rule, int steps,
+                            const BandScratch& scratch, Precision precision, cudaStream_t stream);
+
+void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
+                             const TapeMemory& tape, const StepRule& rule, int steps,
+                             bool accumulate, const BandScratch& scratch, Precision precision,
+                             cudaStream_t stream);
+
+// What a rollout in bands has to be told in training besides.
+struct BandTraining {
+    const float* first_state;  // [cells, 16]
+    const float* target;       // [height, width, 4]
     const TrainingControl* control;
 };
-// Forward, loss and back in one launch. The first plan.blocks of scratch's partial gradients are
-// overwritten; the tape has all states and masks then.
-void queue_training_at_once(const SingleLaunchTraining& training, const TapeMemory& tape,
-                            const StepRule& rule, int steps, const ForwardScratch& forward,
-                            const BackwardScratch& backward, const ExchangeScratch& exchange,
-                            Precision precision, const RolloutPlan& plan, cudaStream_t stream);
+// Forward, loss and back. Leaves the bands' partial gradients and losses in the scratch, for
+// launch_update_weights, and all states on the tape.
+void queue_training_in_bands(const BandTraining& training, const TapeMemory& tape,
+                             const StepRule& rule, int steps, const BandScratch& scratch,
+                             Precision precision, cudaStream_t stream);
 
 }  // namespace nca::cuda

@@ -6,138 +6,117 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
 
-#include "cuda/rollout_kernels.hpp"
-#include "cuda/tiles.hpp"
+#include "cuda/band_cut.hpp"
 
 namespace nca::cuda {
 namespace {
 
-int tiles_along(int cells, int tile) { return (cells + tile - 1) / tile; }
-
-// Of the last tile along a side.
-int last_extent(int cells, int tile) { return cells - (tiles_along(cells, tile) - 1) * tile; }
-
-std::string tiles_of_block(int most) {
-    return fmt::format("{} of {}x{} cells",
-                       most == 1 ? "one tile" : fmt::format("up to {} tiles", most),
-                       Traits::tile_height, Traits::tile_width);
-}
-
-// Why a grid cannot have any form but steps; empty where it can.
-std::string common_obstacle(const Device& asked_for, const Grid& grid) {
-    if (asked_for.precision == Precision::exact) return "the precision is exact";
-    if (!has_close_neighbours(grid)) {
-        return fmt::format("a grid of {}x{} leaves tiles of {}x{} cells that are one cell thin",
-                           grid.height, grid.width, Traits::tile_height, Traits::tile_width);
-    }
-    return {};
-}
-
-std::string persistent_obstacle(const DeviceLimits& limits, const Grid& grid) {
-    if (limits.persistent_blocks == 0) {
-        return fmt::format(
-            "{} has no room for blocks of {} KiB of shared memory that wait for each other",
-            limits.name, (persistent_rollout_shared_bytes() + 1023) / 1024);
-    }
-    const int most = limits.persistent_blocks * most_tiles_of_block;
-    if (tile_count(grid) > most) {
-        return fmt::format("{} tiles are more than the {} that fit on {}", tile_count(grid), most,
-                           limits.name);
-    }
-    return {};
-}
-
-RolloutPlan persistent_plan(const DeviceLimits& limits, int sharers, const Grid& grid) {
-    const int tiles = tile_count(grid);
-    const int share = limits.persistent_blocks / std::max(sharers, 1);
-    const int fewest = tiles_along(tiles, most_tiles_of_block);
-    const int blocks = std::min(tiles, std::max(share, fewest));
-    return {.form = RolloutForm::persistent,
-            .blocks = blocks,
-            .text = fmt::format("persistent rollout, {} blocks of {}", blocks,
-                                tiles_of_block(tiles_along(tiles, blocks)))};
-}
-
-// The size of cluster with the least work one after the other: waves of clusters, times the tiles
-// of a block. Of equal ones the larger: its blocks have fewer tiles. 0 where none will do.
-int best_cluster(const DeviceLimits& limits, const Grid& grid) {
-    const int tiles = tile_count(grid) / grid.batch;
-    int best = 0, least = 0;
-    for (int size = 1; size <= std::min(largest_cluster, tiles); ++size) {
-        const int each = tiles_along(tiles, size), active = limits.active_clusters[size];
-        if (each > most_tiles_of_cluster_block || active == 0) continue;
-        const int work = tiles_along(grid.batch, active) * each;
-        if (best == 0 || work <= least) best = size, least = work;
-    }
-    return best;
-}
-
 std::string version(int code) { return fmt::format("{}.{}", code / 10, code % 10); }
 
-// Throws CudaError, which says what else there is, where the device or this build's code for it
-// lacks what came with a compute capability.
-void require_code(const DeviceLimits& limits, int since, std::string_view what,
-                  std::string_view otherwise) {
-    if (limits.code >= since) return;
+// What the device, or this build's code for it, lacks of what came with a compute capability; empty
+// where it lacks nothing.
+std::string missing_code(const DeviceLimits& limits, int since) {
+    if (limits.code >= since) return {};
     if (limits.compute_capability < since) {
-        throw CudaError(fmt::format("{} needs compute capability {} or later, {} has {}: {}", what,
-                                    version(since), limits.name, version(limits.compute_capability),
-                                    otherwise));
+        return fmt::format("compute capability {} or later, {} has {}", version(since), limits.name,
+                           version(limits.compute_capability));
     }
-    throw CudaError(
-        fmt::format("{} needs code for compute capability {} or later, and this build's newest for "
-                    "{} is for {}: "
-                    "build with -DCMAKE_CUDA_ARCHITECTURES={}, or {}",
-                    what, version(since), limits.name, version(limits.code),
-                    limits.compute_capability, otherwise));
+    return fmt::format(
+        "code for compute capability {} or later, and this build's newest for {} is for {} "
+        "(build with -DCMAKE_CUDA_ARCHITECTURES={})",
+        version(since), limits.name, version(limits.code), limits.compute_capability);
 }
 
-RolloutPlan cluster_plan(const DeviceLimits& limits, const Grid& grid) {
-    require_code(limits, 90, "the cluster rollout", "leave the form to the engine");
-    const int cluster = best_cluster(limits, grid), each = tile_count(grid) / grid.batch;
-    if (cluster == 0) {
-        throw CudaError(fmt::format(
-            "the cluster rollout cannot be had here: {} tiles of a sample, {} on each of at most "
-            "{} blocks, do not fit the clusters of {}; leave the form to the engine",
-            each, most_tiles_of_cluster_block, largest_cluster, limits.name));
+// Why a rollout cannot run in bands whatever the grid; empty where it can.
+std::string common_obstacle(const DeviceLimits& limits, Precision precision, const Rule& rule) {
+    if (precision == Precision::exact) return "the precision is exact";
+    const std::string missing = missing_code(limits, 90);
+    if (!missing.empty()) return fmt::format("bands need {}", missing);
+    if (limits.band_clusters == 0) {
+        return fmt::format("{} holds no cluster of {} blocks", limits.name, most_bands);
     }
-    return {.form = RolloutForm::cluster,
-            .blocks = grid.batch * cluster,
-            .cluster = cluster,
-            .text = fmt::format("cluster rollout, {} clusters of {} blocks of {}", grid.batch,
-                                cluster, tiles_of_block(tiles_along(each, cluster)))};
+    if (!has_plain_filters(rule)) return "the filters are not the plain ones";
+    return {};
+}
+
+// The best cut that a block's shared memory has room for; without bands where there is none.
+BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const double> row_load) {
+    const int bands = bands_of(grid.height);
+    if (bands == 0 || grid.width > most_band_width) return {};
+    const int fewest = (grid.height + bands - 1) / bands;
+    for (int most_rows = most_band_rows; most_rows >= fewest; --most_rows) {
+        const BandCut cut = cut_bands(grid.height, bands, most_rows, row_load);
+        if (cut.bands == 0) continue;
+        if (band_forward_fits(grid, cut, precision) && band_backward_fits(grid, cut, precision)) {
+            return cut;
+        }
+    }
+    return {};
+}
+
+std::string grid_obstacle(const Grid& grid) {
+    if (bands_of(grid.height) == 0) {
+        return fmt::format("a band has at least {} rows, and {}x{} cells have fewer",
+                           fewest_band_rows, grid.height, grid.width);
+    }
+    return fmt::format("{}x{} cells are more than the bands of {} blocks hold", grid.height,
+                       grid.width, most_bands);
+}
+
+std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut& cut) {
+    const std::string waves = grid.batch > limits.band_clusters
+                                  ? fmt::format(", {} samples at a time", limits.band_clusters)
+                                  : "";
+    return fmt::format("bands: {} to a sample, a block each{}", cut.bands, waves);
 }
 
 }  // namespace
 
-bool has_close_neighbours(const Grid& grid) {
-    const auto close = [](int cells, int tile) {
-        return cells <= tile || last_extent(cells, tile) >= 2;
+bool has_plain_filters(const Rule& rule) {
+    constexpr int corner = 2;  // of Sobel x, to the right: sides are twice that
+    const float scale = rule.filters[1][corner] / Rule{}.filters[1][corner];
+    const auto scaled = [&](Filter filter) {
+        for (float& value : filter) value *= scale;
+        return filter;
     };
-    return close(grid.height, Traits::tile_height) && close(grid.width, Traits::tile_width);
+    return rule.filters[0] == Rule{}.filters[0] && rule.filters[1] == scaled(Rule{}.filters[1]) &&
+           rule.filters[2] == scaled(Rule{}.filters[2]);
 }
 
-RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid) {
-    if (asked_for.rollout == RolloutForm::steps) return {.text = "one kernel a step"};
-    std::string why_not = common_obstacle(asked_for, grid);
-    if (why_not.empty() && asked_for.rollout == RolloutForm::cluster) {
-        return cluster_plan(limits, grid);
+RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
+                         const Rule& rule, std::span<const double> row_load) {
+    if (asked_for.rollout == RolloutForm::steps) return {.cut = {}, .text = "one kernel a step"};
+    const Precision precision = asked_for.precision.value();
+    std::string why_not = common_obstacle(limits, precision, rule);
+    BandCut cut;
+    if (why_not.empty()) {
+        cut = cut_that_fits(grid, precision, row_load);
+        if (cut.bands == 0) why_not = grid_obstacle(grid);
     }
-    if (why_not.empty()) why_not = persistent_obstacle(limits, grid);
-    if (why_not.empty()) return persistent_plan(limits, asked_for.sharers, grid);
-    if (asked_for.rollout == RolloutForm::automatic) {
-        return {.text = fmt::format("one kernel a step: {}", why_not)};
+    if (why_not.empty()) {
+        return {.form = RolloutForm::bands, .cut = cut, .text = text_of(limits, grid, cut)};
     }
-    throw CudaError(fmt::format(
-        "a rollout in one launch cannot be had here: {}; leave the form to the engine", why_not));
+    if (asked_for.rollout == RolloutForm::bands) {
+        throw CudaError(fmt::format(
+            "a rollout in bands cannot be had here: {}; leave the form to the engine", why_not));
+    }
+    return {.cut = {}, .text = fmt::format("one kernel a step: {}", why_not)};
+}
+
+Precision default_precision(const DeviceLimits& limits, RolloutForm asked_for) {
+    if (asked_for == RolloutForm::steps) return Precision::exact;
+    const bool in_bands = asked_for == RolloutForm::bands || limits.band_clusters > 0;
+    return in_bands ? Precision::precise : Precision::exact;
 }
 
 void check_precision(const DeviceLimits& limits, Precision precision) {
     if (precision == Precision::exact) return;
-    require_code(limits, 80, fmt::format("precision {}, for its tensor cores,", name(precision)),
-                 "use --precision exact");
+    const std::string missing = missing_code(limits, 80);
+    if (missing.empty()) return;
+    throw CudaError(
+        fmt::format("precision {}, for its tensor cores, needs {}: use --precision exact",
+                    name(precision), missing));
 }
 
 }  // namespace nca::cuda

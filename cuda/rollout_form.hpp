@@ -4,11 +4,12 @@
 // Which form a rollout takes on a device.
 
 #include <nca/device.hpp>
+#include <nca/rule.hpp>
 
-#include <array>
+#include <span>
 #include <string>
 
-#include "cuda/rollout_kernels.hpp"
+#include "cuda/band_rollout.hpp"
 
 namespace nca::cuda {
 
@@ -20,30 +21,31 @@ struct DeviceLimits {
     // Older code lacks what came later: tensor cores before 8.0, clusters before 9.0.
     int code = 0;
     int multiprocessors = 0;
-    // Blocks of the persistent rollout that it holds at once; 0 where it holds none, because one
-    // needs more shared memory than it has or it cannot launch them together.
-    int persistent_blocks = 0;
-    // Clusters of the cluster rollout that it holds at once, by their size; 0 where it has none.
-    std::array<int, largest_cluster + 1> active_clusters = {};
+    // Clusters of most_bands blocks, with all of a block's shared memory each, that it holds at
+    // once.
+    int band_clusters = 0;
 };
 
 struct RolloutPlan {
     RolloutForm form = RolloutForm::steps;
-    int blocks = 0;    // of all, where they are launched once
-    int cluster = 0;   // of them in a cluster
+    BandCut cut;       // where it runs in bands
     std::string text;  // for people: what it is, and why not another
 
-    bool is_single_launch() const { return form != RolloutForm::steps; }
+    bool in_bands() const { return form == RolloutForm::bands; }
 };
 
-// Whether tiles of the grid are such that a block finds all its halo in the eight tiles around its
-// own.
-bool has_close_neighbours(const Grid& grid);
+// Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
+bool has_plain_filters(const Rule& rule);
 
-// The form for such a rollout; a cluster only where it is asked for. Where several engines share
-// the device, each takes its part of it as long as its tiles fit there. Throws CudaError where a
-// form is asked for that cannot be had.
-RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid);
+// The form for such a rollout. asked_for has its precision. row_load is as in cut_bands: of which
+// rows much is known to live, empty where nothing is. Throws CudaError where a form is asked for
+// that cannot be had.
+RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
+                         const Rule& rule, std::span<const double> row_load);
+
+// What an engine computes in that is not told: precise on a device that runs rollouts in bands,
+// unless it is asked for steps; exact elsewhere.
+Precision default_precision(const DeviceLimits& limits, RolloutForm asked_for);
 
 // Throws CudaError where the device, or this build's code for it, cannot compute in that precision.
 void check_precision(const DeviceLimits& limits, Precision precision);

@@ -5,14 +5,51 @@
 // Per row 16,384 operations; a lane's weights are 64 floats, read once a launch.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_engine_test.cpp.
 
+#include "cuda/forward_tile.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
-#include "cuda/tensor_forward.cuh"
+#include "cuda/perceive.cuh"
+#include "cuda/philox.hpp"
+#include "cuda/tensor_mlp.cuh"
 
 namespace nca::cuda {
 namespace {
 
-using SharedStorage = TensorForwardStorage<1>;
+struct SharedStorage {
+    ForwardTile tile;
+    alignas(16) float u0[Traits::channels];
+    ForwardRows rows;
+};
+
+// z' of the active cells, which are listed.
+template <class Arithmetic>
+__device__ void send_rows_forward(SharedStorage& shared, const ForwardOperands<Arithmetic>& own,
+                                  const StepForwardArgs& args, const Tile& tile, int total,
+                                  int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
+    const int quad = lane % Traits::quads;
+    const int row_of_thread = thread / Traits::quads;  // 64 rows, four threads each
+    static_assert(Traits::threads == TensorShape::rows * Traits::quads);
+    for (int first = 0; first < total; first += TensorShape::rows) {
+        const bool has_row = first + row_of_thread < total;
+        int cell = 0;
+        const float* state = nullptr;
+        if (has_row) {
+            cell = shared.tile.rows[first + row_of_thread];
+            state = shared.tile.states + halo_of_own(cell) * Traits::channels;
+        }
+        perceive_cell(shared.rows.p + row_of_thread * TensorShape::p_pitch, state, args.rule, quad);
+        __syncthreads();  // p is there
+        tensor_forward<Arithmetic>(shared.rows, own, total - first, warp, lane);
+        __syncthreads();  // the quarters of u are there, and nobody reads p any more
+        if (has_row) {
+            float4 z = load4(state + quad * 4);
+            add_scaled(z, args.rule.step_size,
+                       finished_u(shared.rows, args.model->tensor, row_of_thread, quad));
+            store4(args.next + own_offset(args.grid, tile, cell, quad), z);
+        }
+    }
+}
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(Traits::threads)
@@ -26,19 +63,28 @@ __global__ void __launch_bounds__(Traits::threads)
         args.model->tensor, thread / Traits::warp_size, thread % Traits::warp_size);
     if (thread < Traits::channels) shared.u0[thread] = args.model->u0[thread];
     for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
-        if (thread == 0) shared.places[0] = tile_at(args.grid, index);
-        __syncthreads();  // the place is known, and u0
-        const unsigned fires = cells_that_fire(shared.places, 1, args.model->key, args.grid,
-                                               args.rule.fire_threshold, args.step, thread);
+        const Tile tile = tile_at(args.grid, index);
+        const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+        const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
+                                                   args.step, tile.sample, cell);
         wait_for_predecessor();
-        const Tile tile = shared.places[0];
-        tensor_step_forward<Arithmetic>(
-            shared, 1, own, args, fires, thread,
-            [&] { load_tile(shared.tiles[0], args, tile, thread); },
-            [&](int, int cell, int quad, float4 z) {
-                store4(args.next + own_offset(args.grid, tile, cell, quad), z);
-            });
-        write_states(shared.tiles[0], args, tile, thread);
+        load_tile(shared.tile, args, tile, thread);
+        wait_for_copies();
+        __syncthreads();  // the tile is loaded, and u0
+        find_living(shared.tile, args, thread);
+        __syncthreads();  // the mask is known
+        mask_states(shared.tile, thread);
+        decide_fates(shared.tile, args, tile, fires, thread);
+        __syncthreads();  // states are masked, fates decided and counted
+        const int total = list_rows(shared.tile, thread);
+        write_passive_cells(shared.tile, args.rule.step_size, shared.u0, thread,
+                            [&](int passive, int quad, float4 z) {
+                                store4(args.next + own_offset(args.grid, tile, passive, quad), z);
+                            });
+        __syncthreads();  // the rows are listed
+        send_rows_forward<Arithmetic>(shared, own, args, tile, total, thread);
+        write_states(shared.tile, args, tile, thread);
+        if (index + blocks < tiles) __syncthreads();  // nobody reads this tile any more
     }
 }
 

@@ -22,8 +22,8 @@
 // order, meet no bank twice.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_mlp_test.cpp.
 
+#include "cuda/kernels.hpp"
 #include "cuda/mma.cuh"
-#include "cuda/step.hpp"
 
 namespace nca::cuda {
 
@@ -194,6 +194,22 @@ __device__ inline float4 finished_u(const ForwardRows& rows, const TensorWeights
     return u;
 }
 
+// u0 by the very code that computes every other row, so that skipping such rows changes no bit.
+// Ends with a barrier.
+template <class Arithmetic>
+__device__ inline void compute_u0(float* u0, ForwardRows& rows,
+                                  const ForwardOperands<Arithmetic>& own,
+                                  const TensorWeights& weights, int thread) {
+    constexpr int count = 1, read = 16;  // rows that are read for one
+    for (int i = thread; i < read * TensorShape::p_pitch; i += Traits::threads) rows.p[i] = 0;
+    __syncthreads();  // p is zero
+    tensor_forward<Arithmetic>(rows, own, count, thread / Traits::warp_size,
+                               thread % Traits::warp_size);
+    __syncthreads();  // the quarters are there
+    if (thread < Traits::quads) store4(u0 + thread * 4, finished_u(rows, weights, 0, thread));
+    __syncthreads();  // u0 is there
+}
+
 // A warp's own weights going back.
 template <class Arithmetic>
 struct BackwardOperands {
@@ -227,28 +243,12 @@ struct TensorSums {
     float b2[TensorShape::u_columns];        // channel 8 i + lane / 4, some rows
 };
 
-// Where going back reads gradients scaled by a power of two: the one that brings the largest of
-// them to 1 or just below 2, and its inverse.
-struct GradientScale {
-    float scale = 1;
-    float inverse = 1;
-};
-
-template <class Arithmetic>
-__device__ inline GradientScale gradient_scale(float largest) {
-    if constexpr (!Arithmetic::scales_gradients) return {};
-    const std::uint32_t exponent = __float_as_uint(largest) >> 23 & 0xffU;
-    // Nothing, something tiny, or something that is not finite and shall stay so.
-    if (exponent < 2 || exponent > 253) return {};
-    return {__uint_as_float((254 - exponent) << 23), __uint_as_float(exponent << 23)};
-}
-
 // Adds the weight gradients of count rows to sums, from p and grad_u, of which the rows from count
-// to the next multiple of 16 are zero; writes grad_a, times the scale. count > 0.
+// to the next multiple of 16 are zero; writes grad_a. count > 0.
 template <class Arithmetic>
 __device__ inline void tensor_weight_gradients(TensorSums& sums, BackwardRows& rows,
                                                const BackwardOperands<Arithmetic>& own, int count,
-                                               const GradientScale& scale, int warp, int lane) {
+                                               int warp, int lane) {
     using Shape = TensorShape;
     Accumulator w1[Shape::p_columns] = {}, w2[Shape::u_columns] = {};
     float b1[2] = {};
@@ -266,8 +266,6 @@ __device__ inline void tensor_weight_gradients(TensorSums& sums, BackwardRows& r
                 Arithmetic::multiply(a, own.w1[k], Arithmetic::make_b(values));
             }
             load_pairs(values, rows.grad_u + row * Shape::u_pitch, lane);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) values[i] *= scale.scale;
             Arithmetic::multiply(grad_h, Arithmetic::open_a(own.w2), Arithmetic::make_b(values));
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -296,7 +294,6 @@ __device__ inline void tensor_weight_gradients(TensorSums& sums, BackwardRows& r
             for (int i = 0; i < 4; ++i) {
                 values[i] = rows.grad_u[from[i] * Shape::u_pitch + j * 8 + b_column(lane)];
                 sums.b2[j] += values[i];
-                values[i] *= scale.scale;
             }
             Arithmetic::multiply(w2[j], h_operand, Arithmetic::make_b(values));
         }
@@ -315,21 +312,21 @@ __device__ inline void tensor_weight_gradients(TensorSums& sums, BackwardRows& r
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
         for (int j = 0; j < Shape::p_columns; ++j) {
-            sums.w1[j].sums[i] += w1[j].sums[i] * scale.inverse;
+            sums.w1[j].sums[i] += w1[j].sums[i];
         }
 #pragma unroll
         for (int j = 0; j < Shape::u_columns; ++j) {
-            sums.w2[j].sums[i] += w2[j].sums[i] * scale.inverse;
+            sums.w2[j].sums[i] += w2[j].sums[i];
         }
     }
-    sums.b1[0] += b1[0] * scale.inverse;
-    sums.b1[1] += b1[1] * scale.inverse;
+    sums.b1[0] += b1[0];
+    sums.b1[1] += b1[1];
 }
 
 // grad_p of 16 rows and half of the columns by a warp, from grad_a: store(row, column, two values).
 template <class Arithmetic, class Store>
-__device__ inline void tensor_grad_p(const BackwardRows& rows, int count,
-                                     const GradientScale& scale, int warp, int lane, Store store) {
+__device__ inline void tensor_grad_p(const BackwardRows& rows, int count, int warp, int lane,
+                                     Store store) {
     using Shape = TensorShape;
     constexpr int columns = Shape::p_columns / 2;
     const int first = warp % Shape::row_groups * 16, half = warp / Shape::row_groups;
@@ -351,9 +348,47 @@ __device__ inline void tensor_grad_p(const BackwardRows& rows, int count,
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             store(first + c_row(lane, i), (half * columns + j) * 8 + c_column(lane, i),
-                  make_float2(grad_p[j].sums[i] * scale.inverse,
-                              grad_p[j].sums[i + 1] * scale.inverse));
+                  make_float2(grad_p[j].sums[i], grad_p[j].sums[i + 1]));
         }
+    }
+}
+
+// W1 as grad_p is made with it. There after wait_for_copies and a barrier.
+__device__ inline void load_w1_back(BackwardRows& rows, const TensorWeights& weights, int thread) {
+    const float* from = weights.w1_back[0][0][0];
+    for (int i = thread; i < Traits::perception * Traits::hidden / 4; i += Traits::threads) {
+        copy_async(rows.w1 + i * 4, from + i * 4);
+    }
+}
+
+// Adds the warps' sums to the block's, or overwrites those.
+__device__ inline void write_tensor_sums(PartialGradients& partial, const TensorSums& sums,
+                                         bool overwrite, int warp, int lane) {
+    const auto add = [&](float& to, float sum) { to = overwrite ? sum : to + sum; };
+    const int hidden = warp * 16;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int row = hidden + c_row(lane, i), column = c_column(lane, i);
+#pragma unroll
+        for (int j = 0; j < TensorShape::p_columns; ++j) {
+            add(partial.w1[(j * 8 + column) * Traits::hidden + row], sums.w1[j].sums[i]);
+        }
+#pragma unroll
+        for (int j = 0; j < TensorShape::u_columns; ++j) {
+            add(partial.w2[(j * 8 + column) * Traits::hidden + row], sums.w2[j].sums[i]);
+        }
+    }
+    // The four lanes of a group have summed different rows.
+    const auto sum_of_group = [](float own) {
+        own += __shfl_xor_sync(0xffffffffU, own, 1);
+        return own + __shfl_xor_sync(0xffffffffU, own, 2);
+    };
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const float b1 = sum_of_group(sums.b1[i]), b2 = sum_of_group(sums.b2[i]);
+        if (lane % 4 != 0) continue;
+        add(partial.b1[hidden + lane / 4 + i * 8], b1);
+        if (warp == 0) add(partial.b2[i * 8 + lane / 4], b2);
     }
 }
 

@@ -7,16 +7,14 @@
 // other once, and once more before the cursor moves. Which block has which slice decides no sum, so
 // that bits do not depend on how many there are.
 //
-// Reads 33 KiB for each block of the rollout. Tests: tests/tensor_engine_test.cpp.
+// Reads 33 KiB for each block of the way back. Tests: tests/update_weights_test.cpp.
 
 #include "cuda/adam.cuh"
 #include "cuda/flags.cuh"
-#include "cuda/grid.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/loss.cuh"
 #include "cuda/pack_tensor.cuh"
 #include "cuda/partial_gradients.cuh"
-#include "cuda/rollout_kernels.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -110,8 +108,8 @@ __global__ void __launch_bounds__(Traits::threads)
         reduce_slice(shared, args, slice, warp, lane);
     }
     if (first == 0) {
-        const int per_sample = tile_count(args.grid) / args.grid.batch;
-        finish_losses(args.loss, args.living, args.loss_partial, per_sample, args.grid, thread);
+        finish_losses(args.loss, args.living, args.loss_partial, args.losses_per_sample, args.grid,
+                      thread);
         __syncthreads();  // all samples have their loss
         if (thread == 0) judge_batch(control, args.loss, args.living, args.grid.batch);
     }

@@ -10,8 +10,7 @@
 namespace nca {
 namespace {
 
-constexpr std::array all_precisions = {Precision::exact, Precision::precise, Precision::fast,
-                                       Precision::half};
+constexpr std::array all_precisions = {Precision::exact, Precision::precise, Precision::fast};
 
 }  // namespace
 
@@ -23,8 +22,6 @@ std::string_view name(Precision precision) {
             return "precise";
         case Precision::fast:
             return "fast";
-        case Precision::half:
-            return "half";
     }
     return "unknown";
 }
@@ -33,8 +30,9 @@ Precision parse_precision(std::string_view text) {
     for (const Precision precision : all_precisions) {
         if (text == name(precision)) return precision;
     }
+    if (text == "half") throw InvalidArgument("precision half is gone: use fast");
     throw InvalidArgument(
-        fmt::format("unknown precision '{}', expected exact, precise, fast or half", text));
+        fmt::format("unknown precision '{}', expected exact, precise or fast", text));
 }
 
 Device Device::parse(std::string_view text) {

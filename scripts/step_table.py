@@ -16,7 +16,6 @@ import sass_count
 WARPS = 8
 WARP = 32
 OWN, HALO, WIDE = 128, 180, 240  # cells of a tile of 16 x 8, with one cell around it, with two
-SENT = WIDE - OWN  # of a tile's own cells, counted once for each tile that gets them
 THREADS = WARPS * WARP
 ROWS = 64        # of the MLP that a block takes at once
 EXACT_ROWS = 32  # the same going back in exact
@@ -39,41 +38,34 @@ EXAMPLES = [
 PHASES = ["fire bits", "addresses, loads", "masks, lists", "perception", "MLP", "gather",
           "new cells", "exchange", "tape", "other"]
 FUNCTIONS = {
-    "fire bits": "cells_that_fire cell_fires philox4x32",
-    "addresses, loads": "load_tile load_tiles_after_step load_tile_after_step "
-                        "load_halo_states load_weights load_w1 load_w1_back "
+    "fire bits": "cell_fires philox4x32",
+    "addresses, loads": "load_tile load_halo_states load_weights load_w1 load_w1_back "
                         "load_forward_operands load_backward_operands wait_for_copies copy_async "
-                        "forward_args backward_args tile_at tile_count",
+                        "tile_at tile_count",
     "masks, lists": "find_living mask_states decide_fates lives_before_step list_rows "
-                    "mask_and_decide list_backward_rows lives_before find_rows list_cell "
-                    "sum_of_counts set_lives_on load_lives_on keep_life row_place",
+                    "list_backward_rows lives_before find_rows list_cell "
+                    "sum_of_counts load_lives_on",
     "perception": "perceive_cell perceive_rows perceive_group gather_rows grad_u_of",
     "MLP": "tensor_forward finished_u update_rows mlp_forward_rows send_rows_back sum_lone_cells "
-           "tensor_weight_gradients tensor_grad_p gradient_scale write_tensor_sums step_rows "
+           "tensor_weight_gradients tensor_grad_p write_tensor_sums step_rows "
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
            "compute_u0",
     "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",
-    "new cells": "write_passive_cells store_next tensor_step_forward",
-    "exchange": "wait_for_neighbours neighbour_index count_steps release_flag acquire_flag "
-                "wait_for_count has_row_after write_row grad_p_place send_states send_gradients "
+    "new cells": "write_passive_cells send_rows_forward",
+    "exchange": "release_flag acquire_flag wait_for_count has_row_after write_row grad_p_place "
                 "wait_arrivals has_arrived nanoseconds expect_bytes store_async "
                 "let_dependents_start wait_for_predecessor",
     "tape": "write_states",
-    "other": "compute_loss mask_last_state finish_states add_loss list_messages block_state "
-             "roll_forward roll_back persistent_rollout_kernel cluster_rollout_kernel "
-             "step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
+    "other": "add_loss step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
              "step_backward_tensor_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
-HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell tile_rows tile_columns
-    own_at is_close halo_cell any_around own_offset load_then_use load_pairs load_a load_packed
-    load_packed_b row_of_column a_row a_k b_column b_k c_row c_column rounded_to_tf32
-    rounded_to_fp16 mma_tf32 mma_fp16 multiply_tf32 load4 store4 add_scaled sum_of_warp zero4
-    element not_known_before forward_row_of forward_quad_of sum_of_halves tile_index
-    tiles_of_block tiles_down tiles_across tiles_of_sample ring_index buffer_of
-    parity_of word_is_above word_lived shared_address shared_storage key_of sum_place add_to
-    tile_of_block""".split())
+HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset
+    load_pairs load_a load_packed load_packed_b row_of_column a_row a_k b_column b_k c_row c_column
+    rounded_to_tf32 rounded_to_fp16 mma_tf32 mma_fp16 multiply_tf32 load4 store4 add_scaled sum_of_warp zero4
+    element not_known_before forward_row_of forward_quad_of sum_of_halves tiles_down tiles_across
+    shared_address shared_storage key_of sum_place add_to""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
 KIND_TEXT = textwrap.fill(
@@ -129,15 +121,10 @@ def rows_of_chunk(e, warp, copy):
 
 # (function, piece of the loop's line, step of its counter, rounds by example and warp).
 ROUNDS = [
-    (None, "i < tiles;", 1, always(1)),
-    (None, "i < shared.tiles;", 1, always(1)),
-    (None, "i < block.tiles;", 1, always(1)),
     (None, "index < tiles;", 1, always(1)),
-    (None, "piece < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
     (None, "i < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
     (None, "i < Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
-    (None, "i < tiles * Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
-    ("tensor_step_forward", "first < total", ROWS, lambda e, warp, copy: e.any_rows),
+    ("send_rows_forward", "first < total", ROWS, lambda e, warp, copy: e.any_rows),
     ("send_rows_back", "first < counts.all()", ROWS, lambda e, warp, copy: e.any_rows),
     ("tensor_forward", "first < count", 32,
      lambda e, warp, copy: max(0, -(-(e.rows - warp // 4 * 16) // 32))),
@@ -159,8 +146,6 @@ ROUNDS = [
     ("wait_for_count", None, 1, always(0)),
     ("wait_arrivals", None, 1, always(0)),
     ("sum_lone_cells", None, 1, always(0)),
-    ("send_states", "i < shared.message_count", THREADS, strided(SENT)),
-    ("send_gradients", "i < shared.message_count * pieces", THREADS, strided(SENT * 12)),
 ]
 # (function, piece of the branch's line, how likely a warp takes the guarded side).
 CONDITIONS = [
@@ -169,24 +154,20 @@ CONDITIONS = [
     (None, "thread >= Traits::halo_cells", share_of_warps(HALO)),
     (None, "thread < Traits::halo_cells", share_of_warps(HALO)),
     (None, "thread < Traits::wide_cells", share_of_warps(WIDE)),
-    (None, "thread < shared.tiles", share_of_warps(1)),
     (None, "thread == 0", share_of_warps(1)),
-    ("load_then_use", "if (i < tiles)", lambda e, warp, copy: 1 if copy == 0 else 0),
-    ("row_place", "row >= totals[tile]", always(0)),
-    ("roll_back", "counts.lone > 0", always(0)),
     ("cell_at < gather_sent", "if (!inside)", lambda e, warp, copy: e.edge / 3),  # of the taps
     ("cell_at < gather_sent", "const bool inside", lambda e, warp, copy: e.edge / 3),
     ("cell_at", "if (!inside)", lambda e, warp, copy: e.edge),
     ("cell_at", "const bool inside", lambda e, warp, copy: e.edge),
     ("step_forward_kernel", "const bool fires", share_of_warps(OWN)),
     ("step_backward_kernel", "const bool fires", share_of_warps(OWN)),
+    ("step_forward_tensor_kernel", "const bool fires", share_of_warps(OWN)),
+    ("step_backward_tensor_kernel", "const bool fires", share_of_warps(OWN)),
     ("step_backward_kernel", "if (any_", lambda e, warp, copy: e.any_rows),
-    ("cells_that_fire", "cell < 0", lambda e, warp, copy: e.inside),
     ("write_passive_cells", "fate != Fate::kept", lambda e, warp, copy: e.inside),
     ("write_states", "own_cell(args.grid, tile, own) < 0", lambda e, warp, copy: e.inside),
-    ("neighbour_index", "if (y < 0", lambda e, warp, copy: e.edge),
     ("perceive_cell", "cell != nullptr", has_rows(8)),
-    ("tensor_step_forward", "if (has_row)", has_rows(8)),
+    ("send_rows_forward", "if (has_row)", has_rows(8)),
     ("send_rows_back", "row < counts.cells", has_rows(8)),
     ("step_forward_kernel", "first < total",
      lambda e, warp, copy: e.any_rows if warp * 8 < e.rows else 0),
@@ -203,14 +184,10 @@ CONDITIONS = [
 ]
 # (function, piece of a line or None for all of it, how likely a warp comes to a block of it).
 BLOCKS = [
-    ("roll_forward", "load_tile(", always(0)),  # the first step's
     ("load_lives_on", None, lambda e, warp, copy: 0 if e.in_rollout else 1),  # the last step's
     ("sum_lone_cells", None, always(0)),
     ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
     ("lives_before_step", None, always(0)),
-    ("load_tiles_after_step", "lives_before[own]", always(0)),
-    ("load_tiles_after_step", "living_before[", always(0)),
-    ("ring_index < gather_sent", None, always(2 / 3)),  # taps above and below stay in the tile
 ]
 
 
@@ -409,8 +386,6 @@ class Step:
 
 # Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
 KERNELS = {
-    "persistent_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
-    "cluster_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
     "step_forward_kernel": {None: "forward"},
     "step_forward_tensor_kernel": {None: "forward"},
     "step_backward_kernel": {None: "back"},

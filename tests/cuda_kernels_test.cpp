@@ -155,15 +155,14 @@ TEST_CASE("every kernel in cuda/ is run") {
     train_a_little("regenerating");
     {
         const test::TensorDevice device;
-        for (const RolloutForm form :
-             {RolloutForm::steps, RolloutForm::persistent, RolloutForm::cluster}) {
+        for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
             const Device fast = test::cuda_device(Precision::fast, form);
             test::run_rollout(*make_engine(fast), example);
             Trainer(test::small_picture(), test::small_config("growing"), fast).iterate();
         }
     }
     const std::set<std::string> all = kernels_in_sources();
-    REQUIRE(all.size() >= 19);
+    REQUIRE(all.size() >= 22);
     REQUIRE(all.count("step_forward_kernel") == 1);
     for (const std::string& name : all) {
         INFO(name);
@@ -572,8 +571,8 @@ TEST_CASE("an engine says in what precision and form it runs") {
     REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
             "one kernel a step: the precision is exact");
     const test::TensorDevice tensor_device;
-    device.precision = Precision::half;
-    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", half"));
+    device.precision = Precision::fast;
+    REQUIRE_THAT(make_engine(device)->description(), EndsWith(", fast"));
 }
 
 TEST_CASE("what is missing is said, with what to do") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Every precision and form of rollout that a CUDA device can have, on a device. Each has test cases
-// and a tag of its own, such as [fast-persistent], so that it can be run in a process of its own: a
+// and a tag of its own, such as [fast-bands], so that it can be run in a process of its own: a
 // kernel that hangs or faults takes nothing else along. The executor's tests of them are in
 // tensor_engine_test.cpp.
 #include <nca/engine.hpp>
@@ -41,7 +41,6 @@ Tolerances tolerances_of(Precision precision) {
         case Precision::precise:
             return {2e-5, 1e-4, 1e-4};
         case Precision::fast:
-        case Precision::half:
             break;
     }
     return {3e-3, 1e-2, 0.1};
@@ -164,17 +163,15 @@ void agrees_with_the_reference(const Variant& variant) {
     grids.done();
 }
 
-void gives_the_same_bits(const Variant& variant) {
+void repeats_to_the_bit(const Variant& variant) {
     Grids grids(variant);
     for (const CaseOptions& options : cases()) {
         grids.run(options.batch, options.height, options.width, [&](const Device& device) {
             const Case example = test::random_case(options, 1);
-            Device by_steps = device, shared = device;
-            by_steps.rollout = RolloutForm::steps;
+            Device shared = device;
             shared.sharers = 16;
             const auto first = test::run_rollout(*make_engine(device), example);
             REQUIRE((test::run_rollout(*make_engine(device), example) == first));
-            REQUIRE((test::run_rollout(*make_engine(by_steps), example) == first));
             REQUIRE((test::run_rollout(*make_engine(shared), example) == first));
         });
     }
@@ -223,9 +220,9 @@ void trains_repeatably(const Variant& variant) {
         agrees_with_the_reference(                                                                \
             {#precision "/" #form, Precision::precision, RolloutForm::form});                     \
     }                                                                                             \
-    TEST_CASE(#precision "/" #form " gives the bits of single steps, alone or as one of sixteen", \
+    TEST_CASE(#precision "/" #form " repeats to the bit, alone or as one of sixteen",             \
               "[cuda][" #precision "-" #form "]") {                                               \
-        gives_the_same_bits({#precision "/" #form, Precision::precision, RolloutForm::form});     \
+        repeats_to_the_bit({#precision "/" #form, Precision::precision, RolloutForm::form});      \
     }                                                                                             \
     TEST_CASE(#precision "/" #form " trains to the same bits again and follows the exact engine", \
               "[cuda][" #precision "-" #form "]") {                                               \
@@ -234,11 +231,6 @@ void trains_repeatably(const Variant& variant) {
 
 NCA_TEST_VARIANT(exact, steps)
 NCA_TEST_VARIANT(precise, steps)
-NCA_TEST_VARIANT(precise, persistent)
-NCA_TEST_VARIANT(precise, cluster)
+NCA_TEST_VARIANT(precise, bands)
 NCA_TEST_VARIANT(fast, steps)
-NCA_TEST_VARIANT(fast, persistent)
-NCA_TEST_VARIANT(fast, cluster)
-NCA_TEST_VARIANT(half, steps)
-NCA_TEST_VARIANT(half, persistent)
-NCA_TEST_VARIANT(half, cluster)
+NCA_TEST_VARIANT(fast, bands)

@@ -37,7 +37,6 @@ TEST_CASE("the name of each precision is understood as that precision") {
         {"exact", Precision::exact},
         {"precise", Precision::precise},
         {"fast", Precision::fast},
-        {"half", Precision::half},
     }));
     CAPTURE(text);
     REQUIRE(nca::name(precision) == text);
@@ -49,20 +48,26 @@ TEST_CASE("any other precision's name is refused and the message lists the good 
     CAPTURE(text);
     REQUIRE_THROWS_AS(nca::parse_precision(text), nca::InvalidArgument);
     REQUIRE_THROWS_WITH(nca::parse_precision(text),
-                        "unknown precision '" + text + "', expected exact, precise, fast or half");
+                        "unknown precision '" + text + "', expected exact, precise or fast");
 }
 
-TEST_CASE("precision and form of a rollout are the default ones unless asked for") {
+TEST_CASE("the precision that is gone names the one to use") {
+    REQUIRE_THROWS_AS(nca::parse_precision("half"), nca::InvalidArgument);
+    REQUIRE_THROWS_WITH(nca::parse_precision("half"), "precision half is gone: use fast");
+}
+
+TEST_CASE("precision and form of a rollout are the engine's choice unless asked for") {
     for (const Device& device : {Device::automatic(), Device::cpu(2), Device::cuda(1)}) {
-        REQUIRE(device.precision == nca::default_precision);
+        REQUIRE(!device.precision);
         REQUIRE(device.rollout == nca::RolloutForm::automatic);
     }
 }
 
 TEST_CASE("the CPU engine computes in float32 whatever precision is asked for") {
     Device device = Device::cpu(1);
-    device.precision = GENERATE(Precision::precise, Precision::half);
+    device.precision = GENERATE(Precision::precise, Precision::fast);
     const auto engine = nca::make_engine(device);
     REQUIRE(engine->description() == nca::make_engine(Device::cpu(1))->description());
+    REQUIRE(engine->precision() == Precision::exact);
     REQUIRE(engine->rollout_form(8, 40, 40) == "float32 on the CPU");
 }

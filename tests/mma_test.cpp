@@ -142,6 +142,27 @@ Product small_integers() {
     return product;
 }
 
+// Operands rounded to fp16, by a kernel's instructions.
+struct Fp16Arithmetic {
+    struct A {
+        std::uint32_t pairs[4];
+    };
+    struct B {
+        std::uint32_t pairs[2];
+    };
+    static A make_a(const float (&values)[8]) {
+        A a;
+        for (int i = 0; i < 4; ++i) {
+            a.pairs[i] = rounded_to_fp16(values[2 * i], values[2 * i + 1]);
+        }
+        return a;
+    }
+    static B make_b(const float (&values)[4]) {
+        return {{rounded_to_fp16(values[0], values[1]), rounded_to_fp16(values[2], values[3])}};
+    }
+    static void multiply(Accumulator& c, const A& a, const B& b) { mma_fp16(c, a.pairs, b.pairs); }
+};
+
 Product random_product(float scale_a, float scale_b) {
     Product product;
     Uniform uniform(2);
@@ -153,7 +174,7 @@ Product random_product(float scale_a, float scale_b) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("small integers are multiplied exactly", "", FastArithmetic, PreciseArithmetic,
-                   HalfArithmetic) {
+                   Fp16Arithmetic) {
     REQUIRE(worst_error<TestType>(small_integers()) == 0);
 }
 
@@ -163,7 +184,7 @@ TEST_CASE("a product errs as much as the rounding of its operands") {
         // Two operands, each off by half a unit of 11 bits.
         REQUIRE(worst_error<FastArithmetic>(product) <= 2 * 0x1p-12);
         REQUIRE(worst_error<FastArithmetic>(product) > 0x1p-16);
-        REQUIRE(worst_error<HalfArithmetic>(product) <= 2 * 0x1p-12);
+        REQUIRE(worst_error<Fp16Arithmetic>(product) <= 2 * 0x1p-12);
         // The two small parts' product is left out, 2^-11 of 2^-11; sums are cut at 24 bits, six of
         // them.
         REQUIRE(worst_error<PreciseArithmetic>(product) <= 0x1p-22 + 6 * 0x1p-23);
@@ -176,11 +197,11 @@ TEST_CASE("precise holds what fast cannot") {
     product.b[0] = 1;
     REQUIRE(multiplied<PreciseArithmetic>(product)[0] == 1 + 0x1p-20F);
     REQUIRE(multiplied<FastArithmetic>(product)[0] == 1);
-    REQUIRE(multiplied<HalfArithmetic>(product)[0] == 1);
+    REQUIRE(multiplied<Fp16Arithmetic>(product)[0] == 1);
 }
 
 TEMPLATE_TEST_CASE("what is not finite stays so", "", FastArithmetic, PreciseArithmetic,
-                   HalfArithmetic) {
+                   Fp16Arithmetic) {
     for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
         Product product = small_integers();
         product.a[5 * depth + 3] = bad;
@@ -278,8 +299,8 @@ TEST_CASE("a product's operands can be loaded from rows") {
         for (int i = 0; i < 4; ++i) {
             values_b[i] = product.b[b_k(lane, i) * columns + b_column(lane)];
         }
-        const auto made_a = HalfArithmetic::make_a(values_a);
-        const auto made_b = HalfArithmetic::make_b(values_b);
+        const auto made_a = Fp16Arithmetic::make_a(values_a);
+        const auto made_b = Fp16Arithmetic::make_b(values_b);
         for (int i = 0; i < 4; ++i) REQUIRE(lanes_a[lane][i] == made_a.pairs[i]);
         for (int i = 0; i < 2; ++i) REQUIRE(lanes_b[lane][i] == made_b.pairs[i]);
     }

@@ -10,108 +10,159 @@
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 using namespace nca;
 using namespace nca::cuda;
 using Catch::Matchers::ContainsSubstring;
+using Catch::Matchers::EndsWith;
 using test::cuda_device;
 using test::message_of;
 
 namespace {
 
-// As NVIDIA's tables have them; a block of the persistent rollout takes a whole multiprocessor.
-const DeviceLimits turing = {"T4", 75, 75, 40, 0, {}};
-const DeviceLimits ampere = {"A100", 80, 80, 108, 108, {}};
-const DeviceLimits ada = {"RTX 4090", 89, 89, 128, 0, {}};  // 99 KiB of shared memory
-// With clusters of 1, 2, .. 16 blocks as eight groups of 16 multiprocessors would hold them, but
-// for one group that lacks two.
-const DeviceLimits hopper = {
-    "H200", 90, 90, 132, 132, {0, 132, 66, 43, 32, 25, 20, 17, 15, 8, 8, 8, 8, 8, 8, 7, 7}};
+const DeviceLimits turing = {"T4", 75, 75, 40, 0};
+const DeviceLimits ampere = {"A100", 80, 80, 108, 0};
+const DeviceLimits hopper = {"H200", 90, 90, 132, 15};
+const DeviceLimits hopper_in_old_build = {"H200", 90, 80, 132, 0};
+const DeviceLimits small_hopper = {"half an H200", 90, 90, 60, 0};
 
 const Grid notebook = {8, 40, 40};
 const Grid growing = {8, 72, 72};
-const Grid large = {1, 4096, 4096};
+
+Rule rotated() { return Rule{}.rotated(30); }
 
 RolloutPlan plan(const DeviceLimits& limits, const Grid& grid, Precision precision,
-                 int sharers = 1) {
-    Device device = cuda_device(precision);
-    device.sharers = sharers;
-    return plan_rollout(limits, device, grid);
+                 const Rule& rule = {}) {
+    return plan_rollout(limits, cuda_device(precision), grid, rule, {});
 }
 
 }  // namespace
 
-TEST_CASE("the form follows from device, grid and precision") {
-    REQUIRE(plan(hopper, notebook, Precision::precise).form == RolloutForm::persistent);
-    REQUIRE(plan(hopper, notebook, Precision::precise).blocks == 120);
-    REQUIRE(plan(hopper, growing, Precision::fast).form == RolloutForm::persistent);
-    REQUIRE(plan(hopper, growing, Precision::fast).blocks == 132);
-    REQUIRE(plan(ampere, growing, Precision::half).blocks == 108);
-    REQUIRE_THAT(plan(ampere, growing, Precision::half).text,
-                 ContainsSubstring("persistent rollout, 108 blocks of up to 4 tiles"));
-
-    REQUIRE(plan(hopper, large, Precision::fast).form == RolloutForm::steps);
-    REQUIRE_THAT(plan(hopper, large, Precision::fast).text,
-                 ContainsSubstring("131072 tiles are more than the 528 that fit on H200"));
-    REQUIRE(plan(ada, notebook, Precision::fast).form == RolloutForm::steps);
-    REQUIRE_THAT(plan(ada, notebook, Precision::fast).text, ContainsSubstring("shared memory"));
-    REQUIRE(plan(hopper, notebook, Precision::exact).form == RolloutForm::steps);
-    REQUIRE_THAT(plan(turing, notebook, Precision::exact).text,
-                 ContainsSubstring("precision is exact"));
+TEST_CASE("the form follows from device, precision, rule and grid") {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
+        for (const Rule& rule : {Rule{}, notebook_rule()}) {
+            const RolloutPlan bands = plan(hopper, notebook, precision, rule);
+            REQUIRE(bands.form == RolloutForm::bands);
+            REQUIRE(bands.cut.bands == 8);
+            REQUIRE(bands.cut.most_rows() == 5);
+            REQUIRE(bands.text == "bands: 8 to a sample, a block each");
+        }
+    }
+    REQUIRE(plan(hopper, growing, Precision::precise).cut.most_rows() == 9);
+    REQUIRE(plan(hopper, {16, 40, 40}, Precision::fast).text ==
+            "bands: 8 to a sample, a block each, 15 samples at a time");
+    REQUIRE(plan(hopper, {1, 3, 7}, Precision::fast).cut.bands == 1);
 }
 
-TEST_CASE("a tile that is one cell thin takes the form of single steps") {
-    REQUIRE(has_close_neighbours({1, 1, 1}));
-    REQUIRE(has_close_neighbours({1, 16, 8}));
-    REQUIRE(has_close_neighbours({1, 18, 10}));
-    REQUIRE(!has_close_neighbours({1, 17, 8}));
-    REQUIRE(!has_close_neighbours({1, 16, 9}));
-    REQUIRE_THAT(plan(hopper, {1, 33, 40}, Precision::fast).text,
-                 ContainsSubstring("one cell thin"));
-}
-
-TEST_CASE("engines that share a device take their part of it, as long as their tiles fit there") {
-    REQUIRE(plan(hopper, notebook, Precision::fast, 2).blocks == 66);
-    REQUIRE(plan(hopper, notebook, Precision::fast, 4).blocks == 33);
-    REQUIRE(plan(hopper, notebook, Precision::fast, 16).blocks == 30);
-    REQUIRE(plan(hopper, growing, Precision::fast, 16).blocks == 90);
-}
-
-TEST_CASE("a cluster has the size whose blocks have least to do one after the other") {
-    const auto cluster = [](const DeviceLimits& limits, const Grid& grid) {
-        return plan_rollout(limits, cuda_device(Precision::fast, RolloutForm::cluster), grid);
+TEST_CASE(
+    "what keeps a rollout from running in bands is said, and refused where they are asked for") {
+    const struct {
+        DeviceLimits limits;
+        Grid grid;
+        Precision precision;
+        Rule rule;
+        std::string why;
+    } cases[] = {
+        {hopper, notebook, Precision::exact, {}, "the precision is exact"},
+        {ampere,
+         notebook,
+         Precision::fast,
+         {},
+         "bands need compute capability 9.0 or later, A100 has 8.0"},
+        {hopper_in_old_build,
+         notebook,
+         Precision::fast,
+         {},
+         "bands need code for compute capability 9.0 or later, and this build's newest for H200 is "
+         "for 8.0 (build with -DCMAKE_CUDA_ARCHITECTURES=90)"},
+        {small_hopper, notebook, Precision::fast, {}, "half an H200 holds no cluster of 8 blocks"},
+        {hopper, notebook, Precision::fast, rotated(), "the filters are not the plain ones"},
+        {hopper,
+         {1, 2, 40},
+         Precision::fast,
+         {},
+         "a band has at least 3 rows, and 2x40 cells have fewer"},
+        {hopper,
+         {1, 300, 300},
+         Precision::fast,
+         {},
+         "300x300 cells are more than the bands of 8 blocks hold"},
+        {hopper,
+         {1, 40, 129},
+         Precision::fast,
+         {},
+         "40x129 cells are more than the bands of 8 blocks hold"},
+        {hopper,
+         {1, 208, 128},
+         Precision::fast,
+         {},  // rows and columns, but not so many cells
+         "208x128 cells are more than the bands of 8 blocks hold"},
     };
-    // 15 tiles a sample: 15 blocks would be two waves of one tile, 8 to 14 one of two: the same, so
-    // the larger.
-    REQUIRE(cluster(hopper, notebook).cluster == 15);
-    REQUIRE(cluster(hopper, notebook).blocks == 120);
-    DeviceLimits crowded = hopper;
-    crowded.active_clusters[15] = 3;
-    REQUIRE(cluster(crowded, notebook).cluster == 14);
-    REQUIRE_THAT(cluster(crowded, notebook).text,
-                 ContainsSubstring("8 clusters of 14 blocks of up to 2 tiles"));
-    REQUIRE(cluster(hopper, {3, 16, 8}).cluster == 1);
+    for (const auto& c : cases) {
+        INFO(c.why);
+        const RolloutPlan steps = plan(c.limits, c.grid, c.precision, c.rule);
+        REQUIRE(steps.form == RolloutForm::steps);
+        REQUIRE(steps.cut.bands == 0);
+        REQUIRE(steps.text == "one kernel a step: " + c.why);
+        const Device bands = cuda_device(c.precision, RolloutForm::bands);
+        REQUIRE(message_of<CudaError>([&] { plan_rollout(c.limits, bands, c.grid, c.rule, {}); }) ==
+                "a rollout in bands cannot be had here: " + c.why +
+                    "; leave the form to the engine");
+    }
+    const Device steps = cuda_device(Precision::fast, RolloutForm::steps);
+    REQUIRE(plan_rollout(hopper, steps, notebook, {}, {}).text == "one kernel a step");
 }
 
-TEST_CASE("a form that cannot be had is refused by name") {
-    const auto message = [](const DeviceLimits& limits, const Grid& grid, Precision precision,
-                            RolloutForm form) {
-        return message_of<CudaError>(
-            [&] { plan_rollout(limits, cuda_device(precision, form), grid); });
-    };
-    REQUIRE_THAT(message(hopper, large, Precision::fast, RolloutForm::persistent),
-                 ContainsSubstring("131072 tiles"));
-    REQUIRE_THAT(message(hopper, notebook, Precision::exact, RolloutForm::persistent),
-                 ContainsSubstring("exact"));
-    REQUIRE_THAT(message(hopper, growing, Precision::fast, RolloutForm::cluster),
-                 ContainsSubstring("45 tiles of a sample"));
-    REQUIRE_THAT(message(ampere, notebook, Precision::fast, RolloutForm::cluster),
-                 ContainsSubstring("compute capability 9.0 or later, A100 has 8.0"));
-    REQUIRE(plan_rollout(hopper, cuda_device(Precision::fast, RolloutForm::steps), notebook).form ==
-            RolloutForm::steps);
+TEST_CASE("plain filters are the cell and Sobel's, by any one factor") {
+    REQUIRE(has_plain_filters(Rule{}));
+    REQUIRE(has_plain_filters(notebook_rule()));
+    REQUIRE(has_plain_filters(Rule{}.rotated(180)));  // by minus one
+    REQUIRE(!has_plain_filters(Rule{}.rotated(90)));
+    for (std::size_t filter = 0; filter < 3; ++filter) {
+        for (std::size_t i = 0; i < 9; ++i) {
+            Rule rule;
+            rule.filters[filter][i] += 0.25F;
+            REQUIRE(!has_plain_filters(rule));
+        }
+    }
+    Rule uneven;
+    for (float& value : uneven.filters[2]) value *= 2;
+    REQUIRE(!has_plain_filters(uneven));
+}
+
+TEST_CASE("where rows live decides the cut") {
+    std::vector<double> load(40);
+    std::fill(load.begin() + 12, load.begin() + 28, 16.0);
+    const Device device = cuda_device(Precision::precise);
+    const BandCut cut = plan_rollout(hopper, device, notebook, {}, load).cut;
+    REQUIRE(cut.bands == 8);
+    REQUIRE(cut.rows(0) > cut.rows(4));
+}
+
+TEST_CASE("an engine that is told no precision is precise where rollouts run in bands") {
+    REQUIRE(default_precision(hopper, RolloutForm::automatic) == Precision::precise);
+    REQUIRE(default_precision(hopper, RolloutForm::steps) == Precision::exact);
+    for (const DeviceLimits& limits : {turing, ampere, hopper_in_old_build, small_hopper}) {
+        REQUIRE(default_precision(limits, RolloutForm::automatic) == Precision::exact);
+        REQUIRE(default_precision(limits, RolloutForm::steps) == Precision::exact);
+    }
+}
+
+TEST_CASE("an engine says what it computes in, told or not") {
+    REQUIRE(make_engine(Device::cuda())->precision() == Precision::exact);
+    const test::TensorDevice device;
+    REQUIRE(make_engine(cuda_device(Precision::fast))->precision() == Precision::fast);
+    const auto engine = make_engine(Device::cuda());
+    const bool in_bands = engine->rollout_form(8, 40, 40).starts_with("bands");
+    REQUIRE(engine->precision() == (in_bands ? Precision::precise : Precision::exact));
+    REQUIRE_THAT(engine->description(), EndsWith(", " + std::string(name(engine->precision()))));
 }
 
 TEST_CASE("a device without tensor cores refuses their precisions and says what to do") {
-    for (const Precision precision : {Precision::precise, Precision::fast, Precision::half}) {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("compute capability 8.0") && ContainsSubstring("has 7.5") &&
                          ContainsSubstring("--precision exact"));
@@ -127,33 +178,25 @@ struct OldBuild {
     OldBuild& operator=(const OldBuild&) = delete;
 };
 
-TEST_CASE("code for 8.0 trains on a device of 9.0, without dependent launches and clusters") {
+TEST_CASE("code for 8.0 trains on a device of 9.0, without dependent launches") {
     const test::TensorDevice device;
-    const auto weights = [](Precision precision, RolloutForm form) {
+    const auto weights = [](Precision precision) {
         Trainer trainer(test::small_picture(), test::small_config("growing"),
-                        cuda_device(precision, form));
+                        cuda_device(precision, RolloutForm::steps));
         for (int i = 0; i < 3; ++i) trainer.iterate();
         return trainer.model().weights;
     };
-    for (const auto& [precision, form] : {std::pair{Precision::exact, RolloutForm::steps},
-                                          {Precision::fast, RolloutForm::steps},
-                                          {Precision::fast, RolloutForm::persistent}}) {
-        const Weights expected = weights(precision, form);
+    for (const Precision precision : {Precision::exact, Precision::fast}) {
+        const Weights expected = weights(precision);
         const OldBuild build(80);
-        REQUIRE((weights(precision, form) == expected));
+        REQUIRE((weights(precision) == expected));
     }
-    const OldBuild build(80);
-    REQUIRE_THAT(message_of<CudaError>([&] { weights(Precision::fast, RolloutForm::cluster); }),
-                 ContainsSubstring("this build's newest for kernel executor is for 8.0") &&
-                     ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90"));
-    REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(1, 40, 40),
-                 ContainsSubstring("persistent"));
 }
 
 TEST_CASE("code for 7.5 has no tensor cores, whatever the device") {
     const test::TensorDevice device;
     const OldBuild build(75);
-    for (const Precision precision : {Precision::precise, Precision::fast, Precision::half}) {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("this build's newest for kernel executor is for 7.5") &&
                          ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90") &&
@@ -162,15 +205,4 @@ TEST_CASE("code for 7.5 has no tensor cores, whatever the device") {
     Trainer trainer(test::small_picture(), test::small_config("growing"),
                     cuda_device(Precision::exact));
     REQUIRE(trainer.iterate().recovery.empty());
-}
-
-TEST_CASE("an engine says which form a rollout takes") {
-    const test::TensorDevice device(8);
-    REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(1, 40, 40),
-                 ContainsSubstring("persistent rollout, 15 blocks of one tile of 16x8 cells"));
-    REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(8, 72, 72),
-                 ContainsSubstring("one kernel a step: 360 tiles"));
-    executor::set_shared_limit(99 * 1024);
-    REQUIRE_THAT(make_engine(cuda_device(Precision::fast))->rollout_form(1, 40, 40),
-                 ContainsSubstring("one kernel a step") && ContainsSubstring("KiB"));
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The CUDA engine's precisions and forms, executed on a CPU: against the double reference, against
-// each other, and in every order in which blocks may run.
+// The CUDA engine's precisions, executed on a CPU: against the double reference, and in every order
+// in which blocks may run.
 #include "cuda/cuda_engine.hpp"
+#include "cuda/rollout.hpp"
 #include "host/training_loop.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
@@ -30,8 +31,7 @@ using test::TensorDevice;
 
 namespace {
 
-constexpr Precision tensor_precisions[] = {Precision::precise, Precision::fast, Precision::half};
-constexpr RolloutForm launched_once[] = {RolloutForm::persistent, RolloutForm::cluster};
+constexpr Precision tensor_precisions[] = {Precision::precise, Precision::fast};
 
 // Relative to the norm of what is expected; infinite where anything is not finite.
 template <class A, class B>
@@ -140,68 +140,42 @@ std::string describe(const CaseOptions& options, Precision precision) {
 
 }  // namespace
 
-TEST_CASE("every precision agrees with double, in steps and in one launch") {
+TEST_CASE("every precision agrees with double, one kernel a step") {
     const TensorDevice device;
     for (const CaseOptions& options : varied_cases()) {
         const Case drawn = test::random_case(options, 3);
         for (const Precision precision : tensor_precisions) {
             INFO(describe(options, precision));
-            const auto steps = make_engine(cuda_device(precision, RolloutForm::steps));
-            const test::RolloutResult expected = test::run_rollout(*steps, drawn);
-            const Errors errors = errors_of(expected, drawn);
+            const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+            const test::RolloutResult result = test::run_rollout(*engine, drawn);
+            const Errors errors = errors_of(result, drawn);
             REQUIRE(errors.states <= tolerance(precision, options.steps));
             REQUIRE(errors.weights <= tolerance(precision, 2 * options.steps));
             REQUIRE(errors.first <= tolerance(precision, 2 * options.steps));
-            REQUIRE(test::run_advance(*steps, drawn) == expected.states.back());
-            // The same arithmetic in the same order, so the same bits.
-            for (const RolloutForm form : launched_once) {
-                const auto engine = make_engine(cuda_device(precision, form));
-                REQUIRE((test::run_rollout(*engine, drawn) == expected));
-            }
+            REQUIRE(test::run_advance(*engine, drawn) == result.states.back());
         }
     }
 }
 
-TEST_CASE("many steps without a tape give the states of as many with one") {
-    const TensorDevice device;
-    const Case drawn = test::random_case(
-        {.height = 18, .width = 18, .steps = 9, .life = Life::pre_and_post, .start = Start::seed},
-        1);
-    const auto steps = make_engine(cuda_device(Precision::fast, RolloutForm::steps));
-    const std::vector<float> expected = test::run_advance(*steps, drawn);
-    REQUIRE(test::largest_magnitude(expected) > 0);
-    for (const RolloutForm form : launched_once) {
-        const auto engine = make_engine(cuda_device(Precision::fast, form));
-        REQUIRE(test::run_advance(*engine, drawn) == expected);
-        // The counts of tiles go on from one launch to the next.
-        REQUIRE(test::run_advance(*engine, drawn) == expected);
-    }
-}
-
-TEST_CASE("blocks in any order, and in any turns, give the same bits") {
+TEST_CASE("blocks of a step in any order, however many there are, give the same bits") {
     const Case drawn = test::random_case({.height = 18,
                                           .width = 18,
-                                          .batch = 1,
-                                          .steps = 8,
+                                          .batch = 2,
+                                          .steps = 3,
                                           .life = Life::pre_and_post,
                                           .start = Start::random},
                                          2);
-    for (const int multiprocessors : {2, 9}) {  // several tiles a block, and one
-        const TensorDevice device(multiprocessors);
-        for (const RolloutForm form : launched_once) {
-            const auto run = [&] {
-                return test::run_advance(*make_engine(cuda_device(Precision::fast, form)), drawn);
-            };
-            const auto expected = run();
-            for (const Order order : {Order::forward, Order::reverse}) {
-                for (const Interleaving interleaving :
-                     {Interleaving::by_barrier, Interleaving::as_far_as_possible,
-                      Interleaving::one_block_late, Interleaving::random}) {
-                    const BlockSchedule schedule(order, interleaving);
-                    REQUIRE(run() == expected);
-                }
-            }
-        }
+    for (const Precision precision : tensor_precisions) {
+        const auto run = [&](int multiprocessors) {
+            const TensorDevice device(multiprocessors);
+            const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+            return test::run_rollout(*engine, drawn);
+        };
+        const test::RolloutResult expected = run(1);  // several tiles a block
+        REQUIRE((run(9) == expected));                // and one
+        const BlockSchedule schedule(Order::reverse);
+        REQUIRE((run(1) == expected));
+        REQUIRE((run(9) == expected));
     }
 }
 
@@ -216,62 +190,139 @@ std::vector<std::uint8_t> train_a_little(const char* preset_name, const Device& 
 
 }  // namespace
 
-TEST_CASE("training in one launch is training in steps, but for the order of sums") {
-    const TensorDevice device(3);
-    for (const char* preset_name : {"notebook", "growing", "regenerating"}) {
-        TrainingConfig config = test::small_config(preset_name);
-        config.padding = 5;  // 18 x 18 cells, 6 tiles a sample
-        for (const RolloutForm form : launched_once) {
-            INFO(preset_name);
-            Trainer steps(test::small_picture(), config,
-                          cuda_device(Precision::precise, RolloutForm::steps));
-            Trainer once(test::small_picture(), config, cuda_device(Precision::precise, form));
-            for (int i = 0; i < 4; ++i) {
-                const IterationReport expected = steps.iterate(), report = once.iterate();
-                REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
-                REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
-                REQUIRE(report.dead == expected.dead);
-                REQUIRE(report.reset == expected.reset);
-            }
-            REQUIRE(relative_error(once.model().weights.all(), steps.model().weights.all()) <=
-                    1e-4);
-            REQUIRE(relative_error(once.states_after(), steps.states_after()) <= 1e-4);
-        }
-    }
-}
-
-TEST_CASE("training in one launch is the same in any schedule") {
+TEST_CASE("training on tensor cores by steps is the same in any schedule") {
     const TensorDevice device(1);
-    for (const RolloutForm form : launched_once) {
-        const Device half = cuda_device(Precision::half, form);
-        const auto expected = train_a_little("regenerating", half);
-        for (const Interleaving interleaving :
-             {Interleaving::as_far_as_possible, Interleaving::one_block_late,
-              Interleaving::random}) {
-            const BlockSchedule schedule(Order::reverse, interleaving);
-            REQUIRE(train_a_little("regenerating", half) == expected);
+    const Device fast = cuda_device(Precision::fast, RolloutForm::steps);
+    const auto expected = train_a_little("regenerating", fast);
+    const BlockSchedule schedule(Order::reverse);
+    REQUIRE(train_a_little("regenerating", fast) == expected);
+}
+
+namespace {
+
+// Whether such a grid runs in bands here, which every engine on a TensorDevice does that has them.
+bool runs_in_bands(int batch, int height, int width) {
+    const std::string form =
+        make_engine(cuda_device(Precision::precise))->rollout_form(batch, height, width);
+    if (form.starts_with("bands")) return true;
+    WARN("skipped: no rollouts in bands here: " << form);
+    return false;
+}
+
+// One band and several, rows of two words and of four, every kind of row.
+std::vector<CaseOptions> cases_in_bands() {
+    return {{.height = 19, .width = 21, .batch = 2, .steps = 3, .empty_alpha = 0.2F},
+            {.height = 24,
+             .width = 10,
+             .batch = 1,
+             .steps = 4,
+             .edges = Edges::zero,
+             .life = Life::pre_and_post,
+             .start = Start::random},
+            {.height = 3,
+             .width = 70,
+             .batch = 3,
+             .steps = 3,
+             .edges = Edges::circular,
+             .life = Life::pre_and_post,
+             .output_bias = false,
+             .fire_rate = 1,
+             .start = Start::seed}};
+}
+
+}  // namespace
+
+TEST_CASE("an engine in bands agrees with double, and repeats to the bit") {
+    const TensorDevice device;
+    if (!runs_in_bands(2, 19, 21)) return;
+    for (const CaseOptions& options : cases_in_bands()) {
+        const Case drawn = test::random_case(options, 3);
+        for (const Precision precision : tensor_precisions) {
+            INFO(describe(options, precision));
+            const auto engine = make_engine(cuda_device(precision, RolloutForm::bands));
+            const test::RolloutResult result = test::run_rollout(*engine, drawn);
+            const Errors errors = errors_of(result, drawn);
+            REQUIRE(errors.states <= tolerance(precision, options.steps));
+            REQUIRE(errors.weights <= tolerance(precision, 2 * options.steps));
+            REQUIRE(errors.first <= tolerance(precision, 2 * options.steps));
+            REQUIRE(test::run_advance(*engine, drawn) == result.states.back());
+            REQUIRE((test::run_rollout(*engine, drawn) == result));
         }
     }
 }
 
-TEST_CASE("iterations queued for one launch each are those that are run one by one") {
+TEST_CASE("more steps than go in one launch are those of a tape", "[long]") {
     const TensorDevice device;
-    const TrainingConfig config = test::small_config("persistent");
-    Trainer single(test::small_picture(), config, cuda_device(Precision::fast));
-    Trainer queued(test::small_picture(), config, cuda_device(Precision::fast));
-    REQUIRE(queued.engine().rollout_form(2, 12, 12).starts_with("persistent"));
-    int reports = 0;
-    while (reports < 5) {
-        for (const IterationReport& expected : queued.iterate(5 - reports)) {
-            REQUIRE(single.iterate().loss == expected.loss);
-            ++reports;
-        }
-    }
-    REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+    if (!runs_in_bands(1, 3, 4)) return;
+    const Case drawn = test::random_case({.height = 3,
+                                          .width = 4,
+                                          .steps = 2 * cuda::most_advanced_steps + 3,
+                                          .life = Life::pre_and_post,
+                                          .output_scale = 1e-3F},
+                                         1);
+    const auto engine = make_engine(cuda_device(Precision::precise, RolloutForm::bands));
+    const test::RolloutResult taped = test::run_rollout(*engine, drawn);
+    REQUIRE(test::largest_magnitude(taped.states.back()) > 0);
+    REQUIRE(test::run_advance(*engine, drawn) == taped.states.back());
 }
 
-TEST_CASE("an iteration in one launch that fails changes nothing, and training recovers") {
+TEST_CASE("training in bands is training in steps, but for the order of sums") {
     const TensorDevice device;
+    if (!runs_in_bands(2, 18, 18)) return;
+    for (const char* preset_name : {"notebook", "growing", "regenerating"}) {
+        INFO(preset_name);
+        TrainingConfig config = test::small_config(preset_name);
+        config.padding = 5;  // 18 x 18 cells
+        Trainer steps(test::small_picture(), config,
+                      cuda_device(Precision::precise, RolloutForm::steps));
+        Trainer bands(test::small_picture(), config,
+                      cuda_device(Precision::precise, RolloutForm::bands));
+        for (int i = 0; i < 4; ++i) {
+            const IterationReport expected = steps.iterate(), report = bands.iterate();
+            REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
+            REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
+            REQUIRE(report.dead == expected.dead);
+            REQUIRE(report.reset == expected.reset);
+        }
+        REQUIRE(relative_error(bands.model().weights.all(), steps.model().weights.all()) <= 1e-4);
+        REQUIRE(relative_error(bands.states_after(), steps.states_after()) <= 1e-4);
+    }
+}
+
+TEST_CASE("training in bands is the same in any schedule, alone or beside others") {
+    const TensorDevice device(8);
+    if (!runs_in_bands(3, 12, 12)) return;
+    Device fast = cuda_device(Precision::fast, RolloutForm::bands);
+    const auto expected = train_a_little("regenerating", fast);
+    fast.sharers = 4;
+    for (const Interleaving interleaving :
+         {Interleaving::as_far_as_possible, Interleaving::one_block_late, Interleaving::random}) {
+        const BlockSchedule schedule(Order::reverse, interleaving);
+        REQUIRE(train_a_little("regenerating", fast) == expected);
+    }
+}
+
+TEST_CASE("iterations in bands that are queued are those that are run one by one") {
+    const TensorDevice device;
+    if (!runs_in_bands(2, 12, 12)) return;
+    for (const char* preset_name : {"growing", "persistent"}) {
+        const TrainingConfig config = test::small_config(preset_name);
+        Trainer single(test::small_picture(), config, cuda_device(Precision::fast));
+        Trainer queued(test::small_picture(), config, cuda_device(Precision::fast));
+        int reports = 0;
+        while (reports < 5) {
+            for (const IterationReport& expected : queued.iterate(5 - reports)) {
+                REQUIRE(single.iterate().loss == expected.loss);
+                ++reports;
+            }
+        }
+        REQUIRE(test::checkpoint_bytes(single) == test::checkpoint_bytes(queued));
+    }
+}
+
+TEST_CASE("an iteration in bands that fails changes nothing, and training recovers") {
+    const TensorDevice device;
+    if (!runs_in_bands(2, 12, 12)) return;
     TrainingConfig config = test::small_config("growing");
     config.learning_rate = 10;
     Trainer trainer(test::small_picture(), config, cuda_device(Precision::fast));
@@ -283,7 +334,32 @@ TEST_CASE("an iteration in one launch that fails changes nothing, and training r
     REQUIRE(std::isfinite(trainer.iterate().loss));
 }
 
-TEST_CASE("a run goes on in another precision and another form") {
+TEST_CASE("a captured rollout in bands may be replayed behind one of another grid") {
+    const TensorDevice device;
+    if (!runs_in_bands(1, 18, 10)) return;
+    const Case small = test::random_case({.height = 18, .width = 10, .steps = 4}, 1);
+    const Case other = test::random_case({.height = 24, .width = 20, .batch = 2, .steps = 4}, 2);
+    const auto engine = make_engine(cuda_device(Precision::fast, RolloutForm::bands));
+    const std::vector<float> expected = test::run_advance(*engine, small);
+    test::Uploaded on_engine(*engine, small);
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    engine->advance(small.rule, on_engine.weights, on_engine.state.view(), small.options, stream);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    test::run_rollout(*engine, other);
+    REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
+TEST_CASE("a run goes on in another precision") {
     const TensorDevice device;
     const TrainingConfig config = test::small_config("regenerating");
     const test::TemporaryDirectory folder;
@@ -299,64 +375,6 @@ TEST_CASE("a run goes on in another precision and another form") {
     }
 }
 
-TEST_CASE("automata that share a device train as they do alone") {
-    const TensorDevice device(4);
-    TrainingConfig config = test::small_config("growing");
-    config.padding = 5;
-    Device shared = cuda_device(Precision::precise);
-    shared.sharers = 4;
-    Trainer alone(test::small_picture(), config, cuda_device(Precision::precise));
-    Trainer sharing(test::small_picture(), config, shared);
-    REQUIRE(alone.engine().rollout_form(2, 18, 18) != sharing.engine().rollout_form(2, 18, 18));
-    for (int i = 0; i < 3; ++i) {
-        REQUIRE(std::abs(sharing.iterate().loss / alone.iterate().loss - 1) <= 1e-5);
-    }
-}
-
-TEST_CASE("a captured rollout in one launch may be replayed behind one of a smaller grid") {
-    const TensorDevice device;
-    const Case small = test::random_case({.height = 18, .width = 10, .steps = 8}, 1);
-    const Case other = test::random_case({.height = 16, .width = 10, .steps = 8}, 2);
-    for (const RolloutForm form : launched_once) {
-        const auto engine = make_engine(cuda_device(Precision::fast, form));
-        const std::vector<float> expected = test::run_advance(*engine, small);
-        test::Uploaded on_engine(*engine, small);
-        cudaStream_t stream = nullptr;
-        REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-        cudaGraph_t graph = nullptr;
-        cudaGraphExec_t executable = nullptr;
-        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-        engine->advance(small.rule, on_engine.weights, on_engine.state.view(), small.options,
-                        stream);
-        REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-        REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
-        test::run_advance(*engine, other);
-        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
-        REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-        REQUIRE(test::download(*engine, on_engine.state.view()) == expected);
-        cudaGraphExecDestroy(executable);
-        cudaGraphDestroy(graph);
-        cudaStreamDestroy(stream);
-    }
-}
-
-TEST_CASE("more clusters than there are blocks going back one by one keep all their sums",
-          "[long]") {
-    const TensorDevice device;
-    TrainingConfig config = test::small_config("growing");
-    config.padding = 0;  // one tile a sample
-    config.batch = 520;
-    config.fewest_steps = 1;
-    config.most_steps = 2;
-    Trainer steps(test::small_picture(), config, cuda_device(Precision::fast, RolloutForm::steps));
-    Trainer clusters(test::small_picture(), config,
-                     cuda_device(Precision::fast, RolloutForm::cluster));
-    const IterationReport expected = steps.iterate(), report = clusters.iterate();
-    REQUIRE(std::abs(report.loss / expected.loss - 1) <= 1e-5);
-    REQUIRE(report.gradient_norm > 0);
-    REQUIRE(std::abs(report.gradient_norm / expected.gradient_norm - 1) <= 1e-4);
-}
-
 TEST_CASE("the gradient of a trained lizard keeps its digits over many steps", "[long]") {
     const TensorDevice device;
     const Model lizard =
@@ -369,7 +387,7 @@ TEST_CASE("the gradient of a trained lizard keeps its digits over many steps", "
         const auto start = lizard.rule.start_values();
         std::copy(start.begin(), start.end(),
                   drawn.state.begin() + (20 * 40 + 20) * std::ptrdiff_t{channels});
-        const auto engine = make_engine(cuda_device(precision));
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
         return errors_of(test::run_rollout(*engine, drawn), drawn).weights;
     };
     // As good as float32 needs it to be.
@@ -378,10 +396,7 @@ TEST_CASE("the gradient of a trained lizard keeps its digits over many steps", "
         REQUIRE(gradient_error(Precision::precise, steps) <= 1e-5);
     }
     // Hidden units near zero are switched the other way here and there, and count in full.
-    for (const Precision precision : {Precision::fast, Precision::half}) {
-        INFO(name(precision));
-        for (const int steps : {8, 32}) {
-            REQUIRE(gradient_error(precision, steps) <= tolerance(precision, 2 * steps));
-        }
+    for (const int steps : {8, 32}) {
+        REQUIRE(gradient_error(Precision::fast, steps) <= tolerance(Precision::fast, 2 * steps));
     }
 }

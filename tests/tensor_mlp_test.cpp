@@ -3,7 +3,6 @@
 #include "cuda/tensor_mlp.cuh"
 
 #include "cuda/pack_tensor.cuh"
-#include "cuda/tensor_backward.cuh"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
@@ -136,10 +135,6 @@ Results block_results(const Network& network, int count) {
     result.u.resize(std::size_t(count) * channels);
     result.grad_p.resize(std::size_t(count) * perception);
     auto partial = std::make_unique<PartialGradients>();
-    float largest = 0;
-    for (int i = 0; i < count * channels; ++i) {
-        largest = std::max(largest, std::abs(network.grad_u[i]));
-    }
     executor::run(
         {.kernel = "tensor_mlp_test",
          .grid = 1,
@@ -171,12 +166,11 @@ Results block_results(const Network& network, int count) {
              wait_for_copies();
              __syncthreads();
              const auto backward = load_backward_operands<Arithmetic>(model->tensor, warp, lane);
-             const GradientScale scale = gradient_scale<Arithmetic>(largest);
              TensorSums sums = {};
-             tensor_weight_gradients<Arithmetic>(sums, shared.backward, backward, count, scale,
-                                                 warp, lane);
+             tensor_weight_gradients<Arithmetic>(sums, shared.backward, backward, count, warp,
+                                                 lane);
              __syncthreads();
-             tensor_grad_p<Arithmetic>(shared.backward, count, scale, warp, lane,
+             tensor_grad_p<Arithmetic>(shared.backward, count, warp, lane,
                                        [&](int row, int column, float2 two) {
                                            if (row >= count) return;
                                            result.grad_p[row * perception + column] = two.x;
@@ -219,8 +213,8 @@ double tolerance(double unit, int count) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("integers go through the network exactly", "", FastArithmetic, PreciseArithmetic,
-                   HalfArithmetic) {
+TEMPLATE_TEST_CASE("integers go through the network exactly", "", FastArithmetic,
+                   PreciseArithmetic) {
     const Network network = integer_network();
     for (const int count : {1, 16, most_rows}) {
         const Results expected = expected_results(network, count);
@@ -239,19 +233,17 @@ TEST_CASE("rows of every number agree with double as far as the precision goes")
                 tolerance(0x1p-22, count));
         REQUIRE(worst_error(block_results<FastArithmetic>(network, count), expected) <=
                 tolerance(0x1p-11, count));
-        REQUIRE(worst_error(block_results<HalfArithmetic>(network, count), expected) <=
-                tolerance(0x1p-11, count));
     }
 }
 
-TEST_CASE("gradients of every size survive, where their range is fp16's, too") {
+TEST_CASE("gradients of every size survive") {
     for (const float scale : {1e-30F, 1e-12F, 1e-6F, 1e4F, 1e20F}) {
         INFO("gradients of " << scale);
         const Network network = random_network(2, scale);
         const Results expected = expected_results(network, most_rows);
         REQUIRE(worst_error(block_results<PreciseArithmetic>(network, most_rows), expected) <=
                 tolerance(0x1p-22, most_rows));
-        REQUIRE(worst_error(block_results<HalfArithmetic>(network, most_rows), expected) <=
+        REQUIRE(worst_error(block_results<FastArithmetic>(network, most_rows), expected) <=
                 tolerance(0x1p-11, most_rows));
     }
 }
@@ -261,11 +253,11 @@ TEST_CASE("rows of zeros, and gradients of zeros, leave nothing behind") {
     std::fill_n(network.p.begin() + 5 * perception, perception, 0.0F);
     std::fill_n(network.grad_u.begin(), 20 * channels, 0.0F);
     const Results expected = expected_results(network, most_rows);
-    const Results actual = block_results<HalfArithmetic>(network, most_rows);
+    const Results actual = block_results<FastArithmetic>(network, most_rows);
     REQUIRE(worst_error(actual, expected) <= tolerance(0x1p-11, most_rows));
     for (int i = 0; i < 20 * perception; ++i) REQUIRE(actual.grad_p[i] == 0);
     std::fill(network.grad_u.begin(), network.grad_u.end(), 0.0F);
-    REQUIRE(test::largest_magnitude(block_results<HalfArithmetic>(network, 7).grad_w1) == 0);
+    REQUIRE(test::largest_magnitude(block_results<FastArithmetic>(network, 7).grad_w1) == 0);
 }
 
 TEST_CASE("one wrong weight is noticed") {
@@ -277,9 +269,9 @@ TEST_CASE("one wrong weight is noticed") {
 
 TEST_CASE("threads in reverse order give the same bits") {
     const Network network = random_network(4, 1e-3F);
-    const Results expected = block_results<HalfArithmetic>(network, 50);
+    const Results expected = block_results<FastArithmetic>(network, 50);
     const test::BlockSchedule reverse(executor::Order::reverse);
-    const Results again = block_results<HalfArithmetic>(network, 50);
+    const Results again = block_results<FastArithmetic>(network, 50);
     REQUIRE(again.u == expected.u);
     REQUIRE(again.grad_p == expected.grad_p);
     REQUIRE(again.grad_w1 == expected.grad_w1);

@@ -250,9 +250,10 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {train + Words{"--threads", "-1"}, {"--threads", "-1"}},
         {train + Words{"--device", "toaster"}, {"toaster", "cpu"}},
         {train + Words{"--precision", "float16"},
-         {"--precision", "float16", "exact, precise, fast or half"}},
-        {train + Words{"--precision", ""}, {"--precision", "exact, precise, fast or half"}},
-        {grow + Words{"--precision", "Half"}, {"Half", "exact, precise, fast or half"}},
+         {"--precision", "float16", "exact, precise or fast"}},
+        {train + Words{"--precision", ""}, {"--precision", "exact, precise or fast"}},
+        {train + Words{"--precision", "half"}, {"--precision half", "is gone: use fast"}},
+        {grow + Words{"--precision", "Half"}, {"Half", "exact, precise or fast"}},
         {train + Words{"--identity-filter", "0"}, {"--identity-filter", "notebook"}},
         {train + Words{"--every", "5"}, {"--every", "--checkpoint"}},
         {train + Words{"--checkpoint", shop / "new"}, {"--checkpoint", "same file"}},
@@ -324,11 +325,11 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {{"gradcheck", shop.model, shop.target, "--fire-rate", "2"}, {"--fire-rate", "2"}},
         {{"gradcheck", shop.model, shop.target, "--steps", "0"}, {"--steps", "0"}},
         {{"gradcheck", shop.model, shop.target, "--precision", "tf32"},
-         {"tf32", "exact, precise, fast or half"}},
+         {"tf32", "exact, precise or fast"}},
         {{"info"}, {"MODEL", "--device"}},
         {{"info", "--device", "toaster"}, {"toaster", "cpu"}},
         {{"info", "--device", "cpu", "--precision", "tf32"}, {"tf32", "precise"}},
-        {{"info", shop.model, "--precision", "half"}, {"--precision", "--device"}},
+        {{"info", shop.model, "--precision", "fast"}, {"--precision", "--device"}},
         {{"info", shop.model, "another"}, {"another"}},
         {{"convert"}, {"IN", "convert --help"}},
         {{"convert", shop.model}, {"OUT"}},
@@ -571,7 +572,7 @@ TEST_CASE("a precision on the CPU is accepted and said to mean float32") {
           Words{"gradcheck", shop.model, shop.target, "--steps", "1"}, Words{"info"}}) {
         INFO(words[0]);
         const Outcome plain = nca_tool(words + cpu);
-        for (const char* precision : {"exact", "precise", "fast", "half"}) {
+        for (const char* precision : {"exact", "precise", "fast"}) {
             const Outcome outcome = nca_tool(words + cpu + Words{"--precision", precision});
             INFO(outcome.err);
             REQUIRE(outcome.code == 0);
@@ -591,8 +592,9 @@ TEST_CASE("help names the precisions and the one that is taken") {
                                [](char a, char b) { return a == ' ' && b == ' '; }),
                    help.end());
         INFO(help);
-        REQUIRE(contains(help, "exact, precise, fast or half (" +
-                                   std::string(nca::name(nca::default_precision)) + ")"));
+        REQUIRE(contains(help,
+                         "exact, precise or fast (precise where the device runs rollouts in "
+                         "bands, exact elsewhere)"));
     }
 }
 
@@ -1533,7 +1535,6 @@ TEST_CASE("a coarser precision may be further off, and none less than float32 at
     REQUIRE(gradcheck_tolerance(8, Precision::exact) < 1e-4);
     REQUIRE(gradcheck_tolerance(8, Precision::precise) == 1e-4);
     REQUIRE(gradcheck_tolerance(8, Precision::fast) == 5e-2);
-    REQUIRE(gradcheck_tolerance(8, Precision::half) == 5e-2);
     REQUIRE(gradcheck_tolerance(1000, Precision::precise) ==
             gradcheck_tolerance(1000, Precision::exact));
 }

@@ -99,7 +99,11 @@ public:
                            instruction_set());
     }
 
-    std::string rollout_form(int, int, int) const override { return "float32 on the CPU"; }
+    Precision precision() const override { return Precision::exact; }
+
+    std::string rollout_form(int, int, int, const Rule&) const override {
+        return "float32 on the CPU";
+    }
 
     Buffer allocate(std::size_t size) override {
         // At least one line, whole lines only, and no overflow on the way.

@@ -177,15 +177,15 @@ auto option_value(const char* option, const std::string& text, Parse parse) {
 
 struct DeviceOptions {
     std::string name = "auto";
-    std::string precision = std::string(nca::name(default_precision));
+    std::string precision = "auto";
     int threads = 0;
 
     CLI::Option* add_precision(CLI::App& command) {
         return command
-            .add_option("--precision", precision,
-                        fmt::format("of the matrix products on CUDA: exact, precise, fast or half "
-                                    "({}); the CPU computes in float32 always",
-                                    precision))
+            .add_option(
+                "--precision", precision,
+                "of the matrix products on CUDA: exact, precise or fast (precise where the device "
+                "runs rollouts in bands, exact elsewhere); the CPU computes in float32 always")
             ->type_name("NAME");
     }
     void add_to(CLI::App& command) {
@@ -199,7 +199,9 @@ struct DeviceOptions {
     Device parse() const {
         Device device = option_value("--device", name, Device::parse);
         device.threads = threads;
-        device.precision = option_value("--precision", precision, parse_precision);
+        if (precision != "auto") {
+            device.precision = option_value("--precision", precision, parse_precision);
+        }
         return device;
     }
 };

@@ -42,16 +42,10 @@ inline std::string duration(double seconds) {
                         : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }
 
-// What the engine's matrix products are computed in.
-inline Precision precision_of(const Engine& engine, const Device& asked_for) {
-    return engine.memory_space() == MemorySpace::host ? Precision::exact : asked_for.precision;
-}
-
 // A precision that the engine does not have is said, also when quiet.
 inline void check_precision(const Engine& engine, const Device& asked_for) {
-    if (asked_for.precision != default_precision &&
-        asked_for.precision != precision_of(engine, asked_for)) {
-        say(fmt::format("--precision {}: means float32 on the CPU", name(asked_for.precision)));
+    if (asked_for.precision && *asked_for.precision != engine.precision()) {
+        say(fmt::format("--precision {}: means float32 on the CPU", name(*asked_for.precision)));
     }
 }
 

@@ -147,8 +147,7 @@ int gradcheck(const GradcheckArguments& arguments) {
     }
     const GradcheckReference reference(problem);
     const std::vector<double> expected = reference.gradient();
-    const double tolerance =
-        gradcheck_tolerance(arguments.steps, precision_of(*engine, arguments.device));
+    const double tolerance = gradcheck_tolerance(arguments.steps, engine->precision());
     print_header();
     bool good = true;
     for (const ParameterTensor& tensor : parameter_tensors(gradient.has_output_bias())) {

@@ -154,7 +154,6 @@ inline double gradcheck_tolerance(int steps, Precision precision) {
         case Precision::precise:
             return std::max(float32, 1e-4);
         case Precision::fast:
-        case Precision::half:
             return std::max(float32, 5e-2);
     }
     return float32;

@@ -186,8 +186,9 @@ Trainer Training::start() {
 
 std::string Training::engine_and_form() const {
     const Engine& engine = trainer_.engine();
-    return fmt::format("{}; {}", engine.description(),
-                       engine.rollout_form(config_.batch, config_.grid(), config_.grid()));
+    return fmt::format(
+        "{}; {}", engine.description(),
+        engine.rollout_form(config_.batch, config_.grid(), config_.grid(), config_.rule));
 }
 
 // As many as may be done before somebody has to look: to the end or the next checkpoint.

@@ -3,6 +3,7 @@
 
 #include <nca/export.hpp>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,29 +13,23 @@ namespace nca {
 // float32 in all of them; the CPU engine computes in float32 whatever is asked for.
 enum class Precision {
     exact,    // float32 on the ordinary cores
-    precise,  // tensor cores, each float32 operand as the sum of two TF32 numbers: float32's
-              // accuracy, nearly
-    fast,     // tensor cores, operands rounded to TF32 (11 significant bits)
-    half,     // tensor cores, operands rounded to fp16, gradients scaled by powers of two
+    precise,  // tensor cores, each float32 operand as the sum of two numbers of 11 significant
+              // bits (fp16 in bands, else TF32): float32's accuracy, nearly
+    fast,     // tensor cores, operands rounded to one such number
 };
 
-// What needs no thought: the others are faster and have to be asked for.
-inline constexpr Precision default_precision = Precision::exact;
-
-// "exact", "precise", "fast" or "half".
+// "exact", "precise" or "fast".
 NCA_API std::string_view name(Precision precision);
 // The other way round. Throws InvalidArgument for any other name, listing these.
 NCA_API Precision parse_precision(std::string_view text);
 
 // How the CUDA engine runs the steps of a rollout.
 enum class RolloutForm {
-    automatic,   // persistent where grid, batch and device allow it and the precision is not exact,
-                 // steps otherwise
-    steps,       // one kernel a step
-    persistent,  // all steps in one kernel, whose blocks wait for their neighbours through global
-                 // memory
-    cluster,     // the same, through the shared memory of a cluster's blocks; compute capability
-                 // 9.0
+    automatic,  // bands where the device, the rule and the grid allow it and the precision is not
+                // exact, steps otherwise
+    steps,      // one kernel a step
+    bands,      // all steps in one kernel, by a cluster of blocks for each sample, each with a band
+                // of its rows; compute capability 9.0
 };
 
 // Which engine to make and how.
@@ -42,9 +37,11 @@ struct NCA_API Device {
     enum class Kind { automatic, cpu, cuda };
 
     Kind kind = Kind::automatic;
-    int index = 0;                                 // of the CUDA device
-    int threads = 0;                               // of the CPU engine; 0: one for each processor
-    Precision precision = default_precision;       // of the CUDA engine
+    int index = 0;    // of the CUDA device
+    int threads = 0;  // of the CPU engine; 0: one for each processor
+    // Of the CUDA engine. Where there is none, the engine decides when it is made: precise on a
+    // device that runs rollouts in bands, exact on others (Engine::precision tells).
+    std::optional<Precision> precision = std::nullopt;
     RolloutForm rollout = RolloutForm::automatic;  // of the CUDA engine
     // Engines that work on the CUDA device side by side, this one among them: each takes its part
     // of the device.

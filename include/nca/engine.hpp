@@ -84,8 +84,11 @@ public:
     virtual MemorySpace memory_space() const = 0;
     // For people: "cpu, 2 threads, AVX-512".
     virtual std::string description() const = 0;
+    // What its matrix products are computed in: on the CPU always exact.
+    virtual Precision precision() const = 0;
     // How forward and backward run such a batch, for people: "one kernel a step".
-    virtual std::string rollout_form(int batch, int height, int width) const = 0;
+    virtual std::string rollout_form(int batch, int height, int width,
+                                     const Rule& rule = {}) const = 0;
 
     // Zeroed memory of the engine, in floats. Throws Error naming the bytes wanted when there is
     // not enough.

@@ -29,9 +29,16 @@ inline constexpr bool executed_engine = true;
 inline constexpr bool executed_engine = false;
 #endif
 
+// The CUDA engine in the precision of the others.
+inline Device exact_cuda() {
+    Device device = Device::cuda();
+    device.precision = Precision::exact;
+    return device;
+}
+
 inline std::vector<Device> with_cuda(std::vector<Device> devices) {
-    if (executed_engine) return {Device::cuda()};
-    if (why_no_cuda().empty()) devices.push_back(Device::cuda());
+    if (executed_engine) return {exact_cuda()};
+    if (why_no_cuda().empty()) devices.push_back(exact_cuda());
     return devices;
 }
 

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// The model's lines run through what was measured, and bend where they have to.
+#include "benchmarks/prediction.hpp"
+
+#include "tests/support/catch.hpp"
+
+#include <cmath>
+#include <string>
+
+using namespace nca;
+using namespace nca::bench;
+
+namespace {
+
+const Gpu h200;
+
+RolloutCase rollout_of(int side, double rows, Precision precision, RolloutForm form) {
+    return {.batch = 8,
+            .height = side,
+            .width = side,
+            .steps = 80,
+            .precision = precision,
+            .form = form,
+            .forward_rows = rows,
+            .backward_rows = rows};
+}
+
+// After 500 iterations on data/lizard.png, rows of a step by the operations that bench_step
+// counted.
+RolloutCase notebook(Precision precision, RolloutForm form) {
+    return rollout_of(40, 1480, precision, form);
+}
+RolloutCase growing(Precision precision, RolloutForm form) {
+    return rollout_of(72, 1550, precision, form);
+}
+
+bool is_near(double seconds, double measured_ms, double part) {
+    return std::abs(seconds * 1e3 / measured_ms - 1) <= part;
+}
+
+}  // namespace
+
+TEST_CASE("predictions are what an H200 took") {
+    constexpr auto steps = RolloutForm::steps, bands = RolloutForm::bands;
+    constexpr auto exact = Precision::exact, precise = Precision::precise, fast = Precision::fast;
+    const struct {
+        const char* what;
+        RolloutCase rollout;
+        double training_ms;
+        double forward_ms;           // 0: not measured in this form
+        double forward_backward_ms;  // the same
+    } measured[] = {
+        {"notebook, exact, steps", notebook(exact, steps), 3.04, 0.901, 3.20},
+        {"notebook, precise, steps", notebook(precise, steps), 2.39, 0.559, 2.51},
+        {"notebook, fast, steps", notebook(fast, steps), 1.91, 0.526, 2.02},
+        {"growing, exact, steps", growing(exact, steps), 3.30, 1.149, 3.44},
+        {"notebook, precise, bands", notebook(precise, bands), 0.551, 0, 0},
+        {"notebook, fast, bands", notebook(fast, bands), 0.424, 0, 0},
+        {"growing, precise, bands", growing(precise, bands), 0.676, 0, 0},
+        {"growing, fast, bands", growing(fast, bands), 0.513, 0, 0},
+    };
+    for (const auto& m : measured) {
+        INFO(m.what);
+        REQUIRE(is_near(predicted_training(h200, m.rollout), m.training_ms, 0.02));
+        if (m.forward_ms == 0) continue;
+        REQUIRE(is_near(predicted_forward(h200, m.rollout), m.forward_ms, 0.02));
+        REQUIRE(is_near(predicted_forward_backward(h200, m.rollout), m.forward_backward_ms, 0.02));
+    }
+    const auto large_step = [](Precision precision) {
+        return predicted_forward(h200, {.height = 4096,
+                                        .width = 4096,
+                                        .precision = precision,
+                                        .forward_rows = 4096.0 * 4096 / 2});
+    };
+    REQUIRE(is_near(large_step(exact), 6.12, 0.02));
+    REQUIRE(is_near(large_step(fast), 3.26, 0.02));
+}
+
+TEST_CASE("more clusters than the device holds wait for a second wave") {
+    RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
+    const auto forward_of = [&](int batch) {
+        rollout.forward_rows *= double(batch) / rollout.batch;
+        rollout.batch = batch;
+        return predicted_forward(h200, rollout);
+    };
+    const double one = forward_of(1);
+    REQUIRE(std::abs(forward_of(15) / one - 1) <= 1e-9);
+    REQUIRE(forward_of(16) / one > 1.8);
+    REQUIRE(std::abs(forward_of(30) / forward_of(16) - 1) <= 1e-9);
+}
+
+TEST_CASE("of several side by side each costs its part of the device") {
+    RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
+    const double alone = predicted_training(h200, rollout);
+    rollout.sharers = 16;
+    const double shared = predicted_training(h200, rollout);
+    REQUIRE(shared < 0.6 * alone);
+    REQUIRE(shared > 8.0 / 15 * (alone - 50e-6));
+}
+
+TEST_CASE("cells, rows and a slower clock take their time") {
+    for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
+        for (const Precision precision : {Precision::precise, Precision::fast}) {
+            const RolloutCase rollout = notebook(precision, form);
+            const double usual = predicted_forward_backward(h200, rollout);
+            RolloutCase alive = rollout, wide = rollout;
+            alive.forward_rows = alive.backward_rows = 8 * 800;
+            wide.width = 128;
+            REQUIRE(predicted_forward_backward(h200, alive) > 1.1 * usual);
+            REQUIRE(predicted_forward_backward(h200, wide) > 1.1 * usual);
+            const double slow = predicted_forward_backward({.clock = h200.clock / 2}, rollout);
+            REQUIRE(slow > 1.8 * usual);
+            REQUIRE(slow <= 2 * usual);
+        }
+    }
+}
