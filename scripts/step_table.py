@@ -484,8 +484,6 @@ class Step:
 
 # Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
 KERNELS = {
-    "persistent_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
-    "cluster_rollout_kernel": {"roll_forward": "forward", "roll_back": "back"},
     "step_forward_kernel": {None: "forward"},
     "step_forward_tensor_kernel": {None: "forward"},
     "step_backward_kernel": {None: "back"},
