@@ -4,7 +4,7 @@
 An estimate from machine code (sass_count.py says how) and from tables: which function belongs to
 which phase, how many rounds a loop takes, and how likely a condition holds. These name functions
 and pieces of their source, never lines; what they do not name is said. The tables below are of the
-kernels that take one step.
+kernels that take one step; band_table.py has those of rollouts in bands.
 """
 import bisect
 import collections

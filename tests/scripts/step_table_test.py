@@ -16,6 +16,7 @@ ROOT = HERE.parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import band_table
 import sass_count
 import step_table
 
@@ -187,7 +188,7 @@ class MemberFunctions(unittest.TestCase):
                          {"MLP": 2, "gather": 1})
 
 
-ALL_TABLES = [step_table.TABLES]
+ALL_TABLES = [step_table.TABLES, band_table.TABLES]
 
 
 class Tables(unittest.TestCase):
@@ -218,7 +219,7 @@ class Tables(unittest.TestCase):
                     self.assertTrue(any(piece in line for line in lines), (rule, piece))
 
     def test_a_function_has_one_phase(self):
-        for module in (step_table,):
+        for module in (step_table, band_table):
             names = " ".join(module.FUNCTIONS.values()).split()
             self.assertEqual(len(names), len(set(names)))
             self.assertEqual(set(names) & module.HELPERS, set())
@@ -231,14 +232,33 @@ class Tables(unittest.TestCase):
 
 
 class Script(unittest.TestCase):
-    def test_a_missing_nvdisasm_is_said_in_one_line(self):
+    def setUp(self):
         loader = importlib.machinery.SourceFileLoader("kernel_table",
                                                       str(ROOT / "scripts" / "kernel-table"))
-        script = importlib.util.module_from_spec(
+        self.script = importlib.util.module_from_spec(
             importlib.util.spec_from_loader("kernel_table", loader))
-        loader.exec_module(script)
+        loader.exec_module(self.script)
+
+    def test_an_instance_is_named_by_its_template_arguments(self):
+        kernels = ["step_kernel", "band_kernel"]
+        for mangled, expected in [
+                ("_ZN3nca4cuda11step_kernelENS0_4ArgsE", ("step_kernel", "")),
+                ("_ZN3nca4cuda11step_kernelINS0_17PreciseArithmeticEEEvT_", ("step_kernel",
+                                                                             "precise")),
+                ("_ZN3nca4cuda11band_kernelILi1ELi2EEEvNS0_4ArgsE", ("band_kernel",
+                                                                     "fast, 64 columns")),
+                ("_ZN3nca4cuda11band_kernelILi2ELi4EEEvNS0_4ArgsE", ("band_kernel",
+                                                                     "precise, 128 columns")),
+                ("_ZN3nca4cuda13another_kernelENS0_4ArgsE", (None, ""))]:
+            self.assertEqual(self.script.kernel_and_instance(mangled, kernels), expected)
+
+    def test_numbers_in_names_are_in_their_order(self):
+        names = ["b, 128 columns", "b, 64 columns", "a, 256 columns"]
+        self.assertEqual(sorted(names, key=self.script.in_order), names[::-1])
+
+    def test_a_missing_nvdisasm_is_said_in_one_line(self):
         with mock.patch("shutil.which", return_value=None), self.assertRaises(SystemExit) as end:
-            script.find_nvdisasm()
+            self.script.find_nvdisasm()
         self.assertRegex(str(end.exception),
                          r"^kernel-table: nvdisasm is missing from PATH and .*; it comes with ")
         self.assertNotIn("\n", str(end.exception))
