@@ -74,7 +74,8 @@ HELPERS = set("""
     listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_parts mma_fp16
     move_halves multiply nanoseconds operand_scale power_of_two rounded_to_fp16 row_of
     row_of_listed scaled shared_address store4 store_async store_matrices_transposed sum_of
-    wait_arrivals wait_bulk_reads weight_scales whole_row write_window""".split())
+    wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
+    write_window""".split())
 
 
 def warps_with(count_of):
