@@ -273,7 +273,7 @@ class Region:
     def shares(self, share_of_branch):
         """{block: how likely a warp comes to it in a round of all loops around it}
 
-        share_of_branch(block) is how likely the guarded side of a block's branch is taken.
+        share_of_branch(block, side) is how likely that guarded side of a block's branch is taken.
         """
         share = {self.root: 1.0}
         for block in self.order[1:]:
@@ -284,7 +284,7 @@ class Region:
             ways = 0.0
             for other in self.before[block]:
                 guarded = len(self.after[other]) > 1 and block in self.guarded(other)
-                ways += share[other] * (share_of_branch(other) if guarded else 1)
+                ways += share[other] * (share_of_branch(other, block) if guarded else 1)
             share[block] = min(share[above], ways)
         return share
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The instructions that a warp issues in a step of the rollout kernels, by phase and by kind.
+"""The instructions that a warp issues in a step of a kernel, by phase and by kind.
 
-An estimate from machine code (sass_count.py says how) and from the tables below: which function
-belongs to which phase, how many rounds a loop takes, and how likely a condition holds. These name
-functions and pieces of their source, never lines; what they do not name is said.
+An estimate from machine code (sass_count.py says how) and from tables: which function belongs to
+which phase, how many rounds a loop takes, and how likely a condition holds. These name functions
+and pieces of their source, never lines; what they do not name is said. The tables below are of the
+kernels that take one step; band_table.py has those of rollouts in bands.
 """
 import bisect
 import collections
@@ -38,7 +39,7 @@ EXAMPLES = [
 PHASES = ["fire bits", "addresses, loads", "masks, lists", "perception", "MLP", "gather",
           "new cells", "exchange", "tape", "other"]
 FUNCTIONS = {
-    "fire bits": "cell_fires philox4x32",
+    "fire bits": "cell_fires fire_words word_of_cell philox4x32",
     "addresses, loads": "load_tile load_halo_states load_weights load_w1 load_w1_back "
                         "load_forward_operands load_backward_operands wait_for_copies copy_async "
                         "tile_at tile_count",
@@ -74,6 +75,7 @@ KIND_TEXT = textwrap.fill(
     "comparisons and moves. Shared, global: loads and stores there. Wait: barriers and fences. "
     "Branch: jumps, and where lanes meet again. Rest: shuffles, votes, constants and the like.",
     104)
+KIND_AGAIN = "By kind of instruction:"
 KIND_OF = {
     "tensor": r"[HID]MMA",
     "convert": r"F2F|F2FP|F2I|I2F|I2FP",
@@ -147,7 +149,8 @@ ROUNDS = [
     ("wait_arrivals", None, 1, always(0)),
     ("sum_lone_cells", None, 1, always(0)),
 ]
-# (function, piece of the branch's line, how likely a warp takes the guarded side).
+# (function, piece of the branch's line, how likely a warp takes the guarded side). Where a warp
+# takes either of two guarded sides, a piece of one follows; the other is as likely as the rest.
 CONDITIONS = [
     (None, "thread >= Traits::tile_cells", share_of_warps(OWN)),
     (None, "thread < Traits::tile_cells", share_of_warps(OWN)),
@@ -191,6 +194,29 @@ BLOCKS = [
 ]
 
 
+class Tables(collections.namedtuple("Tables", """
+        kernels phases phase_of parts helpers rounds conditions blocks examples numbers""")):
+    """What has to be known of kernels to count a step of theirs.
+
+    kernels: {kernel: {function: direction}}: its largest loop is a step; None: all of the kernel is
+    phases: {direction: phases, in order}
+    phase_of: {function: phase}; parts: [(function, piece of the line it begins in, phase)]
+    helpers: functions that belong to whoever calls them
+    rounds, conditions, blocks: as above
+    examples: of an instance, as kernel-table names it: [{direction: example}]
+    numbers: of [[number of a warp] for each example]: those to print
+
+    A member function is named with its class. One of a class that no phase names is a helper.
+    """
+
+    def is_known(self, function):
+        if function in self.phase_of or function in self.helpers:
+            return True
+        of_class = function.rpartition("::")[0]
+        return of_class != "" and not any(other.startswith(of_class + "::")
+                                          for other in self.phase_of)
+
+
 class Sources:
     """The project's functions and lines, found by reading its sources."""
 
@@ -212,37 +238,59 @@ class Sources:
         lines = self.read(frame[0])[0]
         return lines[frame[1] - 1].strip() if frame[1] <= len(lines) else ""
 
-    def function(self, frame):
+    def function_at(self, frame):
+        """(first line, last line, name), or nothing."""
         _, firsts, functions = self.read(frame[0])
         at = bisect.bisect(firsts, frame[1]) - 1
-        return functions[at][2] if at >= 0 and frame[1] <= functions[at][1] else None
+        return functions[at] if at >= 0 and frame[1] <= functions[at][1] else None
+
+    def function(self, frame):
+        found = self.function_at(frame)
+        return found[2] if found else None
+
+    def is_behind(self, frame, piece):
+        """Whether the frame's function has the piece in this line or in one above."""
+        lines, first = self.read(frame[0])[0], self.function_at(frame)[0]
+        return any(piece in line for line in lines[first - 1:frame[1]])
 
 
 def find_functions(lines):
-    """[(first line, last line, name)] of functions outside of classes, which begin and end in the
-    first column."""
-    functions, head, first, opened = [], "", 0, False
-    for number, line in enumerate(lines, 1):
-        if opened:
-            if line.startswith("}"):
-                functions[-1][1], opened = number, False
-        elif head or re.match(r"[A-Za-z_]", line):
-            if not head:
-                first = number
-            head += line.strip() + " "
-            if "{" not in head and ";" not in head:
-                continue
-            text = re.sub(r"__launch_bounds__\([^)]*\)|template <[^{;]*?> (?=\w)", "", head)
-            name = re.match(r"[^={;()]*?\b(\w+)\(", text)
-            body = head.rstrip().endswith("{")
-            if name and "{" in head and not re.match(r"(struct|class|union|namespace)\b", text):
-                functions.append([first, number, name[1]])
-                opened = body
-            elif body and not text.startswith("namespace"):
-                functions.append([first, number, None])
-                opened = True
-            head = ""
+    """[[first line, last line, name]] of functions, those of a class as class::function."""
+    functions = []
+    lines = [re.sub(r"\s*//.*", "", line) for line in lines]
+    scan_functions(functions, lines, 0, len(lines), 0, "")
     return functions
+
+
+def scan_functions(functions, lines, begin, end, indent, scope):
+    """Adds those of lines [begin, end) that stand so far to the right."""
+    head, first, number = "", 0, begin
+    while number < end:
+        line = lines[number]
+        number += 1
+        if not head:
+            if not re.match(rf" {{{indent}}}[A-Za-z_]", line) or re.match(r"\s*\w+:$", line):
+                continue
+            first = number
+        head += line.strip() + " "
+        if "{" not in head and ";" not in head:
+            continue
+        text = re.sub(r"__launch_bounds__\([^)]*\)|template <[^{;]*?> (?=\w)", "", head)
+        opens = head.rstrip().endswith("{")
+        head = ""
+        if text.startswith("namespace"):
+            continue
+        last = number
+        if opens:
+            last = next((other + 1 for other in range(number, end)
+                         if lines[other].startswith(" " * indent + "}")), end)
+        name = re.match(r"[^={;()]*?\b(\w+)\(", text)
+        in_class = re.match(r"(?:struct|class|union) (?:alignas\(\w+\) )?(\w+)", text)
+        if in_class:
+            scan_functions(functions, lines, number, last - 1, indent + 4, in_class[1] + "::")
+        elif name and "{" in text:
+            functions.append([first, last, scope + name[1]])
+        number = last
 
 
 def rule_for(rules, sources, frames):
@@ -274,11 +322,14 @@ def body_of_loop(lines, first):
 class Step:
     """A round of a kernel's main loop, or all of a kernel for one tile."""
 
-    def __init__(self, graph, sources, direction, loop=None):
+    def __init__(self, tables, graph, sources, direction, loop=None, instance=""):
+        self.tables = tables
         self.graph = graph
         self.sources = sources
         self.direction = direction
-        self.in_rollout = loop is not None
+        self.examples = [example[direction] for example in tables.examples(instance)]
+        if "in_rollout" in self.examples[0]._fields:  # of the kernels that take one step
+            self.examples = [e._replace(in_rollout=loop is not None) for e in self.examples]
         self.region = sass_count.Region(graph, loop)
         self.unknown = set()
         self.find_rounds()
@@ -291,11 +342,11 @@ class Step:
         by_source = collections.defaultdict(list)
         for loop in self.region.loops:
             frames = self.graph.frames_of(loop)
-            while len(frames) > 1 and not self.sources.function(frames[0]):
-                frames = frames[1:]  # CUDA's headers, methods
+            while len(frames) > 1 and not self.is_named(frames[0]):
+                frames = frames[1:]  # CUDA's headers, methods that are helpers
             by_source[frames].append(loop)
         for frames, loops in by_source.items():
-            rule = rule_for(ROUNDS, self.sources, frames)
+            rule = rule_for(self.tables.rounds, self.sources, frames)
             if not rule:
                 self.unknown.add(f"the loop `{self.sources.line(frames[0])}` of "
                                  f"`{self.sources.function(frames[0])}`, counted once")
@@ -304,7 +355,7 @@ class Step:
             factors = [sass_count.rounds_at_once(self.graph, loop, rule[2]) for loop in loops]
             # Loops of different factors make one: the largest that fits most rounds, others what is
             # left over. Those of the same are copies, as of a loop around them that is unrolled.
-            most = max(rule[3](EXAMPLES[0][1][self.direction], warp, 0) for warp in range(WARPS))
+            most = max(rule[3](self.examples[0], warp, 0) for warp in range(WARPS))
             main = max((f for f in factors if f <= most), default=min(factors))
             for loop, factor in zip(loops, factors):
                 self.rounds.append((loop, factor, rule[3] if factor == main else always(0)))
@@ -332,56 +383,80 @@ class Step:
         seen = collections.Counter()
         for block in sorted(self.region.blocks()):
             frames = self.graph.last(block).frames
-            self.branches[block] = (rule_for(CONDITIONS, self.sources, frames), seen[frames])
+            self.branches[block] = (rule_for(self.tables.conditions, self.sources, frames),
+                                    seen[frames])
             seen[frames] += 1
             instructions = self.graph.instructions(block)
             matches = collections.Counter(
                 rule for i in instructions
-                for rule in {rule_for(BLOCKS, self.sources, i.frames[at:])
+                for rule in {rule_for(self.tables.blocks, self.sources, i.frames[at:])
                              for at in range(len(i.frames))} - {None})
             self.wholes[block] = [rule for rule, count in matches.items()
                                   if 2 * count >= len(instructions)]
 
-    def frequencies(self, example):
-        """{block: how often a warp runs it, on average over the block's warps}"""
-        total = collections.Counter()
-        for warp in range(WARPS):
-            def share_of_branch(block):
-                rule, copy = self.branches[block]
-                return rule[2](example, warp, copy) if rule else 1
-            for block, share in self.region.shares(share_of_branch).items():
-                if block == self.region.end or block in self.left_over:
-                    continue
-                for loop, factor, rounds in self.rounds:
-                    if block in loop.blocks:
-                        share *= rounds(example, warp, 0) / factor
-                for rule in self.wholes[block]:
-                    share *= rule[2](example, warp, 0)
-                total[block] += share / WARPS
-        return total
+    def frequencies(self, example, warp):
+        """{block: how often the warp runs it}"""
+        def share_of_branch(block, side):
+            rule, copy = self.branches[block]
+            if not rule:
+                return 1
+            share = rule[2](example, warp, copy)
+            return share if len(rule) == 3 or self.is_at(side, rule[0], rule[3]) else 1 - share
+
+        often = {}
+        for block, share in self.region.shares(share_of_branch).items():
+            if block == self.region.end or block in self.left_over:
+                continue
+            for loop, factor, rounds in self.rounds:
+                if block in loop.blocks:
+                    share *= rounds(example, warp, 0) / factor
+            for rule in self.wholes[block]:
+                share *= rule[2](example, warp, 0)
+            often[block] = share
+        return often
+
+    def is_at(self, block, function, piece):
+        """Whether the block has an instruction from such a line of the function."""
+        return any(self.sources.function(frame) == function and piece in self.sources.line(frame)
+                   for instruction in self.graph.instructions(block)
+                   for frame in instruction.frames)
+
+    def is_named(self, frame):
+        function = self.sources.function(frame)
+        return function is not None and ("::" not in function or
+                                         function in self.tables.phase_of or
+                                         any(function == (rule[0] or "").partition(" < ")[0]
+                                             for rule in self.tables.rounds))
 
     def phase_of(self, instruction):
         """That of the innermost function that has one."""
-        for function in filter(None, map(self.sources.function, instruction.frames)):
-            phase = PHASE_OF.get(function)
-            if phase is None and function not in HELPERS:
+        for frame in instruction.frames:
+            function = self.sources.function(frame)
+            if function is None:
+                continue
+            if not self.tables.is_known(function):
                 self.unknown.add(f"the phase of `{function}`")
+            phase = self.tables.phase_of.get(function)
+            for name, piece, of_part in self.tables.parts:
+                if name == function and self.sources.is_behind(frame, piece):
+                    phase = of_part
             if phase not in (None, "other"):
                 return phase
         return "other"
 
     def counts(self):
-        """[{(phase, kind): instructions}], for each example"""
-        phases = {block: [(self.phase_of(i), kind_of(i)) for i in self.graph.instructions(block)]
-                  for block in self.region.blocks()}
-        counts = []
-        for _, directions in EXAMPLES:
-            example = directions[self.direction]._replace(in_rollout=self.in_rollout)
-            counts.append(collections.Counter())
-            for block, often in self.frequencies(example).items():
-                for key in phases[block]:
-                    counts[-1][key] += often
-        return counts
+        """[[{(phase, kind): instructions} of each warp] for each example]"""
+        keys = {block: collections.Counter((self.phase_of(i), kind_of(i))
+                                           for i in self.graph.instructions(block))
+                for block in self.region.blocks()}
+
+        def of_warp(example, warp):
+            counts = collections.Counter()
+            for block, often in self.frequencies(example, warp).items():
+                for key, number in keys[block].items():
+                    counts[key] += number * often
+            return counts
+        return [[of_warp(example, warp) for warp in range(WARPS)] for example in self.examples]
 
 
 # Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
@@ -393,24 +468,34 @@ KERNELS = {
 }
 
 
-def has_steps(source):
-    return any(re.search(rf"\b{kernel}\(const", source) for kernel in KERNELS)
+def mean_of_examples(numbers):
+    """Of each example the mean over its warps."""
+    return [sum(of_warps) / len(of_warps) for of_warps in numbers]
 
 
-def steps_of(kernel, listing, sources):
+TABLES = Tables(KERNELS, {"forward": PHASES, "back": PHASES}, PHASE_OF, [], HELPERS, ROUNDS,
+                CONDITIONS, BLOCKS, lambda instance: [example for _, example in EXAMPLES],
+                mean_of_examples)
+
+
+def has_steps(tables, source):
+    return any(re.search(rf"\b{kernel}\(const", source) for kernel in tables.kernels)
+
+
+def steps_of(tables, kernel, instance, listing, sources):
     """[Step], forward first; none where the kernel is empty, as for a generation that lacks what it
     needs."""
     graph = sass_count.Graph(listing)
     if sass_count.Region(graph).empty:
         return []
     steps = {}
-    for function, direction in KERNELS[kernel].items():
+    for function, direction in tables.kernels[kernel].items():
         loops = [loop for loop in graph.loops.values()
-                 if sources.function(graph.frames_of(loop)[0]) == function]
+                 if function in map(sources.function, graph.frames_of(loop))]
         if function and not loops:
             raise ValueError(f"{kernel}: {function} has no loop")
         largest = max(loops, key=lambda loop: len(loop.blocks)) if function else None
-        steps[direction] = Step(graph, sources, direction, largest)
+        steps[direction] = Step(tables, graph, sources, direction, largest, instance)
     return list(steps.values())
 
 

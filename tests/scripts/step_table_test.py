@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: MIT
 """What scripts/kernel-table --steps counts, from a stored listing of a loop with two loops in it,
 and whether its tables name what the sources have. Needs neither nvcc nor nvdisasm."""
+import collections
 import importlib.machinery
 import importlib.util
 import pathlib
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -14,6 +16,7 @@ ROOT = HERE.parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import band_table
 import sass_count
 import step_table
 
@@ -22,11 +25,23 @@ ROUNDS = [("add_pieces", "i < 720", 256, step_table.strided(720)),
           ("nested_loop_kernel", "i < 8", 1, step_table.always(8))]
 CONDITIONS = [("nested_loop_kernel", "thread < 128", step_table.share_of_warps(128))]
 PHASES = {"add_pieces": "new cells", "nested_loop_kernel": "other"}
-EXAMPLE = step_table.EXAMPLES[0][1]["forward"]
 # Instructions of the listing, from .L_x_6 to the branch back to it: outside of loops; the atomic
 # sum, of every other warp; the copy of pieces, three rounds, but two of the last warp; and the loop
 # of eight, two at once.
 STEP = 6 + 6 + 5 + 3 + 2 + 2 / 2 + 15 * 23 / 8 + 13 * 8 / 2
+
+
+def tables_of(rounds, conditions, phases):
+    return step_table.TABLES._replace(rounds=rounds, conditions=conditions, phase_of=phases)
+
+
+def mean_counts(step):
+    """Of the first example, the mean over its warps."""
+    mean = collections.Counter()
+    for of_warp in step.counts()[0]:
+        for key, number in of_warp.items():
+            mean[key] += number / step_table.WARPS
+    return mean
 
 
 def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES):
@@ -36,9 +51,9 @@ def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES
     text = text.replace(*change).replace('"nested_loop.cu"', f'"{HERE / "nested_loop.cu"}"')
     graph = sass_count.Graph(sass_count.parse_listing(text.splitlines())[KERNEL])
     loop = max(graph.loops.values(), key=lambda loop: len(loop.blocks))
-    with mock.patch.multiple(step_table, ROUNDS=rounds, CONDITIONS=conditions, PHASE_OF=phases):
-        step = step_table.Step(graph, step_table.Sources(ROOT), "forward", loop)
-        return step, step.counts()[0]
+    step = step_table.Step(tables_of(rounds, conditions, phases), graph, step_table.Sources(ROOT),
+                           "forward", loop)
+    return step, mean_counts(step)
 
 
 class Counting(unittest.TestCase):
@@ -84,6 +99,98 @@ class Counting(unittest.TestCase):
             step_of(("BSYNC B0", "BRX R2 -0x10"))
 
 
+SOURCE = """
+template <int parts>
+class Multiplier {
+public:
+    Multiplier(int first_, Row& row_)
+        : first(first_),
+          row{row_.of(first), 1} {}
+    int next() const { return first + 1; }  // of the row
+
+private:
+    struct Pair {
+        float low, high;
+        float sum() const { return low + high; }
+    };
+    template <class Row>
+    float multiply(const Row& of,
+                   int columns) {  // a comment {
+        for (int i = 0; i < columns; ++i) {
+            if (i > first) {
+                grow(of, i);
+            } else {
+                wait();
+            }
+        }
+    }
+
+    int first = 0;
+};
+
+__global__ void __launch_bounds__(256) multiply_kernel(int rows) {
+    Multiplier<2>(rows).multiply();
+}
+"""
+# A branch whose sides both have instructions of their own: line 19, and lines 20 and 22.
+SIDES = """
+.text.multiply_kernel:
+  //## File "{file}", line 19
+        /*0000*/              ISETP.GE.AND P0, PT, R0, R1, PT ;
+        /*0010*/          @P0 BRA `(.L_x_1) ;
+  //## File "{file}", line 20
+        /*0020*/              FADD R2, R2, R3 ;
+        /*0030*/              FADD R2, R2, R4 ;
+        /*0040*/              BRA `(.L_x_2) ;
+.L_x_1:
+  //## File "{file}", line 22
+        /*0050*/              FMUL R2, R2, R3 ;
+.L_x_2:
+  //## File "{file}", line 30
+        /*0060*/              EXIT ;
+"""
+
+
+class MemberFunctions(unittest.TestCase):
+    def test_are_found_with_their_class(self):
+        self.assertEqual(step_table.find_functions(SOURCE.splitlines()),
+                         [[5, 7, "Multiplier::Multiplier"], [8, 8, "Multiplier::next"],
+                          [13, 13, "Pair::sum"], [15, 25, "Multiplier::multiply"],
+                          [30, 32, "multiply_kernel"]])
+
+    def test_belong_to_their_callers_unless_their_class_has_phases(self):
+        tables = tables_of([], [], {"Multiplier::multiply": "MLP"})
+        self.assertTrue(tables.is_known("Pair::sum"))
+        self.assertTrue(tables.is_known("Multiplier::multiply"))
+        self.assertFalse(tables.is_known("Multiplier::next"))
+        self.assertFalse(tables.is_known("multiply_kernel"))
+
+    def count(self, condition):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "multiply.cu"
+            file.write_text(SOURCE)
+            graph = sass_count.Graph(sass_count.parse_listing(
+                SIDES.format(file=file).splitlines())["multiply_kernel"])
+            tables = tables_of([], [condition], {"Multiplier::multiply": "MLP"})._replace(
+                parts=[("Multiplier::multiply", "} else {", "gather")])
+            counts = mean_counts(step_table.Step(tables, graph, step_table.Sources(folder),
+                                                 "forward"))
+            return {phase: sum(n for key, n in counts.items() if key == (phase, "float"))
+                    for phase in ("MLP", "gather")}
+
+    def test_of_two_sides_one_is_named_and_the_other_has_the_rest(self):
+        line, share = "if (i > first)", step_table.always(1 / 4)
+        self.assertEqual(self.count(("Multiplier::multiply", line, share, "grow(")),
+                         {"MLP": 2 / 4, "gather": 3 / 4})
+        self.assertEqual(self.count(("Multiplier::multiply", line, share, "wait(")),
+                         {"MLP": 2 * 3 / 4, "gather": 1 / 4})
+        self.assertEqual(self.count(("Multiplier::multiply", line, step_table.always(1))),
+                         {"MLP": 2, "gather": 1})
+
+
+ALL_TABLES = [step_table.TABLES, band_table.TABLES]
+
+
 class Tables(unittest.TestCase):
     def setUp(self):
         self.functions = {}
@@ -93,35 +200,65 @@ class Tables(unittest.TestCase):
                 self.functions.setdefault(name, []).extend(lines[first - 1:last])
 
     def test_functions_of_the_tables_are_there(self):
-        named = {*step_table.PHASE_OF, *step_table.HELPERS, *step_table.KERNELS}
-        for directions in step_table.KERNELS.values():
-            named |= set(directions) - {None}
-        self.assertEqual(named - set(self.functions), set())
+        for tables in ALL_TABLES:
+            named = {*tables.phase_of, *tables.helpers, *tables.kernels}
+            for directions in tables.kernels.values():
+                named |= set(directions) - {None}
+            self.assertEqual(named - set(self.functions), set())
 
     def test_lines_of_the_tables_are_there(self):
         everywhere = [line for lines in self.functions.values() for line in lines]
-        for rule in [*step_table.ROUNDS, *step_table.CONDITIONS, *step_table.BLOCKS]:
-            function, _, caller = (rule[0] or "").partition(" < ")
-            for name in filter(None, [function, caller]):
-                self.assertTrue(name in self.functions, rule)
-            lines = self.functions[function] if function else everywhere
-            self.assertTrue(rule[1] is None or any(rule[1] in line for line in lines), rule)
+        for tables in ALL_TABLES:
+            for rule in [*tables.rounds, *tables.conditions, *tables.blocks, *tables.parts]:
+                function, _, caller = (rule[0] or "").partition(" < ")
+                for name in filter(None, [function, caller]):
+                    self.assertTrue(name in self.functions, rule)
+                lines = self.functions[function] if function else everywhere
+                side = rule[3] if rule in tables.conditions and len(rule) == 4 else None
+                for piece in filter(None, [rule[1], side]):
+                    self.assertTrue(any(piece in line for line in lines), (rule, piece))
 
     def test_a_function_has_one_phase(self):
-        names = " ".join(step_table.FUNCTIONS.values()).split()
-        self.assertEqual(len(names), len(set(names)))
-        self.assertEqual(set(names) & step_table.HELPERS, set())
+        for module in (step_table, band_table):
+            names = " ".join(module.FUNCTIONS.values()).split()
+            self.assertEqual(len(names), len(set(names)))
+            self.assertEqual(set(names) & module.HELPERS, set())
+
+    def test_phases_have_a_column(self):
+        for tables in ALL_TABLES:
+            columns = {phase for phases in tables.phases.values() for phase in phases}
+            self.assertEqual({*tables.phase_of.values(), *(part[2] for part in tables.parts)},
+                             columns)
 
 
 class Script(unittest.TestCase):
-    def test_a_missing_nvdisasm_is_said_in_one_line(self):
+    def setUp(self):
         loader = importlib.machinery.SourceFileLoader("kernel_table",
                                                       str(ROOT / "scripts" / "kernel-table"))
-        script = importlib.util.module_from_spec(
+        self.script = importlib.util.module_from_spec(
             importlib.util.spec_from_loader("kernel_table", loader))
-        loader.exec_module(script)
+        loader.exec_module(self.script)
+
+    def test_an_instance_is_named_by_its_template_arguments(self):
+        kernels = ["step_kernel", "band_kernel"]
+        for mangled, expected in [
+                ("_ZN3nca4cuda11step_kernelENS0_4ArgsE", ("step_kernel", "")),
+                ("_ZN3nca4cuda11step_kernelINS0_17PreciseArithmeticEEEvT_", ("step_kernel",
+                                                                             "precise")),
+                ("_ZN3nca4cuda11band_kernelILi1ELi2EEEvNS0_4ArgsE", ("band_kernel",
+                                                                     "fast, 64 columns")),
+                ("_ZN3nca4cuda11band_kernelILi2ELi4EEEvNS0_4ArgsE", ("band_kernel",
+                                                                     "precise, 128 columns")),
+                ("_ZN3nca4cuda13another_kernelENS0_4ArgsE", (None, ""))]:
+            self.assertEqual(self.script.kernel_and_instance(mangled, kernels), expected)
+
+    def test_numbers_in_names_are_in_their_order(self):
+        names = ["b, 128 columns", "b, 64 columns", "a, 256 columns"]
+        self.assertEqual(sorted(names, key=self.script.in_order), names[::-1])
+
+    def test_a_missing_nvdisasm_is_said_in_one_line(self):
         with mock.patch("shutil.which", return_value=None), self.assertRaises(SystemExit) as end:
-            script.find_nvdisasm()
+            self.script.find_nvdisasm()
         self.assertRegex(str(end.exception),
                          r"^kernel-table: nvdisasm is missing from PATH and .*; it comes with ")
         self.assertNotIn("\n", str(end.exception))

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""What step_table.py has to know of the kernels of a rollout in bands (cuda/band_*.cu)."""
+import collections
+import textwrap
+
+from step_table import THREADS, WARP, WARPS, Tables, always, share_of_warps, strided
+
+# A block's band, how many of its cells are listed in a step, and in how many columns they lie; and
+# what depends on the precision: among how many warps the hidden units are shared out forward, and
+# the perceptions of grad_p back.
+Band = collections.namedtuple("Band", "rows width columns zero_edges listed unit_groups p_groups")
+
+TILE = 16  # listed cells that a warp multiplies at once
+QUADS = 4  # threads of a cell
+CELLS = THREADS // QUADS
+DEATHS = 0.3         # of a band's rows: those in which a cell dies in a step
+ALPHA_CHANGES = 0.2  # of eight listed cells: how likely one's alpha crosses the threshold
+
+# A band in the middle where bands are cut by their load: of the notebook's 40x40 cells, and of a
+# growing preset's 72x72, whose edges are zero and whose life counts before and after a step.
+EXAMPLES = {
+    "64 columns": {"rows": 5, "width": 40, "columns": 32, "zero_edges": False},
+    "128 columns": {"rows": 4, "width": 72, "columns": 28, "zero_edges": True},
+}
+LISTED = {"forward": 45, "back": 40}
+
+
+def examples_of(instance):
+    precision, _, columns = instance.partition(", ")
+    groups = {"unit_groups": 4 if precision == "precise" else 2,
+              "p_groups": 3 if precision == "precise" else 2}
+    return [{direction: Band(listed=listed, **EXAMPLES[columns], **groups)
+             for direction, listed in LISTED.items()}]
+
+
+def mean_and_most(numbers):
+    [of_warps] = numbers
+    return [sum(of_warps) / len(of_warps), max(of_warps)]
+
+
+PHASES = {
+    "forward": ["life, list", "perception", "MLP", "finish", "exchange", "other"],
+    "back": ["a, dW2", "grad_p", "gather", "edges", "perception", "dW1", "other"],
+}
+FUNCTIONS = {
+    "life, list": "Forward::live Forward::list_cells Forward::reset_cells",
+    "perception": "Forward::perceive_cells Backward::perceive_rows perceive store_perception",
+    "MLP": "Forward::multiply_rows",
+    "finish": "Forward::finish_cells Forward::put_cell Forward::put_spilled Forward::spilled",
+    "exchange": "Forward::send_unchanged Forward::send_piece Forward::send_bits Forward::send_row",
+    "a, dW2": "Backward::multiply_rows Backward::multiply_tiles",
+    "grad_p": "Backward::compute_grad_p",
+    "gather": "Backward::gather Backward::gather_column Backward::emit",
+    "dW1": "Backward::add_w1",
+    "other": "Forward::Forward Forward::run Forward::prepare Forward::load_first_state "
+             "Forward::fires_of Forward::expect_neighbours Forward::store_state Forward::compute "
+             "Backward::Backward Backward::run Backward::prepare Backward::start "
+             "Backward::sum_loss Backward::fetch Backward::phase_of Backward::expect_neighbours "
+             "Backward::open_window Backward::write_sums Backward::finish "
+             "band_forward_kernel band_backward_kernel",
+}
+PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
+PARTS = [("Backward::gather", "wait_arrivals(shared.edges", "edges")]
+# Functions that belong to whoever calls them.
+HELPERS = set("""
+    Forward::piece Forward::halo_row Forward::magnitude_of Forward::u_place Forward::zero_offset
+    Backward::piece Backward::list_offset Backward::list_of Backward::window_list
+    Backward::edge_row Backward::state_row Backward::p_column Backward::note_largest
+    Backward::put_row Backward::pad_rows Backward::put_rows Backward::grad_a_row Backward::mask_of
+    Backward::neighbours_of Backward::line_of Backward::settle
+    add_scaled at band_of_block bulk_load bulk_store cell_of cluster_rank count_bits difference
+    expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below grad_p_place halves
+    has_arrived in_window inverse_of_power lane_row largest_element largest_of_warp life_before
+    listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_parts mma_fp16
+    move_halves multiply nanoseconds operand_scale power_of_two rounded_to_fp16 row_of
+    row_of_listed scaled shared_address store4 store_async store_matrices_transposed sum_of
+    wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
+    write_window""".split())
+
+
+def warps_with(count_of):
+    """Whether a warp has any rounds."""
+    return lambda e, warp, copy: 1 if count_of(e, warp, copy) > 0 else 0
+
+
+def last_warp(e, warp, copy):
+    return 1 if warp == WARPS - 1 else 0
+
+
+def rounds_of(first, step, end):
+    return lambda e, warp, copy: len(range(first(e, warp), end(e), step(e)))
+
+
+def listed(e):
+    return e.listed
+
+
+rows_to_list = rounds_of(lambda e, warp: warp, lambda e: WARPS, lambda e: e.rows + 2)
+cells_of_warp = rounds_of(lambda e, warp: warp * WARP // QUADS, lambda e: CELLS, listed)
+cells_from_behind = rounds_of(lambda e, warp: (WARPS - 1 - warp) * WARP // QUADS,
+                              lambda e: CELLS, listed)
+tiles_forward = rounds_of(lambda e, warp: warp // e.unit_groups * TILE,
+                          lambda e: WARPS // e.unit_groups * TILE, listed)
+
+
+def grad_p_tiles(e, warp, copy):
+    share, shares = warp // e.p_groups, WARPS // e.p_groups
+    return len(range(share * TILE, e.listed, shares * TILE)) if share < shares else 0
+
+
+def tile_pairs(e, warp, copy):
+    return -(-e.listed // (2 * TILE))
+
+
+def pairs_that_are_full(e, warp, copy):
+    return len(range(0, e.listed - TILE, 2 * TILE)) / tile_pairs(e, warp, copy)
+
+
+def words_with_cells(e, warp, copy):
+    """Whether a row has listed cells in its word `copy`; a warp has row warp - 1."""
+    if not 1 <= warp <= e.rows:
+        return 0
+    first = (e.width - e.columns) // 2
+    columns = len(set(range(first, first + e.columns)) & set(range(32 * copy, 32 * copy + 32)))
+    return 1 - (1 - e.listed / (e.rows * e.columns)) ** columns
+
+
+def first_idle_warp(e):
+    busy = min(-(-e.listed // TILE), WARPS // e.unit_groups) * e.unit_groups
+    return 0 if busy == WARPS else busy
+
+
+def unchanged_pieces(e, warp, copy):
+    first = first_idle_warp(e)
+    if warp < first:
+        return 0
+    return len(range((warp - first) * WARP, 2 * e.width * QUADS, (WARPS - first) * WARP))
+
+
+def has_first_row(e, warp, copy):
+    return 1 if warp * WARP // QUADS < e.listed / e.rows else 0
+
+
+def has_last_row(e, warp, copy):
+    first = warp * WARP // QUADS
+    return 1 if first < e.listed and first + WARP // QUADS > e.listed * (1 - 1 / e.rows) else 0
+
+
+def columns_of_warp(e, warp, copy):
+    return strided(2 * e.columns * QUADS)(e, warp, copy)
+
+
+def rows_of_column(e, warp, copy):
+    """Downwards half of the band's rows and one more, upwards the rest and one more."""
+    half = (e.rows + 1) // 2
+    pieces = range(warp * WARP, 2 * e.columns * QUADS, THREADS) or [0]
+    return sum(e.rows - half + 1 if i >= e.columns * QUADS else half + 1
+               for i in pieces) / len(pieces)
+
+
+def first_row_of_column(e, warp, copy):
+    return 1 / rows_of_column(e, warp, copy)
+
+
+def second_row_of_column(e, warp, copy):
+    return 1 / (rows_of_column(e, warp, copy) - 1)  # of those that are not the first
+
+
+def identity_warps(e, warp, copy):
+    """Of three groups one has all of the identity; of two each has half, without a branch."""
+    return 1 if warp % e.p_groups == 0 else 0
+
+
+# As in step_table.py.
+ROUNDS = [
+    ("wait_arrivals", None, 1, always(0)),
+    ("bulk_store", None, 1, always(1)),
+    ("bulk_load", None, 1, always(1)),
+    ("BandCut::most_rows", None, 1, always(0)),  # of a spill's address
+    ("Forward::list_cells", "i < band.rows + 2", WARPS, rows_to_list),
+    ("Forward::compute", "first += Shared::rows", 1, always(1)),
+    ("Forward::compute", "row < here", WARPS // 2 * TILE, tiles_forward),
+    ("Forward::perceive_cells", "of_warp < count", CELLS, cells_of_warp),
+    ("Forward::send_unchanged", "i < 2 * pieces", THREADS, unchanged_pieces),
+    ("Forward::finish_cells", "i < count", CELLS, cells_of_warp),
+    ("Forward::put_spilled", "i < count", CELLS, always(0)),
+    ("Backward::run", "from += Shared::rows", 1, always(1)),
+    ("Backward::put_rows", "i < count", CELLS, always(0)),  # of other windows
+    ("Backward::perceive_rows < Backward::open_window", "i < count", CELLS, always(0)),
+    ("Backward::perceive_rows", "i < count", CELLS, cells_from_behind),
+    ("in_window", None, 1, always(0)),
+    ("write_window", None, 1, always(0)),
+    ("Backward::multiply_rows", "first < count", 2 * TILE, tile_pairs),
+    ("Backward::compute_grad_p", "first < count", WARPS // 2 * TILE, grad_p_tiles),
+    ("Backward::gather", "i < 2 * pieces", THREADS, columns_of_warp),
+    ("Backward::gather_column", "i < rows", 1, rows_of_column),
+    ("Backward::add_w1", "first < count", TILE, lambda e, warp, copy: -(-e.listed // TILE)),
+]
+CONDITIONS = [
+    ("wait_arrivals", None, always(0)),
+    (None, "thread == 0", share_of_warps(1)),
+    (None, "thread == Traits::threads - Traits::warp_size", last_warp),
+    ("Forward::run", "if (warp == 0)", share_of_warps(1)),
+    ("Forward::live", "warp == 0", share_of_warps(1)),
+    ("Forward::list_cells", "i < band.rows + 2", warps_with(rows_to_list)),
+    ("Forward::list_cells", "bits >> lane & 1U", words_with_cells),
+    ("Forward::list_cells", "any_born ?", always(0)),
+    ("Forward::list_cells", "(dead | born) != 0", always(DEATHS)),
+    ("Forward::compute", "row < here", warps_with(tiles_forward)),
+    ("Forward::compute", "count > Shared::rows", always(0)),
+    ("Forward::perceive_cells", "of_warp < count", warps_with(cells_of_warp)),
+    ("Forward::perceive_cells", "largest > 0", warps_with(cells_of_warp)),
+    ("Forward::send_unchanged", "warp < first_warp", warps_with(unchanged_pieces)),
+    ("Forward::send_unchanged", "i < 2 * pieces", warps_with(unchanged_pieces)),
+    ("Forward::store_state", "args.states != nullptr", always(0), "args.last_state"),
+    ("Forward::finish_cells", "i < count", warps_with(cells_of_warp)),
+    ("Forward::finish_cells", "if (spill)", always(0), "store4(spilled("),
+    ("Forward::put_cell", "row == 0 && band.has_above", has_first_row),
+    ("Forward::put_cell", "row == band.rows - 1 && band.has_below", has_last_row),
+    ("Forward::put_cell", "was != is", always(ALPHA_CHANGES)),
+    ("Forward::send_bits", "if (args.rule.pre_and_post)", lambda e, warp, copy: e.zero_edges),
+    ("Backward::run", "if (from > 0)", always(0)),
+    ("Backward::run", "next_scale.sums != scale.sums", always(0)),
+    ("GradientScale::next", "is_usable(largest)", lambda e, warp, copy: 1 if copy == 0 else 0),
+    ("Backward::multiply_rows", "first + 16 < count", pairs_that_are_full, "multiply_tiles<2>"),
+    ("Backward::compute_grad_p", "share >= shares", warps_with(grad_p_tiles)),
+    ("Backward::compute_grad_p", "first < count", warps_with(grad_p_tiles)),
+    ("Backward::compute_grad_p", "Shared::p_groups == 2 ?", identity_warps,
+     "add_scaled(to, factor"),
+    ("Backward::gather", "i < 2 * pieces", warps_with(columns_of_warp)),
+    ("Backward::perceive_rows", "i < count", warps_with(cells_from_behind)),
+    ("Backward::emit", "if (from > 0 || !last)", always(0), "args.cut.most_rows()"),
+    ("Backward::emit", "if (nth == 0)", first_row_of_column, "band.has_below : band.has_above"),
+    ("Backward::emit", "if (nth == 1)", second_row_of_column, "add_scaled(piece(grad"),
+]
+
+# A step is a round of this function's largest loop.
+KERNELS = {
+    "band_forward_kernel": {"Forward::run": "forward"},
+    "band_backward_kernel": {"Backward::run": "back"},
+}
+TABLES = Tables(KERNELS, PHASES, PHASE_OF, PARTS, HELPERS, ROUNDS, CONDITIONS, [], examples_of,
+                mean_and_most)
+
+
+def explanation(architecture):
+    narrow, wide = EXAMPLES.values()
+    return textwrap.fill(
+        f"Rollouts in bands at {architecture}: the mean of a block's eight warps, and the warp "
+        f"with most. The block has neighbours above and below and computes {LISTED['forward']} "
+        f"cells forward and {LISTED['back']} back. Up to 64 columns these are of the notebook's "
+        f"40x40 cells, {narrow['rows']} rows of which {narrow['columns']} columns have life; up to "
+        f"128, of a growing preset's 72x72, {wide['rows']} rows and {wide['columns']} columns. "
+        "Where the lanes of a warp go different ways, both are counted. Not counted: waiting, "
+        "lists that do not fit at once, sums written because the gradient has another scale, and "
+        "what comes before the first step or after the last.", 104)
