@@ -227,7 +227,7 @@ __device__ inline float scale_to(float largest, int exponent) {
 }
 
 __device__ inline float largest_of_warp(float own) {  // of numbers that are not negative
-    return __uint_as_float(__reduce_max_sync(whole_warp, __float_as_uint(own)));
+    return __uint_as_float(largest_over_warp(__float_as_uint(own)));
 }
 
 // scratch [4] in shared memory, zero before. All threads take part; has barriers.

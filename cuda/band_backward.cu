@@ -51,6 +51,7 @@ struct BackwardShared {
     LossPartial losses[Traits::warps];
     ArrivalBarrier states, lists, edges[2];
     std::uint32_t largest_weights[4];
+    float w1_inverse, w2_inverse;  // of the weights' powers of two
     // Of the elements of the gradient before a step, as bits, by the step's parity.
     std::uint32_t largest_grad[2];
 };
@@ -204,7 +205,6 @@ public:
         for (int step = args.steps - 1; step >= 0; --step) {
             const List& list = list_of(step);
             const int count = list.header.count;
-            largest_before = shared.largest_grad[step % 2];
             if (thread == last_warp) expect_neighbours(step);
             for (int from = 0;; from += Shared::rows) {
                 const bool last = count - from <= Shared::rows;
@@ -212,7 +212,7 @@ public:
                 if (from > 0) open_window(step, from, here);
                 multiply_rows(here, step % 2);
                 __syncthreads();  // 1: grad_a is there; nobody reads x any more
-                if (thread == 0) shared.largest_grad[step % 2] = 0;
+                if (thread == 0) shared.largest_grad[(step + 1) % 2] = 0;
                 // The last warp has no grad_p, or least of it.
                 if (thread == last_warp && last && step > 0) fetch(step - 1);
                 compute_grad_p(from > 0 ? window_list() : list, here);
@@ -264,8 +264,10 @@ private:
         const TensorWeights& weights = args.model->tensor;
         if (thread < 4) shared.largest_weights[thread] = 0;
         const WeightScales scales = weight_scales(weights, shared.largest_weights, thread);
-        w1_inverse = inverse_of_power(scales.w1);
-        w2_inverse = inverse_of_power(scales.w2);
+        if (thread == 0) {
+            shared.w1_inverse = inverse_of_power(scales.w1);
+            shared.w2_inverse = inverse_of_power(scales.w2);
+        }
 #pragma unroll
         for (int k = 0; k < BandTraits::p_blocks; ++k) {
             make_a<parts>(own.w1[k], weights.w1_hidden[warp][k], scales.w1, lane);
@@ -290,6 +292,8 @@ private:
             if (!band.has_below)
                 piece(x + static_cast<unsigned>(band.rows + 1) * row_bytes + i * 16) = zero4();
         }
+        auto* const partial = reinterpret_cast<float*>(&args.partial[band.index]);
+        for (int i = thread; i < partial_floats; i += Traits::threads) partial[i] = 0;
         if (thread == 0) {
             init_arrival_barrier(shared.states, 1);
             init_arrival_barrier(shared.lists, 1);
@@ -428,7 +432,7 @@ private:
     __device__ void perceive_rows(const List& list, int count, int buffer,
                                   const GradientScale& of_step) {
         constexpr int at_once = Traits::threads / Traits::quads;
-        const float factor = operand_scale(of_step.magnitude) * w1_inverse;
+        const float factor = operand_scale(of_step.magnitude) * shared.w1_inverse;
 #pragma unroll 1
         for (int i = at_once - 1 - thread / Traits::quads; i < count; i += at_once) {
             const std::uint32_t listed = list.cells[i];
@@ -572,8 +576,8 @@ private:
         constexpr int shares = Traits::warps / Shared::p_groups;
         const int share = warp / Shared::p_groups;
         if (share >= shares) return;
-        const float factor =
-            args.rule.step_size * w1_inverse * w2_inverse * power_of_two(-scale.of_grad());
+        const float factor = args.rule.step_size * shared.w1_inverse * shared.w2_inverse *
+                             power_of_two(-scale.of_grad());
         const bool odd = lane % 2 != 0;  // pairs of lanes exchange halves
 #pragma unroll 1
         for (int first = share * 16; first < count; first += shares * 16) {
@@ -721,7 +725,8 @@ private:
         next_scale = scale;
         if (last && step > 0) {
             wait_arrivals(shared.lists, phase_of(step - 1));
-            next_scale = scale.next(list_of(step - 1).header.magnitude, largest_before);
+            next_scale =
+                scale.next(list_of(step - 1).header.magnitude, shared.largest_grad[step % 2]);
         }
         const float g = power_of_two(next_scale.of_grad());
         float largest = 0;
@@ -798,8 +803,11 @@ private:
         for (int i = 2; i < rows; ++i) {
             const int settled = row - towards;
             const Settled cell = load_settled(step, settled, column);
-            const RowOfBits listed_before = load_row(row_before(step, settled));
+            // Asked for early where there are registers for it.
+            RowOfBits listed_before;
+            if constexpr (words == 2) listed_before = load_row(row_before(step, settled));
             sum = add_line();
+            if constexpr (words == 4) listed_before = load_row(row_before(step, settled));
             if (!whole) sum = add_window(sum, settled, column, from, last);
             if (last) settle(cell, listed_before, step, column, mask, sum, g, largest);
         }
@@ -891,20 +899,19 @@ private:
     __device__ void write_sums() {
         PartialGradients& to = args.partial[band.index];
         const float inverse = power_of_two(-scale.sums) * args.rule.step_size;
-        const float of_w1 = inverse * w2_inverse * inverse_of_power(w1_inverse);
-        const auto write = [&](float& value, float sum) { value = has_sums ? value + sum : sum; };
+        const float of_w1 = inverse * shared.w2_inverse * inverse_of_power(shared.w1_inverse);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int hidden = warp * 16 + c_row(lane, i);
 #pragma unroll
             for (int j = 0; j < Traits::perception / 8; ++j) {
-                write(to.w1[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden],
-                      sums.w1[j].sums[i] * of_w1);
+                to.w1[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden] +=
+                    sums.w1[j].sums[i] * of_w1;
             }
 #pragma unroll
             for (int j = 0; j < Traits::channels / 8; ++j) {
-                write(to.w2[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden],
-                      sums.w2[j].sums[i] * inverse);
+                to.w2[(j * 8 + c_column(lane, i)) * Traits::hidden + hidden] +=
+                    sums.w2[j].sums[i] * inverse;
             }
         }
 #pragma unroll
@@ -913,11 +920,10 @@ private:
             sum += __shfl_xor_sync(whole_warp, sum, 1);
             sum += __shfl_xor_sync(whole_warp, sum, 2);
             if (lane % 4 == 0) {
-                write(to.b1[warp * 16 + lane / 4 + i * 8], sum * inverse * w2_inverse);
+                to.b1[warp * 16 + lane / 4 + i * 8] += sum * inverse * shared.w2_inverse;
             }
         }
         sums = {};
-        has_sums = true;
     }
 
     __device__ void finish() {
@@ -949,12 +955,9 @@ private:
     const unsigned zero, row_bytes, list_bytes;
     const unsigned lists, edges, grad, x;  // addresses in shared memory
     Own own;
-    float w1_inverse = 1, w2_inverse = 1;
     BandSums sums = {};
     float4 b2 = {0, 0, 0, 0};
-    bool has_sums = false;
     GradientScale scale, next_scale;  // of this step and the one before
-    std::uint32_t largest_before = 0;
 };
 
 template <int parts, int words>

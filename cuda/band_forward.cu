@@ -365,7 +365,7 @@ private:
         for (int i = warp; i < band.rows + 2; i += Traits::warps) {
             const int source = i + alpha_rows - 1, row = i - 1;
             const Bits of_row = from_lane(listed, source);
-            unsigned to = list + 4 * __reduce_add_sync(whole_warp, lane < source ? count : 0U);
+            unsigned to = list + 4 * sum_over_warp(lane < source ? count : 0U);
 #pragma unroll
             for (int word = 0; word < words; ++word) {
                 const std::uint32_t of_word = word_of(of_row, word);
@@ -380,7 +380,7 @@ private:
             const Bits born = any_born ? from_lane(born_empty, source) : Bits{0};
             if ((dead | born) != 0) reset_cells(row, in, dead, born);
         }
-        return static_cast<int>(__reduce_add_sync(whole_warp, count));
+        return static_cast<int>(sum_over_warp(count));
     }
 
     // Cells of a row that died become zero; those that were empty and live now are u0.
@@ -484,7 +484,7 @@ private:
                     magnitude == infinite_magnitude ? scale : inverse_of_power(scale) * u_factor;
             }
         }
-        largest = __reduce_max_sync(whole_warp, largest);
+        largest = largest_over_warp(largest);
         if (lane == 0 && largest > 0) atomicMax(&shared.magnitude, largest);
     }
 

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(list_warps* Traits::warp_size)
     int first = band.width, last = -1;
 #pragma unroll
     for (int word = 0; word < words; ++word) {
-        const std::uint32_t bits = __reduce_or_sync(whole_warp, word_of(any, word));
+        const std::uint32_t bits = any_bits_over_warp(word_of(any, word));
         if (bits == 0) continue;
         if (last < 0) first = word * 32 + __ffs(static_cast<int>(bits)) - 1;
         last = word * 32 + 31 - __clz(static_cast<int>(bits));

@@ -330,6 +330,32 @@ __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
 #endif
 }
 
+// Over the lanes of a warp, for all of them; compute capability 8.0 and later.
+__device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+__device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+__device__ inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+
 // The two numbers as floats.
 __device__ inline float2 halves(std::uint32_t bits) {
     float2 result;

@@ -322,8 +322,7 @@ double closest_to_switching(const BandResult& result, const Case& drawn) {
             const auto z = reference::update(drawn.rule, parameters, state, fire);
             for (int cell = 0; cell < state.cells(); ++cell) {
                 closest = std::min(
-                    closest,
-                    std::abs(z.cell(cell)[alpha_channel] - double(living_threshold)) / 10);
+                    closest, std::abs(z.cell(cell)[alpha_channel] - double(living_threshold)) / 10);
                 if (!fire[std::size_t(cell)] || next.cell(cell)[alpha_channel] == 0) continue;
                 for (int j = 0; j < hidden; ++j) {
                     double a = weights.b1[j], all = std::abs(a);
@@ -364,12 +363,10 @@ TEST_CASE("a trained lizard in bands keeps its digits over many steps", "[long]"
     for (const int steps : {8, 96}) {
         INFO(steps << " steps");
         Case drawn = lizard_case("lizard_growing", 40, steps);
-        BandResult result = run_bands(drawn, cut, Precision::precise);
-        while (closest_to_switching(result, drawn) < 3e-7) {
-            ++drawn.options.key.seed;
-            REQUIRE(drawn.options.key.seed < 20);
-            result = run_bands(drawn, cut, Precision::precise);
-        }
+        // A rollout whose hidden units and alphas stay away from where they switch.
+        drawn.options.key.seed = seed_of(steps);
+        const BandResult result = run_bands(drawn, cut, Precision::precise);
+        REQUIRE(closest_to_switching(result, drawn) >= 2e-7);
         const Errors errors = errors_of(result, drawn);
         REQUIRE(errors.step <= 1e-6);
         REQUIRE(errors.gradients <= 2e-6);

@@ -90,6 +90,19 @@ inline void wait_bulk_reads() { executor::wait_bulk_reads(); }
 inline void wait_bulk_stores() { executor::wait_bulk_stores(); }
 inline void fence_async_proxy() { executor::fence_async_proxy(); }
 
+inline std::uint32_t sum_over_warp(std::uint32_t own) {
+    executor::trap_before(80, "a reduction over a warp");
+    return __reduce_add_sync(0xffffffffU, own);
+}
+inline std::uint32_t largest_over_warp(std::uint32_t own) {
+    executor::trap_before(80, "a reduction over a warp");
+    return __reduce_max_sync(0xffffffffU, own);
+}
+inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
+    executor::trap_before(80, "a reduction over a warp");
+    return __reduce_or_sync(0xffffffffU, own);
+}
+
 inline std::uint32_t rounded_to_tf32(float x) {
     executor::trap_before(80, "rounded_to_tf32");
     return executor::rounded_to_tf32(x);
