@@ -77,7 +77,8 @@ struct LaneRow {
 
     Bits life = 0;      // of x
     Bits fires = 0;     // of the step before
-    Bits computed = 0;  // C of the step before: whose neighbourhood is not empty
+    Bits computed = 0;  // the same: whose neighbourhood is not empty
+    Bits lived = 0;     // before that step; for a life before and after it
 };
 
 template <int words>
@@ -236,7 +237,7 @@ private:
         fence_async_proxy();
         __syncthreads();  // all is there
         mine.life = mine.inside ? shared.not_empty[mine.row + alpha_rows] : Bits{0};
-        mine.computed = edges.all;
+        mine.lived = edges.all;
         u0_lives = shared.u0[alpha_channel] > living_threshold;
         cluster_barrier();  // all blocks can be sent to
         wait_for_predecessor();
@@ -329,20 +330,22 @@ private:
     // Who lives in x, who of the cells near the band has to be cleared, and whose neighbourhood is
     // not empty, which is returned.
     __device__ Bits live(int step, int in) {
-        // Alpha of z above the threshold; the same of x, whose cells have lived before the step.
+        // Alpha of z above the threshold; of x, whose other cells are zero, it is above_living.
         const unsigned from = bits + (in == 0 ? 0 : bits_stride);
         const Bits above = at<Bits>(from);
-        Bits living = above;
-        if (args.rule.pre_and_post) {
-            const Bits lived = at<Bits>(from + lived_offset);
-            living = mine.row >= 0 && mine.row < band.rows ? above & mine.computed : lived;
-        }
-        above_living = living;
         Bits life = edges.around(above);
-        if (args.rule.pre_and_post) life &= mine.computed;
-        if (!mine.inside) life = 0;
+        if (args.rule.pre_and_post) {
+            const Bits of_neighbour = at<Bits>(from + lived_offset);
+            above_living =
+                mine.row >= 0 && mine.row < band.rows ? above & mine.lived : of_neighbour;
+            life &= mine.lived;
+            mine.lived = edges.around(above_living);
+            if (!mine.inside) mine.lived = 0;
+        }
         if (step == 0) life = mine.life;
-        Bits computed = edges.around(args.rule.pre_and_post ? living : life);
+        if (!mine.inside) life = 0;
+        // A cell that will not live is computed as well: its alpha may let its neighbours live.
+        Bits computed = edges.around(life);
         if (!mine.inside) computed = 0;
         const Bits not_empty = step == 0 ? Bits{0} : mine.life | (mine.fires & mine.computed);
         died = mine.near ? not_empty & ~life : Bits{0};
@@ -652,11 +655,11 @@ private:
     __device__ void send_bits(int out) {
         if (!mine.own) return;
         Bits above = shared.above[mine.row];
-        if (u0_lives && !args.rule.pre_and_post) {
+        if (u0_lives) {
             above |= mine.fires & ~mine.computed;
             shared.above[mine.row] = above;
         }
-        const Bits lived = above & mine.computed;
+        const Bits lived = above & mine.lived;
         const auto send = [&](int side, int row, unsigned rank) {
             EdgeBits<words>& to = shared.edges[out][side];
             send_row(to.above[row], above, out, rank);
