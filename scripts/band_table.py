@@ -50,32 +50,36 @@ FUNCTIONS = {
     "exchange": "Forward::send_unchanged Forward::send_piece Forward::send_bits Forward::send_row",
     "a, dW2": "Backward::multiply_rows Backward::multiply_tiles",
     "grad_p": "Backward::compute_grad_p",
-    "gather": "Backward::gather Backward::gather_column Backward::emit",
+    "gather": "Backward::gather Backward::gather_column Backward::add_window",
     "dW1": "Backward::add_w1",
-    "other": "Forward::Forward Forward::run Forward::prepare Forward::load_first_state "
-             "Forward::fires_of Forward::expect_neighbours Forward::store_state Forward::compute "
-             "Backward::Backward Backward::run Backward::prepare Backward::start "
-             "Backward::sum_loss Backward::fetch Backward::phase_of Backward::expect_neighbours "
-             "Backward::open_window Backward::write_sums Backward::finish "
-             "band_forward_kernel band_backward_kernel",
+    "other": "Forward::Forward Forward::run Forward::prepare Forward::place_bits "
+             "Forward::load_first_state Forward::fires_of Forward::expect_neighbours "
+             "Forward::store_state Forward::compute Backward::Backward Backward::run "
+             "Backward::prepare Backward::start Backward::sum_loss Backward::fetch "
+             "Backward::phase_of Backward::expect_neighbours Backward::open_window "
+             "Backward::write_sums Backward::finish band_forward_kernel band_backward_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 PARTS = [("Backward::gather", "wait_arrivals(shared.edges", "edges")]
 # Functions that belong to whoever calls them.
 HELPERS = set("""
-    Forward::piece Forward::halo_row Forward::magnitude_of Forward::u_place Forward::zero_offset
-    Backward::piece Backward::list_offset Backward::list_of Backward::window_list
-    Backward::edge_row Backward::state_row Backward::p_column Backward::note_largest
-    Backward::put_row Backward::pad_rows Backward::put_rows Backward::grad_a_row Backward::mask_of
-    Backward::neighbours_of Backward::line_of Backward::settle
-    add_scaled at band_of_block bulk_load bulk_store cell_of cluster_rank count_bits difference
-    expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below grad_p_place halves
-    has_arrived in_window inverse_of_power lane_row largest_element largest_of_warp life_before
-    listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_parts mma_fp16
-    move_halves multiply nanoseconds operand_scale power_of_two rounded_to_fp16 row_of
-    row_of_listed scaled shared_address store4 store_async store_matrices_transposed sum_of
-    wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
-    write_window""".split())
+    Forward::piece Forward::halo_row Forward::magnitude_of Forward::u_place Forward::address_of
+    Forward::address_of_cell
+    Backward::piece Backward::list_of Backward::window_list Backward::edge_row Backward::state_row
+    Backward::p_column Backward::note_largest Backward::put_row Backward::pad_rows
+    Backward::put_rows Backward::grad_a_row Backward::mask_of Backward::neighbours_of
+    Backward::line_of Backward::settle Backward::address_of Backward::row_at Backward::list_in
+    Backward::grad_u_row Backward::quad_bytes Backward::load_row Backward::grad_row
+    Backward::offset_of Backward::row_before Backward::load_settled
+    add_scaled at at_shared_address band_of_block bulk_load bulk_store cell_of cluster_rank
+    count_bits difference expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below
+    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power kept_shared_address
+    lane_row largest_element largest_of_warp largest_over_warp life_before listed_cell listed_in_row
+    load4 load_matrices load_matrices_transposed make_parts mma_fp16 move_halves multiply
+    multiply_small nanoseconds operand_scale power_of_two rounded_to_fp16 row_of row_of_listed
+    rows_of_halves scaled shared_address sobel_corner split_columns store4 store_async
+    store_matrices_transposed sum_of sum_over_warp wait_arrivals wait_bulk_reads weight_scales
+    whole_row word_of wrapped_row write_window zero4""".split())
 
 
 def warps_with(count_of):
@@ -85,6 +89,11 @@ def warps_with(count_of):
 
 def last_warp(e, warp, copy):
     return 1 if warp == WARPS - 1 else 0
+
+
+def has_zero_edges(e, warp, copy):
+    """Of the examples, this is also the one whose life counts before and after a step."""
+    return 1 if e.zero_edges else 0
 
 
 def rounds_of(first, step, end):
@@ -150,20 +159,13 @@ def columns_of_warp(e, warp, copy):
     return strided(2 * e.columns * QUADS)(e, warp, copy)
 
 
-def rows_of_column(e, warp, copy):
-    """Downwards half of the band's rows and one more, upwards the rest and one more."""
+def settled_rows_of_column(e, warp, copy):
+    """Half of a column goes down, the other up, each through a row more than it has; the first
+    two rows stand before the loop and settle none."""
     half = (e.rows + 1) // 2
     pieces = range(warp * WARP, 2 * e.columns * QUADS, THREADS) or [0]
-    return sum(e.rows - half + 1 if i >= e.columns * QUADS else half + 1
+    return sum(e.rows - half - 1 if i >= e.columns * QUADS else half - 1
                for i in pieces) / len(pieces)
-
-
-def first_row_of_column(e, warp, copy):
-    return 1 / rows_of_column(e, warp, copy)
-
-
-def second_row_of_column(e, warp, copy):
-    return 1 / (rows_of_column(e, warp, copy) - 1)  # of those that are not the first
 
 
 def identity_warps(e, warp, copy):
@@ -181,7 +183,7 @@ ROUNDS = [
     ("Forward::compute", "first += Shared::rows", 1, always(1)),
     ("Forward::compute", "row < here", WARPS // 2 * TILE, tiles_forward),
     ("Forward::perceive_cells", "of_warp < count", CELLS, cells_of_warp),
-    ("Forward::send_unchanged", "i < 2 * pieces", THREADS, unchanged_pieces),
+    ("Forward::send_unchanged", "i < until", THREADS, unchanged_pieces),
     ("Forward::finish_cells", "i < count", CELLS, cells_of_warp),
     ("Forward::put_spilled", "i < count", CELLS, always(0)),
     ("Backward::run", "from += Shared::rows", 1, always(1)),
@@ -193,17 +195,20 @@ ROUNDS = [
     ("Backward::multiply_rows", "first < count", 2 * TILE, tile_pairs),
     ("Backward::compute_grad_p", "first < count", WARPS // 2 * TILE, grad_p_tiles),
     ("Backward::gather", "i < 2 * pieces", THREADS, columns_of_warp),
-    ("Backward::gather_column", "i < rows", 1, rows_of_column),
+    ("Backward::gather_column", "i < rows", 1, settled_rows_of_column),
     ("Backward::add_w1", "first < count", TILE, lambda e, warp, copy: -(-e.listed // TILE)),
 ]
 CONDITIONS = [
     ("wait_arrivals", None, always(0)),
     (None, "thread == 0", share_of_warps(1)),
     (None, "thread == Traits::threads - Traits::warp_size", last_warp),
+    ("BandCut::most_rows", None, always(0)),
+    ("perceive", "if (!rule.circular)", has_zero_edges),
     ("Forward::run", "if (warp == 0)", share_of_warps(1)),
+    ("Forward::live", "if (args.rule.pre_and_post)", has_zero_edges),
     ("Forward::live", "warp == 0", share_of_warps(1)),
     ("Forward::list_cells", "i < band.rows + 2", warps_with(rows_to_list)),
-    ("Forward::list_cells", "bits >> lane & 1U", words_with_cells),
+    ("Forward::list_cells", "of_word >> lane & 1U", words_with_cells),
     ("Forward::list_cells", "any_born ?", always(0)),
     ("Forward::list_cells", "(dead | born) != 0", always(DEATHS)),
     ("Forward::compute", "row < here", warps_with(tiles_forward)),
@@ -211,14 +216,16 @@ CONDITIONS = [
     ("Forward::perceive_cells", "of_warp < count", warps_with(cells_of_warp)),
     ("Forward::perceive_cells", "largest > 0", warps_with(cells_of_warp)),
     ("Forward::send_unchanged", "warp < first_warp", warps_with(unchanged_pieces)),
-    ("Forward::send_unchanged", "i < 2 * pieces", warps_with(unchanged_pieces)),
+    ("Forward::send_unchanged", "i < until", warps_with(unchanged_pieces)),
     ("Forward::store_state", "args.states != nullptr", always(0), "args.last_state"),
     ("Forward::finish_cells", "i < count", warps_with(cells_of_warp)),
     ("Forward::finish_cells", "if (spill)", always(0), "store4(spilled("),
     ("Forward::put_cell", "row == 0 && band.has_above", has_first_row),
     ("Forward::put_cell", "row == band.rows - 1 && band.has_below", has_last_row),
     ("Forward::put_cell", "was != is", always(ALPHA_CHANGES)),
-    ("Forward::send_bits", "if (args.rule.pre_and_post)", lambda e, warp, copy: e.zero_edges),
+    ("Forward::send_bits", "if (u0_lives", always(0)),
+    ("Forward::send_bits", "if (args.rule.pre_and_post)", has_zero_edges),
+    ("Backward::run", "thread == last_warp", last_warp),
     ("Backward::run", "if (from > 0)", always(0)),
     ("Backward::run", "next_scale.sums != scale.sums", always(0)),
     ("GradientScale::next", "is_usable(largest)", lambda e, warp, copy: 1 if copy == 0 else 0),
@@ -229,9 +236,10 @@ CONDITIONS = [
      "add_scaled(to, factor"),
     ("Backward::gather", "i < 2 * pieces", warps_with(columns_of_warp)),
     ("Backward::perceive_rows", "i < count", warps_with(cells_from_behind)),
-    ("Backward::emit", "if (from > 0 || !last)", always(0), "args.cut.most_rows()"),
-    ("Backward::emit", "if (nth == 0)", first_row_of_column, "band.has_below : band.has_above"),
-    ("Backward::emit", "if (nth == 1)", second_row_of_column, "add_scaled(piece(grad"),
+    ("Backward::gather_column", "i < rows", warps_with(settled_rows_of_column)),
+]
+BLOCKS = [
+    ("Backward::add_window", None, always(0)),  # sums of several windows
 ]
 
 # A step is a round of this function's largest loop.
@@ -239,7 +247,7 @@ KERNELS = {
     "band_forward_kernel": {"Forward::run": "forward"},
     "band_backward_kernel": {"Backward::run": "back"},
 }
-TABLES = Tables(KERNELS, PHASES, PHASE_OF, PARTS, HELPERS, ROUNDS, CONDITIONS, [], examples_of,
+TABLES = Tables(KERNELS, PHASES, PHASE_OF, PARTS, HELPERS, ROUNDS, CONDITIONS, BLOCKS, examples_of,
                 mean_and_most)
 
 

@@ -24,16 +24,16 @@ EXACT_ROWS = 32  # the same going back in exact
 # What is counted for. Of a direction: rows of the MLP in a tile that has any, and which share of
 # tiles and steps has some; of the rows of eight cells, which share has a living one; of the warps,
 # which reaches across the grid's edge; of the cells, which lie in the grid.
-Example = collections.namedtuple("Example", "rows any_rows living edge inside in_rollout")
+Example = collections.namedtuple("Example", "rows any_rows living edge inside")
 EXAMPLES = [
     ("a tile in the grid's middle that is all alive, with 64 rows forward and 60 back",
-     {"forward": Example(64, 1, 1, 0, 1, True), "back": Example(60, 1, 1, 0, 1, True)}),
+     {"forward": Example(64, 1, 1, 0, 1), "back": Example(60, 1, 1, 0, 1)}),
     ("the mean tile of the notebook's 40x40 cells, which has 12 rows: 21 in 9 of 16 steps forward, "
      "23 in every other step back, none in the rest; a quarter of its rows of eight cells have "
      "life, a sixth of its cells lies outside of the grid, and half of the warps reach across its "
      "edge",
-     {"forward": Example(21, 9 / 16, 1 / 4, 1 / 2, 5 / 6, True),
-      "back": Example(23, 1 / 2, 1 / 4, 1 / 2, 5 / 6, True)}),
+     {"forward": Example(21, 9 / 16, 1 / 4, 1 / 2, 5 / 6),
+      "back": Example(23, 1 / 2, 1 / 4, 1 / 2, 5 / 6)}),
 ]
 
 PHASES = ["fire bits", "addresses, loads", "masks, lists", "perception", "MLP", "gather",
@@ -53,20 +53,18 @@ FUNCTIONS = {
            "compute_u0",
     "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",
     "new cells": "write_passive_cells send_rows_forward",
-    "exchange": "release_flag acquire_flag wait_for_count has_row_after write_row grad_p_place "
-                "wait_arrivals has_arrived nanoseconds expect_bytes store_async "
-                "let_dependents_start wait_for_predecessor",
+    "exchange": "has_row_after write_row grad_p_place let_dependents_start wait_for_predecessor",
     "tape": "write_states",
-    "other": "add_loss step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
+    "other": "step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
              "step_backward_tensor_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
 HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset
     load_pairs load_a load_packed load_packed_b row_of_column a_row a_k b_column b_k c_row c_column
-    rounded_to_tf32 rounded_to_fp16 mma_tf32 mma_fp16 multiply_tf32 load4 store4 add_scaled sum_of_warp zero4
+    rounded_to_tf32 mma_tf32 multiply_tf32 load4 store4 add_scaled zero4
     element not_known_before forward_row_of forward_quad_of sum_of_halves tiles_down tiles_across
-    shared_address shared_storage key_of sum_place add_to""".split())
+    shared_address shared_storage sum_place add_to""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
 KIND_TEXT = textwrap.fill(
@@ -145,8 +143,6 @@ ROUNDS = [
     ("sum_hidden_layer", "row < rows", 1, rows_of_chunk),
     ("write_grad_p", "hidden < Traits::hidden", 32, always(4)),
     ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
-    ("wait_for_count", None, 1, always(0)),
-    ("wait_arrivals", None, 1, always(0)),
     ("sum_lone_cells", None, 1, always(0)),
 ]
 # (function, piece of the branch's line, how likely a warp takes the guarded side). Where a warp
@@ -187,7 +183,6 @@ CONDITIONS = [
 ]
 # (function, piece of a line or None for all of it, how likely a warp comes to a block of it).
 BLOCKS = [
-    ("load_lives_on", None, lambda e, warp, copy: 0 if e.in_rollout else 1),  # the last step's
     ("sum_lone_cells", None, always(0)),
     ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
     ("lives_before_step", None, always(0)),
@@ -328,8 +323,6 @@ class Step:
         self.sources = sources
         self.direction = direction
         self.examples = [example[direction] for example in tables.examples(instance)]
-        if "in_rollout" in self.examples[0]._fields:  # of the kernels that take one step
-            self.examples = [e._replace(in_rollout=loop is not None) for e in self.examples]
         self.region = sass_count.Region(graph, loop)
         self.unknown = set()
         self.find_rounds()
@@ -507,5 +500,5 @@ def explanation(architecture):
         f"second is for {second}. A block has one tile, edges are circular, and life is masked "
         "after the update. Where the lanes of a warp go different ways, all are counted. Not "
         "counted: what only the first or the last step does, lone cells, and waiting (what is "
-        "waited for is there at once). A kernel of one step includes what it does before its tile, "
-        "such as loading weights, and after it. TF32 is rounded by integer instructions.", 104)
+        "waited for is there at once). What a kernel does before its tile, such as loading "
+        "weights, and after it is included. TF32 is rounded by integer instructions.", 104)
