@@ -112,10 +112,13 @@ struct Band {
     int first_row;
     int rows;
     int width;
-    unsigned above, below;  // ranks of the neighbours
-    bool has_above, has_below;
+    unsigned above, below;  // ranks of the neighbours, or no_band
     int row_bytes;
     int index;  // of [batch, bands]
+
+    static constexpr unsigned no_band = ~0U;
+    __device__ bool has_above() const { return above != no_band; }
+    __device__ bool has_below() const { return below != no_band; }
 };
 
 __device__ inline Band band_of_block(const BandRollout& args) {
@@ -127,10 +130,11 @@ __device__ inline Band band_of_block(const BandRollout& args) {
     band.first_row = args.cut.first_row[band.rank];
     band.rows = args.cut.first_row[band.rank + 1] - band.first_row;
     band.width = args.grid.width;
-    band.above = static_cast<unsigned>(band.rank == 0 ? band.bands - 1 : band.rank - 1);
-    band.below = static_cast<unsigned>(band.rank == band.bands - 1 ? 0 : band.rank + 1);
-    band.has_above = args.rule.circular || band.rank > 0;
-    band.has_below = args.rule.circular || band.rank < band.bands - 1;
+    const bool first = band.rank == 0, last = band.rank == band.bands - 1;
+    band.above = static_cast<unsigned>(first ? band.bands - 1 : band.rank - 1);
+    band.below = static_cast<unsigned>(last ? 0 : band.rank + 1);
+    if (!args.rule.circular && first) band.above = Band::no_band;
+    if (!args.rule.circular && last) band.below = Band::no_band;
     band.row_bytes = band.width * BandTraits::cell_bytes;
     return band;
 }

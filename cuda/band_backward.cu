@@ -46,7 +46,8 @@ struct BackwardShared {
     alignas(16) unsigned char p[2][parts * p_bytes];  // of this step and the one before
     alignas(16) unsigned char grad_u[parts * grad_u_bytes];
     alignas(16) unsigned char grad_a[parts * grad_a_bytes];
-    alignas(16) unsigned char grad_p[rows * BandTraits::grad_p_bytes];
+    // Aligned as `zero` is: the pieces for Sobel x and y differ in one bit of their addresses.
+    alignas(128) unsigned char grad_p[rows * BandTraits::grad_p_bytes];
     float sums[Traits::warps][Traits::channels];  // of b2's gradient
     LossPartial losses[Traits::warps];
     ArrivalBarrier states, lists, edges[2];
@@ -101,8 +102,9 @@ struct BandSums {
 
 // Powers of two as exponents. grad_u' = grad_z g: g brings the largest element of the band's
 // gradient to 2^2 and then keeps it between 2^-1 and 2^6, which leaves room for grad_a' below 2^16.
-// The weights' gradients are summed times f g, which stays the same from step to step as long as
-// that can be.
+// It is chosen before the operands are made, by the gradient of the step after; where that was
+// wrong, they are made again. The weights' gradients are summed times f g, which stays the same
+// from step to step as long as that can be.
 class GradientScale {
 public:
     static constexpr int wanted = 2, least = -1, most = 5;
@@ -127,6 +129,11 @@ public:
         return is_usable(largest) && (operand < least || operand > most)
                    ? fitted(next_magnitude, largest)
                    : same;
+    }
+    // Whether operands of such a largest element are neither lost nor too large.
+    __device__ bool fits(std::uint32_t largest) const {
+        const int operand = exponent_of(largest) + of_grad();
+        return !is_usable(largest) || (operand >= least - 3 && operand <= most + 2);
     }
     __device__ static GradientScale fitted(std::uint32_t magnitude, std::uint32_t largest) {
         GradientScale result = {0, magnitude};
@@ -192,8 +199,7 @@ public:
           quad(thread_ % Traits::quads),
           zero(kept_shared_address(&shared_)),
           row_bytes(static_cast<unsigned>(band.row_bytes)),
-          list_bytes(
-              static_cast<unsigned>(sizeof(List) + (args_.cut.most_rows() - 1) * sizeof(ListRow))),
+          list_bytes(static_cast<unsigned>(sizeof(List) + args_.cut.most_rows() * sizeof(ListRow))),
           lists(zero + static_cast<unsigned>(sizeof(Shared))),
           edges(lists + 3 * list_bytes),
           grad(edges + 4 * row_bytes),
@@ -206,6 +212,8 @@ public:
             const List& list = list_of(step);
             const int count = list.header.count;
             if (thread == last_warp) expect_neighbours(step);
+            const std::uint32_t largest = shared.largest_grad[step % 2];
+            if (!scale.fits(largest)) fit_scale(list, min(count, Shared::rows), largest);
             for (int from = 0;; from += Shared::rows) {
                 const bool last = count - from <= Shared::rows;
                 const int here = last ? count - from : Shared::rows;
@@ -288,8 +296,8 @@ private:
             reinterpret_cast<float4*>(shared.p)[i] = zero4();
         }
         for (int i = thread; i < band.width * Traits::quads; i += Traits::threads) {
-            if (!band.has_above) piece(x + i * 16) = zero4();
-            if (!band.has_below)
+            if (!band.has_above()) piece(x + i * 16) = zero4();
+            if (!band.has_below())
                 piece(x + static_cast<unsigned>(band.rows + 1) * row_bytes + i * 16) = zero4();
         }
         auto* const partial = reinterpret_cast<float*>(&args.partial[band.index]);
@@ -313,14 +321,14 @@ private:
         fence_async_proxy();
         expect_bytes(shared.lists, list_bytes);
         bulk_load(&list_of(step), args.lists + index * list_bytes, list_bytes, shared.lists);
-        expect_bytes(shared.states, (rows + band.has_above + band.has_below) * row_bytes);
-        if (band.has_above) {
+        expect_bytes(shared.states, (rows + band.has_above() + band.has_below()) * row_bytes);
+        if (band.has_above()) {
             const int above = wrapped_row(band.first_row - 1, height);
             bulk_load(&piece(x), args.states + state_row(step, above), row_bytes, shared.states);
         }
         bulk_load(&piece(x + row_bytes), args.states + state_row(step, band.first_row),
                   rows * row_bytes, shared.states);
-        if (band.has_below) {
+        if (band.has_below()) {
             const int below = wrapped_row(band.first_row + band.rows, height);
             bulk_load(&piece(x + (rows + 1) * row_bytes), args.states + state_row(step, below),
                       row_bytes, shared.states);
@@ -332,7 +340,7 @@ private:
     }
 
     __device__ void expect_neighbours(int step) {
-        const int columns = (band.has_above + band.has_below) * list_of(step).header.columns;
+        const int columns = (band.has_above() + band.has_below()) * list_of(step).header.columns;
         expect_bytes(shared.edges[step % 2], static_cast<unsigned>(columns) * cell_bytes);
     }
 
@@ -398,7 +406,7 @@ private:
                static_cast<unsigned>(row * BandTraits::grad_u_pitch + quad * 8);
     }
     // The operand of a listed cell's four channels.
-    __device__ void put_row(int row, float4 grad_z, float g) {
+    __device__ void put_operand(int row, float4 grad_z, float g) {
         std::uint32_t low[parts], high[parts];
         make_parts<parts>(low, grad_z.x * g, grad_z.y * g);
         make_parts<parts>(high, grad_z.z * g, grad_z.w * g);
@@ -407,6 +415,9 @@ private:
             at<uint2>(grad_u_row(row) + part * Shared::grad_u_bytes) =
                 make_uint2(low[part], high[part]);
         }
+    }
+    __device__ void put_row(int row, float4 grad_z, float g) {
+        put_operand(row, grad_z, g);
         add_scaled(b2, 1, grad_z);
     }
     // Zeros up to a multiple of 16 rows.
@@ -418,12 +429,28 @@ private:
             at<uint2>(grad_u_row(row) + part * Shared::grad_u_bytes) = make_uint2(0, 0);
         }
     }
+    // Another power of two for the operands that are there, where a neighbour's gradient, or the
+    // step, has made the gradient much larger or smaller than it was.
+    __device__ void fit_scale(const List& list, int count, std::uint32_t largest) {
+        const GradientScale fitted = GradientScale::fitted(scale.magnitude, largest);
+        if (fitted.sums != scale.sums) write_sums();
+        scale = fitted;
+        const float g = power_of_two(scale.of_grad());
+#pragma unroll 1
+        for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
+            put_operand(i, grad_of(list.cells[i]), g);
+        }
+        __syncthreads();  // the operands are there
+    }
+    __device__ float4 grad_of(std::uint32_t listed) const {
+        return piece(grad + cell_of(listed) * cell_bytes + quad_bytes());
+    }
     // Those of a list, from the gradient as it is.
     __device__ void put_rows(const List& list, int count, const GradientScale& of_step) {
         const float g = power_of_two(of_step.of_grad());
 #pragma unroll 1
         for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
-            put_row(i, piece(grad + cell_of(list.cells[i]) * cell_bytes + quad_bytes()), g);
+            put_row(i, grad_of(list.cells[i]), g);
         }
         pad_rows(count);
     }
@@ -749,7 +776,7 @@ private:
         for (int i = thread; i < 2 * pieces; i += Traits::threads) {
             const bool upwards = i >= pieces;
             const int column = first_column + (upwards ? i - pieces : i) / Traits::quads;
-            const bool sent = upwards ? band.has_below : band.has_above;
+            const bool sent = upwards ? band.has_below() : band.has_above();
             const float4 edge =
                 sent ? piece(edge_row(upwards ? 1 : 0, step) + offset_of(column)) : zero4();
             settle(load_settled(step, upwards ? band.rows - 1 : 0, column),
@@ -789,7 +816,7 @@ private:
         };
         float4 sum = add_line();
         if (!whole) sum = add_window(sum, row - 2 * towards, column, from, last);
-        if (last && (upwards ? band.has_below : band.has_above)) {
+        if (last && (upwards ? band.has_below() : band.has_above())) {
             store_async(&at<float>(edge_row(upwards ? 0 : 1, step) + offset_of(column)), sum,
                         shared.edges[step % 2], upwards ? band.below : band.above);
         }
@@ -964,7 +991,6 @@ template <int parts, int words>
 __global__ void __launch_bounds__(Traits::threads, 1)
     band_backward_kernel(const __grid_constant__ BandRollout args) {
     using Shared = BackwardShared<parts, words>;
-    let_dependents_start();
     auto& shared = shared_storage<Shared, most_band_shared_bytes>();
     Backward<parts, words>(args, shared, static_cast<int>(threadIdx.x)).run();
 }

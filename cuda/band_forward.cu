@@ -192,9 +192,12 @@ public:
             mine.fires = fires;
             mine.computed = computed;
             __syncthreads();  // A: listed; the dead are cleared
+            // The lists' blocks begin to wait a little before there is something to list: before
+            // that the multiprocessors that are free are free for others.
+            if (step + 4 >= args.steps) let_dependents_start();
             if (thread == Traits::threads - Traits::warp_size) store_state(step);
             if (step == args.steps) break;
-            if (args.rule.pre_and_post && warp == 0 && mine.own) {
+            if ((args.rule.pre_and_post || u0_lives) && warp == 0 && mine.own) {
                 shared.above[mine.row] = above_living;
             }
             compute(step, count, in, out, listed);
@@ -274,7 +277,7 @@ private:
         }
         for (int side = 0; side < 2; ++side) {
             const int row = band.first_row + (side == 0 ? -1 : band.rows);
-            const bool there = side == 0 ? band.has_above : band.has_below;
+            const bool there = side == 0 ? band.has_above() : band.has_below();
             const float* const from =
                 sample + std::size_t(wrapped_row(row, args.grid.height)) * pieces * 4;
             for (int i = thread; i < pieces; i += Traits::threads) {
@@ -324,7 +327,7 @@ private:
         const int rows_of_bits = alpha_rows * (args.rule.pre_and_post ? 2 : 1);
         const int each = band.row_bytes + rows_of_bits * static_cast<int>(sizeof(Bits));
         expect_bytes(shared.arrivals[out],
-                     static_cast<unsigned>((band.has_above + band.has_below) * each));
+                     static_cast<unsigned>((band.has_above() + band.has_below()) * each));
     }
 
     // Who lives in x, who of the cells near the band has to be cleared, and whose neighbourhood is
@@ -332,7 +335,12 @@ private:
     __device__ Bits live(int step, int in) {
         // Alpha of z above the threshold; of x, whose other cells are zero, it is above_living.
         const unsigned from = bits + (in == 0 ? 0 : bits_stride);
-        const Bits above = at<Bits>(from);
+        Bits above = at<Bits>(from);
+        // Cells that moved by u0; step 0 comes behind none that did.
+        if (u0_lives && mine.row >= 0 && mine.row < band.rows) {
+            above |= mine.fires & ~mine.computed;
+        }
+        above_living = above;
         Bits life = edges.around(above);
         if (args.rule.pre_and_post) {
             const Bits of_neighbour = at<Bits>(from + lived_offset);
@@ -353,7 +361,7 @@ private:
                          ? mine.fires & ~mine.computed & life
                          : Bits{0};
         mine.life = life;
-        if (args.life != nullptr && warp == 0 && mine.own) {
+        if (args.life != nullptr && step > 0 && warp == 0 && mine.own) {
             row_of<Bits>(args.life, args, step, band.sample, band.first_row + mine.row) = life;
         }
         return computed;
@@ -572,10 +580,10 @@ private:
         const auto share = static_cast<unsigned>(thread - first_warp * Traits::warp_size);
         const auto threads =
             static_cast<unsigned>(Traits::threads - first_warp * Traits::warp_size);
-        const unsigned until = band.has_below ? 2 * pieces : pieces;
+        const unsigned until = band.has_below() ? 2 * pieces : pieces;
         const unsigned last_row = static_cast<unsigned>(band.rows - 1) * row_bytes;
 #pragma unroll 1
-        for (unsigned i = (band.has_above ? 0 : pieces) + share; i < until; i += threads) {
+        for (unsigned i = (band.has_above() ? 0 : pieces) + share; i < until; i += threads) {
             const bool is_below = i >= pieces;
             const unsigned of_row = is_below ? i - pieces : i;
             if (((is_below ? bottom : top) >> (of_row / Traits::quads) & 1) != 0) continue;
@@ -632,10 +640,10 @@ private:
     __device__ void put_cell(std::uint32_t listed, float4 before, float4 z, int out) {
         const int row = row_of_listed(listed);
         piece(address_of_cell(listed)) = z;
-        if (row == 0 && band.has_above) {
+        if (row == 0 && band.has_above()) {
             send_piece(false, out, address_of_cell(listed) - x, z);
         }
-        if (row == band.rows - 1 && band.has_below) {
+        if (row == band.rows - 1 && band.has_below()) {
             send_piece(true, out,
                        address_of_cell(listed) - x - static_cast<unsigned>(row) * row_bytes, z);
         }
@@ -655,19 +663,16 @@ private:
     __device__ void send_bits(int out) {
         if (!mine.own) return;
         Bits above = shared.above[mine.row];
-        if (u0_lives) {
-            above |= mine.fires & ~mine.computed;
-            shared.above[mine.row] = above;
-        }
+        if (u0_lives) above |= mine.fires & ~mine.computed;
         const Bits lived = above & mine.lived;
         const auto send = [&](int side, int row, unsigned rank) {
             EdgeBits<words>& to = shared.edges[out][side];
             send_row(to.above[row], above, out, rank);
             if (args.rule.pre_and_post) send_row(to.lived[row], lived, out, rank);
         };
-        if (mine.row < alpha_rows && band.has_above) send(1, mine.row, band.above);
+        if (mine.row < alpha_rows && band.has_above()) send(1, mine.row, band.above);
         const int from_below = mine.row - (band.rows - alpha_rows);
-        if (from_below >= 0 && band.has_below) send(0, from_below, band.below);
+        if (from_below >= 0 && band.has_below()) send(0, from_below, band.below);
     }
     __device__ void send_row(Bits& to, Bits bits, int out, unsigned rank) {
 #pragma unroll
@@ -699,7 +704,6 @@ template <int parts, int words>
 __global__ void __launch_bounds__(Traits::threads, 1)
     band_forward_kernel(const __grid_constant__ BandRollout args) {
     using Shared = ForwardShared<parts, words>;
-    let_dependents_start();
     auto& shared = shared_storage<Shared, most_band_shared_bytes>();
     Forward<parts, words>(args, shared, static_cast<int>(threadIdx.x)).run();
 }

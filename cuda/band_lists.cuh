@@ -35,10 +35,10 @@ struct BandList {
 
     alignas(16) BandListHeader header;
     std::uint32_t cells[rows];        // listed_cell
-    BandListRow<words> band_rows[1];  // as many as the band has
+    BandListRow<words> band_rows[1];  // as many as the band has, and one that is read in vain
 
     static std::size_t bytes(int band_rows) {
-        return sizeof(BandList) + (band_rows - 1) * sizeof(BandListRow<words>);
+        return sizeof(BandList) + band_rows * sizeof(BandListRow<words>);
     }
 };
 

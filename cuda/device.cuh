@@ -169,13 +169,17 @@ __device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n"
         "selp.b32 %0, 1, 0, p;\n"
         "}"
         : "=r"(complete)
         : "r"(shared_address(&barrier)), "r"(parity)
         : "memory");
-    return complete != 0;
+    if (complete == 0) return false;
+    // What other blocks have stored into this one's shared memory can be read from here on. (A wait
+    // that acquires by itself would do so of all memory, and drop the L1 cache.)
+    asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+    return true;
 }
 
 // Of a clock that goes on while a block waits.
