@@ -26,6 +26,7 @@ using test::BlockSchedule;
 using test::Case;
 using test::CaseOptions;
 using test::cuda_device;
+using test::relative_error;
 using test::Start;
 using test::TensorDevice;
 
@@ -149,20 +150,6 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     result.grad_first = downloaded(grad_first.data(), grid.floats());
     result.loss = downloaded(loss.data(), from_loss ? bands : 0);
     return result;
-}
-
-// Relative to the norm of what is expected; infinite where anything is not finite.
-template <class A, class B>
-double relative_error(const A& actual, const B& expected) {
-    REQUIRE(std::size(actual) == std::size(expected));
-    double error = 0, norm = 0;
-    for (std::size_t i = 0; i < std::size(actual); ++i) {
-        error += std::pow(double(actual[i]) - expected[i], 2);
-        norm += std::pow(double(expected[i]), 2);
-    }
-    if (error == 0) return 0;
-    return std::isfinite(error) && norm > 0 ? std::sqrt(error / norm)
-                                            : std::numeric_limits<double>::infinity();
 }
 
 struct Errors {

@@ -26,25 +26,13 @@ using test::BlockSchedule;
 using test::Case;
 using test::CaseOptions;
 using test::cuda_device;
+using test::relative_error;
 using test::Start;
 using test::TensorDevice;
 
 namespace {
 
 constexpr Precision tensor_precisions[] = {Precision::precise, Precision::fast};
-
-// Relative to the norm of what is expected; infinite where anything is not finite.
-template <class A, class B>
-double relative_error(const A& actual, const B& expected) {
-    REQUIRE(std::size(actual) == std::size(expected));
-    double error = 0, norm = 0;
-    for (std::size_t i = 0; i < std::size(actual); ++i) {
-        error += std::pow(double(actual[i]) - expected[i], 2);
-        norm += std::pow(double(expected[i]), 2);
-    }
-    return std::isfinite(error) && norm > 0 ? std::sqrt(error / norm)
-                                            : std::numeric_limits<double>::infinity();
-}
 
 // What the rounding of operands comes to in a chain of so many steps, if the roundings of its terms
 // are independent: 9 neighbours, 48 perceptions, 128 hidden units. Sums on tensor cores are cut,

@@ -31,6 +31,21 @@ double worst_error(const A& actual, const B& expected, Tolerance tolerance) {
     return worst;
 }
 
+// The norm of the difference, relative to that of what is expected. Infinite where the lengths
+// differ or any value is not finite.
+template <class A, class B>
+double relative_error(const A& actual, const B& expected) {
+    if (std::size(actual) != std::size(expected)) return std::numeric_limits<double>::infinity();
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < std::size(actual); ++i) {
+        error += std::pow(double(actual[i]) - expected[i], 2);
+        norm += std::pow(double(expected[i]), 2);
+    }
+    if (error == 0) return 0;
+    return std::isfinite(error) && norm > 0 ? std::sqrt(error / norm)
+                                            : std::numeric_limits<double>::infinity();
+}
+
 // Infinite where any value is not finite.
 template <class Values>
 double largest_magnitude(const Values& values) {
