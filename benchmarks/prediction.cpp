@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/band_sizes.hpp"
 #include "cuda/traits.hpp"
 
 namespace nca::bench {
@@ -42,7 +43,6 @@ Paces step_paces(Precision precision) {
     return {{17700, 3370, 139}, {52900, 0, 376}};
 }
 
-constexpr double bands = 8;  // of a sample
 constexpr double launch_seconds = 4e-6;
 // Of a training iteration in bands: launches, who fires, lists, loss, sums and Adam.
 constexpr double band_iteration_seconds = 38e-6;
@@ -55,8 +55,10 @@ double cycles_of(const Pace& pace, double things, double rows) {
 
 // How many times the device is filled by the samples one after the other; of engines side by side
 // each pays for the part of the device that it takes.
-double waves_of(const Gpu& gpu, const RolloutCase& rollout) {
-    const double samples = rollout.batch, clusters = gpu.clusters;
+double waves_of(const Gpu& gpu, const RolloutCase& rollout, int bands) {
+    const double samples = rollout.batch;
+    // Of fewer blocks about as many more fit as they are smaller.
+    const double clusters = gpu.clusters * cuda::most_bands / bands;
     if (rollout.sharers == 1) return std::ceil(samples / clusters);
     return std::max(samples / clusters, 1.0 / rollout.sharers);
 }
@@ -73,10 +75,11 @@ Seconds seconds_of(const Gpu& gpu, const RolloutCase& rollout) {
     const double tiles = rollout.batch * tiles_along(rollout.height, Traits::tile_height) *
                          tiles_along(rollout.width, Traits::tile_width);
     const double cells = double(rollout.height) * rollout.width;
+    const int bands = cuda::bands_of(rollout.height);
     const double shares = in_bands ? rollout.batch * bands : gpu.multiprocessors;
     const double things = in_bands ? cells / bands : tiles / shares;
     const Paces paces = in_bands ? band_paces(rollout.precision) : step_paces(rollout.precision);
-    const double waves = in_bands ? waves_of(gpu, rollout) : 1;
+    const double waves = in_bands ? waves_of(gpu, rollout, bands) : 1;
     const double factor = waves * rollout.steps / gpu.clock;
     return {factor * cycles_of(paces.forward, things, rollout.forward_rows / shares),
             factor * cycles_of(paces.backward, things, rollout.backward_rows / shares)};

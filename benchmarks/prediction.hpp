@@ -17,8 +17,8 @@ struct Gpu {
     int clusters = 15;
 };
 
-// A rollout: its sizes, its form, and the rows of the MLP that a step of the batch has forward and
-// back.
+// A rollout: its sizes, which in bands are those of a grid that can run so, its form, and the rows
+// of the MLP that a step of the batch has forward and back.
 struct RolloutCase {
     int batch = 1;
     int height = 0;

@@ -469,11 +469,12 @@ private:
 
     void measure_clusters() {
         constexpr std::size_t shared_bytes = 160 * 1024;
-        constexpr int largest_cluster = 16;
         const auto allow = [&](auto kernel, std::size_t bytes) {
             needs_clusters();
-            cuda::prepare_kernel("a kernel of rates", cuda::handle_of(kernel), bytes,
-                                 largest_cluster);
+            cuda::prepare_kernel("a kernel of rates", cuda::handle_of(kernel), bytes);
+            // More than 8 blocks, of which the engine's kernels have no use.
+            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+                  "allowing large clusters");
         };
         for (const int size : {4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16}) {
             const std::string of = "clusters of " + std::to_string(size) + " blocks";

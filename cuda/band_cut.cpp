@@ -48,8 +48,6 @@ BandCut best_cut(int height, int bands, Cost cost, Add add, double& least) {
 
 }  // namespace
 
-int bands_of(int height) { return std::min(most_bands, height / fewest_band_rows); }
-
 BandCut cut_bands(int height, int bands, int most_rows, std::span<const double> row_load) {
     if (bands < 1) return {};
     std::vector<double> load_before(static_cast<std::size_t>(height) + 1);  // of the rows above

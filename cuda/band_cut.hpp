@@ -12,9 +12,6 @@
 
 namespace nca::cuda {
 
-// How many bands a grid of that height has.
-int bands_of(int height);
-
 // Bands one after the other, of fewest_band_rows to most_rows rows each, such that the one that
 // costs most costs as little as can be: three for each row and one for each living cell. Of those
 // the cut whose heights are nearest to equal. row_load [height] has the living cells of each row;

@@ -5,15 +5,10 @@
 // for all steps. docs/cuda.md has the picture. Like all launchers (kernels.hpp) those below queue
 // their kernel and return. Compute capability 9.0 and later.
 
+#include "cuda/band_sizes.hpp"
 #include "cuda/kernels.hpp"
 
 namespace nca::cuda {
-
-inline constexpr int most_bands = 8;         // what every device of 9.0 launches as a cluster
-inline constexpr int fewest_band_rows = 3;   // a step's life is known from three rows beyond
-inline constexpr int most_band_rows = 26;    // these and three beyond on each side: a lane each
-inline constexpr int most_band_width = 128;  // four words of bits
-inline constexpr std::size_t most_band_shared_bytes = 227 * 1024;
 
 // Where a sample is cut: band i has the rows from first_row[i] to first_row[i + 1].
 struct BandCut {

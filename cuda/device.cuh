@@ -234,19 +234,6 @@ __device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& 
 #endif
 }
 
-__device__ inline void store_async(float* shared, float value, ArrivalBarrier& barrier,
-                                   unsigned rank) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
-            shared_address(shared, rank)),
-        "f"(value), "r"(shared_address(&barrier, rank))
-        : "memory");
-#else
-    __trap();
-#endif
-}
-
 // Bulk copies (compute capability 9.0 and later; elsewhere these functions must not be called). One
 // thread copies any number of bytes, at addresses and of a size that are multiples of 16. They see
 // shared memory by a way of their own: see fence_async_proxy.

@@ -29,7 +29,7 @@ struct LaunchShape {
     bool dependent = false;
     // All blocks are resident at once, because they wait for each other.
     bool cooperative = false;
-    int cluster = 0;  // blocks of a cluster; 0: there are none
+    int cluster = 0;  // blocks of a cluster, at most 8; 0: there are none
 };
 
 inline int blocks_for(long long work, long long most_blocks) {
@@ -85,7 +85,7 @@ private:
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             cudaStream_t stream, Arguments&&... arguments) {
-    prepare_kernel(name, handle_of(kernel), shape.shared_bytes, shape.cluster);
+    prepare_kernel(name, handle_of(kernel), shape.shared_bytes);
     if (LoadingOnly::here()) return;
     name_launch(name);
     const LaunchConfig config(shape, stream);
@@ -98,7 +98,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 template <class... Parameters>
 int active_clusters(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape) {
     try {
-        prepare_kernel(name, handle_of(kernel), shape.shared_bytes, shape.cluster);
+        prepare_kernel(name, handle_of(kernel), shape.shared_bytes);
     } catch (const CudaError&) {
         return 0;
     }
@@ -114,7 +114,7 @@ int active_clusters(const char* name, void (*kernel)(Parameters...), const Launc
 template <class... Parameters>
 int resident_blocks(const char* name, void (*kernel)(Parameters...), int threads,
                     std::size_t shared_bytes) {
-    prepare_kernel(name, handle_of(kernel), shared_bytes, 0);
+    prepare_kernel(name, handle_of(kernel), shared_bytes);
     int blocks = 0;
     check_kernel(
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),

@@ -13,25 +13,16 @@ namespace nca::cuda {
 namespace {
 
 constexpr std::size_t shared_without_asking = 48 * 1024;
-constexpr int cluster_without_asking = 8;
-
-struct Allowed {
-    std::size_t shared_bytes = shared_without_asking;
-    int cluster = cluster_without_asking;
-};
 
 std::mutex mutex;
-std::map<std::pair<int, const void*>, Allowed> loaded;
+// The bytes of shared memory that each loaded kernel may have.
+std::map<std::pair<int, const void*>, std::size_t> loaded;
 
 thread_local bool loading_only = false;
 
-void set_attribute(const char* name, const void* kernel, cudaFuncAttribute attribute, int value) {
-    check_kernel(cudaFuncSetAttribute(kernel, attribute, value), name);
-}
-
 }  // namespace
 
-void prepare_kernel(const char* name, const void* kernel, std::size_t shared_bytes, int cluster) {
+void prepare_kernel(const char* name, const void* kernel, std::size_t shared_bytes) {
     int device = 0;
     check(cudaGetDevice(&device), "asking for the current device");
     const std::scoped_lock lock(mutex);
@@ -39,18 +30,14 @@ void prepare_kernel(const char* name, const void* kernel, std::size_t shared_byt
     if (loaded.count(key) == 0) {
         cudaFuncAttributes attributes = {};
         check_kernel(cudaFuncGetAttributes(&attributes, kernel), name);
-        loaded[key] = {};
+        loaded[key] = shared_without_asking;
     }
-    Allowed& allowed = loaded[key];
-    if (shared_bytes > allowed.shared_bytes) {
-        set_attribute(name, kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                      static_cast<int>(shared_bytes));
-        allowed.shared_bytes = shared_bytes;
-    }
-    if (cluster > allowed.cluster) {
-        set_attribute(name, kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-        allowed.cluster = cluster;
-    }
+    std::size_t& allowed = loaded[key];
+    if (shared_bytes <= allowed) return;
+    check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(shared_bytes)),
+                 name);
+    allowed = shared_bytes;
 }
 
 int code_of_kernel(const char* name, const void* kernel) {

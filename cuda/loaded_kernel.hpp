@@ -9,9 +9,9 @@ namespace nca::cuda {
 // driver: both happen here, once for each kernel and device.
 
 // Loads the kernel on the current device, where that has not happened, and allows it so many bytes
-// of shared memory and so many blocks in a cluster. Throws CudaError where the build has no code
-// for the device, or the device does not have so much.
-void prepare_kernel(const char* name, const void* kernel, std::size_t shared_bytes, int cluster);
+// of shared memory. Throws CudaError where the build has no code for the device, or the device does
+// not have so much.
+void prepare_kernel(const char* name, const void* kernel, std::size_t shared_bytes);
 
 // The compute capability that the kernel's code was compiled for, 90 for 9.0: that of the device,
 // or an older one where the build has nothing newer. It decides what the kernel does, as

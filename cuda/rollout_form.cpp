@@ -36,7 +36,9 @@ std::string common_obstacle(const DeviceLimits& limits, Precision precision, con
     if (limits.band_clusters == 0) {
         return fmt::format("{} holds no cluster of {} blocks", limits.name, most_bands);
     }
-    if (!has_plain_filters(rule)) return "the filters are not the plain ones";
+    if (!has_plain_filters(rule)) {
+        return "bands need filters that are the cell itself, and Sobel x and y times one number";
+    }
     return {};
 }
 
@@ -55,19 +57,30 @@ BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const dou
     return {};
 }
 
+// Why a grid that has no cut has none.
 std::string grid_obstacle(const Grid& grid) {
-    if (bands_of(grid.height) == 0) {
-        return fmt::format("a band has at least {} rows, and {}x{} cells have fewer",
-                           fewest_band_rows, grid.height, grid.width);
+    const std::string cells = fmt::format("{}x{} cells", grid.height, grid.width);
+    if (grid.height < fewest_band_rows) {
+        return fmt::format("a band has at least {} rows, and {} have fewer rows", fewest_band_rows,
+                           cells);
     }
-    return fmt::format("{}x{} cells are more than the bands of {} blocks hold", grid.height,
-                       grid.width, most_bands);
+    if (grid.width > most_band_width) {
+        return fmt::format("a band has at most {} columns, and {} have more columns",
+                           most_band_width, cells);
+    }
+    if (grid.height > most_bands * most_band_rows) {
+        return fmt::format("{} bands have at most {} rows, and {} have more rows", most_bands,
+                           most_bands * most_band_rows, cells);
+    }
+    return fmt::format("{} do not fit the shared memory of {} blocks", cells,
+                       bands_of(grid.height));
 }
 
 std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut& cut) {
-    const std::string waves = grid.batch > limits.band_clusters
-                                  ? fmt::format(", {} samples at a time", limits.band_clusters)
-                                  : "";
+    // Of clusters with fewer blocks more fit, and how many is not known.
+    const bool has_waves = cut.bands == most_bands && grid.batch > limits.band_clusters;
+    const std::string waves =
+        has_waves ? fmt::format(", {} samples at a time", limits.band_clusters) : "";
     return fmt::format("bands: {} to a sample, a block each{}", cut.bands, waves);
 }
 

@@ -389,8 +389,10 @@ enum class Fault {
     not_initialized
 };
 
+constexpr unsigned ring_numbers = 6;  // of a thread: four and two
+
 struct RingStorage {
-    float received[2][2][5 * 32];  // of two rounds, from both sides
+    float received[2][2][ring_numbers * 32];  // of two rounds, from both sides
     ArrivalBarrier barriers[2];
 };
 
@@ -401,9 +403,9 @@ __global__ void ring_kernel(float* values, unsigned rounds) {
     auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
     const unsigned thread = threadIdx.x, rank = cluster_rank(), blocks = cluster_blocks();
     const unsigned sides[2] = {(rank + 1) % blocks, (rank + blocks - 1) % blocks};
-    float own[5];
-    float* const mine = values + blockIdx.x * 5 * threads;
-    for (unsigned i = 0; i < 5; ++i) own[i] = mine[i * threads + thread];
+    float own[ring_numbers];
+    float* const mine = values + blockIdx.x * ring_numbers * threads;
+    for (unsigned i = 0; i < ring_numbers; ++i) own[i] = mine[i * threads + thread];
     if (thread == 0 && (fault != Fault::not_initialized || rank == 0)) {
         for (ArrivalBarrier& barrier : shared.barriers) init_arrival_barrier(barrier, 1);
     }
@@ -419,37 +421,36 @@ __global__ void ring_kernel(float* values, unsigned rounds) {
             const unsigned to = sides[side] + (fault == Fault::rank_too_large ? blocks : 0);
             float* const at = fault == Fault::outside_of_memory ? mine : received[side];
             store_async(at + 4 * thread, make_float4(own[0], own[1], own[2], own[3]), barrier, to);
-            store_async(at + 4 * threads + thread, own[4], barrier, to);
+            store_async(at + 4 * threads + 2 * thread, make_float2(own[4], own[5]), barrier, to);
         }
         const unsigned parity = round / 2 % 2;
         if (fault == Fault::early_end && rank == 1 && round == 1) return;
         if (fault != Fault::no_wait) {
             wait_arrivals(barrier, fault == Fault::wrong_parity ? 1 - parity : parity);
         }
-        for (unsigned i = 0; i < 5; ++i) {
-            const unsigned at = i < 4 ? 4 * thread + i : 4 * threads + thread;
+        for (unsigned i = 0; i < ring_numbers; ++i) {
+            const unsigned at = i < 4 ? 4 * thread + i : 4 * threads + 2 * thread + i - 4;
             own[i] = (received[0][at] + received[1][at]) * 0.5F;
         }
         __syncthreads();
     }
-    for (unsigned i = 0; i < 5; ++i) mine[i * threads + thread] = own[i];
+    for (unsigned i = 0; i < ring_numbers; ++i) mine[i * threads + thread] = own[i];
 }
 
-// All sizes that can be stored, of numbers that say where they belong; into the next block.
+// Both sizes that can be stored, of numbers that say where they belong; into the next block.
 __global__ void store_sizes_kernel(float* result) {
     auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
     float* const received = shared.received[0][0];
     ArrivalBarrier& barrier = shared.barriers[0];
     init_arrival_barrier(barrier, 1);
     cluster_barrier();
-    expect_bytes(barrier, 7 * sizeof(float));
+    expect_bytes(barrier, 6 * sizeof(float));
     const unsigned to = 1 - cluster_rank();
     const float first = static_cast<float>(to) * 10;
     store_async(received, make_float4(first, first + 1, first + 2, first + 3), barrier, to);
     store_async(received + 4, make_float2(first + 4, first + 5), barrier, to);
-    store_async(received + 6, first + 6, barrier, to);
     wait_arrivals(barrier, 0);
-    for (unsigned i = 0; i < 7; ++i) result[cluster_rank() * 7 + i] = received[i];
+    for (unsigned i = 0; i < 6; ++i) result[cluster_rank() * 6 + i] = received[i];
 }
 
 __global__ void store_into_ended_kernel(std::uint32_t* flag) {
@@ -463,7 +464,7 @@ __global__ void store_into_ended_kernel(std::uint32_t* flag) {
     while (acquire_flag(flag) == 0) {
     }
     acquire_flag(flag);  // the other block goes on
-    store_async(shared.received[0][0], 1.0F, shared.barriers[0], 1);
+    store_async(shared.received[0][0], make_float2(1, 2), shared.barriers[0], 1);
 }
 
 __global__ void store_misaligned_kernel() {
@@ -959,7 +960,7 @@ TEST_CASE("one cluster runs after the other, unless the launch is cooperative") 
 constexpr unsigned ring_blocks = 5, ring_rounds = 7;
 
 std::vector<float> ring_start() {
-    std::vector<float> values(2 * ring_blocks * 5 * 32);
+    std::vector<float> values(2 * ring_blocks * ring_numbers * 32);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 37 % 64);
     return values;
 }
@@ -986,7 +987,7 @@ std::string ring_complaint(void (*kernel)(float*, unsigned), Order order,
 
 TEST_CASE("asynchronous stores reach the neighbours in a cluster, with the same bits always") {
     std::vector<float> expected = ring_start();
-    constexpr std::size_t numbers = 5 * 32;
+    constexpr std::size_t numbers = ring_numbers * 32;
     for (unsigned round = 0; round < ring_rounds; ++round) {
         const std::vector<float> before = expected;
         for (unsigned block = 0; block < 2 * ring_blocks; ++block) {
@@ -1038,12 +1039,12 @@ TEST_CASE("asynchronous stores that cannot arrive are errors") {
                contains("not initialized"));
 }
 
-TEST_CASE("asynchronous stores are of 4, 8 and 16 bytes") {
+TEST_CASE("asynchronous stores are of 8 and 16 bytes") {
     const WithDevice device(9, 0, 16, 64 << 10);
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
     const auto stored =
-        result_of<float>(14, in_clusters(2, 2, 1, sizeof(RingStorage)), store_sizes_kernel);
-    for (int i = 0; i < 14; ++i) REQUIRE(stored[i] == static_cast<float>(i / 7 * 10 + i % 7));
+        result_of<float>(12, in_clusters(2, 2, 1, sizeof(RingStorage)), store_sizes_kernel);
+    for (int i = 0; i < 12; ++i) REQUIRE(stored[i] == static_cast<float>(i / 6 * 10 + i % 6));
     CHECK_THAT(complaint(in_clusters(2, 2, 1, sizeof(RingStorage)), store_misaligned_kernel),
                contains("not aligned to its size"));
 }
@@ -1076,7 +1077,6 @@ TEST_CASE("clusters need a device that has them, and must fit it") {
         REQUIRE(cudaDeviceGetAttribute(&value, cudaDevAttrClusterLaunch, 0) == cudaSuccess);
         return value;
     };
-    constexpr auto large = cudaFuncAttributeNonPortableClusterSizeAllowed;
     CHECK(has_clusters() == 0);
     CHECK(run(2, 4) == cudaErrorNotSupported);
     CHECK(clusters_at_once(2) == -cudaErrorNotSupported);
@@ -1094,25 +1094,18 @@ TEST_CASE("clusters need a device that has them, and must fit it") {
     CHECK(run(8, 16) == cudaSuccess);
     CHECK(run(9, 18) == cudaErrorInvalidClusterSize);
     CHECK(clusters_at_once(8) == 10);
-    CHECK(clusters_at_once(16) == -cudaErrorInvalidClusterSize);
-    REQUIRE(cudaFuncSetAttribute(nothing_kernel, large, 1) == cudaSuccess);
-    CHECK(run(9, 18) == cudaSuccess);
-    CHECK(run(16, 32) == cudaSuccess);
-    CHECK(run(17, 34) == cudaErrorInvalidClusterSize);
-    CHECK(clusters_at_once(16) == 5);
-    CHECK(clusters_at_once(12) == 5);
-    Shape together = in_clusters(12, 60, 1);
+    CHECK(clusters_at_once(6) == 12);
+    CHECK(clusters_at_once(9) == -cudaErrorInvalidClusterSize);
+    Shape together = in_clusters(6, 72, 1);
     together.cooperative = true;
     CHECK(launch(together, nothing_kernel) == cudaSuccess);
-    together.grid = 72;
+    together.grid = 78;
     CHECK(launch(together, nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
 
-    nca::executor::set_multiprocessors(4);
-    CHECK(clusters_at_once(16) == 0);
-    CHECK(run(16, 16) == cudaErrorInvalidClusterSize);
-    REQUIRE(cudaFuncSetAttribute(nothing_kernel, large, 0) == cudaSuccess);
-    CHECK(run(9, 9) == cudaErrorInvalidClusterSize);
+    nca::executor::set_multiprocessors(3);
+    CHECK(clusters_at_once(8) == 0);
+    CHECK(run(8, 8) == cudaErrorInvalidClusterSize);
     cudaGetLastError();
 }
 

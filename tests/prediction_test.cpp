@@ -89,6 +89,24 @@ TEST_CASE("more clusters than the device holds wait for a second wave") {
     REQUIRE(std::abs(forward_of(30) / forward_of(16) - 1) <= 1e-9);
 }
 
+TEST_CASE("a grid of few rows has fewer bands, of which more fit") {
+    RolloutCase rollout = notebook(Precision::fast, RolloutForm::bands);
+    rollout.height = 24;  // eight bands of three rows
+    const double whole = predicted_training(h200, rollout);
+    rollout.height /= 2;  // four bands
+    rollout.forward_rows /= 2;
+    rollout.backward_rows /= 2;
+    REQUIRE(std::abs(predicted_training(h200, rollout) / whole - 1) <= 1e-9);
+    const auto forward_of = [&](int batch) {
+        rollout.forward_rows *= double(batch) / rollout.batch;
+        rollout.batch = batch;
+        return predicted_forward(h200, rollout);
+    };
+    const double one = forward_of(1);
+    REQUIRE(std::abs(forward_of(30) / one - 1) <= 1e-9);
+    REQUIRE(forward_of(31) / one > 1.8);
+}
+
 TEST_CASE("of several side by side each costs its part of the device") {
     RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
     const double alone = predicted_training(h200, rollout);

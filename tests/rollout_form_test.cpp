@@ -54,6 +54,9 @@ TEST_CASE("the form follows from device, precision, rule and grid") {
     REQUIRE(plan(hopper, growing, Precision::precise).cut.most_rows() == 9);
     REQUIRE(plan(hopper, {16, 40, 40}, Precision::fast).text ==
             "bands: 8 to a sample, a block each, 15 samples at a time");
+    const RolloutPlan small = plan(hopper, {16, 23, 40}, Precision::fast);
+    REQUIRE(small.cut.bands == 7);  // smaller clusters, of which more may fit
+    REQUIRE(small.text == "bands: 7 to a sample, a block each");
     REQUIRE(plan(hopper, {1, 3, 7}, Precision::fast).cut.bands == 1);
 }
 
@@ -79,27 +82,33 @@ TEST_CASE(
          "bands need code for compute capability 9.0 or later, and this build's newest for H200 is "
          "for 8.0 (build with -DCMAKE_CUDA_ARCHITECTURES=90)"},
         {small_hopper, notebook, Precision::fast, {}, "half an H200 holds no cluster of 8 blocks"},
-        {hopper, notebook, Precision::fast, rotated(), "the filters are not the plain ones"},
+        {hopper, notebook, Precision::fast, rotated(),
+         "bands need filters that are the cell itself, and Sobel x and y times one number"},
         {hopper,
          {1, 2, 40},
          Precision::fast,
          {},
-         "a band has at least 3 rows, and 2x40 cells have fewer"},
+         "a band has at least 3 rows, and 2x40 cells have fewer rows"},
         {hopper,
          {1, 300, 300},
          Precision::fast,
          {},
-         "300x300 cells are more than the bands of 8 blocks hold"},
+         "a band has at most 128 columns, and 300x300 cells have more columns"},
         {hopper,
-         {1, 40, 129},
+         {1, 3, 129},
          Precision::fast,
          {},
-         "40x129 cells are more than the bands of 8 blocks hold"},
+         "a band has at most 128 columns, and 3x129 cells have more columns"},
+        {hopper,
+         {1, 209, 3},
+         Precision::fast,
+         {},
+         "8 bands have at most 208 rows, and 209x3 cells have more rows"},
         {hopper,
          {1, 208, 128},
          Precision::fast,
          {},  // rows and columns, but not so many cells
-         "208x128 cells are more than the bands of 8 blocks hold"},
+         "208x128 cells do not fit the shared memory of 8 blocks"},
     };
     for (const auto& c : cases) {
         INFO(c.why);
@@ -114,6 +123,22 @@ TEST_CASE(
     }
     const Device steps = cuda_device(Precision::fast, RolloutForm::steps);
     REQUIRE(plan_rollout(hopper, steps, notebook, {}, {}).text == "one kernel a step");
+}
+
+TEST_CASE("which grids fit in bands is as docs/cuda.md says") {
+    const auto fits = [](int height, int width, Precision precision) {
+        return plan(hopper, {1, height, width}, precision).in_bands();
+    };
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
+        for (const int side : {3, 40, 64, 72, 80}) REQUIRE(fits(side, side, precision));
+        REQUIRE(fits(88, 88, precision) == (precision == Precision::fast));
+        REQUIRE(!fits(96, 96, precision));
+        REQUIRE(fits(48, 128, precision));
+        REQUIRE(fits(208, 24, precision));
+        REQUIRE(!fits(2, 40, precision));
+        REQUIRE(!fits(3, 129, precision));
+        REQUIRE(!fits(209, 3, precision));
+    }
 }
 
 TEST_CASE("plain filters are the cell and Sobel's, by any one factor") {

@@ -74,8 +74,7 @@ constexpr int blocks_per_multiprocessor = 2;
 
 // The multiprocessors come in groups, GPCs, and the blocks of a cluster run within one.
 constexpr int gpc_multiprocessors = 16;
-constexpr unsigned portable_cluster_blocks = 8;
-constexpr unsigned most_cluster_blocks = 16;
+constexpr unsigned most_cluster_blocks = 8;  // that need no asking
 constexpr std::size_t memory_alignment = 256;
 
 // Kernels ask at every step.
@@ -292,7 +291,7 @@ public:
         }
         return clusters;
     }
-    cudaError_t check_cluster(const void* kernel, const dim3& grid, const dim3& cluster) const {
+    cudaError_t check_cluster(const dim3& grid, const dim3& cluster) const {
         if (!clusters_supported()) return cudaErrorNotSupported;
         const auto divides = [](unsigned part, unsigned all) {
             return part > 0 && all % part == 0;
@@ -301,12 +300,8 @@ public:
             !divides(cluster.z, grid.z)) {
             return cudaErrorInvalidClusterSize;
         }
-        const bool any_size = large_clusters.count({current_device, kernel}) > 0;
         const std::uint64_t blocks = std::uint64_t(cluster.x) * cluster.y * cluster.z;
-        if (blocks > (any_size ? most_cluster_blocks : portable_cluster_blocks)) {
-            return cudaErrorInvalidClusterSize;
-        }
-        return cudaSuccess;
+        return blocks > most_cluster_blocks ? cudaErrorInvalidClusterSize : cudaSuccess;
     }
 
     std::recursive_mutex mutex;
@@ -325,7 +320,6 @@ public:
     Allocations device_memory;
     Allocations host_memory;
     std::map<std::pair<int, const void*>, std::size_t> shared_limits;
-    std::set<std::pair<int, const void*>> large_clusters;  // by device and kernel, as the limits
     std::set<std::pair<int, const void*>> loaded;
     std::set<std::string> kernels;
 
@@ -546,7 +540,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work th
         dim3 cluster = 1;
         if (const auto* const shape = find_attribute(config, cudaLaunchAttributeClusterDimension)) {
             cluster = dim3(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
-            const cudaError_t error = cuda.check_cluster(kernel, grid, cluster);
+            const cudaError_t error = cuda.check_cluster(grid, cluster);
             if (error) return error;
         }
         const unsigned cluster_blocks = cluster.x * cluster.y * cluster.z;
@@ -978,15 +972,6 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.load(kernel)) return error;
-        if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
-            if (!cuda.clusters_supported()) return cudaErrorNotSupported;
-            if (value != 0) {
-                cuda.large_clusters.insert({current_device, kernel});
-            } else {
-                cuda.large_clusters.erase({current_device, kernel});
-            }
-            return cudaSuccess;
-        }
         if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
         if (value < 0 || static_cast<std::size_t>(value) > cuda.shared_at_most) {
             return cudaErrorInvalidValue;
@@ -1026,7 +1011,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel,
             return cudaErrorInvalidValue;
         }
         const dim3 cluster(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
-        const cudaError_t error = cuda.check_cluster(kernel, config->gridDim, cluster);
+        const cudaError_t error = cuda.check_cluster(config->gridDim, cluster);
         if (!error) *clusters = cuda.resident_clusters(cluster.x * cluster.y * cluster.z);
         return error;
     });

@@ -76,9 +76,6 @@ inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier, un
 inline void store_async(float* shared, float2 value, ArrivalBarrier& barrier, unsigned rank) {
     executor::store_async(shared, &value, sizeof value, &barrier, rank);
 }
-inline void store_async(float* shared, float value, ArrivalBarrier& barrier, unsigned rank) {
-    executor::store_async(shared, &value, sizeof value, &barrier, rank);
-}
 
 inline void bulk_load(void* shared, const void* global, unsigned bytes, ArrivalBarrier& barrier) {
     executor::bulk_load(shared, global, bytes, &barrier);
