@@ -55,6 +55,7 @@ FUNCTIONS = {
     "other": "Forward::Forward Forward::run Forward::prepare Forward::place_bits "
              "Forward::load_first_state Forward::fires_of Forward::expect_neighbours "
              "Forward::store_state Forward::compute Backward::Backward Backward::run "
+             "Backward::fit_scale let_dependents_start "
              "Backward::prepare Backward::start Backward::sum_loss Backward::fetch "
              "Backward::phase_of Backward::expect_neighbours Backward::open_window "
              "Backward::write_sums Backward::finish band_forward_kernel band_backward_kernel",
@@ -66,7 +67,8 @@ HELPERS = set("""
     Forward::piece Forward::halo_row Forward::magnitude_of Forward::u_place Forward::address_of
     Forward::address_of_cell
     Backward::piece Backward::list_of Backward::window_list Backward::edge_row Backward::state_row
-    Backward::p_column Backward::note_largest Backward::put_row Backward::pad_rows
+    Backward::p_column Backward::note_largest Backward::put_row Backward::put_operand
+    Backward::grad_of Backward::pad_rows
     Backward::put_rows Backward::grad_a_row Backward::mask_of Backward::neighbours_of
     Backward::line_of Backward::settle Backward::address_of Backward::row_at Backward::list_in
     Backward::grad_u_row Backward::quad_bytes Backward::load_row Backward::grad_row
@@ -175,6 +177,7 @@ def identity_warps(e, warp, copy):
 
 # As in step_table.py.
 ROUNDS = [
+    ("has_arrived", None, 1, always(1)),
     ("wait_arrivals", None, 1, always(0)),
     ("bulk_store", None, 1, always(1)),
     ("bulk_load", None, 1, always(1)),
@@ -188,6 +191,8 @@ ROUNDS = [
     ("Forward::put_spilled", "i < count", CELLS, always(0)),
     ("Backward::run", "from += Shared::rows", 1, always(1)),
     ("Backward::put_rows", "i < count", CELLS, always(0)),  # of other windows
+    ("Backward::run", "!scale.fits(largest)", CELLS, always(0)),  # where a gradient jumps
+    ("Backward::fit_scale", "i < count", CELLS, always(0)),
     ("Backward::perceive_rows < Backward::open_window", "i < count", CELLS, always(0)),
     ("Backward::perceive_rows", "i < count", CELLS, cells_from_behind),
     ("in_window", None, 1, always(0)),
@@ -227,6 +232,7 @@ CONDITIONS = [
     ("Forward::send_bits", "if (args.rule.pre_and_post)", has_zero_edges),
     ("Backward::run", "thread == last_warp", last_warp),
     ("Backward::run", "if (from > 0)", always(0)),
+    ("Backward::run", "!scale.fits(largest)", always(0)),
     ("Backward::run", "next_scale.sums != scale.sums", always(0)),
     ("GradientScale::next", "is_usable(largest)", lambda e, warp, copy: 1 if copy == 0 else 0),
     ("Backward::multiply_rows", "first + 16 < count", pairs_that_are_full, "multiply_tiles<2>"),
