@@ -674,12 +674,12 @@ private:
         const int from_below = mine.row - (band.rows - alpha_rows);
         if (from_below >= 0 && band.has_below()) send(0, from_below, band.below);
     }
-    __device__ void send_row(Bits& to, Bits bits, int out, unsigned rank) {
+    __device__ void send_row(Bits& to, Bits row, int out, unsigned rank) {
 #pragma unroll
         for (int word = 0; word < words; word += 2) {
             store_async(reinterpret_cast<float*>(&to) + word,
-                        make_float2(__uint_as_float(word_of(bits, word)),
-                                    __uint_as_float(word_of(bits, word + 1))),
+                        make_float2(__uint_as_float(word_of(row, word)),
+                                    __uint_as_float(word_of(row, word + 1))),
                         shared.arrivals[out], rank);
         }
     }
