@@ -84,24 +84,67 @@ __device__ inline FourWords from_lane_below(FourWords bits) {
     return move_halves(bits, [](std::uint64_t half) { return from_lane_below(half); });
 }
 
+// The value, of which the compiler does not know where it is from: it is kept, and not made anew
+// wherever it is used.
+__device__ inline std::uint32_t kept(std::uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+__device__ inline std::uint64_t kept(std::uint64_t value) {
+    return kept(static_cast<std::uint32_t>(value)) |
+           static_cast<std::uint64_t>(kept(static_cast<std::uint32_t>(value >> 32))) << 32;
+}
+
+// All bits or none; and a row whose words are all the same.
+__device__ inline std::uint32_t all_if(bool condition) { return condition ? ~0U : 0U; }
+template <class Bits>
+__device__ inline Bits row_of_words(std::uint32_t word) {
+    const std::uint64_t half = static_cast<std::uint64_t>(word) << 32 | word;
+    if constexpr (sizeof(Bits) == sizeof half) {
+        return half;
+    } else {
+        return Bits{half} << 64 | half;
+    }
+}
+
 // How rows end to the left and right.
 template <class Bits>
-struct RowEdges {
-    Bits all;
-    int width;
-    bool circular;
+class RowEdges {
+public:
+    __device__ RowEdges(int width, bool circular)
+        : last(kept(static_cast<std::uint32_t>(width - 1 - first_of_end))),
+          cells(kept(whole_row<std::uint64_t>(width - first_of_end))),
+          beside(kept(circular ? cells : 0)) {}
 
-    __device__ Bits shifted_right(Bits b) const {  // bit x is that of cell x - 1
-        return (b << 1 | (circular ? b >> (width - 1) : Bits{0})) & all;
-    }
-    __device__ Bits shifted_left(Bits b) const {
-        return b >> 1 | (circular ? b << (width - 1) & all : Bits{0});
-    }
     // Any of the 3x3 around, of a row a lane; the first and last lane's is not known.
     __device__ Bits around(Bits b) const {
-        const Bits line = b | shifted_right(b) | shifted_left(b);
+        const Bits line = widened(b);
         return line | from_lane_above(line) | from_lane_below(line);
     }
+
+private:
+    static constexpr int first_of_end = static_cast<int>(sizeof(Bits)) * 8 - 64;
+
+    // A row's cells and those to their left and right.
+    __device__ Bits widened(Bits b) const {
+        const Bits line = b | b << 1 | b >> 1;
+        const auto end = static_cast<std::uint64_t>(line >> first_of_end) & cells;
+        // The first cell at the last one's place, and the other way round.
+        const std::uint64_t first_cell = static_cast<std::uint64_t>(b) << last;
+        const auto last_cell =
+            static_cast<std::uint32_t>(static_cast<std::uint64_t>(b >> first_of_end) >> last);
+        if constexpr (first_of_end == 0) {
+            return end | ((first_cell | last_cell) & beside);
+        } else {
+            return Bits{end | (first_cell & beside)} << first_of_end |
+                   static_cast<std::uint64_t>(line) | (last_cell & beside);
+        }
+    }
+
+    // Of a row's last 64 bits: the place of the last cell, which are cells, and the same where the
+    // edges are circular, else none.
+    std::uint32_t last;
+    std::uint64_t cells, beside;
 };
 
 // A block's place.
@@ -153,13 +196,17 @@ __device__ inline Bits& row_of(std::uint32_t* bits, const BandRollout& args, int
         bits)[(std::size_t(step) * grid.batch + sample) * grid.height + row];
 }
 
-// A cell to compute, in a list: its index in the band, whether it is a row's first or last.
-constexpr std::uint32_t first_of_row = 1U << 16, last_of_row = 1U << 17;
+// A cell to compute, in a list: how many bytes it lies behind the band's first, whether it is a
+// row's first or last, and its row.
+constexpr std::uint32_t first_of_row = 1U << 18, last_of_row = 1U << 19;
 __device__ inline std::uint32_t listed_cell(int row, int x, int width) {
-    return static_cast<std::uint32_t>(row * width + x) | (x == 0 ? first_of_row : 0) |
-           (x == width - 1 ? last_of_row : 0) | static_cast<std::uint32_t>(row) << 24;
+    return static_cast<std::uint32_t>((row * width + x) * BandTraits::cell_bytes) |
+           (x == 0 ? first_of_row : 0) | (x == width - 1 ? last_of_row : 0) |
+           static_cast<std::uint32_t>(row) << 24;
 }
-__device__ inline unsigned cell_of(std::uint32_t listed) { return listed & 0xffffU; }
+__device__ inline unsigned offset_of_listed(std::uint32_t listed) {
+    return listed & (first_of_row - 1);
+}
 __device__ inline int row_of_listed(std::uint32_t listed) { return static_cast<int>(listed >> 24); }
 
 template <class T>
@@ -303,15 +350,15 @@ __device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigne
                                       unsigned down, unsigned zero, const Band& band,
                                       const StepRule& rule, float scale) {
     constexpr unsigned cell = BandTraits::cell_bytes;
-    const bool first = (listed & first_of_row) != 0, last = (listed & last_of_row) != 0;
+    const unsigned first = listed / first_of_row % 2, last = listed / last_of_row % 2;
     const unsigned row = static_cast<unsigned>(band.row_bytes);
-    const unsigned left = first ? row - cell : 0U - cell, right = last ? cell - row : cell;
+    const unsigned left = first * row - cell, right = cell - last * row;
     unsigned up_left = up + left, up_right = up + right;
     unsigned middle_left = middle + left, middle_right = middle + right;
     unsigned down_left = down + left, down_right = down + right;
     if (!rule.circular) {
-        if (first) up_left = middle_left = down_left = zero;
-        if (last) up_right = middle_right = down_right = zero;
+        if (first != 0) up_left = middle_left = down_left = zero;
+        if (last != 0) up_right = middle_right = down_right = zero;
     }
     const float4 x0 = at<float4>(up_left), x1 = at<float4>(up), x2 = at<float4>(up_right);
     const float4 x3 = at<float4>(middle_left), x5 = at<float4>(middle_right);

@@ -443,7 +443,7 @@ private:
         __syncthreads();  // the operands are there
     }
     __device__ float4 grad_of(std::uint32_t listed) const {
-        return piece(grad + cell_of(listed) * cell_bytes + quad_bytes());
+        return piece(grad + offset_of_listed(listed) + quad_bytes());
     }
     // Those of a list, from the gradient as it is.
     __device__ void put_rows(const List& list, int count, const GradientScale& of_step) {
@@ -463,7 +463,7 @@ private:
 #pragma unroll 1
         for (int i = at_once - 1 - thread / Traits::quads; i < count; i += at_once) {
             const std::uint32_t listed = list.cells[i];
-            const unsigned middle = x + row_bytes + cell_of(listed) * cell_bytes + quad_bytes();
+            const unsigned middle = x + row_bytes + offset_of_listed(listed) + quad_bytes();
             const Perception p = perceive(listed, middle - row_bytes, middle, middle + row_bytes,
                                           zero + quad_bytes(), band, args.rule, factor);
             store_perception<parts>(
@@ -635,7 +635,7 @@ private:
                 }
             }
             const int row = first + lane / 4 + (odd ? 8 : 0);
-            const unsigned cell = row < count ? cell_of(list.cells[row]) : 0;
+            const unsigned cell = row < count ? offset_of_listed(list.cells[row]) : 0;
 #pragma unroll
             for (int j = 0; j < Own::columns; ++j) {
                 float mine[4];
@@ -654,7 +654,7 @@ private:
                 const auto place =
                     static_cast<unsigned>(column * 2 + lane % 4 / 2);  // 16 bytes each
                 if (Shared::p_groups == 2 ? j == 0 : column < 2) {
-                    float4& to = piece(grad + cell * cell_bytes + place * 16);
+                    float4& to = piece(grad + cell + place * 16);
                     add_scaled(to, factor, four);
                 } else {
                     piece(address_of(shared.grad_p) +

@@ -43,9 +43,8 @@ struct ForwardShared {
     static constexpr int part_bytes = rows * BandTraits::p_pitch;
 
     alignas(16) float zero[Traits::channels];
-    alignas(16) float u0[Traits::channels];  // times the step size
-    alignas(16) float b2[Traits::channels];  // the same
-    alignas(16) float b1[Traits::hidden];
+    alignas(16) float u0[Traits::channels];   // times the step size
+    alignas(16) float b2[Traits::channels];   // the same
     alignas(16) EdgeBits<words> edges[2][2];  // [buffer][above, below]
     RowBits<words> above[most_band_rows];     // alpha above the threshold, of own x
     RowBits<words> not_empty[most_band_rows + 2 * alpha_rows];  // of the first state
@@ -71,9 +70,9 @@ struct LaneRow {
     using Bits = RowBits<words>;
     int row;        // of the band
     int in_sample;  // wrapped
-    bool inside;    // the sample, or its edges are circular
-    bool own;
-    bool near;  // own, or next to an own one
+    // All bits or none: whether it lies inside of the sample, or edges are circular; and whether it
+    // is own, or inside and next to an own one.
+    std::uint32_t if_inside, if_own, if_near;
 
     Bits life = 0;      // of x
     Bits fires = 0;     // of the step before
@@ -87,11 +86,14 @@ __device__ LaneRow<words> lane_row(const BandRollout& args, const Band& band, in
     LaneRow<words> result;
     result.row = (lane < last ? lane : last) - alpha_rows;
     const int in_sample = band.first_row + result.row;
-    result.inside = args.rule.circular || (in_sample >= 0 && in_sample < args.grid.height);
-    result.in_sample = result.inside ? wrapped_row(in_sample, args.grid.height) : band.first_row;
+    const bool inside = args.rule.circular || (in_sample >= 0 && in_sample < args.grid.height);
+    result.in_sample = inside ? wrapped_row(in_sample, args.grid.height) : band.first_row;
     const int unclamped = lane - alpha_rows;
-    result.own = unclamped >= 0 && unclamped < band.rows;
-    result.near = unclamped >= -1 && unclamped <= band.rows;
+    const bool own = unclamped >= 0 && unclamped < band.rows;
+    const bool near = unclamped >= -1 && unclamped <= band.rows;
+    result.if_inside = kept(all_if(inside));
+    result.if_own = kept(all_if(own));
+    result.if_near = kept(all_if(inside && near));
     return result;
 }
 
@@ -104,6 +106,7 @@ struct ForwardWeightsOfWarp {
     static constexpr int blocks = hidden / 16;
     std::uint32_t w1[columns][BandTraits::p_blocks][parts][2];
     std::uint32_t w2[blocks][2][parts][2];
+    float2 b1[columns];
 };
 
 template <int parts, int words>
@@ -119,6 +122,11 @@ __device__ ForwardWeightsOfWarp<parts, words> load_weights(const TensorWeights& 
             make_b<parts>(own.w1[j][k], weights.w1_forward[group * Own::columns + j][k][lane],
                           scales.w1);
         }
+    }
+#pragma unroll
+    for (int j = 0; j < Own::columns; ++j) {
+        const float* const b1 = weights.b1 + group * Own::hidden + j * 8 + lane % 4 * 2;
+        own.b1[j] = make_float2(b1[0], b1[1]);
     }
 #pragma unroll
     for (int k = 0; k < Own::blocks; ++k) {
@@ -167,27 +175,31 @@ public:
           band(band_of_block(args_)),
           thread(thread_),
           lane(thread_ % Traits::warp_size),
-          warp(thread_ / Traits::warp_size),
+          // The same in all lanes, and the compiler knows it.
+          warp(__shfl_sync(whole_warp, thread_ / Traits::warp_size, 0)),
           quad(thread_ % Traits::quads),
           zero(kept_shared_address(&shared_)),
           row_bytes(static_cast<unsigned>(band.row_bytes)),
           halo(zero + static_cast<unsigned>(sizeof(Shared))),
           x(halo + 4 * row_bytes),
           list(x + static_cast<unsigned>(band.rows) * row_bytes),
-          edges{whole_row<Bits>(band.width), band.width, args_.rule.circular} {}
+          edges(band.width, args_.rule.circular) {}
 
     __device__ void run() {
         prepare();
-        Bits next_fires = fires_of(0);
+        const int rows_of_step = args.grid.batch * args.grid.height;
+        const Bits* fires_at = &row_of<Bits>(args.fire, args, 0, band.sample, mine.in_sample);
+        Bits next_fires = *fires_at;
         for (int step = 0;; ++step) {
             const int out = step % 2, in = 1 - out;
-            if (thread == 0 && step < args.steps) expect_neighbours(out);
+            if (thread == 0 && step < args.steps) expect_bytes(shared.arrivals[out], arriving);
             const Bits fires = next_fires;
-            if (step + 1 < args.steps) next_fires = fires_of(step + 1);
+            next_fires = 0;
+            if (step + 1 < args.steps) next_fires = *(fires_at += rows_of_step);
             if (step > 0)
                 wait_arrivals(shared.arrivals[in], static_cast<unsigned>(step - 1) / 2 % 2);
             const Bits computed = live(step, in);
-            const Bits listed = mine.own && step < args.steps ? computed & fires : Bits{0};
+            const Bits listed = computed & fires & row_of_words<Bits>(mine.if_own);
             const int count = list_cells(listed, in);
             mine.fires = fires;
             mine.computed = computed;
@@ -195,27 +207,25 @@ public:
             // The lists' blocks begin to wait a little before there is something to list: before
             // that the multiprocessors that are free are free for others.
             if (step + 4 >= args.steps) let_dependents_start();
-            if (thread == Traits::threads - Traits::warp_size) store_state(step);
+            if (thread == last_warp) store_state(step);
             if (step == args.steps) break;
-            if ((args.rule.pre_and_post || u0_lives) && warp == 0 && mine.own) {
-                shared.above[mine.row] = above_living;
-            }
+            if (if_keeps_above != 0) shared.above[mine.row] = above_living;
             compute(step, count, in, out, listed);
             __syncthreads();  // D: the state is that of the next step
-            if (warp == 0) send_bits(out);
+            if (warp == Traits::warps - 1) send_bits(out);
         }
-        if (thread == Traits::threads - Traits::warp_size) wait_bulk_stores();
+        if (thread == last_warp) wait_bulk_stores();
         cluster_barrier();  // no neighbour sends any more
     }
 
 private:
+    // The first thread of the last warp, which has least to do.
+    static constexpr int last_warp = Traits::threads - Traits::warp_size;
+
     __device__ static float4& piece(unsigned address) { return at<float4>(address); }
     // Of a side (0 above, 1 below) and a buffer.
     __device__ unsigned halo_row(int side, int buffer) const {
         return halo + static_cast<unsigned>(side * 2 + buffer) * row_bytes;
-    }
-    __device__ Bits fires_of(int step) const {
-        return row_of<Bits>(args.fire, args, step, band.sample, mine.in_sample);
     }
 
     __device__ void prepare() {
@@ -228,7 +238,6 @@ private:
         w1_inverse = inverse_of_power(scales.w1);
         u_factor = args.rule.step_size * inverse_of_power(scales.w2);
         compute_u0(shared, weights, args.rule.step_size, thread);
-        if (thread < Traits::hidden) shared.b1[thread] = weights.b1[thread];
         if (thread < Traits::channels) shared.zero[thread] = 0;
         if (thread == 0) {
             shared.magnitude = magnitude_of(0);
@@ -236,12 +245,24 @@ private:
         }
         mine = lane_row<words>(args, band, lane);
         place_bits();
+        number_cells();
         load_first_state();
         fence_async_proxy();
         __syncthreads();  // all is there
-        mine.life = mine.inside ? shared.not_empty[mine.row + alpha_rows] : Bits{0};
-        mine.lived = edges.all;
-        u0_lives = shared.u0[alpha_channel] > living_threshold;
+        const Bits inside = row_of_words<Bits>(mine.if_inside);
+        mine.life = shared.not_empty[mine.row + alpha_rows] & inside;
+        mine.lived = inside;
+        if (args.life != nullptr) {
+            life_to = &row_of<Bits>(args.life, args, 0, band.sample, mine.in_sample);
+        }
+        const int rows_of_bits = alpha_rows * (args.rule.pre_and_post ? 2 : 1);
+        const int each = band.row_bytes + rows_of_bits * static_cast<int>(sizeof(Bits));
+        arriving = kept(static_cast<unsigned>((band.has_above() + band.has_below()) * each));
+        const bool u0_lives = shared.u0[alpha_channel] > living_threshold;
+        if_own_and_u0_lives = kept(mine.if_own & all_if(u0_lives));
+        const std::uint32_t if_writer = all_if(warp == Traits::warps - 1) & mine.if_own;
+        if_keeps_above = kept(if_writer & all_if(args.rule.pre_and_post || u0_lives));
+        if_writes_life = kept(if_writer & all_if(args.life != nullptr));
         cluster_barrier();  // all blocks can be sent to
         wait_for_predecessor();
     }
@@ -249,7 +270,7 @@ private:
     // Where the lane's row has its bits.
     __device__ void place_bits() {
         bits = zero;
-        if (!mine.inside) return;
+        if (mine.if_inside == 0) return;
         const unsigned row_of_bits = sizeof(Bits);
         if (mine.row >= 0 && mine.row < band.rows) {
             bits = address_of(shared.above) + static_cast<unsigned>(mine.row) * row_of_bits;
@@ -260,6 +281,16 @@ private:
                static_cast<unsigned>(row) * row_of_bits;
         bits_stride = sizeof shared.edges[0];
         lived_offset = alpha_rows * row_of_bits;
+    }
+    // What the lane writes into lists.
+    __device__ void number_cells() {
+        lane_bit = kept(1U << lane);
+        lanes_before = kept(lane_bit - 1);
+        listed_row = kept(listed_cell(1, 1, band.width) - listed_cell(0, 1, band.width));
+#pragma unroll
+        for (int word = 0; word < words; ++word) {
+            listed_lane[word] = kept(listed_cell(0, word * 32 + lane, band.width));
+        }
     }
     template <class T>
     __device__ unsigned address_of(const T& of_shared) const {
@@ -323,87 +354,72 @@ private:
         }
     }
 
-    __device__ void expect_neighbours(int out) {
-        const int rows_of_bits = alpha_rows * (args.rule.pre_and_post ? 2 : 1);
-        const int each = band.row_bytes + rows_of_bits * static_cast<int>(sizeof(Bits));
-        expect_bytes(shared.arrivals[out],
-                     static_cast<unsigned>((band.has_above() + band.has_below()) * each));
-    }
-
     // Who lives in x, who of the cells near the band has to be cleared, and whose neighbourhood is
     // not empty, which is returned.
     __device__ Bits live(int step, int in) {
+        const Bits inside = row_of_words<Bits>(mine.if_inside);
+        const Bits near = row_of_words<Bits>(mine.if_near);
+        const Bits own_row = row_of_words<Bits>(mine.if_own);
+        const Bits not_empty = mine.life | (mine.fires & mine.computed);
+        const Bits moved_by_u0 = mine.fires & ~mine.computed;
         // Alpha of z above the threshold; of x, whose other cells are zero, it is above_living.
-        const unsigned from = bits + (in == 0 ? 0 : bits_stride);
-        Bits above = at<Bits>(from);
-        // Cells that moved by u0; step 0 comes behind none that did.
-        if (u0_lives && mine.row >= 0 && mine.row < band.rows) {
-            above |= mine.fires & ~mine.computed;
-        }
-        above_living = above;
-        Bits life = edges.around(above);
+        const unsigned from = bits + static_cast<unsigned>(in) * bits_stride;
+        const Bits above = at<Bits>(from) | (moved_by_u0 & row_of_words<Bits>(if_own_and_u0_lives));
+        Bits life = edges.around(above) & inside;
         if (args.rule.pre_and_post) {
             const Bits of_neighbour = at<Bits>(from + lived_offset);
-            above_living =
-                mine.row >= 0 && mine.row < band.rows ? above & mine.lived : of_neighbour;
+            above_living = (above & mine.lived & own_row) | (of_neighbour & ~own_row);
             life &= mine.lived;
-            mine.lived = edges.around(above_living);
-            if (!mine.inside) mine.lived = 0;
+            mine.lived = edges.around(above_living) & inside;
+        } else {
+            above_living = above;
+            born_empty = moved_by_u0 & life & near;
         }
         if (step == 0) life = mine.life;
-        if (!mine.inside) life = 0;
-        // A cell that will not live is computed as well: its alpha may let its neighbours live.
-        Bits computed = edges.around(life);
-        if (!mine.inside) computed = 0;
-        const Bits not_empty = step == 0 ? Bits{0} : mine.life | (mine.fires & mine.computed);
-        died = mine.near ? not_empty & ~life : Bits{0};
-        born_empty = mine.near && !args.rule.pre_and_post && step > 0
-                         ? mine.fires & ~mine.computed & life
-                         : Bits{0};
+        died = not_empty & ~life & near;
         mine.life = life;
-        if (args.life != nullptr && step > 0 && warp == 0 && mine.own) {
-            row_of<Bits>(args.life, args, step, band.sample, band.first_row + mine.row) = life;
+        if (if_writes_life != 0 && step > 0) {
+            life_to += args.grid.batch * args.grid.height;
+            *life_to = life;
         }
-        return computed;
+        // A cell that will not live is computed as well: its alpha may let its neighbours live.
+        return edges.around(life);
     }
 
     // Writes the list and clears who died, a row a warp; returns how many are listed.
     __device__ int list_cells(Bits listed, int in) {
         const auto count = static_cast<unsigned>(count_bits(listed));
-        const unsigned lanes_before = (1U << lane) - 1;
-        const bool any_born = __any_sync(whole_warp, born_empty != 0);
+        const Bits changed = died | born_empty;
 #pragma unroll 1
         for (int i = warp; i < band.rows + 2; i += Traits::warps) {
             const int source = i + alpha_rows - 1, row = i - 1;
             const Bits of_row = from_lane(listed, source);
             unsigned to = list + 4 * sum_over_warp(lane < source ? count : 0U);
+            const std::uint32_t first = static_cast<std::uint32_t>(row) * listed_row;
 #pragma unroll
             for (int word = 0; word < words; ++word) {
                 const std::uint32_t of_word = word_of(of_row, word);
-                if (of_word >> lane & 1U) {
+                if ((of_word & lane_bit) != 0) {
                     const auto before = static_cast<unsigned>(__popc(of_word & lanes_before));
-                    at<std::uint32_t>(to + 4 * before) =
-                        listed_cell(row, word * 32 + lane, band.width);
+                    at<std::uint32_t>(to + 4 * before) = first + listed_lane[word];
                 }
                 to += 4 * static_cast<unsigned>(__popc(of_word));
             }
-            const Bits dead = from_lane(died, source);
-            const Bits born = any_born ? from_lane(born_empty, source) : Bits{0};
-            if ((dead | born) != 0) reset_cells(row, in, dead, born);
+            const Bits cells = from_lane(changed, source);
+            if (cells != 0) reset_cells(row, in, cells, from_lane(born_empty, source));
         }
         return static_cast<int>(sum_over_warp(count));
     }
 
-    // Cells of a row that died become zero; those that were empty and live now are u0.
-    __device__ void reset_cells(int row, int in, Bits dead, Bits born) {
+    // Cells of a row that died become zero; those of them that were empty and live now are u0.
+    __device__ void reset_cells(int row, int in, Bits cells, Bits born) {
         const unsigned to = row < 0            ? halo_row(0, in)
                             : row == band.rows ? halo_row(1, in)
                                                : x + static_cast<unsigned>(row) * row_bytes;
 #pragma unroll
         for (int word = 0; word < words; ++word) {
-            const std::uint32_t born_bits = word_of(born, word);
-            if (!((word_of(dead, word) | born_bits) >> lane & 1U)) continue;
-            const bool is_born = (born_bits >> lane & 1U) != 0;
+            if ((word_of(cells, word) & lane_bit) == 0) continue;
+            const bool is_born = (word_of(born, word) & lane_bit) != 0;
             for (int q = 0; q < Traits::quads; ++q) {
                 piece(to + (word * 32 + lane) * cell_bytes + q * 16) =
                     is_born ? load4(shared.u0 + q * 4) : zero4();
@@ -436,9 +452,9 @@ private:
             }
             if (first == 0) send_unchanged(here, out, listed);
             const bool last = left <= Shared::rows;
-            if (last && thread == Traits::threads - Traits::warp_size) wait_bulk_reads();
+            if (last && thread == last_warp) wait_bulk_reads();
             __syncthreads();  // C: u is there; x may change
-            if (args.magnitude != nullptr && thread == 0 && last) {
+            if (args.magnitude != nullptr && thread == last_warp && last) {
                 args.magnitude[step * args.grid.batch * band.bands + band.index] = shared.magnitude;
                 shared.magnitude = magnitude_of(0);
             }
@@ -469,7 +485,7 @@ private:
             const int i = wanted < count ? wanted : count - 1;
             const auto listed = at<std::uint32_t>(list + (first + i) * 4);
             // The cells of the first row are numbered as those above them are.
-            const unsigned offset = cell_of(listed) * cell_bytes + quad_bytes;
+            const unsigned offset = offset_of_listed(listed) + quad_bytes;
             const unsigned middle = x + offset;
             const unsigned up = row_of_listed(listed) == 0 ? above + offset : middle - row_bytes;
             const unsigned down =
@@ -495,8 +511,7 @@ private:
                     magnitude == infinite_magnitude ? scale : inverse_of_power(scale) * u_factor;
             }
         }
-        largest = largest_over_warp(largest);
-        if (lane == 0 && largest > 0) atomicMax(&shared.magnitude, largest);
+        if (warp * 8 < count) atomicMax(&shared.magnitude, largest);
     }
 
     // The MLP of 16 listed cells and the warp's hidden units.
@@ -517,8 +532,7 @@ private:
         Accumulator a[Own::columns];
 #pragma unroll
         for (int j = 0; j < Own::columns; ++j) {
-            const float2 b1 =
-                *reinterpret_cast<const float2*>(shared.b1 + group * Own::hidden + j * 8 + t * 2);
+            const float2 b1 = own.b1[j];
             a[j] = {{b1.x * upper, b1.y * upper, b1.x * lower, b1.y * lower}};
         }
 #pragma unroll
@@ -567,12 +581,12 @@ private:
         return static_cast<unsigned>((q ^ (row >> 1 & 1) * 2) * 4);
     }
 
-    // Cells of the edge rows that do not change in this step, by the warps that have no rows to
-    // multiply, if there are any.
+    // Cells of the edge rows that do not change in this step, by the warps that have fewer rows to
+    // multiply than others, or by all.
     __device__ void send_unchanged(int count, int out, Bits listed) {
-        const int tiles = (count + 15) / 16, shares = Traits::warps / Shared::groups;
-        int first_warp = (tiles < shares ? tiles : shares) * Shared::groups;
-        if (first_warp == Traits::warps) first_warp = 0;
+        const unsigned tiles = static_cast<unsigned>(count + 15) / 16;
+        const int first_warp =
+            static_cast<int>(tiles % (Traits::warps / Shared::groups)) * Shared::groups;
         if (warp < first_warp) return;
         const Bits top = from_lane(listed, alpha_rows);
         const Bits bottom = from_lane(listed, alpha_rows + band.rows - 1);
@@ -580,15 +594,16 @@ private:
         const auto share = static_cast<unsigned>(thread - first_warp * Traits::warp_size);
         const auto threads =
             static_cast<unsigned>(Traits::threads - first_warp * Traits::warp_size);
-        const unsigned until = band.has_below() ? 2 * pieces : pieces;
-        const unsigned last_row = static_cast<unsigned>(band.rows - 1) * row_bytes;
+        const unsigned last_row = x + static_cast<unsigned>(band.rows - 1) * row_bytes;
 #pragma unroll 1
-        for (unsigned i = (band.has_above() ? 0 : pieces) + share; i < until; i += threads) {
-            const bool is_below = i >= pieces;
-            const unsigned of_row = is_below ? i - pieces : i;
-            if (((is_below ? bottom : top) >> (of_row / Traits::quads) & 1) != 0) continue;
-            send_piece(is_below, out, of_row * 16,
-                       piece(x + (is_below ? last_row : 0) + of_row * 16));
+        for (unsigned i = share; i < pieces; i += threads) {
+            const unsigned column = i / Traits::quads;
+            if (band.has_above() && (top >> column & 1) == 0) {
+                send_piece(false, out, i * 16, piece(x + i * 16));
+            }
+            if (band.has_below() && (bottom >> column & 1) == 0) {
+                send_piece(true, out, i * 16, piece(last_row + i * 16));
+            }
         }
     }
 
@@ -649,21 +664,23 @@ private:
         }
         const bool was = before.w > living_threshold, is = z.w > living_threshold;
         if (quad == alpha_channel / 4 && was != is) {
-            const int column = static_cast<int>(cell_of(listed)) - row * band.width;
+            const unsigned column =
+                (offset_of_listed(listed) - static_cast<unsigned>(row) * row_bytes) / cell_bytes;
             atomicXor(reinterpret_cast<unsigned*>(shared.above + row) + column / 32,
                       1U << column % 32);
         }
     }
     __device__ unsigned address_of_cell(std::uint32_t listed) const {
-        return x + cell_of(listed) * cell_bytes + static_cast<unsigned>(quad) * 16;
+        return x + offset_of_listed(listed) + static_cast<unsigned>(quad) * 16;
     }
 
     // Bits of own rows near the edges, and, where u0 is above the threshold, of all cells that
     // moved by it.
     __device__ void send_bits(int out) {
-        if (!mine.own) return;
-        Bits above = shared.above[mine.row];
-        if (u0_lives) above |= mine.fires & ~mine.computed;
+        if (mine.if_own == 0) return;
+        const Bits moved_by_u0 = mine.fires & ~mine.computed;
+        const Bits above =
+            shared.above[mine.row] | (moved_by_u0 & row_of_words<Bits>(if_own_and_u0_lives));
         const Bits lived = above & mine.lived;
         const auto send = [&](int side, int row, unsigned rank) {
             EdgeBits<words>& to = shared.edges[out][side];
@@ -696,8 +713,16 @@ private:
     // The address of the lane's bits in the first buffer, how much further the second is, and how
     // far behind those of alpha the others are.
     unsigned bits = 0, bits_stride = 0, lived_offset = 0;
+    unsigned arriving = 0;  // bytes that the neighbours send in a step
+    // As bits the lane and those before it; of a list, the lane's cells of row 0, and how much more
+    // those of a row are than those of the row before.
+    std::uint32_t lane_bit = 0, lanes_before = 0, listed_lane[words] = {}, listed_row = 0;
     Bits above_living = 0, died = 0, born_empty = 0;
-    bool u0_lives = false;
+    // All bits or none: whether the row is own and u0 above the threshold; whether the lane writes
+    // above_living to shared memory, and the row's life to global memory, behind `life_to`, where
+    // that of the step before is.
+    std::uint32_t if_own_and_u0_lives = 0, if_keeps_above = 0, if_writes_life = 0;
+    Bits* life_to = nullptr;
 };
 
 template <int parts, int words>

@@ -53,12 +53,12 @@ FUNCTIONS = {
     "gather": "Backward::gather Backward::gather_column Backward::add_window",
     "dW1": "Backward::add_w1",
     "other": "Forward::Forward Forward::run Forward::prepare Forward::place_bits "
-             "Forward::load_first_state Forward::fires_of Forward::expect_neighbours "
-             "Forward::store_state Forward::compute Backward::Backward Backward::run "
-             "Backward::fit_scale let_dependents_start "
-             "Backward::prepare Backward::start Backward::sum_loss Backward::fetch "
-             "Backward::phase_of Backward::expect_neighbours Backward::open_window "
-             "Backward::write_sums Backward::finish band_forward_kernel band_backward_kernel",
+             "Forward::number_cells Forward::load_first_state Forward::store_state "
+             "Forward::compute Backward::Backward Backward::run Backward::fit_scale "
+             "let_dependents_start Backward::prepare Backward::start Backward::sum_loss "
+             "Backward::fetch Backward::phase_of Backward::expect_neighbours "
+             "Backward::open_window Backward::write_sums Backward::finish band_forward_kernel "
+             "band_backward_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 PARTS = [("Backward::gather", "wait_arrivals(shared.edges", "edges")]
@@ -68,20 +68,20 @@ HELPERS = set("""
     Forward::address_of_cell
     Backward::piece Backward::list_of Backward::window_list Backward::edge_row Backward::state_row
     Backward::p_column Backward::note_largest Backward::put_row Backward::put_operand
-    Backward::grad_of Backward::pad_rows
-    Backward::put_rows Backward::grad_a_row Backward::mask_of Backward::neighbours_of
-    Backward::line_of Backward::settle Backward::address_of Backward::row_at Backward::list_in
-    Backward::grad_u_row Backward::quad_bytes Backward::load_row Backward::grad_row
-    Backward::offset_of Backward::row_before Backward::load_settled
-    add_scaled at at_shared_address band_of_block bulk_load bulk_store cell_of cluster_rank
+    Backward::grad_of Backward::pad_rows Backward::put_rows Backward::grad_a_row Backward::mask_of
+    Backward::neighbours_of Backward::line_of Backward::settle Backward::address_of Backward::row_at
+    Backward::list_in Backward::grad_u_row Backward::quad_bytes Backward::load_row
+    Backward::grad_row Backward::offset_of Backward::row_before Backward::load_settled
+    add_scaled all_if at at_shared_address band_of_block bulk_load bulk_store cluster_rank
     count_bits difference expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below
-    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power kept_shared_address
-    lane_row largest_element largest_of_warp largest_over_warp life_before listed_cell listed_in_row
-    load4 load_matrices load_matrices_transposed make_parts mma_fp16 move_halves multiply
-    multiply_small nanoseconds operand_scale power_of_two rounded_to_fp16 row_of row_of_listed
-    rows_of_halves scaled shared_address sobel_corner split_columns store4 store_async
-    store_matrices_transposed sum_of sum_over_warp wait_arrivals wait_bulk_reads weight_scales
-    whole_row word_of wrapped_row write_window zero4""".split())
+    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power kept
+    kept_shared_address lane_row largest_element largest_of_warp largest_over_warp life_before
+    listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_parts mma_fp16
+    move_halves multiply multiply_small nanoseconds offset_of_listed operand_scale power_of_two
+    rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address
+    sobel_corner split_columns store4 store_async store_matrices_transposed sum_of sum_over_warp
+    wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
+    write_window zero4""".split())
 
 
 def warps_with(count_of):
@@ -96,6 +96,10 @@ def last_warp(e, warp, copy):
 def has_zero_edges(e, warp, copy):
     """Of the examples, this is also the one whose life counts before and after a step."""
     return 1 if e.zero_edges else 0
+
+
+def last_warp_and_zero_edges(e, warp, copy):
+    return last_warp(e, warp, copy) * has_zero_edges(e, warp, copy)
 
 
 def rounds_of(first, step, end):
@@ -136,16 +140,12 @@ def words_with_cells(e, warp, copy):
     return 1 - (1 - e.listed / (e.rows * e.columns)) ** columns
 
 
-def first_idle_warp(e):
-    busy = min(-(-e.listed // TILE), WARPS // e.unit_groups) * e.unit_groups
-    return 0 if busy == WARPS else busy
-
-
 def unchanged_pieces(e, warp, copy):
-    first = first_idle_warp(e)
+    """Of a row, by the warps that have fewer tiles than others, or by all."""
+    first = -(-e.listed // TILE) % (WARPS // e.unit_groups) * e.unit_groups
     if warp < first:
         return 0
-    return len(range((warp - first) * WARP, 2 * e.width * QUADS, (WARPS - first) * WARP))
+    return len(range((warp - first) * WARP, e.width * QUADS, (WARPS - first) * WARP))
 
 
 def has_first_row(e, warp, copy):
@@ -177,7 +177,7 @@ def identity_warps(e, warp, copy):
 
 # As in step_table.py.
 ROUNDS = [
-    ("has_arrived", None, 1, always(1)),
+    ("has_arrived", None, 1, always(0)),
     ("wait_arrivals", None, 1, always(0)),
     ("bulk_store", None, 1, always(1)),
     ("bulk_load", None, 1, always(1)),
@@ -186,7 +186,7 @@ ROUNDS = [
     ("Forward::compute", "first += Shared::rows", 1, always(1)),
     ("Forward::compute", "row < here", WARPS // 2 * TILE, tiles_forward),
     ("Forward::perceive_cells", "of_warp < count", CELLS, cells_of_warp),
-    ("Forward::send_unchanged", "i < until", THREADS, unchanged_pieces),
+    ("Forward::send_unchanged", "i < pieces", THREADS, unchanged_pieces),
     ("Forward::finish_cells", "i < count", CELLS, cells_of_warp),
     ("Forward::put_spilled", "i < count", CELLS, always(0)),
     ("Backward::run", "from += Shared::rows", 1, always(1)),
@@ -204,33 +204,32 @@ ROUNDS = [
     ("Backward::add_w1", "first < count", TILE, lambda e, warp, copy: -(-e.listed // TILE)),
 ]
 CONDITIONS = [
+    ("has_arrived", None, always(0)),
     ("wait_arrivals", None, always(0)),
     (None, "thread == 0", share_of_warps(1)),
-    (None, "thread == Traits::threads - Traits::warp_size", last_warp),
+    (None, "thread == last_warp", last_warp),
     ("BandCut::most_rows", None, always(0)),
     ("perceive", "if (!rule.circular)", has_zero_edges),
-    ("Forward::run", "if (warp == 0)", share_of_warps(1)),
-    ("Forward::live", "if (args.rule.pre_and_post)", has_zero_edges),
-    ("Forward::live", "warp == 0", share_of_warps(1)),
+    ("Forward::run", "warp == Traits::warps - 1", last_warp),
+    ("Forward::run", "if_keeps_above", last_warp_and_zero_edges),
+    ("Forward::live", "if (args.rule.pre_and_post)", has_zero_edges, "of_neighbour"),
+    ("Forward::live", "if_writes_life", last_warp),
     ("Forward::list_cells", "i < band.rows + 2", warps_with(rows_to_list)),
-    ("Forward::list_cells", "of_word >> lane & 1U", words_with_cells),
-    ("Forward::list_cells", "any_born ?", always(0)),
-    ("Forward::list_cells", "(dead | born) != 0", always(DEATHS)),
+    ("Forward::list_cells", "of_word & lane_bit", words_with_cells),
+    ("Forward::list_cells", "cells != 0", always(DEATHS)),
     ("Forward::compute", "row < here", warps_with(tiles_forward)),
     ("Forward::compute", "count > Shared::rows", always(0)),
     ("Forward::perceive_cells", "of_warp < count", warps_with(cells_of_warp)),
-    ("Forward::perceive_cells", "largest > 0", warps_with(cells_of_warp)),
+    ("Forward::perceive_cells", "warp * 8 < count", warps_with(cells_of_warp)),
     ("Forward::send_unchanged", "warp < first_warp", warps_with(unchanged_pieces)),
-    ("Forward::send_unchanged", "i < until", warps_with(unchanged_pieces)),
+    ("Forward::send_unchanged", "i < pieces", warps_with(unchanged_pieces)),
     ("Forward::store_state", "args.states != nullptr", always(0), "args.last_state"),
     ("Forward::finish_cells", "i < count", warps_with(cells_of_warp)),
     ("Forward::finish_cells", "if (spill)", always(0), "store4(spilled("),
     ("Forward::put_cell", "row == 0 && band.has_above", has_first_row),
     ("Forward::put_cell", "row == band.rows - 1 && band.has_below", has_last_row),
     ("Forward::put_cell", "was != is", always(ALPHA_CHANGES)),
-    ("Forward::send_bits", "if (u0_lives", always(0)),
     ("Forward::send_bits", "if (args.rule.pre_and_post)", has_zero_edges),
-    ("Backward::run", "thread == last_warp", last_warp),
     ("Backward::run", "if (from > 0)", always(0)),
     ("Backward::run", "!scale.fits(largest)", always(0)),
     ("Backward::run", "next_scale.sums != scale.sums", always(0)),
