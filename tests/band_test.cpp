@@ -12,9 +12,10 @@
 #include <nca/engine.hpp>
 #include <nca/model.hpp>
 
+#include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace nca;
