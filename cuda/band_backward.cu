@@ -38,9 +38,9 @@ struct BackwardShared {
     static constexpr int rows = BandList<parts, words>::rows;
     // grad_p is shared out among so many warps of 16 rows.
     static constexpr int p_groups = parts == 2 ? 3 : 2;
-    static constexpr int p_bytes = rows * BandTraits::p_pitch;
-    static constexpr int grad_u_bytes = rows * BandTraits::grad_u_pitch;
-    static constexpr int grad_a_bytes = rows * BandTraits::grad_a_pitch;
+    static constexpr int p_bytes = rows * OperandTraits::p_pitch;
+    static constexpr int grad_u_bytes = rows * OperandTraits::grad_u_pitch;
+    static constexpr int grad_a_bytes = rows * OperandTraits::grad_a_pitch;
 
     alignas(128) unsigned char zero[BandTraits::grad_p_bytes];
     alignas(16) unsigned char p[2][parts * p_bytes];  // of this step and the one before
@@ -71,27 +71,11 @@ template <int parts, int words>
 struct BackwardWeightsOfWarp {
     using Shared = BackwardShared<parts, words>;
     static constexpr int columns = Traits::perception / 8 / Shared::p_groups;
-    std::uint32_t w1[BandTraits::p_blocks][parts][4];
+    std::uint32_t w1[OperandTraits::p_blocks][parts][4];
     std::uint32_t w2[parts][4];
     std::uint32_t w1_back[Traits::hidden / 16][columns][parts][2];
     float b1[2];
 };
-
-template <int parts>
-__device__ void make_a(std::uint32_t (&to)[parts][4], const float (&packed)[2][32][4], float scale,
-                       int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const float4 four = load4(packed[half][lane]);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            std::uint32_t pair[parts];
-            make_parts<parts>(pair, element(four, 2 * i) * scale, element(four, 2 * i + 1) * scale);
-#pragma unroll
-            for (int part = 0; part < parts; ++part) to[part][half * 2 + i] = pair[part];
-        }
-    }
-}
 
 // Sums over the listed cells of a step, or of all steps, of the warp's hidden units.
 struct BandSums {
@@ -117,7 +101,7 @@ public:
     std::uint32_t magnitude = 127;  // of the step's a, which f comes from
 
     __device__ int of_a() const {  // f
-        return BandTraits::operand_exponent + 126 - static_cast<int>(magnitude);
+        return OperandTraits::exponent + 126 - static_cast<int>(magnitude);
     }
     __device__ int of_grad() const { return max(-126, min(126, sums - of_a())); }  // g
 
@@ -158,26 +142,6 @@ private:
 // meet no bank twice.
 __device__ inline unsigned grad_p_place(unsigned row, unsigned place) {
     return row * BandTraits::grad_p_bytes + ((place ^ ((row & 1) << 2 | (row >> 1 & 3))) << 4);
-}
-
-// What a lane of load_matrices and its like reads of 16 rows: rows 0 to 7 and 8 to 15 of the left
-// half and then of the right one, or left and right of rows 0 to 7 first.
-__device__ inline unsigned halves_of_rows(int lane, unsigned pitch) {
-    return static_cast<unsigned>(lane % 16) * pitch + static_cast<unsigned>(lane / 16) * 16;
-}
-__device__ inline unsigned rows_of_halves(int lane, unsigned pitch) {
-    return static_cast<unsigned>(lane % 8 + lane / 16 * 8) * pitch +
-           static_cast<unsigned>(lane / 8 % 2) * 16;
-}
-
-// Two B of 8 columns side by side from what load_matrices gave.
-template <int parts>
-__device__ inline void split_columns(std::uint32_t (&b)[2][parts][2],
-                                     const std::uint32_t (&loaded)[4], int part) {
-    b[0][part][0] = loaded[0];
-    b[0][part][1] = loaded[1];
-    b[1][part][0] = loaded[2];
-    b[1][part][1] = loaded[3];
 }
 
 template <int parts, int words>
@@ -277,7 +241,7 @@ private:
             shared.w2_inverse = inverse_of_power(scales.w2);
         }
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
             make_a<parts>(own.w1[k], weights.w1_hidden[warp][k], scales.w1, lane);
         }
         make_a<parts>(own.w2, weights.w2_hidden[warp], scales.w2, lane);
@@ -403,7 +367,7 @@ private:
 
     __device__ unsigned grad_u_row(int row) const {
         return address_of(shared.grad_u) +
-               static_cast<unsigned>(row * BandTraits::grad_u_pitch + quad * 8);
+               static_cast<unsigned>(row * OperandTraits::grad_u_pitch + quad * 8);
     }
     // The operand of a listed cell's four channels.
     __device__ void put_operand(int row, float4 grad_z, float g) {
@@ -467,7 +431,7 @@ private:
             const Perception p = perceive(listed, middle - row_bytes, middle, middle + row_bytes,
                                           zero + quad_bytes(), band, args.rule, factor);
             store_perception<parts>(
-                address_of(shared.p[buffer]) + static_cast<unsigned>(i * BandTraits::p_pitch),
+                address_of(shared.p[buffer]) + static_cast<unsigned>(i * OperandTraits::p_pitch),
                 Shared::p_bytes, quad, p);
         }
     }
@@ -513,10 +477,10 @@ private:
     template <int tiles>
     __device__ void multiply_tiles(BandSums& step, int first, int buffer, const float (&bias)[2]) {
         const auto from = static_cast<unsigned>(first);
-        const unsigned p_rows = address_of(shared.p[buffer]) + from * BandTraits::p_pitch +
-                                rows_of_halves(lane, BandTraits::p_pitch);
-        const unsigned u_rows = address_of(shared.grad_u) + from * BandTraits::grad_u_pitch +
-                                rows_of_halves(lane, BandTraits::grad_u_pitch);
+        const unsigned p_rows = address_of(shared.p[buffer]) + from * OperandTraits::p_pitch +
+                                rows_of_halves(lane, OperandTraits::p_pitch);
+        const unsigned u_rows = address_of(shared.grad_u) + from * OperandTraits::grad_u_pitch +
+                                rows_of_halves(lane, OperandTraits::grad_u_pitch);
         const unsigned a_rows = grad_a_row(first);
         Accumulator a[tiles][2], grad_h[tiles][2];
         std::uint32_t loaded[4], b[2][parts][2];
@@ -525,7 +489,7 @@ private:
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
                 load_matrices(loaded, row_at(u_rows + part * Shared::grad_u_bytes +
-                                             tile * 16 * BandTraits::grad_u_pitch));
+                                             tile * 16 * OperandTraits::grad_u_pitch));
                 split_columns<parts>(b, loaded, part);
             }
 #pragma unroll
@@ -536,13 +500,13 @@ private:
             }
         }
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
 #pragma unroll
             for (int tile = 0; tile < tiles; ++tile) {
 #pragma unroll
                 for (int part = 0; part < parts; ++part) {
                     load_matrices(loaded, row_at(p_rows + part * Shared::p_bytes +
-                                                 tile * 16 * BandTraits::p_pitch + k * 32));
+                                                 tile * 16 * OperandTraits::p_pitch + k * 32));
                     split_columns<parts>(b, loaded, part);
                 }
 #pragma unroll
@@ -571,9 +535,10 @@ private:
             }
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
-                store_matrices_transposed(&at<unsigned char>(a_rows + part * Shared::grad_a_bytes +
-                                                             tile * 16 * BandTraits::grad_a_pitch),
-                                          grad_a[part]);
+                store_matrices_transposed(
+                    &at<unsigned char>(a_rows + part * Shared::grad_a_bytes +
+                                       tile * 16 * OperandTraits::grad_a_pitch),
+                    grad_a[part]);
             }
         }
 #pragma unroll
@@ -582,8 +547,8 @@ private:
             for (int part = 0; part < parts; ++part) {
                 load_matrices_transposed(
                     loaded, row_at(address_of(shared.grad_u) + part * Shared::grad_u_bytes +
-                                   (from + tile * 16) * BandTraits::grad_u_pitch +
-                                   halves_of_rows(lane, BandTraits::grad_u_pitch)));
+                                   (from + tile * 16) * OperandTraits::grad_u_pitch +
+                                   halves_of_rows(lane, OperandTraits::grad_u_pitch)));
                 split_columns<parts>(b, loaded, part);
             }
 #pragma unroll
@@ -594,8 +559,9 @@ private:
     // Where a lane begins to write grad_a of 16 rows and the warp's hidden units, which it has as
     // [hidden, rows].
     __device__ unsigned grad_a_row(int first) const {
-        return address_of(shared.grad_a) + static_cast<unsigned>(first) * BandTraits::grad_a_pitch +
-               rows_of_halves(lane, BandTraits::grad_a_pitch) + static_cast<unsigned>(warp) * 32;
+        return address_of(shared.grad_a) +
+               static_cast<unsigned>(first) * OperandTraits::grad_a_pitch +
+               rows_of_halves(lane, OperandTraits::grad_a_pitch) + static_cast<unsigned>(warp) * 32;
     }
 
     // grad_p of the listed cells: the identity's part is added to the gradient.
@@ -613,8 +579,8 @@ private:
             constexpr int chains = parts == 2 ? 3 : 2;
             Accumulator grad_p[chains][Own::columns] = {};
             const unsigned from = address_of(shared.grad_a) +
-                                  static_cast<unsigned>(first) * BandTraits::grad_a_pitch +
-                                  halves_of_rows(lane, BandTraits::grad_a_pitch);
+                                  static_cast<unsigned>(first) * OperandTraits::grad_a_pitch +
+                                  halves_of_rows(lane, OperandTraits::grad_a_pitch);
 #pragma unroll
             for (int k = 0; k < Traits::hidden / 16; ++k) {
                 std::uint32_t grad_a[parts][4];
@@ -891,10 +857,11 @@ private:
         if (count == 0) return;
         Accumulator step[Traits::perception / 8] = {};
         unsigned a_rows = grad_a_row(0);
-        unsigned p_rows = address_of(shared.p[buffer]) + halves_of_rows(lane, BandTraits::p_pitch);
+        unsigned p_rows =
+            address_of(shared.p[buffer]) + halves_of_rows(lane, OperandTraits::p_pitch);
 #pragma unroll 1
-        for (int first = 0; first < count; first += 16, a_rows += 16 * BandTraits::grad_a_pitch,
-                 p_rows += 16 * BandTraits::p_pitch) {
+        for (int first = 0; first < count; first += 16, a_rows += 16 * OperandTraits::grad_a_pitch,
+                 p_rows += 16 * OperandTraits::p_pitch) {
             std::uint32_t grad_a[parts][4];
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
@@ -902,7 +869,7 @@ private:
                                          row_at(a_rows + part * Shared::grad_a_bytes));
             }
 #pragma unroll
-            for (int k = 0; k < BandTraits::p_blocks; ++k) {
+            for (int k = 0; k < OperandTraits::p_blocks; ++k) {
                 std::uint32_t b[2][parts][2];
 #pragma unroll
                 for (int part = 0; part < parts; ++part) {

@@ -40,7 +40,7 @@ template <int parts, int words>
 struct ForwardShared {
     static constexpr int rows = 128;                   // computed at a time
     static constexpr int groups = parts == 2 ? 4 : 2;  // hidden units are shared out among
-    static constexpr int part_bytes = rows * BandTraits::p_pitch;
+    static constexpr int part_bytes = rows * OperandTraits::p_pitch;
 
     alignas(16) float zero[Traits::channels];
     alignas(16) float u0[Traits::channels];   // times the step size
@@ -104,7 +104,7 @@ struct ForwardWeightsOfWarp {
     static constexpr int hidden = Traits::hidden / Shared::groups;
     static constexpr int columns = hidden / 8;
     static constexpr int blocks = hidden / 16;
-    std::uint32_t w1[columns][BandTraits::p_blocks][parts][2];
+    std::uint32_t w1[columns][OperandTraits::p_blocks][parts][2];
     std::uint32_t w2[blocks][2][parts][2];
     float2 b1[columns];
 };
@@ -118,7 +118,7 @@ __device__ ForwardWeightsOfWarp<parts, words> load_weights(const TensorWeights& 
 #pragma unroll
     for (int j = 0; j < Own::columns; ++j) {
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
             make_b<parts>(own.w1[j][k], weights.w1_forward[group * Own::columns + j][k][lane],
                           scales.w1);
         }
@@ -503,7 +503,7 @@ private:
             for (float4& filter : p.filters) filter = scaled(filter, scale * w1_inverse);
             if (wanted >= count) continue;
             store_perception<parts>(
-                address_of(shared.p) + static_cast<unsigned>(i * BandTraits::p_pitch),
+                address_of(shared.p) + static_cast<unsigned>(i * OperandTraits::p_pitch),
                 Shared::part_bytes, quad, p);
             if (quad == 0) {
                 shared.scale[i] = scale;
@@ -518,10 +518,10 @@ private:
     __device__ void multiply_rows(int first) {
         const int group = warp % Shared::groups, t = lane % 4;
         const unsigned char* const from =
-            shared.p + (first + lane % 16) * BandTraits::p_pitch + lane / 16 * 16;
-        std::uint32_t p[BandTraits::p_blocks][parts][4];
+            shared.p + (first + lane % 16) * OperandTraits::p_pitch + lane / 16 * 16;
+        std::uint32_t p[OperandTraits::p_blocks][parts][4];
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
                 load_matrices(p[k][part], from + part * Shared::part_bytes + k * 32);
@@ -536,12 +536,12 @@ private:
             a[j] = {{b1.x * upper, b1.y * upper, b1.x * lower, b1.y * lower}};
         }
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
 #pragma unroll
             for (int j = 0; j < Own::columns; ++j) multiply_small<parts>(a[j], p[k], own.w1[j][k]);
         }
 #pragma unroll
-        for (int k = 0; k < BandTraits::p_blocks; ++k) {
+        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
 #pragma unroll
             for (int j = 0; j < Own::columns; ++j) mma_fp16(a[j], p[k][0], own.w1[j][k][0]);
         }
