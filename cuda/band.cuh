@@ -196,9 +196,6 @@ struct Perception {
     float4 filters[filter_count];  // the cell, Sobel x, Sobel y
 };
 
-// What a Sobel filter's corners are; its sides are twice that. Both filters have the same.
-__device__ inline float sobel_corner(const StepRule& rule) { return rule.filters[1][2]; }
-
 // Of a listed cell, whose piece of 16 bytes in shared memory lies at `middle` and those of its
 // neighbours above and below at `up` and `down`; `zero` is a piece of zeros.
 __device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigned middle,

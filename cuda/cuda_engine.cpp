@@ -174,7 +174,8 @@ public:
             const Grid grid = grid_of(state);
             model_.reserve(1, "the packed weights");
             const StepRule step = step_rule(rule);
-            launch_pack_model(model_.data(), weights, options.key, nullptr, precision(), stream);
+            launch_pack_model(model_.data(), weights, step, options.key, nullptr, precision(),
+                              stream);
             const RolloutPlan& how = plan_of(grid, rule);
             if (how.in_bands()) {
                 // However few the steps, so that a later call finds its memory.
@@ -208,8 +209,8 @@ public:
                     "copying the state");
             } else {
                 const TapeMemory& memory = *tape->memory;
-                launch_pack_model(memory.model.data(), weights, options.key, nullptr, precision(),
-                                  stream);
+                launch_pack_model(memory.model.data(), weights, tape->rule, options.key, nullptr,
+                                  precision(), stream);
                 if (memory.in_bands()) {
                     reserve(bands_, grid, how.cut, precision(), options.steps, false);
                     queue_forward_in_bands(memory, state.data, tape->rule, options.steps, bands_,
@@ -418,11 +419,10 @@ CudaDevice open_device(const Device& asked_for) {
     check_precision(limits, precision);
     device.asked_for.precision = precision;
     device.kernels = {.precision = precision,
-                      .forward_blocks = limits.multiprocessors *
-                                        (precision == Precision::exact
-                                             ? resident_step_forward_blocks()
-                                             : resident_step_forward_tensor_blocks(precision)),
-                      .waits_for_predecessor = limits.code >= 90};
+                      .forward_blocks = limits.multiprocessors * resident_step_forward_blocks(),
+                      .waits_for_predecessor = limits.code >= 90,
+                      .stream = {.multiprocessors = limits.multiprocessors,
+                                 .shared_bytes = properties.sharedMemPerBlockOptin}};
     return device;
 }
 

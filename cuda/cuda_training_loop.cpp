@@ -305,8 +305,8 @@ private:
         if (!plan_.in_bands()) return;
         const DeviceGuard guard(device_.index());
         launch_pack_model(tape_.model.data(),
-                          view_parameters<const float>(parameters_.data(), config_.output_bias), {},
-                          nullptr, device_.kernels.precision, stream_);
+                          view_parameters<const float>(parameters_.data(), config_.output_bias),
+                          rule_, {}, nullptr, device_.kernels.precision, stream_);
     }
 
     // One iteration of so many steps; everything else that changes is in the control block.
@@ -328,7 +328,7 @@ private:
     void queue_iteration_by_steps(int steps) {
         const bool bias = config_.output_bias;
         launch_pack_model(tape_.model.data(),
-                          view_parameters<const float>(parameters_.data(), bias), {},
+                          view_parameters<const float>(parameters_.data(), bias), rule_, {},
                           control_.data(), device_.kernels.precision, stream_);
         queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.kernels, stream_);
         launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,

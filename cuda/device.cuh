@@ -58,6 +58,19 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
+// Copies come in groups, so that a thread can wait for some and not for others: ends the group of
+// those started since the last one ended; and waits for all groups but the last.
+__device__ inline void end_copy_group() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_older_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+#endif
+}
+
 // The name of the kernel that this thread launches next, for the tests' record of what has run.
 inline void name_launch(const char*) {}
 
@@ -321,6 +334,52 @@ __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
 #endif
 }
 
+// The same of relu(x): rounded to nearest, or cut. NaN stays NaN.
+__device__ inline std::uint32_t relu_rounded_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+__device__ inline std::uint32_t relu_cut_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rz.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// Arithmetic on two fp16 numbers at a time, each result rounded to nearest.
+__device__ inline std::uint32_t add_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t sum;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+}
+__device__ inline std::uint32_t subtract_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t difference;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+    return difference;
+}
+__device__ inline std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+// a b + c, rounded once.
+__device__ inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_t b,
+                                                   std::uint32_t c) {
+    std::uint32_t sum;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+
 // Over the lanes of a warp, for all of them; compute capability 8.0 and later.
 __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -421,6 +480,22 @@ __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
 #else
     __trap();
 #endif
+}
+
+// A B + other sums, which stay what they are.
+__device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&a)[4],
+                                            const std::uint32_t (&b)[2]) {
+    Accumulator c = {};
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(c.sums[0]), "=f"(c.sums[1]), "=f"(c.sums[2]), "=f"(c.sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(from.sums[0]),
+          "f"(from.sums[1]), "f"(from.sums[2]), "f"(from.sums[3]));
+#else
+    __trap();
+#endif
+    return c;
 }
 
 // The value, of which the compiler cannot tell that it is the one of before: what is computed from

@@ -150,18 +150,27 @@ __device__ inline int list_rows(ForwardTile& shared, int thread) {
     return total;
 }
 
-// z' of the cells that are not rows of the MLP: store(own cell, quad, four channels). u0 [16] is
-// the u of an empty neighbourhood.
-template <class Store>
-__device__ inline void write_passive_cells(const ForwardTile& shared, float step_size,
-                                           const float* u0, int thread, Store store) {
+// z' of four channels of an own cell, and its mark where it is wanted.
+__device__ inline void write_next(const StepForwardArgs& args, const Tile& tile, int own, int quad,
+                                  float4 z, bool holds) {
+    const std::size_t at = own_offset(args.grid, tile, own, quad);
+    store4(args.next + at, z);
+    if (args.marks_out == nullptr || quad != alpha_channel / 4) return;
+    args.marks_out[at / Traits::channels] = static_cast<std::uint8_t>(
+        (z.w > living_threshold ? mark_above : 0) | (holds ? mark_holds : 0));
+}
+
+// z' of the cells that are not rows of the MLP. u0 [16] is the u of an empty neighbourhood.
+__device__ inline void write_passive_cells(const ForwardTile& shared, const StepForwardArgs& args,
+                                           const Tile& tile, const float* u0, int thread) {
     for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
         const int own = i / Traits::quads, quad = i % Traits::quads;
         const Fate fate = shared.fates[own];
         if (fate != Fate::kept && fate != Fate::drifts) continue;
         float4 z = load4(shared.states + halo_of_own(own) * Traits::channels + quad * 4);
-        if (fate == Fate::drifts) add_scaled(z, step_size, load4(u0 + quad * 4));
-        store(own, quad, z);
+        if (fate == Fate::drifts) add_scaled(z, args.rule.step_size, load4(u0 + quad * 4));
+        write_next(args, tile, own, quad, z,
+                   fate == Fate::drifts || shared.living[halo_of_own(own)] != 0);
     }
 }
 

@@ -16,16 +16,21 @@
 
 namespace nca::cuda {
 
-// pack_model.cu: the copy of the weights that the kernels of that precision read, with u0. The key
-// is the one given, or that of the plan at the training's cursor.
-void launch_pack_model(PackedModel* model, ConstWeightsView weights, const FireKey& key,
-                       const TrainingControl* control, Precision precision, cudaStream_t stream);
+// pack_model.cu: the copies of the weights that kernels of that precision and rule read, with u0.
+// The key is the one given, or that of the plan at the training's cursor.
+void launch_pack_model(PackedModel* model, ConstWeightsView weights, const StepRule& rule,
+                       const FireKey& key, const TrainingControl* control, Precision precision,
+                       cudaStream_t stream);
+
+// What a byte of marks says of a cell's z', in bits.
+enum CellMark : std::uint8_t { mark_above = 1, mark_holds = 2 };  // see StepForwardArgs::marks_out
 
 struct StepForwardArgs {
     float* next;                      // [cells, 16] z', unmasked
     float* state_out;                 // [cells, 16] x; or null
     std::uint8_t* life_out;           // [cells] the mask that made x; or null
     std::uint8_t* living_before_out;  // [cells] living(x), for the step to come; pre-and-post only
+    std::uint8_t* marks_out;          // [cells] CellMark of z', for launch_mask_state; or null
     const float* state;               // [cells, 16] z, or the first state
     const std::uint8_t* living_before;  // [cells] as the step before wrote it; null in the first
     const PackedModel* model;
@@ -34,23 +39,28 @@ struct StepForwardArgs {
     std::uint32_t step;  // of the rollout, from 0
     bool first;          // state is the rollout's first and is not masked
 };
-// step_forward.cu; step_forward_tensor.cu for any precision but exact. dependent: the kernel
-// launched before it on the stream is a step, too. most_blocks: how many blocks the device can hold
-// at once; each loads the weights once.
+// What a device has for steps that stream.
+struct StreamLimits {
+    int multiprocessors = 1;
+    std::size_t shared_bytes = 0;  // of a block that asks
+};
+// step_forward.cu for any rule, exact; stream_forward.cu for plain filters and any precision but
+// exact. dependent: the kernel launched before it on the stream is a step, too. most_blocks: how
+// many blocks the device can hold at once; each loads the weights once.
 void launch_step_forward(const StepForwardArgs& args, int most_blocks, bool dependent,
                          cudaStream_t stream);
-void launch_step_forward_tensor(const StepForwardArgs& args, Precision precision, int most_blocks,
-                                bool dependent, cudaStream_t stream);
+void launch_stream_forward(const StepForwardArgs& args, Precision precision,
+                           const StreamLimits& limits, bool dependent, cudaStream_t stream);
 // How many of its blocks one multiprocessor of the current device holds.
 int resident_step_forward_blocks();
 // What all kernels of this build are compiled for on the current device (code_of_kernel).
 int loaded_code();
-int resident_step_forward_tensor_blocks(Precision precision);
 
 struct MaskStateArgs {
-    float* state_out;                   // [cells, 16] x
+    float* state_out;                   // [cells, 16] x; may be z
     std::uint8_t* life_out;             // [cells] or null
     const float* state;                 // [cells, 16] z
+    const std::uint8_t* marks;          // [cells] as the step left them
     const std::uint8_t* living_before;  // [cells]; pre-and-post only
     Grid grid;
     StepRule rule;

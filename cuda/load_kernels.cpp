@@ -7,12 +7,15 @@
 namespace nca::cuda {
 namespace {
 
-void load_step_kernels(Precision precision) {
+void load_step_kernels(const StepKernels& kernels) {
+    const Precision precision = kernels.precision;
+    launch_step_forward({}, 1, false, nullptr);  // for filters of any kind in every precision
     if (precision == Precision::exact) {
-        launch_step_forward({}, 1, false, nullptr);
         launch_step_backward({}, false, nullptr);
     } else {
-        launch_step_forward_tensor({}, precision, 1, false, nullptr);
+        StepForwardArgs args = {};
+        args.grid = {1, 1, 1};
+        launch_stream_forward(args, precision, kernels.stream, false, nullptr);
         launch_step_backward_tensor({}, precision, false, nullptr);
     }
     launch_mask_state({}, nullptr);
@@ -39,8 +42,8 @@ void load_band_kernels(Precision precision) {
 
 void load_kernels(const CudaDevice& device) {
     const LoadingOnly loading;
-    launch_pack_model(nullptr, {}, {}, nullptr, device.kernels.precision, nullptr);
-    load_step_kernels(device.kernels.precision);
+    launch_pack_model(nullptr, {}, {}, {}, nullptr, device.kernels.precision, nullptr);
+    load_step_kernels(device.kernels);
     if (device.limits.band_clusters > 0) load_band_kernels(device.kernels.precision);
     launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
     launch_adam({}, nullptr);

@@ -195,4 +195,7 @@ __device__ inline float largest_element(float4 a) {
     return fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(a.z), fabsf(a.w)));
 }
 
+// What a Sobel filter's corners are; its sides are twice that. Both filters have the same.
+__device__ inline float sobel_corner(const StepRule& rule) { return rule.filters[1][2]; }
+
 }  // namespace nca::cuda

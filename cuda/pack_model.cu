@@ -16,8 +16,8 @@
 #include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/mlp_forward.cuh"
+#include "cuda/operands.cuh"
 #include "cuda/pack_tensor.cuh"
-#include "cuda/tensor_mlp.cuh"
 
 namespace nca::cuda {
 namespace {
@@ -25,12 +25,14 @@ namespace {
 struct PackModelArgs {
     PackedModel* model;
     ConstWeightsView weights;  // w1 [128, 48], b1 [128], w2 [16, 128], b2 [16] or null
+    StepRule rule;
     FireKey key;
     const TrainingControl* control;  // or null
 };
 
 struct SharedStorage {
     alignas(16) float scratch[mlp_forward_scratch];
+    std::uint32_t largest_weights[4];
 };
 
 __device__ void pack_weights(const PackModelArgs& args, int thread) {
@@ -55,10 +57,8 @@ __device__ FireKey key_of(const PackModelArgs& args) {
     return args.control != nullptr ? args.control->plans[args.control->cursor].key : args.key;
 }
 
-__global__ void __launch_bounds__(Traits::threads)
-    pack_model_kernel(const __grid_constant__ PackModelArgs args) {
-    auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+// With u0.
+__device__ void pack_exact(const PackModelArgs& args, SharedStorage& shared, int thread) {
     pack_weights(args, thread);
     if (thread == 0) args.model->key = key_of(args);
     for (int i = thread; i < mlp_forward_scratch; i += Traits::threads) shared.scratch[i] = 0;
@@ -77,11 +77,7 @@ __device__ int pack_tensor(TensorWeights& packed, int before, const float* tenso
     return before + end;
 }
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(Traits::threads)
-    pack_tensor_model_kernel(const __grid_constant__ PackModelArgs args) {
-    auto& rows = shared_storage<ForwardRows, Traits::tensor_shared_bytes>();
-    const int thread = static_cast<int>(threadIdx.x);
+__device__ void pack_tensors(const PackModelArgs& args, int thread) {
     TensorWeights& packed = args.model->tensor;
     const ConstWeightsView& weights = args.weights;
     if (weights.b2 == nullptr && thread < Traits::channels) packed.b2[thread] = 0;
@@ -89,27 +85,115 @@ __global__ void __launch_bounds__(Traits::threads)
     before = pack_tensor(packed, before, weights.b1, b1_size, thread);
     before = pack_tensor(packed, before, weights.w2, w2_size, thread);
     if (weights.b2 != nullptr) pack_tensor(packed, before, weights.b2, b2_size, thread);
-    if (thread == 0) args.model->key = key_of(args);
-    __syncthreads();  // the block sees all that it has packed
-    const auto own = load_forward_operands<Arithmetic>(packed, thread / Traits::warp_size,
-                                                       thread % Traits::warp_size);
-    compute_u0<Arithmetic>(args.model->u0, rows, own, packed, thread);
+}
+
+// The scales of stream_forward.cu. Weights are operands times w1, but for those of `fast`.
+struct StreamScales {
+    float cell, sobel;  // what W1 is multiplied by, for the cell itself and for a Sobel filter
+    float f;            // of a'
+    float w2;
+};
+
+template <int parts>
+__device__ StreamScales stream_scales(const WeightScales& scales, const StepRule& rule) {
+    // Sobel's perception is at most so many times the largest cell.
+    const float taps = fmaxf(1, 8 * fabsf(sobel_corner(rule)));
+    const float largest_cell = parts == 1 ? 65504.0F : 64.0F;
+    const float bound = largest_cell * taps * scales.sum + scales.bias;
+    // Weights of nearly nothing are not scaled to anything.
+    const std::uint32_t magnitude = max(__float_as_uint(bound) >> 23, 110U);
+    const float f = operand_scale(magnitude);
+    if constexpr (parts == 1) return {8 * f, 8 * f * sobel_corner(rule), f, scales.w2};
+    const float w1 = scales.w1 / 8;
+    return {w1, w1, f, scales.w2};
+}
+
+// Of an operand B of W1 or W2: the weight that a lane has as its i-th, times its scale.
+__device__ float stream_weight(const ConstWeightsView& weights, const StreamScales& scales,
+                               int block, int b, int lane, int i) {
+    const int column = lane / 4, quad = lane % 4;
+    if (b < 6) {
+        const int filter = b % filter_count, hidden = block * 16 + b / filter_count * 8 + column;
+        const int k = model_index_of_perception(filter * Traits::channels + quad * 4 + i);
+        return (filter == 0 ? scales.cell : scales.sobel) *
+               weights.w1[hidden * Traits::perception + k];
+    }
+    const int channel = column / 2 * 4 + (b - 6) * 2 + column % 2;
+    return scales.w2 * weights.w2[channel * Traits::hidden + block * 16 + b_k(lane, i)];
+}
+
+template <int parts>
+__device__ void pack_stream(const PackModelArgs& args, const WeightScales& weight_scales,
+                            int thread) {
+    StreamWeights& packed = args.model->stream;
+    const ConstWeightsView& weights = args.weights;
+    const StreamScales scales = stream_scales<parts>(weight_scales, args.rule);
+    for (int i = thread; i < StreamWeights::blocks * 8 * 32; i += Traits::threads) {
+        const int lane = i % 32, b = i / 32 % 8, block = i / 256;
+        const auto weight = [&](int j) {
+            return stream_weight(weights, scales, block, b, lane, j);
+        };
+        std::uint32_t low[parts], high[parts];
+        make_parts<parts>(low, weight(0), weight(1));
+        make_parts<parts>(high, weight(2), weight(3));
+        for (int part = 0; part < parts; ++part) {
+            std::uint32_t* const to = packed.operands[part][block][b / 2][lane] + b % 2 * 2;
+            to[0] = low[part], to[1] = high[part];
+        }
+    }
+    if (thread < Traits::hidden) {
+        const float b1 = scales.f * weights.b1[thread];
+        float* const to = packed.b1[thread / 16][thread / 8 % 2][thread % 8 / 2];
+        to[thread % 2] = to[thread % 2 + 2] = b1;
+    }
+    if (thread < Traits::channels) {
+        const float b2 = weights.b2 != nullptr ? weights.b2[thread] : 0.0F;
+        packed.b2[thread] = scales.f * scales.w2 * b2;
+        float u0 = b2;
+        for (int j = 0; j < Traits::hidden; ++j) {
+            u0 += weights.w2[thread * Traits::hidden + j] * fmaxf(weights.b1[j], 0.0F);
+        }
+        packed.u0[thread] = args.rule.step_size * u0;
+    }
+    if (thread == 0) {
+        packed.p_factor = scales.f / scales.cell;
+        packed.u_factor = args.rule.step_size / scales.f / scales.w2;
+    }
+}
+
+// One block packs what float32 arithmetic needs; where operands have parts, another one what tensor
+// cores need.
+template <int parts>
+__global__ void __launch_bounds__(Traits::threads)
+    pack_model_kernel(const __grid_constant__ PackModelArgs args) {
+    auto& shared = shared_storage<SharedStorage>();
+    const int thread = static_cast<int>(threadIdx.x);
+    if (blockIdx.x == 0) {
+        pack_exact(args, shared, thread);
+    } else if constexpr (parts > 0) {
+        if (thread < 4) shared.largest_weights[thread] = 0;
+        pack_tensors(args, thread);
+        __syncthreads();  // the block sees all that it has packed
+        const WeightScales scales =
+            weight_scales(args.model->tensor, shared.largest_weights, thread);
+        pack_stream<parts>(args, scales, thread);
+    }
 }
 
 }  // namespace
 
-void launch_pack_model(PackedModel* model, ConstWeightsView weights, const FireKey& key,
-                       const TrainingControl* control, Precision precision, cudaStream_t stream) {
-    const PackModelArgs args = {model, weights, key, control};
-    if (precision == Precision::exact) {
-        launch(NCA_KERNEL(pack_model_kernel),
-               {.threads = Traits::threads, .shared_bytes = sizeof(SharedStorage)}, stream, args);
-        return;
-    }
-    with_arithmetic(precision, [&](auto arithmetic) {
-        launch("pack_tensor_model_kernel", pack_tensor_model_kernel<decltype(arithmetic)>,
-               {.threads = Traits::threads, .shared_bytes = sizeof(ForwardRows)}, stream, args);
-    });
+void launch_pack_model(PackedModel* model, ConstWeightsView weights, const StepRule& rule,
+                       const FireKey& key, const TrainingControl* control, Precision precision,
+                       cudaStream_t stream) {
+    const bool exact = precision == Precision::exact;
+    launch("pack_model_kernel",
+           exact                          ? pack_model_kernel<0>
+           : precision == Precision::fast ? pack_model_kernel<1>
+                                          : pack_model_kernel<2>,
+           {.blocks = exact ? 1 : 2,
+            .threads = Traits::threads,
+            .shared_bytes = sizeof(SharedStorage)},
+           stream, PackModelArgs{model, weights, rule, key, control});
 }
 
 }  // namespace nca::cuda

@@ -16,11 +16,10 @@ std::string size_of(const Grid& grid) {
 
 void launch_forward(const StepKernels& kernels, const StepForwardArgs& args, bool dependent,
                     cudaStream_t stream) {
-    if (kernels.precision == Precision::exact) {
+    if (kernels.precision == Precision::exact || !args.rule.plain_filters) {
         launch_step_forward(args, kernels.forward_blocks, dependent, stream);
     } else {
-        launch_step_forward_tensor(args, kernels.precision, kernels.forward_blocks, dependent,
-                                   stream);
+        launch_stream_forward(args, kernels.precision, kernels.stream, dependent, stream);
     }
 }
 
@@ -34,18 +33,22 @@ void launch_backward(const StepKernels& kernels, const StepBackwardArgs& args, b
 }
 
 // steps steps from first_state, whose unmasked results alternate between the two z; then the last
-// mask. tape is null where nobody goes back.
+// mask. tape is null where nobody goes back. last_state may be first_state: the last step writes
+// there, unless it is the first one, too.
 void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
                  const float* first_state, const TapeMemory* tape, const StepRule& rule, int steps,
                  const ForwardScratch& scratch, const StepKernels& kernels, cudaStream_t stream) {
+    const bool in_place = steps > 1 || last_state != first_state;
+    float* const last_z = in_place ? last_state : scratch.z[0].data();
     for (int step = 0; step < steps; ++step) {
         const int now = step % 2, before = 1 - now;
-        const bool first = step == 0;
+        const bool first = step == 0, last = step == steps - 1;
         launch_forward(kernels,
-                       {.next = scratch.z[now].data(),
+                       {.next = last ? last_z : scratch.z[now].data(),
                         .state_out = tape != nullptr ? tape->state(step) : nullptr,
                         .life_out = tape != nullptr && !first ? tape->life_of(step) : nullptr,
                         .living_before_out = scratch.living_before[now].data(),
+                        .marks_out = last ? scratch.marks.data() : nullptr,
                         .state = first ? first_state : scratch.z[before].data(),
                         .living_before = first ? nullptr : scratch.living_before[before].data(),
                         .model = model,
@@ -58,7 +61,8 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
     const int last = (steps - 1) % 2;
     launch_mask_state({.state_out = last_state,
                        .life_out = tape != nullptr ? tape->life_of(steps) : nullptr,
-                       .state = scratch.z[last].data(),
+                       .state = last_z,
+                       .marks = scratch.marks.data(),
                        .living_before = scratch.living_before[last].data(),
                        .grid = grid,
                        .rule = rule},
@@ -104,7 +108,7 @@ BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
 }  // namespace
 
 bool ForwardScratch::fits(const Grid& grid) const {
-    return z[1].fits(grid.floats()) && living_before[1].fits(grid.cells());
+    return z[1].fits(grid.floats()) && marks.fits(grid.cells());
 }
 
 void ForwardScratch::reserve(const Grid& grid) {
@@ -113,6 +117,7 @@ void ForwardScratch::reserve(const Grid& grid) {
         z[i].reserve(grid.floats(), what);
         living_before[i].reserve(grid.cells(), what);
     }
+    marks.reserve(grid.cells(), what);
 }
 
 bool BackwardScratch::fits(const Grid& grid) const {

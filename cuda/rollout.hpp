@@ -17,12 +17,14 @@ struct StepKernels {
     // Whether their code waits for the kernel before it, so that they may be launched before that
     // one has ended. Code for devices before 9.0 does not, whatever the device.
     bool waits_for_predecessor = false;
+    StreamLimits stream = {};
 };
 
 // What a rollout needs besides its tape: two of everything that one step writes and the next reads.
 struct ForwardScratch {
     DeviceArray<float> z[2];
     DeviceArray<std::uint8_t> living_before[2];
+    DeviceArray<std::uint8_t> marks;  // of the last step
 
     bool fits(const Grid& grid) const;
     void reserve(const Grid& grid);

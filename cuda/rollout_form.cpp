@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cuda/band_cut.hpp"
+#include "cuda/step.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -85,17 +86,6 @@ std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut&
 }
 
 }  // namespace
-
-bool has_plain_filters(const Rule& rule) {
-    constexpr int corner = 2;  // of Sobel x, to the right: sides are twice that
-    const float scale = rule.filters[1][corner] / Rule{}.filters[1][corner];
-    const auto scaled = [&](Filter filter) {
-        for (float& value : filter) value *= scale;
-        return filter;
-    };
-    return rule.filters[0] == Rule{}.filters[0] && rule.filters[1] == scaled(Rule{}.filters[1]) &&
-           rule.filters[2] == scaled(Rule{}.filters[2]);
-}
 
 RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
                          const Rule& rule, std::span<const double> row_load) {

@@ -34,9 +34,6 @@ struct RolloutPlan {
     bool in_bands() const { return form == RolloutForm::bands; }
 };
 
-// Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
-bool has_plain_filters(const Rule& rule);
-
 // The form for such a rollout. asked_for has its precision. row_load is as in cut_bands: of which
 // rows much is known to live, empty where nothing is. Throws CudaError where a form is asked for
 // that cannot be had.

@@ -30,7 +30,20 @@ struct StepRule {
     float step_size = 1;
     bool circular = false;
     bool pre_and_post = false;
+    bool plain_filters = false;
 };
+
+// Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
+inline bool has_plain_filters(const Rule& rule) {
+    constexpr int corner = 2;  // of Sobel x, to the right: sides are twice that
+    const float scale = rule.filters[1][corner] / Rule{}.filters[1][corner];
+    const auto scaled = [&](Filter filter) {
+        for (float& value : filter) value *= scale;
+        return filter;
+    };
+    return rule.filters[0] == Rule{}.filters[0] && rule.filters[1] == scaled(Rule{}.filters[1]) &&
+           rule.filters[2] == scaled(Rule{}.filters[2]);
+}
 
 inline StepRule step_rule(const Rule& rule) {
     StepRule result;
@@ -41,6 +54,7 @@ inline StepRule step_rule(const Rule& rule) {
     result.step_size = rule.step_size;
     result.circular = rule.edges == Edges::circular;
     result.pre_and_post = rule.life == Life::pre_and_post;
+    result.plain_filters = has_plain_filters(rule);
     return result;
 }
 
@@ -81,11 +95,27 @@ struct TensorWeights {
     float b2[Traits::channels];  // zero where the model has none
 };
 
+// The weights as a streamed step multiplies them (stream_forward.cu), for one precision and rule.
+// The operands are those of cuda/operands.cuh; which channel a lane has of A and B is for that
+// kernel to say.
+struct StreamWeights {
+    static constexpr int blocks = Traits::hidden / 16;  // of hidden units
+    // [part]; of a block twice three B of W1, for eight hidden units each and a filter, and two of
+    // W2. A lane has two words of a B.
+    alignas(16) std::uint32_t operands[2][blocks][4][32][4];
+    float b1[blocks][2][4][4];   // what sums begin with: for each quarter of eight columns, twice
+    float b2[Traits::channels];  // likewise
+    float u0[Traits::channels];  // of a cell that fires among zeros, times the step size
+    float p_factor;              // of perception, where it is not in the weights
+    float u_factor;              // of the second product's sums: makes them step_size * u
+};
+
 // The weights as the kernels read them, and what is computed once for them and once for a rollout.
 struct PackedModel {
     ForwardWeights forward;
     float w2[Traits::channels * Traits::hidden];  // [16, 128], as in the model
     TensorWeights tensor;
+    StreamWeights stream;
     float u0[Traits::channels];  // W2 relu(b1) + b2: u of an empty neighbourhood
     FireKey key;
 };

@@ -49,7 +49,7 @@ __device__ void update_rows(SharedStorage& shared, const StepForwardArgs& args, 
     const int own = shared.tile.rows[row], quad = forward_quad_of(lane);
     float4 z = load4(shared.tile.states + halo_of_own(own) * Traits::channels + quad * 4);
     add_scaled(z, args.rule.step_size, u);
-    store4(args.next + own_offset(args.grid, tile, own, quad), z);
+    write_next(args, tile, own, quad, z, true);
 }
 
 __device__ void perceive_group(SharedStorage& shared, const StepForwardArgs& args, int first,
@@ -88,10 +88,7 @@ __global__ void __launch_bounds__(Traits::threads)
             load_weights(shared, *args.model, thread);
             weights_asked_for = true;
         }
-        write_passive_cells(shared.tile, args.rule.step_size, args.model->u0, thread,
-                            [&](int own, int quad, float4 z) {
-                                store4(args.next + own_offset(args.grid, tile, own, quad), z);
-                            });
+        write_passive_cells(shared.tile, args, tile, args.model->u0, thread);
         __syncthreads();  // the rows are listed
 
         int first = warp * Traits::forward_rows;

@@ -94,7 +94,7 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     const auto model = empty<cuda::PackedModel>(1);
     const bool output_bias = drawn.weights.has_output_bias();
     cuda::launch_pack_model(model.data(), view_parameters<const float>(weights.data(), output_bias),
-                            drawn.options.key, nullptr, precision, nullptr);
+                            {}, drawn.options.key, nullptr, precision, nullptr);
     const auto first = uploaded<float>(drawn.state), target = uploaded<float>(drawn.target);
     const auto grad = uploaded<float>(drawn.grad_last);
     const auto fire = empty<std::uint32_t>(steps * rows);

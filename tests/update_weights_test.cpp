@@ -98,8 +98,8 @@ struct Training {
                                 nullptr, partials, false, nullptr);
         launch_adam(adam_args(), nullptr);
         launch_pack_model(model.data(),
-                          view_parameters<const float>(parameters.data(), output_bias), {}, nullptr,
-                          Precision::fast, nullptr);
+                          view_parameters<const float>(parameters.data(), output_bias), {}, {},
+                          nullptr, Precision::fast, nullptr);
         launch_close_iteration(control.data(), nullptr);
         REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
     }

@@ -173,6 +173,7 @@ struct Lane {
     int piece_set = 0;  // of the warp's two, for its next piece
     Place place{};
     std::vector<Copy> copies;
+    std::vector<std::size_t> copy_groups;  // how many copies there were at their ends
     std::vector<Copy> unread_stores;              // in bulk
     std::vector<BulkStore> stores_to_end;         // the same, when they have been read
     std::map<const void*, std::uint32_t> polled;  // what it has read since its last barrier
@@ -471,6 +472,7 @@ fiber Multiprocessor::live(Lane& lane, fiber scheduler) {
             thrown_ = std::current_exception();
         }
         lane.copies.clear();
+        lane.copy_groups.clear();
         lane.unread_stores.clear();
         lane.stores_to_end.clear();
         lane.state = State::finished;
@@ -1038,10 +1040,36 @@ void defer_copy(void* shared, const void* global, std::size_t bytes) {
     block.defer_copy({shared, global, bytes, false});
 }
 
+namespace {
+
+void finish_first_copies(Lane& lane, std::size_t count) {
+    auto& copies = lane.copies;
+    for (std::size_t i = 0; i < count; ++i) {
+        std::memcpy(copies[i].to, copies[i].from, copies[i].bytes);
+    }
+    copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+}  // namespace
+
 void finish_copies() {
-    std::vector<Copy>& copies = inside_kernel("finish_copies").current().copies;
-    for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
-    copies.clear();
+    Lane& lane = inside_kernel("finish_copies").current();
+    finish_first_copies(lane, lane.copies.size());
+    lane.copy_groups.clear();
+}
+
+void end_copy_group() {
+    Lane& lane = inside_kernel("end_copy_group").current();
+    lane.copy_groups.push_back(lane.copies.size());
+}
+
+void finish_older_copies() {
+    Lane& lane = inside_kernel("finish_older_copies").current();
+    auto& groups = lane.copy_groups;
+    if (groups.size() < 2) return;
+    const std::size_t finished = groups[groups.size() - 2];
+    finish_first_copies(lane, finished);
+    groups = {groups.back() - finished};
 }
 
 void block_barrier(const Place& place) { inside_kernel(place.what).block_barrier(place); }

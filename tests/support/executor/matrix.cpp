@@ -177,6 +177,26 @@ std::uint32_t rounded_to_tf32(float x) {
 
 std::uint32_t rounded_to_fp16(float low, float high) { return fp16_of(high) << 16 | fp16_of(low); }
 
+std::uint32_t nearest_fp16(double low, double high) {
+    // What float cannot hold sets the last bit, so that rounding again knows of it.
+    const auto nearly = [](double x) {
+        const float cut = towards_zero(x);
+        const bool is_whole = double(cut) == x || !std::isfinite(x);
+        return is_whole ? cut : std::bit_cast<float>(std::bit_cast<std::uint32_t>(cut) | 1U);
+    };
+    return rounded_to_fp16(nearly(low), nearly(high));
+}
+
+std::uint32_t cut_to_fp16(float low, float high) {
+    const auto cut = [](float x) {
+        const std::uint32_t rounded = fp16_of(x);
+        if (!std::isfinite(x)) return rounded;
+        // What is too large becomes the largest finite number, one below infinity's bits.
+        return std::abs(float_of_fp16(rounded)) > std::abs(x) ? rounded - 1 : rounded;
+    };
+    return cut(high) << 16 | cut(low);
+}
+
 float float_of_fp16(std::uint32_t bits) {
     const std::uint32_t sign = (bits & 0x8000U) << 16, magnitude = bits & 0x7fffU;
     if (magnitude > 0x7c00U) return std::numeric_limits<float>::quiet_NaN();

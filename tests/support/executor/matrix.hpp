@@ -12,7 +12,24 @@ namespace nca::executor {
 
 std::uint32_t rounded_to_tf32(float x);
 std::uint32_t rounded_to_fp16(float low, float high);
+std::uint32_t cut_to_fp16(float low, float high);  // towards zero
 float float_of_fp16(std::uint32_t bits);
+inline float relu(float x) { return x < 0 ? 0.0F : x; }
+
+// Rounded once.
+std::uint32_t nearest_fp16(double low, double high);
+
+// f, in double, of the lower and of the upper numbers.
+template <class Function>
+std::uint32_t pairs_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, Function f) {
+    const auto of = [&](int shift) {
+        const auto value = [shift](std::uint32_t pair) {
+            return static_cast<double>(float_of_fp16(pair >> shift & 0xffffU));
+        };
+        return f(value(a), value(b), value(c));
+    };
+    return nearest_fp16(of(0), of(16));
+}
 
 // The first four numbers belong to A [16, k], the last two to B [k, 8]: m16n8k8, m16n8k16.
 void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],

@@ -20,6 +20,9 @@ void require_shared(const void* begin, std::size_t bytes, const Place& place);
 // starts it must finish. Late is when that is done; never, if it is not.
 void defer_copy(void* shared, const void* global, std::size_t bytes);
 void finish_copies();
+// Ends a group of copies; finishes all groups but the last.
+void end_copy_group();
+void finish_older_copies();
 
 // A flag in global memory. acquire_flag lets all other threads go on before it reads.
 void release_flag(std::uint32_t* flag, std::uint32_t value);

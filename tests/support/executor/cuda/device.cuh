@@ -38,6 +38,8 @@ inline void copy_async(float* shared, const float* global) {
     executor::defer_copy(shared, global, sizeof(float4));
 }
 inline void wait_for_copies() { executor::finish_copies(); }
+inline void end_copy_group() { executor::end_copy_group(); }
+inline void wait_for_older_copies() { executor::finish_older_copies(); }
 
 inline void name_launch(const char* name) { executor::name_next_launch(name); }
 
@@ -108,6 +110,27 @@ inline std::uint32_t rounded_to_fp16(float low, float high) {
     executor::trap_before(80, "rounded_to_fp16");
     return executor::rounded_to_fp16(low, high);
 }
+inline std::uint32_t relu_rounded_to_fp16(float low, float high) {
+    executor::trap_before(80, "relu_rounded_to_fp16");
+    return executor::rounded_to_fp16(executor::relu(low), executor::relu(high));
+}
+inline std::uint32_t relu_cut_to_fp16(float low, float high) {
+    executor::trap_before(80, "relu_cut_to_fp16");
+    return executor::cut_to_fp16(executor::relu(low), executor::relu(high));
+}
+
+inline std::uint32_t add_pairs(std::uint32_t a, std::uint32_t b) {
+    return executor::pairs_of(a, b, 0, [](double x, double y, double) { return x + y; });
+}
+inline std::uint32_t subtract_pairs(std::uint32_t a, std::uint32_t b) {
+    return executor::pairs_of(a, b, 0, [](double x, double y, double) { return x - y; });
+}
+inline std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+    return executor::pairs_of(a, b, 0, [](double x, double y, double) { return x * y; });
+}
+inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+    return executor::pairs_of(a, b, c, [](double x, double y, double z) { return x * y + z; });
+}
 inline float2 halves(std::uint32_t bits) {
     return {executor::float_of_fp16(bits & 0xffffU), executor::float_of_fp16(bits >> 16)};
 }
@@ -134,6 +157,13 @@ inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4], const std::uin
 inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                      const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     executor::mma_fp16(c.sums, a, b, {"mma_fp16", file, line});
+}
+inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&a)[4],
+                                 const std::uint32_t (&b)[2], const char* file = __builtin_FILE(),
+                                 int line = __builtin_LINE()) {
+    Accumulator c = from;
+    executor::mma_fp16(c.sums, a, b, {"mma_fp16_from", file, line});
+    return c;
 }
 
 inline float not_known_before(float value) { return value; }
