@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Times one step forward, forward and backward, and a training iteration of each preset, on weights
 // that have been trained for a while, because how much can be skipped depends on what has grown;
-// and one step of a large grid that is alive all over. On a GPU every precision and form of the
-// rollout that it can have is a row, with what an H200 is predicted to take for it;
-// the same steps without fusing stand beside them, and trainings side by side where that is wanted.
+// and steps without a tape of grids that are alive all over, beside the rate of a copy. On a GPU
+// every precision and form of the rollout that it can have is a row, with what an H200 is predicted
+// to take for it; the same steps without fusing stand beside them, and trainings side by side where
+// that is wanted.
 #include "benchmarks/baseline.hpp"
 #include "benchmarks/dense_work.hpp"
 #include "benchmarks/gpu.hpp"
@@ -35,8 +36,11 @@
 namespace nca::bench {
 namespace {
 
-constexpr int timed_steps = 80;  // the middle of 64 .. 95
-constexpr int plenty = 1000;     // of iterations: an engine takes as many as it likes at once
+constexpr int timed_steps = 80;   // the middle of 64 .. 95
+constexpr int steps_of_call = 4;  // without a tape
+constexpr int least_side = 8, most_side = 16384;
+constexpr std::int64_t most_cells = std::int64_t{most_side} * most_side;
+constexpr int plenty = 1000;  // of iterations: an engine takes as many as it likes at once
 
 struct GridSize {
     int height = 0;
@@ -56,7 +60,10 @@ struct Options {
     int automata = 1;
     std::optional<GridSize> size;
     bool dense = false;
+    bool inference = false;
     bool no_inference = false;
+    int batch = 1;           // of inference
+    float fire_rate = 0.5F;  // the same
     std::string json;
 
     Device on() const {
@@ -65,7 +72,7 @@ struct Options {
         return parsed;
     }
     std::vector<std::string> presets() const {
-        if (preset == "none") return {};
+        if (inference) return {};
         if (preset == "all") return {"notebook", "growing"};
         return {preset};
     }
@@ -94,9 +101,10 @@ struct Setting {
     Machine machine;
     Gpu card;
     std::function<void(const Row&)> keep;  // in the results, which are written at once
+    void (*print)(const Row&, bool gpu) = print_training_row;
 
     void add(const Row& row) const {
-        print_row(row, gpu);
+        print(row, gpu);
         std::fflush(stdout);
         keep(row);
     }
@@ -492,31 +500,55 @@ void bench_unfused(const std::string& name, const Options& options, const Settin
     }
 }
 
-// Steps without a tape of grids that are alive all over.
+// Steps without a tape of grids that are alive all over, or a preset's rollouts of them.
 struct Inference {
     int batch = 1;
     int height = 0;
     int width = 0;
-    int steps = 4;
     Rule rule = {};
+    int steps = steps_of_call;
+    bool is_rollout = false;
 
     double cells() const { return double(batch) * height * width; }
     Row row(const Device& device, const Setting& setting) const {
         Row row =
             row_of("inference", "", precision_of(device, setting.gpu), batch, height, width, steps);
         if (setting.gpu) row["rollout"] = name_of(device.rollout);
+        row["fire_rate"] = rule.fire_rate;
         return row;
     }
 };
 
+// In seconds, of a call; nothing where it is not known.
+std::optional<double> predicted_call(const Inference& work, const Device& device, double copy_rate,
+                                     const Setting& setting) {
+    const Precision precision = device.precision.value();
+    if (work.is_rollout || device.rollout == RolloutForm::bands) {
+        return predicted_forward(setting.card,
+                                 {.batch = work.batch,
+                                  .height = work.height,
+                                  .width = work.width,
+                                  .steps = work.steps,
+                                  .precision = precision,
+                                  .form = device.rollout,
+                                  .forward_rows = work.cells() * work.rule.fire_rate});
+    }
+    if (work.rule.fire_rate != counted_fire_rate) return {};
+    return work.steps * predicted_step(setting.card, work.cells(), precision, copy_rate);
+}
+
 // Throws Error where the engine is wrong.
 void bench_inference(const Inference& work, const Device& device, const Options& options,
                      const Setting& setting) {
+    const Machine& machine = setting.machine;
+    const double bytes = step_bytes(work.cells());
+    const double copy_rate =
+        setting.gpu ? gpu_copy_rate(device.index, std::size_t(bytes / 2)) : machine.bandwidth;
     const auto engine = make_engine(device);
-    const int height = work.height, width = work.width;
+    const int batch = work.batch, height = work.height, width = work.width;
     const Model model = dense_model(work.rule);
-    const std::vector<float> first = dense_state(work.batch, height, width);
-    State state = engine->make_state(work.batch, height, width);
+    const std::vector<float> first = dense_state(batch, height, width);
+    State state = engine->make_state(batch, height, width);
     engine->copy_from_host(state.view().data, first);
     Buffer weights = engine->allocate(model.weights.all().size());
     engine->copy_from_host(weights.data(), model.weights.all());
@@ -525,9 +557,9 @@ void bench_inference(const Inference& work, const Device& device, const Options&
     engine->advance(model.rule, view, state.view(), {1, {}});
     std::vector<float> after(first.size());
     engine->copy_to_host(after, state.view().data);
-    const double error =
-        step_error(model, {first.data(), 1, height, width, MemorySpace::host},
-                   {after.data(), 1, height, width, MemorySpace::host}, {}, engine->precision());
+    const double error = step_error(model, {first.data(), batch, height, width, MemorySpace::host},
+                                    {after.data(), batch, height, width, MemorySpace::host}, {},
+                                    engine->precision());
     if (!(error <= 1)) {
         throw Error(fmt::format(
             "a step is {:.3g} tolerances away from the double reference; its time means nothing",
@@ -535,91 +567,109 @@ void bench_inference(const Inference& work, const Device& device, const Options&
     }
 
     Waiter wait(*engine);
-    const Timing forward = measure(options.count, [&] {
-        engine->advance(model.rule, view, state.view(), {work.steps, {}});
-        wait();
-    });
+    // On a GPU several calls are queued before one waits, so that waiting is hardly counted.
+    const std::size_t calls = setting.gpu && !work.is_rollout ? 8 : 1;
+    const auto time_calls = [&](int steps) {
+        return measure_queues(options.count, [&] {
+            for (std::size_t i = 0; i < calls; ++i) {
+                engine->advance(model.rule, view, state.view(), {steps, {}});
+            }
+            wait();
+            return calls;
+        });
+    };
+    const Timing call = time_calls(work.steps);
+    const std::optional<Timing> single =
+        work.is_rollout ? std::nullopt : std::optional(time_calls(1));
     engine->copy_to_host(after, state.view().data);
     check_dense(after);
-    const double seconds = forward.median * 1e-3 / work.steps;
+
+    const double seconds = call.median * 1e-3 / work.steps;
     Work per_step;
     per_step.forward_rows = work.cells() * model.rule.fire_rate;
-    // Every state is read and written once.
-    const double bytes_per_second = work.cells() * channels * sizeof(float) * 2 / seconds;
-    const Machine& machine = setting.machine;
     Row row = work.row(device, setting);
     row["engine"] = engine->description();
     row.update(
-        {{"forward_ms", to_json(forward)},
-         {"rollouts_per_second", 1e3 / forward.median},
+        {{"forward_ms", to_json(call)},
+         {"step_ms", seconds * 1e3},
          {"cell_steps_per_second", work.cells() / seconds},
+         {"bytes_per_step", bytes},
+         {"bytes_per_second", bytes / seconds},
+         {"copy_bytes_per_second", copy_rate},
+         {"copy_fraction", bytes / seconds / copy_rate},
          {"peak_arithmetic_fraction", per_step.forward_operations() / seconds / machine.arithmetic},
-         {"bytes_per_second", bytes_per_second},
-         {"peak_bandwidth_fraction", bytes_per_second / machine.bandwidth},
          {"error_in_tolerances", error}});
+    if (single) row["single_step_ms"] = to_json(*single);
+    if (work.is_rollout) row["rollouts_per_second"] = 1e3 / call.median;
     if (setting.gpu) {
-        row["rollout_form"] = engine->rollout_form(work.batch, height, width);
-        const RolloutCase timed = {.batch = work.batch,
-                                   .height = height,
-                                   .width = width,
-                                   .steps = work.steps,
-                                   .precision = engine->precision(),
-                                   .form = device.rollout,
-                                   .forward_rows = per_step.forward_rows};
-        row["prediction"] = {
-            {"forward", to_json(predicted_forward(setting.card, timed), forward.median)}};
+        row["rollout_form"] = engine->rollout_form(batch, height, width);
+        if (device.rollout == RolloutForm::steps && work.rule.fire_rate == counted_fire_rate) {
+            row["instructions_per_128_cells"] = step_instructions(engine->precision());
+        }
+        if (const auto predicted = predicted_call(work, device, copy_rate, setting)) {
+            row["prediction"] = {{"forward", to_json(*predicted, call.median)}};
+        }
     }
     setting.add(row);
-    fmt::print("    {:.4g} rollouts a second", 1e3 / forward.median);
-    if (setting.gpu) {
-        fmt::print(", {:.0f} GB/s of {:.0f}", bytes_per_second * 1e-9, machine.bandwidth * 1e-9);
-    }
-    fmt::print("\n");
+    if (work.is_rollout) fmt::print("    {:.4g} rollouts a second\n", 1e3 / call.median);
 }
 
-// Keeps every cell's hidden units, 512 bytes, so that a smaller grid has to do.
+// Keeps every cell's hidden units, 512 bytes, so that fewer cells have to do.
 void bench_unfused_inference(const Inference& work, const Options& options,
                              const Setting& setting) {
     constexpr int largest = 2048;
     const int height = std::min(work.height, largest), width = std::min(work.width, largest);
+    const int batch = std::clamp(largest * largest / (height * width), 1, work.batch);
     const auto engine = make_engine(options.on());
     const Model model = dense_model(work.rule);
-    State state = engine->make_state(1, height, width);
-    engine->copy_from_host(state.view().data, dense_state(1, height, width));
+    State state = engine->make_state(batch, height, width);
+    engine->copy_from_host(state.view().data, dense_state(batch, height, width));
     for (const bool tf32 : {false, true}) {
-        const auto unfused = make_unfused(model, 1, height, width, 0, tf32);
+        const auto unfused = make_unfused(model, batch, height, width, 0, tf32);
         const Timing forward = measure(options.count, [&] { unfused->step(state.view().data); });
         Row row = row_of(tf32 ? "  cuBLAS, TF32" : "  cuBLAS", "cuBLAS and cuRAND",
-                         tf32 ? "tf32" : "float32", 1, height, width, 1);
-        row.update({{"forward_ms", to_json(forward)},
-                    {"cell_steps_per_second", double(height) * width / (forward.median * 1e-3)}});
+                         tf32 ? "tf32" : "float32", batch, height, width, 1);
+        row.update(
+            {{"forward_ms", to_json(forward)},
+             {"cell_steps_per_second", double(batch) * height * width / (forward.median * 1e-3)}});
         setting.add(row);
     }
 }
 
-// Without --size a large grid, which no cluster of blocks holds; with it the rollouts of a preset's
-// batch on that grid, or steps of one grid where there is no preset.
-Inference inference_of(const Options& options, bool gpu) {
-    if (!options.size) {
-        const int side = gpu ? 4096 : 512;
-        return {.height = side, .width = side};
+// Rollouts of a preset's batch on the grid that is asked for with a preset, steps of the grids that
+// are asked for without; otherwise of a large grid, and of many that are too large for a cluster of
+// blocks.
+std::vector<Inference> inferences_of(const Options& options, bool gpu) {
+    if (options.size && !options.inference) {
+        const TrainingConfig config = timed_config(options.presets().front(), options);
+        return {{.batch = config.batch,
+                 .height = options.size->height,
+                 .width = options.size->width,
+                 .rule = config.rule,
+                 .steps = timed_steps,
+                 .is_rollout = true}};
     }
-    Inference work{.height = options.size->height, .width = options.size->width};
-    if (options.presets().empty()) return work;
-    const TrainingConfig config = timed_config(options.presets().front(), options);
-    work.batch = config.batch;
-    work.steps = timed_steps;
-    work.rule = config.rule;
-    return work;
+    const auto steps_of = [&](int batch, int height, int width) -> Inference {
+        return {.batch = batch,
+                .height = height,
+                .width = width,
+                .rule = {.fire_rate = options.fire_rate}};
+    };
+    if (options.size) return {steps_of(options.batch, options.size->height, options.size->width)};
+    if (gpu) return {steps_of(1, 4096, 4096), steps_of(64, 256, 256)};
+    return {steps_of(1, 512, 512), steps_of(8, 128, 128)};
 }
 
-// False where one has failed.
-bool bench_inferences(const Options& options, const Setting& setting) {
-    const Inference work = inference_of(options, setting.gpu);
-    const bool steps_only = setting.gpu && work.batch == 1;
+// False where a row has failed.
+bool bench_inference_variants(const Inference& work, const Options& options,
+                              const Setting& setting) {
     bool all = true;
     for (const Device& device : variants(options, setting.gpu)) {
-        if (steps_only && device.rollout != RolloutForm::steps) continue;
+        // Steps are one kernel each unless bands are asked for.
+        if (setting.gpu && !work.is_rollout && options.rollout == "all" &&
+            device.rollout != RolloutForm::steps) {
+            continue;
+        }
         Row row = work.row(device, setting);
         const std::string problem =
             setting.gpu ? obstacle(device, work.batch, work.height, work.width) : "";
@@ -633,11 +683,39 @@ bool bench_inferences(const Options& options, const Setting& setting) {
               all;
     }
     if (!setting.gpu || !has_unfused()) return all;
-    return row_or_failure(
-               setting,
-               row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", 1, work.height, work.width, 1),
-               [&] { bench_unfused_inference(work, options, setting); }) &&
+    return row_or_failure(setting,
+                          row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", work.batch,
+                                 work.height, work.width, 1),
+                          [&] { bench_unfused_inference(work, options, setting); }) &&
            all;
+}
+
+// The same.
+bool bench_inferences(const Options& options, Setting setting) {
+    setting.print = print_inference_row;
+    print_inference_header(setting.gpu);
+    bool all = true;
+    for (const Inference& work : inferences_of(options, setting.gpu)) {
+        all = bench_inference_variants(work, options, setting) && all;
+    }
+    return all;
+}
+
+// The same, of all presets.
+bool bench_presets(const Options& options, const Setting& setting) {
+    print_training_header(setting.gpu);
+    bool all = true;
+    for (const std::string& name : options.presets()) {
+        all = bench_preset(name, options, setting) && all;
+        if (!setting.gpu || !has_unfused()) continue;
+        const TrainingConfig config = timed_config(name, options);
+        all = row_or_failure(setting,
+                             row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", config.batch,
+                                    config.grid(), config.grid(), timed_steps),
+                             [&] { bench_unfused(name, options, setting); }) &&
+              all;
+    }
+    return all;
 }
 
 // The multilayer perceptron alone, dense, on one core, against that core's peak.
@@ -669,6 +747,18 @@ Row bench_mlp(int count) {
     return {{"gflops", rate * 1e-9}, {"peak_gflops", peak * 1e-9}, {"peak_fraction", rate / peak}};
 }
 
+// For people: what is timed, and how often.
+std::string work_of(const Options& options) {
+    if (options.inference) {
+        return fmt::format("{} runs each, calls of {} steps, every cell alive, fire rate {:g}",
+                           options.count, steps_of_call, options.fire_rate);
+    }
+    return fmt::format("{} runs each, {} steps, {}", options.count, timed_steps,
+                       options.dense
+                           ? "nothing skipped, every cell alive"
+                           : fmt::format("after {} iterations of training", options.train));
+}
+
 // False where a row has failed.
 bool run(const Options& options) {
     // Whether there is one in the least demanding precision.
@@ -683,18 +773,14 @@ bool run(const Options& options) {
     const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
     const Machine machine = gpu ? measure_gpu(options.on().index)
                                 : Machine{peak_arithmetic(threads), peak_bandwidth(threads)};
-    const std::string work = options.dense
-                                 ? "nothing skipped, every cell alive"
-                                 : fmt::format("after {} iterations of training", options.train);
-    fmt::print("{}; peak {:.1f} GFLOP/s, {:.1f} GB/s; {} runs each, {} steps, {}\n",
-               engine->description(), machine.arithmetic * 1e-9, machine.bandwidth * 1e-9,
-               options.count, timed_steps, work);
+    fmt::print("{}; peak {:.1f} GFLOP/s, {:.1f} GB/s; {}\n", engine->description(),
+               machine.arithmetic * 1e-9, machine.bandwidth * 1e-9, work_of(options));
     Row report = {{"engine", engine->description()},
                   {"peak_gflops", machine.arithmetic * 1e-9},
                   {"peak_gbytes_per_second", machine.bandwidth * 1e-9}};
     if (!gpu) {
         report["threads"] = threads;
-        report["mlp"] = bench_mlp(options.count);
+        if (!options.inference) report["mlp"] = bench_mlp(options.count);
     }
     report["rows"] = Row::array();
     // After every row: what comes later may be cut off.
@@ -719,18 +805,8 @@ bool run(const Options& options) {
                              }};
     write();
     if (!unwritten.empty()) throw IoError(unwritten);  // before anything is measured
-    print_header(gpu);
     bool all = true;
-    for (const std::string& name : options.presets()) {
-        all = bench_preset(name, options, setting) && all;
-        if (!gpu || !has_unfused()) continue;
-        const TrainingConfig config = timed_config(name, options);
-        all = row_or_failure(setting,
-                             row_of("  cuBLAS", "cuBLAS and cuRAND", "float32", config.batch,
-                                    config.grid(), config.grid(), timed_steps),
-                             [&] { bench_unfused(name, options, setting); }) &&
-              all;
-    }
+    if (!options.inference) all = bench_presets(options, setting);
     if (!options.no_inference) all = bench_inferences(options, setting) && all;
     if (!unwritten.empty()) throw IoError(unwritten);
     return all;
@@ -739,15 +815,59 @@ bool run(const Options& options) {
 GridSize parse_size(const std::string& text) {
     GridSize size;
     char end = 0;
-    constexpr int least = 8, most = 16384;
-    const auto fits = [](int side) { return side >= least && side <= most; };
+    const auto fits = [](int side) { return side >= least_side && side <= most_side; };
     if (std::sscanf(text.c_str(), "%dx%d%c", &size.height, &size.width, &end) != 2 ||
         !fits(size.height) || !fits(size.width)) {
         throw CLI::ValidationError(
-            "--size",
-            fmt::format("takes HxW of {} to {} cells, such as 64x64, not {}", least, most, text));
+            "--size", fmt::format("takes HxW of {} to {} cells, such as 64x64, not {}", least_side,
+                                  most_side, text));
     }
     return size;
+}
+
+// Throws ValidationError where options make no sense together.
+void check_together(const CLI::App& app, const Options& options) {
+    const auto given = [&](const char* name) { return app.count(name) > 0; };
+    for (const char* training : {"--preset", "--target", "--train", "--resume", "--automata",
+                                 "--dense", "--no-inference"}) {
+        if (options.inference && given(training)) {
+            throw CLI::ValidationError(
+                training,
+                "makes no sense with --inference, which trains nothing: leave one of them out");
+        }
+    }
+    for (const char* inference : {"--batch", "--fire-rate"}) {
+        if (!options.inference && given(inference)) {
+            throw CLI::ValidationError(
+                inference,
+                "is for --inference: add that, or leave this out: presets have their own");
+        }
+    }
+    if (given("--batch") && !options.size) {
+        throw CLI::ValidationError("--batch", "needs to know of which grids: add --size HxW");
+    }
+    if (options.size &&
+        std::int64_t{options.size->height} * options.size->width > most_cells / options.batch) {
+        throw CLI::ValidationError(
+            "--batch",
+            fmt::format("{} grids of {}x{} are more than {} cells: take fewer or smaller",
+                        options.batch, options.size->height, options.size->width, most_cells));
+    }
+    if (!(options.fire_rate > 0 && options.fire_rate <= 1)) {
+        throw CLI::ValidationError(
+            "--fire-rate",
+            fmt::format("takes a number above 0, up to 1, not {:g}", options.fire_rate));
+    }
+    if (!options.resume.empty() && options.presets().size() != 1) {
+        throw CLI::ValidationError("--resume", "needs --preset with one name");
+    }
+    if (options.dense && !options.resume.empty()) {
+        throw CLI::ValidationError("--dense", "has a model of its own: leave out --resume");
+    }
+    if (options.size && !options.inference && options.size->height != options.size->width) {
+        throw CLI::ValidationError("--size",
+                                   "training needs a square grid: give one, or --inference");
+    }
 }
 
 // What is wrong with the name of a precision; empty where nothing is.
@@ -768,17 +888,16 @@ int main(int argc, char** argv) {
     Options options;
     CLI::App app("Times the engine's steps and training iterations; checks it first.");
     app.add_option("--preset", options.preset,
-                   "notebook, growing, persistent or regenerating; all: the first two; none: no "
-                   "training rows")
-        ->check(
-            CLI::IsMember({"all", "none", "notebook", "growing", "persistent", "regenerating"}));
+                   "notebook, growing, persistent or regenerating; all: the first two")
+        ->check(CLI::IsMember({"all", "notebook", "growing", "persistent", "regenerating"}));
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
     app.add_option("--precision", options.precision,
                    "of the CUDA engine: exact, precise or fast; all")
         ->check(precision_problem);
     app.add_option("--rollout", options.rollout,
-                   "form of the CUDA engine's rollouts: steps or bands; all")
+                   "form of the CUDA engine's rollouts: steps or bands; all, or for inference "
+                   "steps")
         ->check(CLI::IsMember({"all", "steps", "bands"}));
     app.add_option("--threads", options.threads, "of the CPU engine; 0: one for each processor")
         ->check(CLI::Range(0, 1024));
@@ -792,26 +911,23 @@ int main(int argc, char** argv) {
         ->check(CLI::Range(1, 64));
     std::string size;
     app.add_option("--size", size,
-                   "HxW, the grid of all rows, such as 64x64; otherwise each preset's own, and "
-                   "4096x4096 for inference, 512x512 on a CPU");
+                   "HxW, the grid of all rows, such as 64x64; otherwise each preset's own, and for "
+                   "inference one of 4096x4096 and 64 of 256x256, on a CPU one of 512x512 and 8 of "
+                   "128x128");
     app.add_flag("--dense", options.dense,
                  "train on a grid in which every cell lives, so that nothing is skipped");
+    app.add_flag("--inference", options.inference,
+                 "time only steps without a tape, of grids in which every cell lives");
+    app.add_option("--batch", options.batch, "with --inference and --size: so many grids (1)")
+        ->check(CLI::Range(1, 1 << 20));
+    app.add_option("--fire-rate", options.fire_rate,
+                   "with --inference: the chance that a cell updates in a step (0.5)");
     app.add_flag("--no-inference", options.no_inference, "leave the inference rows out");
     app.add_option("--json", options.json, "write the results to this file as well");
     try {
         app.parse(argc, argv);
-        if (!options.resume.empty() && options.presets().size() != 1) {
-            throw CLI::ValidationError("--resume", "needs --preset with one name");
-        }
-        if (options.dense && !options.resume.empty()) {
-            throw CLI::ValidationError("--dense", "has a model of its own: leave out --resume");
-        }
         if (!size.empty()) options.size = parse_size(size);
-        if (options.size && !options.presets().empty() &&
-            options.size->height != options.size->width) {
-            throw CLI::ValidationError("--size",
-                                       "training needs a square grid: give one, or --preset none");
-        }
+        check_together(app, options);
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }

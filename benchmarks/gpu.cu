@@ -31,14 +31,6 @@ __global__ void multiply_add_kernel(float* out, int rounds) {
     out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
-__global__ void copy_kernel(float4* to, const float4* from, std::size_t count) {
-    const std::size_t stride = std::size_t(gridDim.x) * blockDim.x;
-    for (std::size_t i = std::size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-         i += stride) {
-        to[i] = from[i];
-    }
-}
-
 }  // namespace
 
 Machine measure_gpu(int device) {
@@ -52,20 +44,24 @@ Machine measure_gpu(int device) {
         cuda::launch(NCA_KERNEL(multiply_add_kernel), {.blocks = blocks, .threads = threads},
                      nullptr, out.data(), rounds);
     });
-    constexpr std::size_t count = std::size_t{64} << 20;  // 1 GiB, more than any cache
-    cuda::DeviceArray<float4> from(count, "a benchmark"), to(count, "a benchmark");
-    check(cudaMemsetAsync(from.data(), 0, count * sizeof(float4), nullptr), "clearing memory");
-    const double copy_seconds = fastest_seconds([&] {
-        cuda::launch(NCA_KERNEL(copy_kernel), {.blocks = blocks, .threads = threads}, nullptr,
-                     to.data(), static_cast<const float4*>(from.data()), count);
-    });
     int kilohertz = 0;
     check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, device),
           "asking what the device is");
     return {.arithmetic = 2.0 * rounds * chains * threads * blocks / arithmetic_seconds,
-            .bandwidth = 2.0 * count * sizeof(float4) / copy_seconds,
+            .bandwidth = gpu_copy_rate(device, std::size_t{1} << 30),  // more than any cache
             .multiprocessors = properties.multiProcessorCount,
             .clock = kilohertz * 1e3};
+}
+
+double gpu_copy_rate(int device, std::size_t bytes) {
+    const cuda::DeviceGuard guard(device);
+    cuda::DeviceArray<char> from(bytes, "a benchmark"), to(bytes, "a benchmark");
+    check(cudaMemsetAsync(from.data(), 0, bytes, nullptr), "clearing memory");
+    const double seconds = fastest_seconds([&] {
+        check(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, nullptr),
+              "copying on the device");
+    });
+    return 2.0 * static_cast<double>(bytes) / seconds;
 }
 
 double gpu_memory_in_use() {

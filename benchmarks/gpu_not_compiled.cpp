@@ -11,6 +11,7 @@ namespace {
 }  // namespace
 
 Machine measure_gpu(int) { not_compiled(); }
+double gpu_copy_rate(int, std::size_t) { not_compiled(); }
 double gpu_memory_in_use() { not_compiled(); }
 
 }  // namespace nca::bench

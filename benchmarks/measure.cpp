@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -44,15 +45,17 @@ double peak_arithmetic(int threads) {
 }
 
 double peak_bandwidth(int threads) {
-    constexpr std::size_t size = std::size_t{16} << 20;  // 64 MB, more than the cache
-    std::vector<float> from(size, 1.0F);
-    std::vector<float> to(size);
+    constexpr std::size_t size = std::size_t{256} << 20;  // bytes, more than any cache
+    std::vector<char> from(size, 1), to(size);
+    const std::size_t part = size / threads;
     const auto copy = [&] {
 #pragma omp parallel for num_threads(threads)
-        for (std::size_t i = 0; i < size; ++i) to[i] = from[i];
+        for (int thread = 0; thread < threads; ++thread) {
+            std::memcpy(to.data() + thread * part, from.data() + thread * part, part);
+        }
     };
     const double seconds = measure(5, copy).fastest * 1e-3;
-    return 2.0 * size * sizeof(float) / seconds;
+    return 2.0 * static_cast<double>(part) * threads / seconds;
 }
 
 double Work::forward_operations() const {
@@ -214,18 +217,19 @@ double step_error(const Model& model, ConstStateView before, ConstStateView afte
         const auto words = philox(i, Purpose::damage, {});
         const int y = reach + int(words[0] % std::uint32_t(before.height - 2 * reach));
         const int x = reach + int(words[1] % std::uint32_t(before.width - 2 * reach));
+        const int sample = int(words[2] % std::uint32_t(before.batch));
         reference::Grid<double> crop(side, side);
         reference::Mask fire(crop.cells());
         for (int cell = 0; cell < crop.cells(); ++cell) {
             const int cy = y - reach + cell / side, cx = x - reach + cell % side;
-            std::copy_n(before.cell(0, cy, cx), channels, crop.cell(cell));
-            fire[cell] = fires(key, model.rule.fire_rate, 0, 0,
+            std::copy_n(before.cell(sample, cy, cx), channels, crop.cell(cell));
+            fire[cell] = fires(key, model.rule.fire_rate, 0, std::uint32_t(sample),
                                std::uint32_t(cy) * std::uint32_t(before.width) + cx);
         }
         const auto step = reference::step_forward(model.rule, parameters, crop, fire);
         const double* expected = step.next.cell(crop.cells() / 2);
         for (int c = 0; c < channels; ++c) {
-            const double got = after.cell(0, y, x)[c];
+            const double got = after.cell(sample, y, x)[c];
             const double error =
                 std::abs(got - expected[c]) / (tolerance * (1 + std::abs(expected[c])));
             if (!(error <= worst)) worst = error;

@@ -22,7 +22,7 @@ struct Timing {
 // What a machine can do, measured in the same run.
 struct Machine {
     double arithmetic = 0;  // operations a second, float32
-    double bandwidth = 0;   // bytes a second, both directions counted
+    double bandwidth = 0;   // bytes a second of a copy, those read and those written
     // Of a GPU only.
     int multiprocessors = 0;
     double clock = 0;  // cycles a second, the highest
@@ -50,8 +50,8 @@ Timing measure_queues(int count, Run run, Now now) {
 // By the steady clock.
 Timing measure_queues(int count, const std::function<std::size_t()>& run);
 
-// The highest rate of independent multiply-adds that so many threads reach together, and of reading
-// and writing large arrays.
+// The highest rate of independent multiply-adds that so many threads reach together, and of copying
+// a large array by std::memcpy.
 double peak_arithmetic(int threads);
 double peak_bandwidth(int threads);
 
@@ -101,8 +101,8 @@ private:
     std::vector<double> last_, grad_weights_, grad_first_;
 };
 
-// The same for one step of a large grid, looked at in some hundred cells all over it. before and
-// after are [height, width, channels] in host memory.
+// The same for one step of a batch of large grids, looked at in some hundred cells all over it.
+// before and after are [batch, height, width, channels] in host memory, sides of 8 cells or more.
 double step_error(const Model& model, ConstStateView before, ConstStateView after,
                   const FireKey& key, Precision precision);
 

@@ -43,6 +43,14 @@ Paces step_paces(Precision precision) {
     return {{17700, 3370, 139}, {52900, 0, 376}};
 }
 
+// Warp instructions of a step for 128 cells, eight times what kernel-table says of a warp where a
+// block of eight warps has a tile of so many.
+constexpr double exact_step_instructions = 8 * 3738;  // kernel-table
+constexpr double precise_step_instructions = 3900;    // kernel-table
+constexpr double fast_step_instructions = 2100;       // kernel-table
+constexpr double counted_cells = 128;
+constexpr double schedulers = 4;  // of a multiprocessor; each issues an instruction a cycle
+
 constexpr double launch_seconds = 4e-6;
 // Of a training iteration in bands: launches, who fires, lists, loss, sums and Adam.
 constexpr double band_iteration_seconds = 38e-6;
@@ -106,6 +114,27 @@ double predicted_training(const Gpu& gpu, const RolloutCase& rollout) {
                               ? band_iteration_seconds
                               : -2 * rollout.steps * saved_by_graph_seconds;
     return seconds.forward + seconds.backward + others;
+}
+
+double step_bytes(double cells) { return cells * channels * sizeof(float) * 2; }
+
+double step_instructions(Precision precision) {
+    switch (precision) {
+        case Precision::exact:
+            break;
+        case Precision::precise:
+            return precise_step_instructions;
+        case Precision::fast:
+            return fast_step_instructions;
+    }
+    return exact_step_instructions;
+}
+
+double predicted_step(const Gpu& gpu, double cells, Precision precision, double copy_rate) {
+    const double issued_a_second = gpu.multiprocessors * schedulers * gpu.clock;
+    const double memory = step_bytes(cells) / copy_rate;
+    const double issue = step_instructions(precision) * cells / counted_cells / issued_a_second;
+    return std::max(memory, issue) + launch_seconds;
 }
 
 }  // namespace nca::bench

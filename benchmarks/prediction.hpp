@@ -2,8 +2,9 @@
 #pragma once
 
 // What a rollout is expected to take on an H200, from what it took there: straight lines through
-// measured times, in the cells and in the rows of the MLP. docs/performance.md says which times,
-// and what has not been measured.
+// measured times, in the cells and in the rows of the MLP. And what a step of large grids takes at
+// least, by its bytes and its instructions. docs/performance.md says which times, and what has not
+// been measured.
 
 #include <nca/device.hpp>
 
@@ -37,5 +38,17 @@ double predicted_forward(const Gpu& gpu, const RolloutCase& rollout);
 double predicted_forward_backward(const Gpu& gpu, const RolloutCase& rollout);
 // A training iteration. Of several side by side, what one of them costs.
 double predicted_training(const Gpu& gpu, const RolloutCase& rollout);
+
+// Bytes of memory that a step moves, each state read once and written once.
+double step_bytes(double cells);
+
+// Warp instructions of a step's kernel for 128 cells that are all alive, at this fire rate.
+constexpr double counted_fire_rate = 0.5;
+double step_instructions(Precision precision);
+
+// A step of grids that fill the device and are alive all over, without a tape: the longer of moving
+// its bytes at `copy_rate`, in bytes a second, and of issuing its instructions; and a launch. At
+// counted_fire_rate.
+double predicted_step(const Gpu& gpu, double cells, Precision precision, double copy_rate);
 
 }  // namespace nca::bench

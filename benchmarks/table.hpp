@@ -23,8 +23,10 @@ Row row_of(const std::string& name, const std::string& engine, const std::string
            int batch, int height, int width, int steps);
 
 // On a GPU rows have a precision, a form of rollout and a prediction.
-void print_header(bool gpu);
 // A row without an entry has a dash there; one with a "problem" says that instead.
-void print_row(const Row& row, bool gpu);
+void print_training_header(bool gpu);
+void print_training_row(const Row& row, bool gpu);
+void print_inference_header(bool gpu);
+void print_inference_row(const Row& row, bool gpu);
 
 }  // namespace nca::bench

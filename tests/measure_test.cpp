@@ -2,6 +2,11 @@
 #include "benchmarks/measure.hpp"
 #include "tests/support/catch.hpp"
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
+using namespace nca;
 using namespace nca::bench;
 
 namespace {
@@ -43,4 +48,35 @@ TEST_CASE("the first run warms up and is not counted") {
     REQUIRE(runs == 4);
     REQUIRE(timing.slowest == 1);
     REQUIRE(timing.median == 1);
+}
+
+TEST_CASE("a step that is wrong in one sample of a batch is found") {
+    constexpr int batch = 3, height = 9, width = 11;
+    Model model{{}, Weights(true), {}, true};
+    float value = 0;
+    for (float& weight : model.weights.all()) weight = 0.1F * std::sin(value += 1);
+    std::vector<float> before(batch * height * width * channels);
+    for (float& element : before) element = 0.6F + 0.4F * std::sin(value += 1);  // all alive
+    const auto engine = make_engine(Device::cpu());
+    State state = engine->make_state(batch, height, width);
+    engine->copy_from_host(state.view().data, before);
+    engine->advance(model, state.view(), {1, {}});
+    std::vector<float> after(before.size());
+    engine->copy_to_host(after, state.view().data);
+    const auto view = [&](const std::vector<float>& values) -> ConstStateView {
+        return {values.data(), batch, height, width, MemorySpace::host};
+    };
+    const auto error = [&] {
+        return step_error(model, view(before), view(after), {}, Precision::exact);
+    };
+    REQUIRE(error() <= 1);
+    for (const float wrong : {1e-3F, std::numeric_limits<float>::quiet_NaN()}) {
+        for (int sample = 0; sample < batch; ++sample) {
+            float& element = after[((sample * height + 4) * width + 5) * channels];
+            const float right = element;
+            element += wrong;
+            REQUIRE_FALSE(error() <= 1);
+            element = right;
+        }
+    }
 }

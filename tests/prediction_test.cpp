@@ -76,6 +76,35 @@ TEST_CASE("predictions are what an H200 took") {
     REQUIRE(is_near(large_step(fast), 3.26, 0.02));
 }
 
+TEST_CASE("a step of large grids takes as long as its bytes or its instructions") {
+    constexpr double cells = 4096.0 * 4096;
+    constexpr double slow_copy = 1e9, endless_copy = 1e30;
+    constexpr double launch = 4e-6;
+    const Gpu slow = {.clock = h200.clock / 2};
+    for (const Precision precision : {Precision::exact, Precision::precise, Precision::fast}) {
+        // Memory decides, and no clock.
+        for (const Gpu& gpu : {h200, slow}) {
+            const double moving = predicted_step(gpu, cells, precision, slow_copy);
+            REQUIRE(std::abs(moving - (cells * 16 * 4 * 2 / slow_copy + launch)) <= 1e-9);
+        }
+        // The issue of instructions decides: four a cycle and multiprocessor.
+        const double issuing = predicted_step(h200, cells, precision, endless_copy);
+        const double warp_instructions = step_instructions(precision) * cells / 128;
+        REQUIRE(std::abs(issuing - (warp_instructions / (132 * 4 * 1.98e9) + launch)) <= 1e-9);
+        REQUIRE(std::abs(predicted_step(slow, cells, precision, endless_copy) -
+                         (2 * issuing - launch)) <= 1e-9);
+    }
+    REQUIRE(step_instructions(Precision::fast) < step_instructions(Precision::precise));
+    REQUIRE(step_instructions(Precision::precise) < step_instructions(Precision::exact));
+}
+
+TEST_CASE("a step of a large grid in exact takes longer than its instructions") {
+    const double measured = 6.12e-3, copy_rate = 3.906e12;  // of an H200
+    const double predicted = predicted_step(h200, 4096.0 * 4096, Precision::exact, copy_rate);
+    REQUIRE(predicted < measured);
+    REQUIRE(predicted > measured / 2);
+}
+
 TEST_CASE("more clusters than the device holds wait for a second wave") {
     RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
     const auto forward_of = [&](int batch) {
