@@ -61,12 +61,6 @@ __device__ inline FourWords from_lane_below(FourWords bits) {
     return move_halves(bits, [](std::uint64_t half) { return from_lane_below(half); });
 }
 
-// The value, of which the compiler does not know where it is from: it is kept, and not made anew
-// wherever it is used.
-__device__ inline std::uint32_t kept(std::uint32_t value) {
-    asm volatile("" : "+r"(value));
-    return value;
-}
 __device__ inline std::uint64_t kept(std::uint64_t value) {
     return kept(static_cast<std::uint32_t>(value)) |
            static_cast<std::uint64_t>(kept(static_cast<std::uint32_t>(value >> 32))) << 32;

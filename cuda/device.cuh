@@ -40,6 +40,43 @@ __device__ inline T& at_shared_address(unsigned address) {
     return *static_cast<T*>(__cvta_shared_to_generic(address));
 }
 
+// The value, of which the compiler does not know where it is from: it is kept, and not made anew
+// wherever it is used.
+__device__ inline std::uint32_t kept(std::uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+template <class T>
+__device__ inline T* kept(T* pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+
+// 16 bytes of global memory, in one piece and without a branch, where `wanted` is not 0.
+__device__ inline float4 load4_if(std::uint32_t wanted, const float* global) {
+    float4 value = zero4();
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+        "}"
+        : "+f"(value.x), "+f"(value.y), "+f"(value.z), "+f"(value.w)
+        : "l"(__cvta_generic_to_global(global)), "r"(wanted)
+        : "memory");
+    return value;
+}
+__device__ inline void store4_if(std::uint32_t wanted, float* global, float4 value) {
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted st.global.v4.f32 [%0], {%1, %2, %3, %4};\n"
+        "}" ::"l"(__cvta_generic_to_global(global)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(wanted)
+        : "memory");
+}
+
 // Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
 // it, after wait_for_copies, and for the block after a barrier behind that.
 __device__ inline void copy_async(float* shared, const float* global) {

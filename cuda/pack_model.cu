@@ -148,7 +148,9 @@ __device__ void pack_stream(const PackModelArgs& args, const WeightScales& weigh
     }
     if (thread < Traits::channels) {
         const float b2 = weights.b2 != nullptr ? weights.b2[thread] : 0.0F;
-        packed.b2[thread] = scales.f * scales.w2 * b2;
+        float* const to = packed.b2[0][thread % 4 / 2][thread / 4] + thread % 2;
+        constexpr int copy = 32;
+        to[0] = to[2] = to[copy] = to[copy + 2] = scales.f * scales.w2 * b2;
         float u0 = b2;
         for (int j = 0; j < Traits::hidden; ++j) {
             u0 += weights.w2[thread * Traits::hidden + j] * fmaxf(weights.b1[j], 0.0F);

@@ -103,8 +103,10 @@ struct StreamWeights {
     // [part]; of a block twice three B of W1, for eight hidden units each and a filter, and two of
     // W2. A lane has two words of a B.
     alignas(16) std::uint32_t operands[2][blocks][4][32][4];
-    float b1[blocks][2][4][4];   // what sums begin with: for each quarter of eight columns, twice
-    float b2[Traits::channels];  // likewise
+    // What sums begin with, as accumulators: of each two of eight columns, twice. b2 also twice, so
+    // that two sets of sums are loaded.
+    float b1[blocks][2][4][4];
+    float b2[2][2][4][4];
     float u0[Traits::channels];  // of a cell that fires among zeros, times the step size
     float p_factor;              // of perception, where it is not in the weights
     float u_factor;              // of the second product's sums: makes them step_size * u

@@ -21,6 +21,7 @@
 // who has a strip. Reference: host/reference/step.hpp. Tests: tests/stream_test.cpp.
 
 #include <algorithm>
+#include <climits>
 #include <type_traits>
 
 #include "cuda/grid.cuh"
@@ -74,7 +75,7 @@ template <int parts>
 struct StreamShared {
     alignas(16) uint4 operands[parts][StreamWeights::blocks][4][32];
     alignas(16) float4 b1[StreamWeights::blocks][2][4];
-    alignas(16) float b2[Traits::channels];
+    alignas(16) float4 b2[2][2][4];
     alignas(16) float u0[Traits::channels];
     float p_factor, u_factor;
     FireKey key;
@@ -132,8 +133,9 @@ public:
           lane(lane_),
           quad(lane_ % Traits::quads),
           cell_of_piece(lane_ / Traits::quads),
-          masked(kept_shared_address(&own_.masked) +
-                 static_cast<unsigned>(quad) * unsigned{sizeof(Quad)}) {}
+          masked(kept_shared_address(&own_.masked[quad])),
+          operands_of_lane(kept_shared_address(&shared_.operands[0][0][0][lane_])),
+          b1_of_lane(kept_shared_address(&shared_.b1[0][0][quad])) {}
 
     // One segment of a strip.
     __device__ void run(const StreamPlan& plan, int item) {
@@ -153,6 +155,7 @@ public:
 
 private:
     static constexpr unsigned cell_bytes = Traits::quads * sizeof(Quad);
+    static constexpr int unrolled = 1;  // blocks of hidden units at a time
     static constexpr unsigned masked_row = StreamTraits::wide * cell_bytes;
     static constexpr unsigned last_masked_row = (StreamTraits::masked_rows - 1) * masked_row;
     static_assert(last_masked_row + masked_row <= 1U << 15, "a place takes 15 bits");
@@ -160,7 +163,7 @@ private:
     // What is known of a row when it is read.
     struct Row {
         unsigned columns;   // own ones
-        unsigned active;    // fire and are no
+        unsigned active;    // that go through the MLP
         unsigned drifting;  // that fire among zeros
         unsigned life_below;
         unsigned alpha_second_below;
@@ -190,12 +193,20 @@ private:
         left = strip * StreamPlan::width;
         top = segment * plan.rows;
         bottom = min(top + plan.rows, grid.height);
-        own_columns = ((1U << min(grid.width - left, StreamPlan::width)) - 1) << 2;
-        is_interior = left >= 2 && left + StreamTraits::wide - 2 <= grid.width;
+        own_columns = uniform(((1U << min(grid.width - left, StreamPlan::width)) - 1) << 2);
+        const bool interior = left >= 2 && left + StreamTraits::wide - 2 <= grid.width;
+        if_interior = uniform(interior ? ~0U : 0U);
         lane_column = source_column(lane);
+        columns_inside = ballot(lane_column >= 0);
+        const bool noted = args.life_out != nullptr || args.marks_out != nullptr;
+        if_noted = uniform(noted ? ~0U : 0U);
+        rows_inside = args.rule.circular ? INT_MAX : grid.height;
         cells_before = std::size_t(sample) * grid.height * grid.width;
-        state = args.state + cells_before * Traits::channels + quad * 4;
-        next = args.next + cells_before * Traits::channels + quad * 4;
+        state = kept(args.state + cells_before * Traits::channels + quad * 4);
+        next = kept(args.next + cells_before * Traits::channels + quad * 4);
+        if (is_masked())
+            lived_before = kept(args.living_before + cells_before + max(lane_column, 0));
+        if (args.rule.pre_and_post) living = kept(args.living_before_out + cells_before + lane);
 
 #pragma unroll 1
         for (int i = 0; i < 4; ++i) {
@@ -206,10 +217,10 @@ private:
         row_cell = (top - 1) * grid.width + left - 2;
         alpha_here = alphas(1);
         alpha_below = alphas(2);
-        life_here = ballot(has_lived(top - 1)) &
-                    (args.first ? not_empty(1) : widened(alphas(0) | alpha_here | alpha_below)) &
-                    looked_at;
-        lived_below = has_lived(top);
+        life_here =
+            (top > 0 || args.rule.circular ? columns_inside : 0) & ballot(lived(top - 1) != 0) &
+            (args.first ? not_empty(1) : widened(alphas(0) | alpha_here | alpha_below)) & looked_at;
+        lived_below = lived(top);
         __syncwarp();  // everybody has looked at the first row
         ask_for(top + 2, 0);
         end_copy_group();
@@ -228,6 +239,8 @@ private:
         fire_words_of_four = 0;
     }
 
+    // What is the same in all lanes, kept and known to be so.
+    __device__ static unsigned uniform(unsigned value) { return __shfl_sync(whole_warp, value, 0); }
     __device__ static unsigned ballot(bool condition) {
         return __ballot_sync(whole_warp, condition);
     }
@@ -236,7 +249,8 @@ private:
     __device__ void ask_for(int y, unsigned to_slot) {
         if (y > bottom + 1) return;
         float* const to = own.rows + to_slot * StreamTraits::row + lane * 4;
-        if (is_interior && y >= 0 && y < args.grid.height) {
+        if (if_interior != 0 &&
+            static_cast<unsigned>(y) < static_cast<unsigned>(args.grid.height)) {
             const float* const from =
                 state + floats_of(y * args.grid.width + left - 2 + cell_of_piece);
 #pragma unroll
@@ -258,14 +272,14 @@ private:
         }
     }
 
-    // Whether the lane's column of a row lies in the grid, and lived before the step that made the
-    // state.
-    __device__ bool has_lived(int y) const {
-        const int row = source(y, args.grid.height);
-        if (row < 0 || lane_column < 0) return false;
-        if (!is_masked()) return true;
-        return args.living_before[cells_before + static_cast<std::size_t>(row) * args.grid.width +
-                                  static_cast<std::size_t>(lane_column)] != 0;
+    // Whether the lane's column of a row lived before the step that made the state: not zero. Where
+    // it does not lie in the grid, anything.
+    __device__ unsigned lived(int y) const {
+        if (!is_masked()) return 1;
+        if (static_cast<unsigned>(y) >= static_cast<unsigned>(args.grid.height)) {
+            y = max(source(y, args.grid.height), 0);
+        }
+        return lived_before[static_cast<std::ptrdiff_t>(y) * args.grid.width];
     }
 
     // The lane's column in a slot.
@@ -303,7 +317,7 @@ private:
             word |= __shfl_xor_sync(whole_warp, word, distance);
         }
         // It begins with the first cell that shares its random numbers with others.
-        return word >> (first % 4) << 2;
+        return word >> (first % 4) << 2 & shared.if_any_fire;
     }
 
     // Finds out who lives in the row below, and what becomes of the row's cells.
@@ -311,16 +325,19 @@ private:
         Row row;
         const unsigned below = (slot + 1) % StreamTraits::rows;
         row.alpha_second_below = alphas((slot + 2) % StreamTraits::rows);
-        row.life_below = ballot(lived_below) & looked_at &
+        row.life_below = (y + 1 < rows_inside ? columns_inside : 0) & looked_at &
                          (args.first ? not_empty(below)
                                      : widened(alpha_here | alpha_below | row.alpha_second_below));
-        lived_below = has_lived(y + 2);
+        if (is_masked()) {
+            row.life_below &= ballot(lived_below != 0);
+            lived_below = lived(y + 2);
+        }
         const bool is_own = y >= top && y < bottom;
         row.columns = is_own ? own_columns : 0;
         const int of_four = (y - top) & 3;
         if (is_own && of_four == 0) fire_words_of_four = draw(y);
-        const unsigned fires = __shfl_sync(whole_warp, fire_words_of_four, of_four * 8) &
-                               row.columns & shared.if_any_fire;
+        const unsigned fires =
+            __shfl_sync(whole_warp, fire_words_of_four, of_four * 8) & row.columns;
         row.active = fires & widened(life_above | life_here | row.life_below);
         row.drifting = fires & ~row.active;
         return row;
@@ -382,52 +399,64 @@ private:
         columns >>= cell_of_piece;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            if ((columns >> (i * 8) & 1) != 0) store4(to + i * 8 * Traits::channels, z[i]);
+            store4_if(columns & 1U << (i * 8), to + i * 8 * Traits::channels, z[i]);
         }
     }
 
     // Bytes of the row's own cells, where somebody wants them.
     __device__ void note_life(const Row& row) {
-        const unsigned both = life_here & alpha_here, both_below = row.life_below & alpha_below;
-        if ((row.columns >> lane & 1) != 0) {
-            const std::size_t cell = cells_before + static_cast<std::size_t>(row_cell + lane);
-            if (args.rule.pre_and_post) {
-                args.living_before_out[cell] = widened(both_above | both | both_below) >> lane & 1;
-            }
-            if (args.life_out != nullptr) args.life_out[cell] = life_here >> lane & 1;
-            if (args.marks_out != nullptr && (row.active >> lane & 1) == 0) {
-                const unsigned u0_above =
-                    shared.u0[alpha_channel] > living_threshold ? row.drifting : 0;
-                const unsigned is_above = ((both & ~row.drifting) | u0_above) >> lane & 1;
-                const unsigned holds = (life_here | row.drifting) >> lane & 1;
-                args.marks_out[cell] = static_cast<std::uint8_t>(is_above | holds << 1);
-            }
+        const unsigned both = life_here & alpha_here;
+        const bool is_own = (row.columns >> lane & 1) != 0;
+        if (args.rule.pre_and_post && is_own) {
+            const unsigned both_below = row.life_below & alpha_below;
+            living[row_cell] =
+                static_cast<std::uint8_t>(widened(both_above | both | both_below) >> lane & 1);
         }
         both_above = both;
+        if (if_noted != 0 && is_own) note_marks(row);
+    }
+    __device__ void note_marks(const Row& row) {
+        const std::size_t cell = cells_before + static_cast<std::size_t>(row_cell + lane);
+        if (args.life_out != nullptr) args.life_out[cell] = life_here >> lane & 1;
+        if (args.marks_out == nullptr || (row.active >> lane & 1) != 0) return;
+        const unsigned u0_above = shared.u0[alpha_channel] > living_threshold ? row.drifting : 0;
+        const unsigned is_above = ((both_above & ~row.drifting) | u0_above) >> lane & 1;
+        const unsigned holds = (life_here | row.drifting) >> lane & 1;
+        args.marks_out[cell] =
+            static_cast<std::uint8_t>(is_above * mark_above | holds * mark_holds);
     }
 
     // The row above is complete now: its active cells are queued, and computed as soon as they are
     // enough, or have to be.
     __device__ void queue_row_above(int y, const Row& row) {
         const int count = __popc(active_above);
-        int level_of_row = 0;
-        if constexpr (parts == 2) {
-            level_of_row = level_of(max(max(largest_second_above, largest_above), largest_here));
-        }
         // What stays may be of the last three rows that were queued.
         const int may_stay =
             y == bottom ? 0 : count + (queued_before & 0xffff) + (queued_before >> 16);
-        bool waits = true;
+        unsigned waiting = active_above;
+        int level_of_cell = 0;
+        bool is_small = true;
+        if constexpr (parts == 2) {
+            const std::uint32_t largest =
+                max(max(largest_second_above, largest_above), largest_here);
+            is_small = level_of(largest) == 0;
+            if (!is_small) level_of_cell = level_of(largest_around());
+        }
 #pragma unroll 1
         while (true) {
-            // Of one level all.
-            if (waits && (queued == 0 || parts == 1 || level == level_of_row)) {
-                push(count);
-                level = level_of_row;
-                waits = false;
-                __syncwarp();  // the row and the queue are there
+            if (waiting != 0) {
+                unsigned now = waiting;
+                if (parts == 2 && !(is_small && level == 0)) {
+                    // All that is queued is of one level.
+                    if (queued == 0) level = __shfl_sync(whole_warp, level_of_cell, __ffs(now) - 1);
+                    now &= ballot(level_of_cell == level);
+                    __syncwarp();  // nobody reads what was queued
+                }
+                push(now);
+                waiting &= ~now;
             }
-            if (!waits && queued < StreamTraits::group && queued <= may_stay) break;
+            __syncwarp();  // the row and the queue are there
+            if (waiting == 0 && queued < StreamTraits::group && queued <= may_stay) break;
             const int here = min(queued, StreamTraits::group);
             if (here > 16) {
                 compute<2>(here);
@@ -451,17 +480,37 @@ private:
         largest_second_above = largest_above;
         largest_above = largest_here;
     }
-    __device__ void push(int count) {
-        if ((active_above >> lane & 1) != 0) {
-            const int before = __popc(active_above & ((1U << lane) - 1));
-            const unsigned above = place_above == 0 ? last_masked_row : place_above - masked_row;
+    // Of the row above.
+    __device__ void push(unsigned cells) {
+        if ((cells >> lane & 1) != 0) {
+            const int before = __popc(cells & ((1U << lane) - 1));
             const unsigned of_column = static_cast<unsigned>(lane) * cell_bytes;
             const std::uint32_t dead = (life_above >> lane & 1) != 0 ? 0 : QueuedCell::dead;
             own.queue[static_cast<unsigned>(head + queued + before) % StreamTraits::queue] = {
-                (place_above + of_column) | (above + of_column) << 16 | dead,
+                (place_above + of_column) | (place_second_above() + of_column) << 16 | dead,
                 static_cast<std::uint32_t>(row_cell - args.grid.width + lane)};
         }
-        queued += count;
+        queued += __popc(cells);
+    }
+    __device__ unsigned place_second_above() const {
+        return place_above == 0 ? last_masked_row : place_above - masked_row;
+    }
+    // Of the nine cells around the lane's one of the row above: the largest element, as bits.
+    __device__ std::uint32_t largest_around() const {
+        const unsigned column = static_cast<unsigned>(min(max(lane, 1), StreamTraits::wide - 2));
+        __syncwarp();  // the row is there
+        const unsigned cell =
+            masked - static_cast<unsigned>(quad) * sizeof(Quad) + column * cell_bytes;
+        float largest = 0;
+#pragma unroll 1
+        for (unsigned i = 0; i < 3 * Traits::quads; ++i) {
+            const unsigned at =
+                cell + i * sizeof(Quad) - cell_bytes;  // of three cells side by side
+            for (const unsigned of_row : {place_second_above(), place_above, place}) {
+                largest = fmaxf(largest, largest_element(at_shared_address<float4>(at + of_row)));
+            }
+        }
+        return __float_as_uint(largest);
     }
 
     // What a lane has of some queued cells: A of what they perceive.
@@ -479,7 +528,6 @@ private:
         Operands<groups> operands;
         Accumulator u[groups][2];
         float4 x[groups][2];
-        const float4 b2 = scaled(load4(shared.b2 + quad * 4), shrink);
 #pragma unroll
         for (int g = 0; g < groups; ++g) {
 #pragma unroll
@@ -488,12 +536,19 @@ private:
                 if constexpr (parts == 1) x[g][lower] = state_of(cell);
                 perceive(operands.p[g], lower, cell.places, shrink);
             }
-            u[g][0] = {{b2.x, b2.y, b2.x, b2.y}};
-            u[g][1] = {{b2.z, b2.w, b2.z, b2.w}};
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                float4 b2 = shared.b2[g][j][quad];
+                if (parts == 2 && level != 0) b2 = scaled(b2, shrink);
+                u[g][j] = {{b2.x, b2.y, b2.z, b2.w}};
+            }
         }
-#pragma unroll 1
+        unsigned weights = operands_of_lane, b1 = b1_of_lane;
+#pragma unroll unrolled
         for (int block = 0; block < StreamWeights::blocks; ++block) {
-            multiply_block(u, operands, block, shrink);
+            multiply_block(u, operands, weights, b1, shrink);
+            weights += sizeof shared.operands[0][0];
+            b1 += sizeof shared.b1[0];
         }
         const float factor =
             parts == 1 ? shared.u_factor : shared.u_factor * power_of_two(8 * level);
@@ -507,19 +562,30 @@ private:
                 add_scaled(z, factor,
                            make_float4(u[g][0].sums[lower * 2], u[g][0].sums[lower * 2 + 1],
                                        u[g][1].sums[lower * 2], u[g][1].sums[lower * 2 + 1]));
-                if (g * 16 + lower * 8 + lane / 4 >= count) continue;
-                store4(next + cell.cell * std::size_t{Traits::channels}, z);
-                if (args.marks_out != nullptr && quad == alpha_channel / 4) {
-                    args.marks_out[cells_before + cell.cell] = z.w > living_threshold ? 3 : 2;
-                }
+                const bool is_there = g * 16 + lower * 8 + lane / 4 < count;
+                store4_if(is_there, next + cell.cell * std::size_t{Traits::channels}, z);
+                x[g][lower] = z;
             }
+        }
+        if (args.marks_out != nullptr) mark<groups>(x, count);
+    }
+
+    template <int groups>
+    __device__ void mark(const float4 (&z)[groups][2], int count) const {
+        if (quad != alpha_channel / 4) return;
+#pragma unroll
+        for (int i = 0; i < 2 * groups; ++i) {
+            const int of_group = i * 8 + lane / 4;
+            if (of_group >= count) return;
+            args.marks_out[cells_before + own.queue[head + of_group].cell] =
+                z[i / 2][i % 2].w > living_threshold ? mark_above | mark_holds : mark_holds;
         }
     }
 
     __device__ static unsigned place_of(const QueuedCell& cell) { return cell.places & 0x7fffU; }
     __device__ float4 state_of(const QueuedCell& cell) const {
-        if ((cell.places & QueuedCell::dead) != 0) return zero4();
-        return load4(state + cell.cell * std::size_t{Traits::channels});
+        return load4_if(~cell.places & QueuedCell::dead,
+                        state + cell.cell * std::size_t{Traits::channels});
     }
 
     // Of the first or second eight cells of an A. shrink: 2^-8 for each level.
@@ -531,7 +597,7 @@ private:
             here >= last_masked_row ? middle - last_masked_row : middle + masked_row;
         const auto at = [](unsigned address) { return at_shared_address<Quad>(address); };
         const Quad x0 = at(above - cell_bytes), x1 = at(above), x2 = at(above + cell_bytes);
-        const Quad x3 = at(middle - cell_bytes), x4 = at(middle), x5 = at(middle + cell_bytes);
+        const Quad x3 = at(middle - cell_bytes), x5 = at(middle + cell_bytes);
         const Quad x6 = at(below - cell_bytes), x7 = at(below), x8 = at(below + cell_bytes);
         if constexpr (parts == 1) {
             const auto across = [&](auto of) {
@@ -546,14 +612,18 @@ private:
             };
             const auto low = [](const uint2& pairs) { return pairs.x; };
             const auto high = [](const uint2& pairs) { return pairs.y; };
-            p[0][0][lower] = x4.x, p[0][0][2 + lower] = x4.y;
+            // One word at a time: two that are loaded together are not two that are multiplied.
+            p[0][0][lower] = at_shared_address<volatile std::uint32_t>(middle);
+            p[0][0][2 + lower] =
+                at_shared_address<volatile std::uint32_t>(middle + sizeof(std::uint32_t));
             p[1][0][lower] = across(low), p[1][0][2 + lower] = across(high);
             p[2][0][lower] = down(low), p[2][0][2 + lower] = down(high);
         } else {
             const float scale = shared.p_factor * shrink;
             const float corner = sobel_corner(args.rule) * scale, side = 2 * corner;
             float4 filters[filter_count] = {
-                scaled(x4, scale), scaled(sum_of(difference(x2, x0), difference(x8, x6)), corner),
+                scaled(at(middle), scale),
+                scaled(sum_of(difference(x2, x0), difference(x8, x6)), corner),
                 scaled(sum_of(difference(x6, x0), difference(x8, x2)), corner)};
             add_scaled(filters[1], side, difference(x5, x3));
             add_scaled(filters[2], side, difference(x7, x1));
@@ -573,14 +643,16 @@ private:
     // Adds what 16 hidden units give to u.
     template <int groups>
     __device__ void multiply_block(Accumulator (&u)[groups][2], const Operands<groups>& operands,
-                                   int block, float shrink) const {
+                                   unsigned weights, unsigned biases, float shrink) const {
         // Of two columns three B each, and two B of the second product.
         std::uint32_t w[8][parts][2];
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const uint4 two = shared.operands[part][block][i][lane];
+                const auto two =
+                    at_shared_address<uint4>(weights + part * sizeof shared.operands[0] +
+                                             i * sizeof shared.operands[0][0][0]);
                 w[2 * i][part][0] = two.x, w[2 * i][part][1] = two.y;
                 w[2 * i + 1][part][0] = two.z, w[2 * i + 1][part][1] = two.w;
             }
@@ -588,9 +660,9 @@ private:
         Accumulator a[groups][2];
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const float4 b1 = shared.b1[block][j][lane % 4];
-            const Accumulator first = {
-                {b1.x * shrink, b1.y * shrink, b1.x * shrink, b1.y * shrink}};
+            auto b1 = at_shared_address<float4>(biases + j * sizeof shared.b1[0][0]);
+            if (parts == 2 && level != 0) b1 = scaled(b1, shrink);
+            const Accumulator first = {{b1.x, b1.y, b1.z, b1.w}};
 #pragma unroll
             for (int g = 0; g < groups; ++g) {
                 const auto& p = operands.p[g];
@@ -646,21 +718,27 @@ private:
     const StreamShared<parts>& shared;
     Warp& own;
     const int lane, quad, cell_of_piece;
-    const unsigned masked;  // address of the lane's first quad
+    // Addresses of what the lane has: of its quads, of its operands and its b1.
+    const unsigned masked, operands_of_lane, b1_of_lane;
 
     // Of the segment.
     int sample, left, top, bottom;
     unsigned own_columns;
-    bool is_interior;
-    int lane_column;  // of the grid, that the lane looks at
+    unsigned columns_inside;  // of the grid, or beyond a circular edge
+    unsigned if_interior;     // whether all columns are: all bits or none
+    unsigned if_noted;        // the same: whether somebody wants the life mask or marks
+    int rows_inside;          // the first row below the grid
+    int lane_column;          // of the grid, that the lane looks at
     std::size_t cells_before;
     const float* state;
     float* next;
+    const std::uint8_t* lived_before;  // in the lane's column; where there is a mask
+    std::uint8_t* living;              // likewise, for the step to come
 
     // Of the row above, of the row itself and of the one below.
     unsigned life_above, life_here, both_above, active_above, alpha_here, alpha_below;
     std::uint32_t largest_second_above, largest_above, largest_here = 0;  // elements, as bits
-    bool lived_below;
+    unsigned lived_below;                                                 // of the lane's column
     unsigned fire_words_of_four;
     unsigned slot, place, place_above;
     int row_cell;  // the index of column 0

@@ -34,6 +34,19 @@ T& at_shared_address(unsigned address) {
     return *reinterpret_cast<T*>(static_cast<unsigned char*>(executor::shared_arena()) + address);
 }
 
+inline std::uint32_t kept(std::uint32_t value) { return value; }
+template <class T>
+T* kept(T* pointer) {
+    return pointer;
+}
+
+inline float4 load4_if(std::uint32_t wanted, const float* global) {
+    return wanted != 0 ? load4(global) : zero4();
+}
+inline void store4_if(std::uint32_t wanted, float* global, float4 value) {
+    if (wanted != 0) store4(global, value);
+}
+
 inline void copy_async(float* shared, const float* global) {
     executor::defer_copy(shared, global, sizeof(float4));
 }
