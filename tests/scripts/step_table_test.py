@@ -240,7 +240,7 @@ class Script(unittest.TestCase):
         loader.exec_module(self.script)
 
     def test_an_instance_is_named_by_its_template_arguments(self):
-        kernels = ["step_kernel", "band_kernel"]
+        kernels = ["step_kernel", "band_kernel", "stream_kernel"]
         for mangled, expected in [
                 ("_ZN3nca4cuda11step_kernelENS0_4ArgsE", ("step_kernel", "")),
                 ("_ZN3nca4cuda11step_kernelINS0_17PreciseArithmeticEEEvT_", ("step_kernel",
@@ -249,6 +249,8 @@ class Script(unittest.TestCase):
                                                                      "fast, 64 columns")),
                 ("_ZN3nca4cuda11band_kernelILi2ELi4EEEvNS0_4ArgsE", ("band_kernel",
                                                                      "precise, 128 columns")),
+                ("_ZN3nca4cuda13stream_kernelILi1EEEvNS0_4ArgsE", ("stream_kernel", "fast")),
+                ("_ZN3nca4cuda13stream_kernelILi2EEEvNS0_4ArgsE", ("stream_kernel", "precise")),
                 ("_ZN3nca4cuda13another_kernelENS0_4ArgsE", (None, ""))]:
             self.assertEqual(self.script.kernel_and_instance(mangled, kernels), expected)
 
