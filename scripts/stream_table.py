@@ -35,12 +35,12 @@ PHASES = ["loads", "fire bits", "masks", "rows", "queue", "perception", "MLP", "
 FUNCTIONS = {
     "loads": "Strip::ask_for",
     "fire bits": "Strip::draw fire_words philox4x32",
-    "masks": "Strip::look Strip::has_lived Strip::alphas Strip::not_empty Strip::note_life",
+    "masks": "Strip::look Strip::inside Strip::lived Strip::alphas Strip::not_empty Strip::note_life",
     "rows": "Strip::take Strip::put",
     "queue": "Strip::queue_row_above Strip::push level_of",
     "perception": "Strip::perceive",
     "MLP": "Strip::multiply_block",
-    "new cells": "Strip::compute Strip::state_of",
+    "new cells": "Strip::compute Strip::state_of Strip::mark",
     "other": "Strip::Strip Strip::run Strip::begin stream_forward_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
@@ -48,11 +48,11 @@ PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function i
 HELPERS = set("""
     Strip::ballot Strip::source Strip::source_column Strip::floats_of Strip::is_masked
     Strip::cell_in Strip::place_of Strip::store_cells
-    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves
-    kept_shared_address largest_element largest_over_warp load4 make_parts mma_fp16 mma_fp16_from
-    multiply multiply_add_pairs multiply_pairs multiply_small power_of_two relu_cut_to_fp16
-    relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 subtract_pairs sum_of
-    wait_for_older_copies widened wrapped""".split())
+    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves kept
+    kept_shared_address largest_element largest_over_warp load4 load4_if make_parts mma_fp16
+    mma_fp16_from multiply multiply_add_pairs multiply_pairs multiply_small power_of_two
+    relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 store4_if
+    subtract_pairs sum_of wait_for_older_copies widened wrapped""".split())
 
 
 def is_own(e, warp, copy):
@@ -97,6 +97,7 @@ CONDITIONS = [
     ("Strip::queue_row_above", "here > 16", always(0), "compute<1>"),
     ("Strip::push", "active_above >> lane", is_own_and_alive),
     ("Strip::compute", "args.marks_out != nullptr", always(0)),
+    ("Strip::mark", None, always(0)),
 ]
 BLOCKS = []
 
