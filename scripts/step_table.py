@@ -4,7 +4,8 @@
 An estimate from machine code (sass_count.py says how) and from tables: which function belongs to
 which phase, how many rounds a loop takes, and how likely a condition holds. These name functions
 and pieces of their source, never lines; what they do not name is said. The tables below are of the
-kernels that take one step; band_table.py has those of rollouts in bands.
+kernels whose blocks take a step of a tile; stream_table.py has those of steps in strips, and
+band_table.py those of rollouts in bands.
 """
 import bisect
 import collections
@@ -52,11 +53,10 @@ FUNCTIONS = {
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
            "compute_u0",
     "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",
-    "new cells": "write_passive_cells send_rows_forward",
+    "new cells": "write_passive_cells",
     "exchange": "has_row_after write_row grad_p_place let_dependents_start wait_for_predecessor",
     "tape": "write_states",
-    "other": "step_forward_kernel step_forward_tensor_kernel step_backward_kernel "
-             "step_backward_tensor_kernel",
+    "other": "step_forward_kernel step_backward_kernel step_backward_tensor_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
@@ -64,7 +64,7 @@ HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_
     load_pairs load_a load_packed load_packed_b row_of_column a_row a_k b_column b_k c_row c_column
     rounded_to_tf32 mma_tf32 multiply_tf32 load4 store4 add_scaled zero4
     element not_known_before forward_row_of forward_quad_of sum_of_halves tiles_down tiles_across
-    shared_address shared_storage sum_place add_to""".split())
+    shared_address shared_storage sum_place add_to write_next""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
 KIND_TEXT = textwrap.fill(
@@ -124,7 +124,6 @@ ROUNDS = [
     (None, "index < tiles;", 1, always(1)),
     (None, "i < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
     (None, "i < Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
-    ("send_rows_forward", "first < total", ROWS, lambda e, warp, copy: e.any_rows),
     ("send_rows_back", "first < counts.all()", ROWS, lambda e, warp, copy: e.any_rows),
     ("tensor_forward", "first < count", 32,
      lambda e, warp, copy: max(0, -(-(e.rows - warp // 4 * 16) // 32))),
@@ -160,13 +159,12 @@ CONDITIONS = [
     ("cell_at", "const bool inside", lambda e, warp, copy: e.edge),
     ("step_forward_kernel", "const bool fires", share_of_warps(OWN)),
     ("step_backward_kernel", "const bool fires", share_of_warps(OWN)),
-    ("step_forward_tensor_kernel", "const bool fires", share_of_warps(OWN)),
     ("step_backward_tensor_kernel", "const bool fires", share_of_warps(OWN)),
     ("step_backward_kernel", "if (any_", lambda e, warp, copy: e.any_rows),
     ("write_passive_cells", "fate != Fate::kept", lambda e, warp, copy: e.inside),
+    ("write_next", "args.marks_out == nullptr", always(0)),
     ("write_states", "own_cell(args.grid, tile, own) < 0", lambda e, warp, copy: e.inside),
     ("perceive_cell", "cell != nullptr", has_rows(8)),
-    ("send_rows_forward", "if (has_row)", has_rows(8)),
     ("send_rows_back", "row < counts.cells", has_rows(8)),
     ("step_forward_kernel", "first < total",
      lambda e, warp, copy: e.any_rows if warp * 8 < e.rows else 0),
@@ -455,7 +453,6 @@ class Step:
 # Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
 KERNELS = {
     "step_forward_kernel": {None: "forward"},
-    "step_forward_tensor_kernel": {None: "forward"},
     "step_backward_kernel": {None: "back"},
     "step_backward_tensor_kernel": {None: "back"},
 }

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import band_table
 import sass_count
 import step_table
+import stream_table
 
 KERNEL = "_Z18nested_loop_kernelPfPKfi"
 ROUNDS = [("add_pieces", "i < 720", 256, step_table.strided(720)),
@@ -188,7 +189,8 @@ class MemberFunctions(unittest.TestCase):
                          {"MLP": 2, "gather": 1})
 
 
-ALL_TABLES = [step_table.TABLES, band_table.TABLES]
+MODULES = [step_table, stream_table, band_table]
+ALL_TABLES = [module.TABLES for module in MODULES]
 
 
 class Tables(unittest.TestCase):
@@ -219,7 +221,7 @@ class Tables(unittest.TestCase):
                     self.assertTrue(any(piece in line for line in lines), (rule, piece))
 
     def test_a_function_has_one_phase(self):
-        for module in (step_table, band_table):
+        for module in MODULES:
             names = " ".join(module.FUNCTIONS.values()).split()
             self.assertEqual(len(names), len(set(names)))
             self.assertEqual(set(names) & module.HELPERS, set())
@@ -240,7 +242,7 @@ class Script(unittest.TestCase):
         loader.exec_module(self.script)
 
     def test_an_instance_is_named_by_its_template_arguments(self):
-        kernels = ["step_kernel", "band_kernel"]
+        kernels = ["step_kernel", "band_kernel", "stream_kernel"]
         for mangled, expected in [
                 ("_ZN3nca4cuda11step_kernelENS0_4ArgsE", ("step_kernel", "")),
                 ("_ZN3nca4cuda11step_kernelINS0_17PreciseArithmeticEEEvT_", ("step_kernel",
@@ -249,8 +251,16 @@ class Script(unittest.TestCase):
                                                                      "fast, 64 columns")),
                 ("_ZN3nca4cuda11band_kernelILi2ELi4EEEvNS0_4ArgsE", ("band_kernel",
                                                                      "precise, 128 columns")),
+                ("_ZN3nca4cuda13stream_kernelILi1EEEvNS0_4ArgsE", ("stream_kernel", "fast")),
+                ("_ZN3nca4cuda13stream_kernelILi2EEEvNS0_4ArgsE", ("stream_kernel", "precise")),
                 ("_ZN3nca4cuda13another_kernelENS0_4ArgsE", (None, ""))]:
             self.assertEqual(self.script.kernel_and_instance(mangled, kernels), expected)
+
+    def test_a_block_has_as_many_warps_as_fit(self):
+        launch = self.script.Launch(256, 1 << 10, 24 << 10)  # 227 KiB and 99 KiB can be had
+        self.assertEqual(launch.on(90), (256, 193 << 10))
+        self.assertEqual(launch.on(86), (4 * 32, 97 << 10))
+        self.assertEqual(launch._replace(bytes_of_warp=0).on(86), (256, 1 << 10))
 
     def test_numbers_in_names_are_in_their_order(self):
         names = ["b, 128 columns", "b, 64 columns", "a, 256 columns"]
