@@ -52,6 +52,20 @@ __device__ inline T* kept(T* pointer) {
     return pointer;
 }
 
+// A byte of global memory, whatever the compiler knows of the pointer.
+__device__ inline std::uint32_t load_byte(const std::uint8_t* global) {
+    std::uint32_t value = 0;
+    asm volatile("ld.global.u8 %0, [%1];"
+                 : "=r"(value)
+                 : "l"(__cvta_generic_to_global(global))
+                 : "memory");
+    return value;
+}
+__device__ inline void store_byte(std::uint8_t* global, std::uint32_t value) {
+    asm volatile("st.global.u8 [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(value)
+                 : "memory");
+}
+
 // 16 bytes of global memory, in one piece and without a branch, where `wanted` is not 0.
 __device__ inline float4 load4_if(std::uint32_t wanted, const float* global) {
     float4 value = zero4();

@@ -44,9 +44,9 @@ struct StreamLimits {
     int multiprocessors = 1;
     std::size_t shared_bytes = 0;  // of a block that asks
 };
-// step_forward.cu for any rule, exact; stream_forward.cu for plain filters and any precision but
-// exact. dependent: the kernel launched before it on the stream is a step, too. most_blocks: how
-// many blocks the device can hold at once; each loads the weights once.
+// step_forward.cu for any rule, exact; stream_forward.cu for has_sobel_filters and any precision
+// but exact. dependent: the kernel launched before it on the stream is a step, too. most_blocks:
+// how many blocks the device can hold at once; each loads the weights once.
 void launch_step_forward(const StepForwardArgs& args, int most_blocks, bool dependent,
                          cudaStream_t stream);
 void launch_stream_forward(const StepForwardArgs& args, Precision precision,

@@ -32,7 +32,7 @@ struct PackModelArgs {
 
 struct SharedStorage {
     alignas(16) float scratch[mlp_forward_scratch];
-    std::uint32_t largest_weights[4];
+    std::uint32_t largest[2];
 };
 
 __device__ void pack_weights(const PackModelArgs& args, int thread) {
@@ -87,52 +87,74 @@ __device__ void pack_tensors(const PackModelArgs& args, int thread) {
     if (weights.b2 != nullptr) pack_tensor(packed, before, weights.b2, b2_size, thread);
 }
 
-// The scales of stream_forward.cu. Weights are operands times w1, but for those of `fast`.
+// W1 for the three things that a streamed step perceives of a channel: the cell, and Sobel x and y
+// with corners of 1.
+__device__ float w1_of(const PackModelArgs& args, int hidden, int channel, int perceived) {
+    float sum = 0;
+    for (int k = 0; k < filter_count; ++k) {
+        const FilterParts parts = parts_of_filter(args.rule.filters[k]);
+        const float part = perceived == 0 ? parts.cell : perceived == 1 ? parts.x : parts.y;
+        const int index =
+            hidden * Traits::perception + model_index_of_perception(k * Traits::channels + channel);
+        sum += part * args.weights.w1[index];
+    }
+    return sum;
+}
+
+// The scales of stream_forward.cu: of a', of W1 and W2.
 struct StreamScales {
-    float cell, sobel;  // what W1 is multiplied by, for the cell itself and for a Sobel filter
-    float f;            // of a'
-    float w2;
+    float f, w1, w2;
 };
 
+// scratch [2] in shared memory. Has barriers.
 template <int parts>
-__device__ StreamScales stream_scales(const WeightScales& scales, const StepRule& rule) {
-    // Sobel's perception is at most so many times the largest cell.
-    const float taps = fmaxf(1, 8 * fabsf(sobel_corner(rule)));
+__device__ StreamScales stream_scales(const PackModelArgs& args, std::uint32_t* scratch,
+                                      int thread) {
+    if (thread < 2) scratch[thread] = 0;
+    __syncthreads();  // scratch is zero
     const float largest_cell = parts == 1 ? 65504.0F : 64.0F;
-    const float bound = largest_cell * taps * scales.sum + scales.bias;
+    if (thread < Traits::hidden) {
+        float sum = 0, w2 = 0;
+        for (int channel = 0; channel < Traits::channels; ++channel) {
+            for (int i = 0; i < filter_count; ++i) {
+                const float most = i == 0 ? 1 : 8;  // times the largest cell
+                sum += most * fabsf(w1_of(args, thread, channel, i));
+            }
+            w2 = fmaxf(w2, fabsf(args.weights.w2[channel * Traits::hidden + thread]));
+        }
+        const float bound = largest_cell * sum + fabsf(args.weights.b1[thread]);
+        atomicMax(scratch, __float_as_uint(bound));
+        atomicMax(scratch + 1, __float_as_uint(w2));
+    }
+    __syncthreads();  // all have theirs
     // Weights of nearly nothing are not scaled to anything.
-    const std::uint32_t magnitude = max(__float_as_uint(bound) >> 23, 110U);
-    const float f = operand_scale(magnitude);
-    if constexpr (parts == 1) return {8 * f, 8 * f * sobel_corner(rule), f, scales.w2};
-    const float w1 = scales.w1 / 8;
-    return {w1, w1, f, scales.w2};
+    constexpr std::uint32_t least = 110;
+    const std::uint32_t magnitude = scratch[0] >> 23;
+    const float f = operand_scale(magnitude > least ? magnitude : least);
+    // What `fast` multiplies is an eighth of the cells.
+    return {f, parts == 1 ? 8 * f : f, scale_to(__uint_as_float(scratch[1]), 2)};
 }
 
 // Of an operand B of W1 or W2: the weight that a lane has as its i-th, times its scale.
-__device__ float stream_weight(const ConstWeightsView& weights, const StreamScales& scales,
-                               int block, int b, int lane, int i) {
+__device__ float stream_weight(const PackModelArgs& args, const StreamScales& scales, int block,
+                               int b, int lane, int i) {
     const int column = lane / 4, quad = lane % 4;
     if (b < 6) {
-        const int filter = b % filter_count, hidden = block * 16 + b / filter_count * 8 + column;
-        const int k = model_index_of_perception(filter * Traits::channels + quad * 4 + i);
-        return (filter == 0 ? scales.cell : scales.sobel) *
-               weights.w1[hidden * Traits::perception + k];
+        const int hidden = block * 16 + b / filter_count * 8 + column;
+        return scales.w1 * w1_of(args, hidden, quad * 4 + i, b % filter_count);
     }
     const int channel = column / 2 * 4 + (b - 6) * 2 + column % 2;
-    return scales.w2 * weights.w2[channel * Traits::hidden + block * 16 + b_k(lane, i)];
+    return scales.w2 * args.weights.w2[channel * Traits::hidden + block * 16 + b_k(lane, i)];
 }
 
 template <int parts>
-__device__ void pack_stream(const PackModelArgs& args, const WeightScales& weight_scales,
-                            int thread) {
+__device__ void pack_stream(const PackModelArgs& args, std::uint32_t* scratch, int thread) {
     StreamWeights& packed = args.model->stream;
     const ConstWeightsView& weights = args.weights;
-    const StreamScales scales = stream_scales<parts>(weight_scales, args.rule);
+    const StreamScales scales = stream_scales<parts>(args, scratch, thread);
     for (int i = thread; i < StreamWeights::blocks * 8 * 32; i += Traits::threads) {
         const int lane = i % 32, b = i / 32 % 8, block = i / 256;
-        const auto weight = [&](int j) {
-            return stream_weight(weights, scales, block, b, lane, j);
-        };
+        const auto weight = [&](int j) { return stream_weight(args, scales, block, b, lane, j); };
         std::uint32_t low[parts], high[parts];
         make_parts<parts>(low, weight(0), weight(1));
         make_parts<parts>(high, weight(2), weight(3));
@@ -158,7 +180,6 @@ __device__ void pack_stream(const PackModelArgs& args, const WeightScales& weigh
         packed.u0[thread] = args.rule.step_size * u0;
     }
     if (thread == 0) {
-        packed.p_factor = scales.f / scales.cell;
         packed.u_factor = args.rule.step_size / scales.f / scales.w2;
     }
 }
@@ -173,12 +194,8 @@ __global__ void __launch_bounds__(Traits::threads)
     if (blockIdx.x == 0) {
         pack_exact(args, shared, thread);
     } else if constexpr (parts > 0) {
-        if (thread < 4) shared.largest_weights[thread] = 0;
         pack_tensors(args, thread);
-        __syncthreads();  // the block sees all that it has packed
-        const WeightScales scales =
-            weight_scales(args.model->tensor, shared.largest_weights, thread);
-        pack_stream<parts>(args, scales, thread);
+        pack_stream<parts>(args, shared.largest, thread);
     }
 }
 

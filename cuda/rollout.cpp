@@ -16,7 +16,7 @@ std::string size_of(const Grid& grid) {
 
 void launch_forward(const StepKernels& kernels, const StepForwardArgs& args, bool dependent,
                     cudaStream_t stream) {
-    if (kernels.precision == Precision::exact || !args.rule.plain_filters) {
+    if (kernels.precision == Precision::exact || !args.rule.sobel_filters) {
         launch_step_forward(args, kernels.forward_blocks, dependent, stream);
     } else {
         launch_stream_forward(args, kernels.precision, kernels.stream, dependent, stream);

@@ -89,8 +89,12 @@ std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut&
 
 RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
                          const Rule& rule, std::span<const double> row_load) {
-    if (asked_for.rollout == RolloutForm::steps) return {.cut = {}, .text = "one kernel a step"};
-    const Precision precision = asked_for.precision.value();
+    const Precision precision = asked_for.precision.value_or(Precision::exact);
+    // Those of the way back are not.
+    const std::string steps = precision == Precision::exact || has_sobel_filters(rule)
+                                  ? "one kernel a step"
+                                  : "one kernel a step, forward in exact";
+    if (asked_for.rollout == RolloutForm::steps) return {.cut = {}, .text = steps};
     std::string why_not = common_obstacle(limits, precision, rule);
     BandCut cut;
     if (why_not.empty()) {
@@ -104,7 +108,7 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, co
         throw CudaError(fmt::format(
             "a rollout in bands cannot be had here: {}; leave the form to the engine", why_not));
     }
-    return {.cut = {}, .text = fmt::format("one kernel a step: {}", why_not)};
+    return {.cut = {}, .text = fmt::format("{}: {}", steps, why_not)};
 }
 
 Precision default_precision(const DeviceLimits& limits, RolloutForm asked_for) {

@@ -7,6 +7,8 @@
 #include <nca/random.hpp>
 #include <nca/rule.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -30,7 +32,7 @@ struct StepRule {
     float step_size = 1;
     bool circular = false;
     bool pre_and_post = false;
-    bool plain_filters = false;
+    bool sobel_filters = false;  // has_sobel_filters
 };
 
 // Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
@@ -45,6 +47,31 @@ inline bool has_plain_filters(const Rule& rule) {
            rule.filters[2] == scaled(Rule{}.filters[2]);
 }
 
+// A filter as a sum of the cell itself and of Sobel's two, whose corners are 1 and whose sides
+// are 2.
+struct FilterParts {
+    float cell, x, y;
+};
+NCA_HOST_DEVICE inline FilterParts parts_of_filter(const float* filter) {
+    return {filter[4], (filter[8] + filter[2]) / 2, (filter[8] - filter[2]) / 2};
+}
+
+// Whether all filters of a rule are such sums but for rounding: plain ones, and plain ones that are
+// rotated.
+inline bool has_sobel_filters(const Rule& rule) {
+    for (const Filter& filter : rule.filters) {
+        const auto [cell, x, y] = parts_of_filter(filter.data());
+        const float sum[9] = {-x - y, -2 * y, x - y, -2 * x, cell, 2 * x, y - x, 2 * y, x + y};
+        float largest = 0, error = 0;
+        for (std::size_t i = 0; i < filter.size(); ++i) {
+            largest = std::max(largest, std::abs(filter[i]));
+            error = std::max(error, std::abs(filter[i] - sum[i]));
+        }
+        if (!(error <= 1e-6F * largest)) return false;
+    }
+    return true;
+}
+
 inline StepRule step_rule(const Rule& rule) {
     StepRule result;
     for (int k = 0; k < filter_count; ++k) {
@@ -54,7 +81,7 @@ inline StepRule step_rule(const Rule& rule) {
     result.step_size = rule.step_size;
     result.circular = rule.edges == Edges::circular;
     result.pre_and_post = rule.life == Life::pre_and_post;
-    result.plain_filters = has_plain_filters(rule);
+    result.sobel_filters = has_sobel_filters(rule);
     return result;
 }
 
@@ -108,7 +135,6 @@ struct StreamWeights {
     float b1[blocks][2][4][4];
     float b2[2][2][4][4];
     float u0[Traits::channels];  // of a cell that fires among zeros, times the step size
-    float p_factor;              // of perception, where it is not in the weights
     float u_factor;              // of the second product's sums: makes them step_size * u
 };
 

@@ -11,11 +11,11 @@
 // multiply: of an A and a B lane 4 g + t has channels 4 t to 4 t + 3 of a filter, of the two C of u
 // the same.
 //
-// Scales (cuda/operands.cuh). `fast`: the cells are kept times 1/8, so that the sum of a Sobel
-// filter's taps is at most the largest cell; all other factors are in the weights, for a state of
-// at most 65504, and are the same for all cells. `precise`: for cells below 64, and where a row or
-// one beside it has a larger one, for 64 times the power of 2^8 that it needs, so that f is that of
-// a row. The state is added outside of the tensor cores, which cut their sums.
+// Scales (cuda/operands.cuh). Cells are operands as they are, `fast` times 1/8, so that the sum of
+// a Sobel filter's taps is at most the largest cell; all factors are in the weights, for a state of
+// at most 65504, and for `precise` of at most 64. Where a cell or one beside it is larger,
+// `precise` computes it among others of its level: for each level, all is 2^-8 times as large. The
+// state is added outside of the tensor cores, which cut their sums.
 //
 // Per cell: 64 bytes read, with 8 / 7 for the strip's edges, 64 written. Results do not depend on
 // who has a strip. Reference: host/reference/step.hpp. Tests: tests/stream_test.cpp.
@@ -77,7 +77,7 @@ struct StreamShared {
     alignas(16) float4 b1[StreamWeights::blocks][2][4];
     alignas(16) float4 b2[2][2][4];
     alignas(16) float u0[Traits::channels];
-    float p_factor, u_factor;
+    float u_factor;
     FireKey key;
     std::uint32_t last_to_fire;  // the largest random number that lets a cell fire,
     std::uint32_t if_any_fire;   // unless none does: all bits or none
@@ -99,7 +99,6 @@ __device__ void prepare(StreamShared<parts>& shared, const StepForwardArgs& args
     copy(shared.b2, weights.b2);
     copy(shared.u0, weights.u0);
     if (thread == 0) {
-        shared.p_factor = weights.p_factor;
         shared.u_factor = weights.u_factor;
         shared.key = args.model->key;
         shared.last_to_fire = static_cast<std::uint32_t>(args.rule.fire_threshold - 1);
@@ -110,10 +109,12 @@ __device__ void prepare(StreamShared<parts>& shared, const StepForwardArgs& args
 // Any of a column and those beside it.
 __device__ inline unsigned widened(unsigned bits) { return bits | bits << 1 | bits >> 1; }
 
+// Elements below 64 are small, for `precise`; as bits.
+constexpr std::uint32_t smallest_large = (127U + 6) << 23;
 // How many times 2^8 the rows around a row are too large for `precise`; their largest element is
 // given as bits.
 __device__ inline int level_of(std::uint32_t largest) {
-    constexpr int small = 127 + 6, most = 15;  // the exponent of 64
+    constexpr int small = smallest_large >> 23, most = 15;
     const int exponent = static_cast<int>(largest >> 23);
     const int level = (exponent - small + 8) >> 3;
     return exponent < small ? 0 : level < most ? level : most;
@@ -133,6 +134,8 @@ public:
           lane(lane_),
           quad(lane_ % Traits::quads),
           cell_of_piece(lane_ / Traits::quads),
+          lane_bit(kept(1U << lane_)),
+          lanes_before(kept((1U << lane_) - 1)),
           masked(kept_shared_address(&own_.masked[quad])),
           operands_of_lane(kept_shared_address(&shared_.operands[0][0][0][lane_])),
           b1_of_lane(kept_shared_address(&shared_.b1[0][0][quad])) {}
@@ -155,7 +158,6 @@ public:
 
 private:
     static constexpr unsigned cell_bytes = Traits::quads * sizeof(Quad);
-    static constexpr int unrolled = 1;  // blocks of hidden units at a time
     static constexpr unsigned masked_row = StreamTraits::wide * cell_bytes;
     static constexpr unsigned last_masked_row = (StreamTraits::masked_rows - 1) * masked_row;
     static_assert(last_masked_row + masked_row <= 1U << 15, "a place takes 15 bits");
@@ -200,7 +202,8 @@ private:
         columns_inside = ballot(lane_column >= 0);
         const bool noted = args.life_out != nullptr || args.marks_out != nullptr;
         if_noted = uniform(noted ? ~0U : 0U);
-        rows_inside = args.rule.circular ? INT_MAX : grid.height;
+        rows_inside = static_cast<int>(
+            uniform(args.rule.circular ? INT_MAX : static_cast<unsigned>(grid.height)));
         cells_before = std::size_t(sample) * grid.height * grid.width;
         state = kept(args.state + cells_before * Traits::channels + quad * 4);
         next = kept(args.next + cells_before * Traits::channels + quad * 4);
@@ -225,7 +228,7 @@ private:
         ask_for(top + 2, 0);
         end_copy_group();
 
-        life_above = both_above = active_above = 0;
+        life_above = both_above = active_above = columns = 0;
         slot = 1;
         place = last_masked_row;
         place_above = last_masked_row - masked_row;
@@ -233,7 +236,7 @@ private:
         own.queue[lane] = own.queue[lane + StreamTraits::group] = {
             cell_bytes | cell_bytes << 16 | QueuedCell::dead, 0};
         head = queued = 0;
-        queued_before = 0;
+        queued_above = queued_second_above = 0;
         largest_second_above = largest_above = 0;
         level = 0;
         fire_words_of_four = 0;
@@ -279,7 +282,7 @@ private:
         if (static_cast<unsigned>(y) >= static_cast<unsigned>(args.grid.height)) {
             y = max(source(y, args.grid.height), 0);
         }
-        return lived_before[static_cast<std::ptrdiff_t>(y) * args.grid.width];
+        return load_byte(lived_before + static_cast<std::ptrdiff_t>(y) * args.grid.width);
     }
 
     // The lane's column in a slot.
@@ -332,10 +335,9 @@ private:
             row.life_below &= ballot(lived_below != 0);
             lived_below = lived(y + 2);
         }
-        const bool is_own = y >= top && y < bottom;
-        row.columns = is_own ? own_columns : 0;
+        row.columns = columns;
         const int of_four = (y - top) & 3;
-        if (is_own && of_four == 0) fire_words_of_four = draw(y);
+        if (of_four == 0) fire_words_of_four = draw(y);
         const unsigned fires =
             __shfl_sync(whole_warp, fire_words_of_four, of_four * 8) & row.columns;
         row.active = fires & widened(life_above | life_here | row.life_below);
@@ -395,22 +397,21 @@ private:
             largest_here = largest_over_warp(__float_as_uint(largest));
         }
     }
-    __device__ void store_cells(float* to, const float4 (&z)[4], unsigned columns) const {
-        columns >>= cell_of_piece;
+    __device__ void store_cells(float* to, const float4 (&z)[4], unsigned cells) const {
+        cells >>= cell_of_piece;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            store4_if(columns & 1U << (i * 8), to + i * 8 * Traits::channels, z[i]);
+            store4_if(cells & 1U << (i * 8), to + i * 8 * Traits::channels, z[i]);
         }
     }
 
     // Bytes of the row's own cells, where somebody wants them.
     __device__ void note_life(const Row& row) {
         const unsigned both = life_here & alpha_here;
-        const bool is_own = (row.columns >> lane & 1) != 0;
+        const bool is_own = (row.columns & lane_bit) != 0;
         if (args.rule.pre_and_post && is_own) {
             const unsigned both_below = row.life_below & alpha_below;
-            living[row_cell] =
-                static_cast<std::uint8_t>(widened(both_above | both | both_below) >> lane & 1);
+            store_byte(living + row_cell, widened(both_above | both | both_below) >> lane & 1);
         }
         both_above = both;
         if (if_noted != 0 && is_own) note_marks(row);
@@ -431,22 +432,22 @@ private:
     __device__ void queue_row_above(int y, const Row& row) {
         const int count = __popc(active_above);
         // What stays may be of the last three rows that were queued.
-        const int may_stay =
-            y == bottom ? 0 : count + (queued_before & 0xffff) + (queued_before >> 16);
+        const int may_stay = y == bottom ? 0 : count + queued_above + queued_second_above;
         unsigned waiting = active_above;
         int level_of_cell = 0;
-        bool is_small = true;
+        bool has_levels = false;  // the row, or what is queued
         if constexpr (parts == 2) {
+            const auto larger = [](std::uint32_t a, std::uint32_t b) { return a > b ? a : b; };
             const std::uint32_t largest =
-                max(max(largest_second_above, largest_above), largest_here);
-            is_small = level_of(largest) == 0;
-            if (!is_small) level_of_cell = level_of(largest_around());
+                larger(larger(largest_second_above, largest_above), largest_here);
+            has_levels = largest >= smallest_large || level > 0;
+            if (has_levels) level_of_cell = level_of(largest_around());
         }
 #pragma unroll 1
         while (true) {
             if (waiting != 0) {
                 unsigned now = waiting;
-                if (parts == 2 && !(is_small && level == 0)) {
+                if (parts == 2 && has_levels) {
                     // All that is queued is of one level.
                     if (queued == 0) level = __shfl_sync(whole_warp, level_of_cell, __ffs(now) - 1);
                     now &= ballot(level_of_cell == level);
@@ -458,15 +459,18 @@ private:
             __syncwarp();  // the row and the queue are there
             if (waiting == 0 && queued < StreamTraits::group && queued <= may_stay) break;
             const int here = min(queued, StreamTraits::group);
-            if (here > 16) {
-                compute<2>(here);
+            if (parts == 2 && level > 0) {
+                compute<2, true>(here);
+            } else if (here > 16) {
+                compute<2, false>(here);
             } else {
-                compute<1>(here);
+                compute<1, false>(here);
             }
             queued -= here;
             head = queued == 0 ? 0 : head ^ StreamTraits::group;
         }
-        queued_before = queued_before << 16 | count;
+        queued_second_above = queued_above;
+        queued_above = count;
 
         life_above = life_here;
         life_here = row.life_below;
@@ -477,15 +481,16 @@ private:
         place_above = place;
         place = place == last_masked_row ? 0 : place + masked_row;
         row_cell += args.grid.width;
+        columns = y + 1 < bottom ? own_columns : 0;  // of the next row
         largest_second_above = largest_above;
         largest_above = largest_here;
     }
     // Of the row above.
     __device__ void push(unsigned cells) {
-        if ((cells >> lane & 1) != 0) {
-            const int before = __popc(cells & ((1U << lane) - 1));
+        if ((cells & lane_bit) != 0) {
+            const int before = __popc(cells & lanes_before);
             const unsigned of_column = static_cast<unsigned>(lane) * cell_bytes;
-            const std::uint32_t dead = (life_above >> lane & 1) != 0 ? 0 : QueuedCell::dead;
+            const std::uint32_t dead = (life_above & lane_bit) != 0 ? 0 : QueuedCell::dead;
             own.queue[static_cast<unsigned>(head + queued + before) % StreamTraits::queue] = {
                 (place_above + of_column) | (place_second_above() + of_column) << 16 | dead,
                 static_cast<std::uint32_t>(row_cell - args.grid.width + lane)};
@@ -520,11 +525,11 @@ private:
     };
 
     // z' of so many queued cells, of which there are groups of 16. Behind them are others that can
-    // be read.
-    template <int groups>
+    // be read. shrinks: their level is not 0.
+    template <int groups, bool shrinks>
     __device__ void compute(int count) {
         const QueuedCell* const cells = own.queue + head + lane / 4;
-        const float shrink = parts == 1 ? 1.0F : power_of_two(-8 * level);
+        const float shrink = shrinks ? power_of_two(-8 * level) : 1.0F;
         Operands<groups> operands;
         Accumulator u[groups][2];
         float4 x[groups][2];
@@ -534,24 +539,18 @@ private:
             for (int lower = 0; lower < 2; ++lower) {
                 const QueuedCell cell = cells[g * 16 + lower * 8];
                 if constexpr (parts == 1) x[g][lower] = state_of(cell);
-                perceive(operands.p[g], lower, cell.places, shrink);
+                perceive<shrinks>(operands.p[g], lower, cell.places, shrink);
             }
+        }
+        add_hidden<shrinks>(u, operands, shrink);
+        if constexpr (!shrinks) {
+            // What is not a number makes all of its cell's sums so.
+            float any = 0;
 #pragma unroll
-            for (int j = 0; j < 2; ++j) {
-                float4 b2 = shared.b2[g][j][quad];
-                if (parts == 2 && level != 0) b2 = scaled(b2, shrink);
-                u[g][j] = {{b2.x, b2.y, b2.z, b2.w}};
-            }
+            for (int g = 0; g < groups; ++g) any += u[g][0].sums[0] + u[g][0].sums[2];
+            if (ballot(any != any) != 0) add_hidden<true>(u, operands, 1);
         }
-        unsigned weights = operands_of_lane, b1 = b1_of_lane;
-#pragma unroll unrolled
-        for (int block = 0; block < StreamWeights::blocks; ++block) {
-            multiply_block(u, operands, weights, b1, shrink);
-            weights += sizeof shared.operands[0][0];
-            b1 += sizeof shared.b1[0];
-        }
-        const float factor =
-            parts == 1 ? shared.u_factor : shared.u_factor * power_of_two(8 * level);
+        const float factor = shrinks ? shared.u_factor * power_of_two(8 * level) : shared.u_factor;
 #pragma unroll
         for (int g = 0; g < groups; ++g) {
 #pragma unroll
@@ -588,7 +587,10 @@ private:
                         state + cell.cell * std::size_t{Traits::channels});
     }
 
-    // Of the first or second eight cells of an A. shrink: 2^-8 for each level.
+    // Of the first or second eight cells of an A. Sobel's sums are made of the diagonals of the
+    // nine cells and of twice what lies across and down; their factor is in the weights. shrink:
+    // 2^-8 for each level.
+    template <bool shrinks>
     __device__ void perceive(std::uint32_t (&p)[filter_count][parts][4], int lower,
                              std::uint32_t places, float shrink) const {
         const unsigned here = places & 0x7fffU;
@@ -600,35 +602,28 @@ private:
         const Quad x3 = at(middle - cell_bytes), x5 = at(middle + cell_bytes);
         const Quad x6 = at(below - cell_bytes), x7 = at(below), x8 = at(below + cell_bytes);
         if constexpr (parts == 1) {
-            const auto across = [&](auto of) {
-                return multiply_add_pairs(
-                    subtract_pairs(of(x5), of(x3)), two_pairs,
-                    add_pairs(subtract_pairs(of(x2), of(x0)), subtract_pairs(of(x8), of(x6))));
+            const auto sobel = [&](int word, auto of) {
+                const auto down = subtract_pairs(of(x8), of(x0));
+                const auto up = subtract_pairs(of(x2), of(x6));
+                p[1][0][2 * word + lower] = multiply_add_pairs(subtract_pairs(of(x5), of(x3)),
+                                                               two_pairs, add_pairs(down, up));
+                p[2][0][2 * word + lower] = multiply_add_pairs(subtract_pairs(of(x7), of(x1)),
+                                                               two_pairs, subtract_pairs(down, up));
             };
-            const auto down = [&](auto of) {
-                return multiply_add_pairs(
-                    subtract_pairs(of(x7), of(x1)), two_pairs,
-                    add_pairs(subtract_pairs(of(x6), of(x0)), subtract_pairs(of(x8), of(x2))));
-            };
-            const auto low = [](const uint2& pairs) { return pairs.x; };
-            const auto high = [](const uint2& pairs) { return pairs.y; };
+            sobel(0, [](const uint2& pairs) { return pairs.x; });
+            sobel(1, [](const uint2& pairs) { return pairs.y; });
             // One word at a time: two that are loaded together are not two that are multiplied.
             p[0][0][lower] = at_shared_address<volatile std::uint32_t>(middle);
             p[0][0][2 + lower] =
                 at_shared_address<volatile std::uint32_t>(middle + sizeof(std::uint32_t));
-            p[1][0][lower] = across(low), p[1][0][2 + lower] = across(high);
-            p[2][0][lower] = down(low), p[2][0][2 + lower] = down(high);
         } else {
-            const float scale = shared.p_factor * shrink;
-            const float corner = sobel_corner(args.rule) * scale, side = 2 * corner;
-            float4 filters[filter_count] = {
-                scaled(at(middle), scale),
-                scaled(sum_of(difference(x2, x0), difference(x8, x6)), corner),
-                scaled(sum_of(difference(x6, x0), difference(x8, x2)), corner)};
-            add_scaled(filters[1], side, difference(x5, x3));
-            add_scaled(filters[2], side, difference(x7, x1));
+            const float4 down = difference(x8, x0), up = difference(x2, x6);
+            float4 filters[filter_count] = {at(middle), sum_of(down, up), difference(down, up)};
+            add_scaled(filters[1], 2, difference(x5, x3));
+            add_scaled(filters[2], 2, difference(x7, x1));
 #pragma unroll
             for (int k = 0; k < filter_count; ++k) {
+                if constexpr (shrinks) filters[k] = scaled(filters[k], shrink);
                 std::uint32_t low[parts], high[parts];
                 make_parts<parts>(low, filters[k].x, filters[k].y);
                 make_parts<parts>(high, filters[k].z, filters[k].w);
@@ -640,8 +635,31 @@ private:
         }
     }
 
+    // u, from b2 on. careful: b1 and b2 are shrunk, and a hidden unit that is not a number is off,
+    // as in float32 arithmetic; elsewhere no instruction is spent on either.
+    template <bool careful, int groups>
+    __device__ void add_hidden(Accumulator (&u)[groups][2], const Operands<groups>& operands,
+                               float shrink) const {
+#pragma unroll
+        for (int g = 0; g < groups; ++g) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                float4 b2 = shared.b2[g][j][quad];
+                if constexpr (careful) b2 = scaled(b2, shrink);
+                u[g][j] = {{b2.x, b2.y, b2.z, b2.w}};
+            }
+        }
+        unsigned weights = operands_of_lane, b1 = b1_of_lane;
+#pragma unroll 1
+        for (int block = 0; block < StreamWeights::blocks; ++block) {
+            multiply_block<careful>(u, operands, weights, b1, shrink);
+            weights += sizeof shared.operands[0][0];
+            b1 += sizeof shared.b1[0];
+        }
+    }
+
     // Adds what 16 hidden units give to u.
-    template <int groups>
+    template <bool careful, int groups>
     __device__ void multiply_block(Accumulator (&u)[groups][2], const Operands<groups>& operands,
                                    unsigned weights, unsigned biases, float shrink) const {
         // Of two columns three B each, and two B of the second product.
@@ -661,7 +679,7 @@ private:
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             auto b1 = at_shared_address<float4>(biases + j * sizeof shared.b1[0][0]);
-            if (parts == 2 && level != 0) b1 = scaled(b1, shrink);
+            if constexpr (careful) b1 = scaled(b1, shrink);
             const Accumulator first = {{b1.x, b1.y, b1.z, b1.w}};
 #pragma unroll
             for (int g = 0; g < groups; ++g) {
@@ -699,7 +717,8 @@ private:
             std::uint32_t h[parts][4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const float* const two = a[g][i / 2].sums + i % 2 * 2;
+                float* const two = a[g][i / 2].sums + i % 2 * 2;
+                if constexpr (careful) two[0] = fmaxf(two[0], 0.0F), two[1] = fmaxf(two[1], 0.0F);
                 if constexpr (parts == 1) {
                     h[0][i] = relu_rounded_to_fp16(two[0], two[1]);
                 } else {
@@ -718,17 +737,18 @@ private:
     const StreamShared<parts>& shared;
     Warp& own;
     const int lane, quad, cell_of_piece;
+    const unsigned lane_bit, lanes_before;
     // Addresses of what the lane has: of its quads, of its operands and its b1.
     const unsigned masked, operands_of_lane, b1_of_lane;
 
     // Of the segment.
     int sample, left, top, bottom;
-    unsigned own_columns;
-    unsigned columns_inside;  // of the grid, or beyond a circular edge
-    unsigned if_interior;     // whether all columns are: all bits or none
-    unsigned if_noted;        // the same: whether somebody wants the life mask or marks
-    int rows_inside;          // the first row below the grid
-    int lane_column;          // of the grid, that the lane looks at
+    unsigned own_columns, columns;  // of the segment's rows, and of the row
+    unsigned columns_inside;        // of the grid, or beyond a circular edge
+    unsigned if_interior;           // whether all columns are: all bits or none
+    unsigned if_noted;              // the same: whether somebody wants the life mask or marks
+    int rows_inside;                // the first row below the grid
+    int lane_column;                // of the grid, that the lane looks at
     std::size_t cells_before;
     const float* state;
     float* next;
@@ -742,12 +762,13 @@ private:
     unsigned fire_words_of_four;
     unsigned slot, place, place_above;
     int row_cell;  // the index of column 0
-    int head, queued, queued_before;
-    int level;  // of what is queued
+    int head, queued;
+    int queued_above, queued_second_above;  // of the rows above the one that is queued
+    int level;                              // of what is queued
 };
 
 template <int parts>
-constexpr int most_warps = parts == 1 ? 12 : 10;
+constexpr int most_warps = parts == 1 ? 12 : 8;
 
 template <int parts>
 __global__ void __launch_bounds__(most_warps<parts>* Traits::warp_size, 1)

@@ -35,11 +35,12 @@ PHASES = ["loads", "fire bits", "masks", "rows", "queue", "perception", "MLP", "
 FUNCTIONS = {
     "loads": "Strip::ask_for",
     "fire bits": "Strip::draw fire_words philox4x32",
-    "masks": "Strip::look Strip::inside Strip::lived Strip::alphas Strip::not_empty Strip::note_life",
+    "masks": "Strip::look Strip::lived Strip::alphas Strip::not_empty Strip::note_life "
+             "Strip::note_marks",
     "rows": "Strip::take Strip::put",
-    "queue": "Strip::queue_row_above Strip::push level_of",
+    "queue": "Strip::queue_row_above Strip::push Strip::largest_around level_of",
     "perception": "Strip::perceive",
-    "MLP": "Strip::multiply_block",
+    "MLP": "Strip::add_hidden Strip::multiply_block",
     "new cells": "Strip::compute Strip::state_of Strip::mark",
     "other": "Strip::Strip Strip::run Strip::begin stream_forward_kernel",
 }
@@ -47,11 +48,11 @@ PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function i
 # Functions that belong to whoever calls them.
 HELPERS = set("""
     Strip::ballot Strip::source Strip::source_column Strip::floats_of Strip::is_masked
-    Strip::cell_in Strip::place_of Strip::store_cells
+    Strip::cell_in Strip::place_of Strip::place_second_above Strip::store_cells Strip::uniform
     add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves kept
-    kept_shared_address largest_element largest_over_warp load4 load4_if make_parts mma_fp16
+    kept_shared_address largest_element largest_over_warp load4 load4_if load_byte make_parts mma_fp16
     mma_fp16_from multiply multiply_add_pairs multiply_pairs multiply_small power_of_two
-    relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 store4_if
+    relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 store4_if store_byte
     subtract_pairs sum_of wait_for_older_copies widened wrapped""".split())
 
 
@@ -75,9 +76,12 @@ def passes(e):
 # As in step_table.py. Branches that are not named here are taken.
 ROUNDS = [
     ("Strip::ask_for", "i < 4", 1, always(0)),  # at an edge of the grid
-    ("Strip::queue_row_above", "if (!waits", 1, always(1)),
+    ("Strip::queue_row_above", "if (waiting == 0", 1, lambda e, warp, copy: passes(e)),
+    ("Strip::queue_row_above", "while (true)", 1, lambda e, warp, copy: passes(e)),
+    ("Strip::queue_row_above", "if (waiting != 0", 1, lambda e, warp, copy: passes(e)),
     ("Strip::queue_row_above", "head = queued == 0", 1, lambda e, warp, copy: passes(e)),
-    ("Strip::compute", "block < StreamWeights::blocks", 1, always(8)),
+    ("Strip::largest_around", None, 1, always(0)),
+    ("Strip::add_hidden", "block < StreamWeights::blocks", 1, always(8)),
 ]
 CONDITIONS = [
     ("Strip::source", None, always(0)),
@@ -88,14 +92,16 @@ CONDITIONS = [
     ("Strip::take", "row.columns != 0", is_own),
     ("Strip::take", "args.state_out != nullptr", always(0)),
     ("Strip::take", "row.drifting != 0", is_dead),
-    ("Strip::note_life", "row.columns", is_own),
-    ("Strip::note_life", "args.life_out != nullptr", always(0)),
-    ("Strip::note_life", "args.marks_out != nullptr", always(0)),
-    ("Strip::queue_row_above", "if (waits",
-     lambda e, warp, copy: 1 / passes(e) if copy == 0 else 1),
-    ("Strip::queue_row_above", "if (!waits", lambda e, warp, copy: e.groups / passes(e)),
-    ("Strip::queue_row_above", "here > 16", always(0), "compute<1>"),
-    ("Strip::push", "active_above >> lane", is_own_and_alive),
+    ("Strip::note_life", "is_own) {", is_own),
+    ("Strip::note_life", "if_noted != 0", always(0)),
+    ("Strip::queue_row_above", "if (has_levels)", always(0)),
+    ("Strip::queue_row_above", "if (waiting != 0)", lambda e, warp, copy: e.alive / passes(e)),
+    ("Strip::queue_row_above", "if (parts == 2 && has", always(0)),
+    ("Strip::queue_row_above", "if (waiting == 0", lambda e, warp, copy: e.groups / passes(e)),
+    ("Strip::queue_row_above", "level > 0)", always(0), "compute<2, true>"),
+    ("Strip::queue_row_above", "here > 16", always(0), "compute<1, false>"),
+    ("Strip::push", "cells & lane_bit", always(1)),
+    ("Strip::compute", "any != any", always(0)),
     ("Strip::compute", "args.marks_out != nullptr", always(0)),
     ("Strip::mark", None, always(0)),
 ]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Steps that stream, executed on a CPU: grids of any size and state, whoever has a strip.
+#include "cuda/step.hpp"
 #include "cuda/stream_plan.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/precision_errors.hpp"
@@ -172,35 +173,75 @@ TEST_CASE("streamed bits do not depend on who has a strip") {
     }
 }
 
-TEST_CASE("what is not finite in a streamed state stays where it is, and beside it") {
+namespace {
+
+// One row of full strips and a bit more, in which one element is as given.
+Case case_with(float element) {
+    Case drawn = test::random_case(
+        {.height = 9, .width = 64, .steps = 1, .fire_rate = 1, .start = Start::random}, 2);
+    drawn.state[(4 * 64 + 30) * channels + 7] = element;
+    return drawn;
+}
+
+}  // namespace
+
+TEST_CASE("what is large or not finite in a streamed state changes nothing far from it") {
     const TensorDevice device(2);
-    const CaseOptions options = {
-        .height = 9, .width = 64, .steps = 1, .fire_rate = 1, .start = Start::random};
-    const Case sound = test::random_case(options, 2);
-    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
-        for (const Precision precision : streamed) {
-            const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
-            const std::vector<float> expected = test::run_advance(*engine, sound);
-            Case drawn = sound;
-            const int y = 4, x = 30;
-            drawn.state[static_cast<std::size_t>(y * options.width + x) * channels + 7] = bad;
-            const std::vector<float> states = test::run_advance(*engine, drawn);
-            for (int cell = 0; cell < options.height * options.width; ++cell) {
-                const int far = std::max(std::abs(cell / options.width - y),
-                                         std::abs(cell % options.width - x));
+    for (const Precision precision : streamed) {
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        const std::vector<float> expected = test::run_advance(*engine, case_with(0.5F));
+        for (const float element :
+             {std::nanf(""), std::numeric_limits<float>::infinity(), 1e30F, 1e6F, 6e4F, 70.0F}) {
+            const std::vector<float> states = test::run_advance(*engine, case_with(element));
+            REQUIRE(states != expected);
+            for (int cell = 0; cell < 9 * 64; ++cell) {
+                if (std::max(std::abs(cell / 64 - 4), std::abs(cell % 64 - 30)) < 3) continue;
                 const auto first = static_cast<std::size_t>(cell) * channels;
-                // Whose alpha is not a number does not live, and no one beside it lives by it.
-                if (far < 3) continue;
                 for (std::size_t c = first; c < first + channels; ++c) {
                     REQUIRE(states[c] == expected[c]);
                 }
             }
-            REQUIRE(states != expected);
         }
     }
 }
 
-TEST_CASE("filters that are not plain are computed in exact whatever the precision") {
+TEST_CASE("what is not a number in a streamed state is not one where exact has none") {
+    const TensorDevice device(2);
+    const Case drawn = case_with(std::nanf(""));
+    const auto exact = make_engine(cuda_device(Precision::exact, RolloutForm::steps));
+    const std::vector<float> expected = test::run_advance(*exact, drawn);
+    for (const Precision precision : streamed) {
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        const std::vector<float> states = test::run_advance(*engine, drawn);
+        int numbers = 0;
+        for (std::size_t i = 0; i < states.size(); ++i) {
+            REQUIRE(std::isnan(states[i]) == std::isnan(expected[i]));
+            if (std::isnan(states[i])) continue;
+            ++numbers;
+            REQUIRE(std::abs(states[i] - expected[i]) <= 64 * test::tolerance(precision, 1));
+        }
+        REQUIRE(numbers == static_cast<int>(states.size()) - 1);
+    }
+}
+
+TEST_CASE("filters that are rotated are streamed") {
+    const TensorDevice device(2);
+    const auto exact = make_engine(cuda_device(Precision::exact, RolloutForm::steps));
+    for (const float angle : {30.0F, 90.0F, 225.0F}) {
+        Case drawn = test::random_case(
+            {.height = 19, .width = 35, .steps = 3, .life = Life::pre_and_post}, 1);
+        drawn.rule = drawn.rule.rotated(angle);
+        REQUIRE(cuda::has_sobel_filters(drawn.rule));
+        const std::vector<float> in_exact = test::run_advance(*exact, drawn);
+        for (const Precision precision : streamed) {
+            require_right(drawn, precision);
+            const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+            REQUIRE(test::run_advance(*engine, drawn) != in_exact);
+        }
+    }
+}
+
+TEST_CASE("filters that are not Sobel's are computed in exact whatever the precision") {
     const TensorDevice device(2);
     const Case drawn = test::random_case(
         {.height = 19, .width = 35, .steps = 3, .own_filters = true, .start = Start::random}, 1);

@@ -40,6 +40,10 @@ T* kept(T* pointer) {
     return pointer;
 }
 
+inline std::uint32_t load_byte(const std::uint8_t* global) { return *global; }
+inline void store_byte(std::uint8_t* global, std::uint32_t value) {
+    *global = static_cast<std::uint8_t>(value);
+}
 inline float4 load4_if(std::uint32_t wanted, const float* global) {
     return wanted != 0 ? load4(global) : zero4();
 }
