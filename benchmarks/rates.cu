@@ -32,9 +32,8 @@ constexpr int payload_floats = 4 * block_threads;  // 4 KiB, 16 bytes a thread
 // --- rates of one multiprocessor: a block on each, the first one's cycles are counted
 // -------------
 
-// Products of 16 x 8 by 8 k (TF32) or 16 k (fp16), in so many chains that do not depend on each
-// other.
-template <int chains, bool half>
+// Products of 16 x 8 by 16 k, fp16, in so many chains that do not depend on each other.
+template <int chains>
 __global__ void multiply_kernel(float* out, long long* cycles, int rounds) {
     cuda::Accumulator sums[chains];
     for (int i = 0; i < chains; ++i) {
@@ -46,13 +45,7 @@ __global__ void multiply_kernel(float* out, long long* cycles, int rounds) {
     const long long begin = clock64();
     for (int round = 0; round < rounds; ++round) {
 #pragma unroll
-        for (int i = 0; i < chains; ++i) {
-            if constexpr (half) {
-                cuda::mma_fp16(sums[i], a, b);
-            } else {
-                cuda::mma_tf32(sums[i], a, b);
-            }
-        }
+        for (int i = 0; i < chains; ++i) cuda::mma_fp16(sums[i], a, b);
     }
     __syncthreads();
     const long long end = clock64();
@@ -64,14 +57,9 @@ __global__ void multiply_kernel(float* out, long long* cycles, int rounds) {
     if (blockIdx.x == 0 && threadIdx.x == 0) *cycles = end - begin;
 }
 
-// Of a number that is a little larger each time: rounding one twice would be done once.
-__device__ std::uint32_t rounded_by_integers(std::uint32_t bits, std::uint32_t step) {
-    return (bits + step + 0x1000U) & 0xffffe000U;
-}
-
 constexpr int rounding_chains = 8;
 
-template <bool integers>
+// Pairs of numbers, each of which is made of the pair before.
 __global__ void round_kernel(float* out, long long* cycles, int rounds) {
     std::uint32_t bits[rounding_chains];
     for (int i = 0; i < rounding_chains; ++i) {
@@ -82,8 +70,7 @@ __global__ void round_kernel(float* out, long long* cycles, int rounds) {
     for (int round = 0; round < rounds; ++round) {
 #pragma unroll
         for (std::uint32_t& own : bits) {
-            own = integers ? rounded_by_integers(own, threadIdx.x)
-                           : cuda::rounded_to_tf32(__uint_as_float(own));
+            own = cuda::rounded_to_fp16(__uint_as_float(own), __uint_as_float(own));
         }
     }
     __syncthreads();
@@ -250,19 +237,14 @@ public:
     }
 
     void run() {
-        measure_products<false>("tf32", assumed_.tf32_operations);
-        measure_products<true>("fp16", assumed_.fp16_operations);
-        add("mma_cycles", "one product after the other, TF32", "cycles", assumed_.mma_cycles,
-            [&] { return cycles_of_products<1, false>(4) / rounds; });
-        constexpr int rounding_threads = 512;
-        const auto roundings = [&](auto kernel) {
-            return double(rounds) * rounding_chains * rounding_threads /
-                   cycles_of(rounding_threads, kernel);
-        };
-        add("roundings", "cvt.rna.tf32", "a cycle and multiprocessor", assumed_.roundings,
-            [&] { return needs_tensor_cores(), roundings(round_kernel<false>); });
-        add("integer_roundings", "the same by an addition and a mask", "a cycle and multiprocessor",
-            0, [&] { return roundings(round_kernel<true>); });
+        measure_products();
+        add("mma_cycles", "one product after the other, fp16", "cycles", assumed_.mma_cycles,
+            [&] { return cycles_of_products<1>(4) / rounds; });
+        add("roundings", "cvt.rn.f16x2", "a cycle and multiprocessor", 0, [&] {
+            needs_tensor_cores();
+            constexpr int threads = 512;
+            return double(rounds) * rounding_chains * threads / cycles_of(threads, round_kernel);
+        });
         add("shared_bytes", "shared memory, 16 bytes a thread", "bytes a cycle and multiprocessor",
             assumed_.shared_bytes, [&] {
                 return double(rounds) * loads_of_round * block_threads * sizeof(float4) /
@@ -304,7 +286,7 @@ private:
         throw Lacking(what + " came with compute capability " + version(since) +
                       ", and this code is for " + version(code_));
     }
-    void needs_tensor_cores() const { needs_code(80, "TF32"); }
+    void needs_tensor_cores() const { needs_code(80, "a product of 16 x 8 by 16 k"); }
     void needs_cooperative_launch() const {
         if (cooperative_ == 0) throw Lacking("the device has no cooperative launch");
     }
@@ -322,24 +304,23 @@ private:
         return static_cast<double>(cycles);
     }
 
-    template <int chains, bool half>
+    template <int chains>
     double cycles_of_products(int warps) {
         needs_tensor_cores();
-        return cycles_of(warps * cuda::Traits::warp_size, multiply_kernel<chains, half>);
+        return cycles_of(warps * cuda::Traits::warp_size, multiply_kernel<chains>);
     }
 
-    template <bool half>
-    void measure_products(const std::string& name, double assumed) {
+    void measure_products() {
         double most = 0;
         const auto measure = [&](auto chains, int warps) {
             constexpr int count = decltype(chains)::value;
-            add(name + "_" + std::to_string(warps) + "_warps_" + std::to_string(count) + "_chains",
-                "mma.sync " + name + ", " + std::to_string(warps) + " warps, " +
-                    std::to_string(count) + " chains",
+            add("fp16_" + std::to_string(warps) + "_warps_" + std::to_string(count) + "_chains",
+                "mma.sync fp16, " + std::to_string(warps) + " warps, " + std::to_string(count) +
+                    " chains",
                 "operations a cycle and multiprocessor", 0, [&] {
-                    constexpr double operations = 2.0 * 16 * 8 * (half ? 16 : 8);
-                    const double rate = operations * rounds * count * warps /
-                                        cycles_of_products<count, half>(warps);
+                    constexpr double operations = 2.0 * 16 * 8 * 16;
+                    const double rate =
+                        operations * rounds * count * warps / cycles_of_products<count>(warps);
                     most = std::max(most, rate);
                     return rate;
                 });
@@ -350,8 +331,8 @@ private:
             measure(std::integral_constant<int, 4>{}, warps);
             measure(std::integral_constant<int, 8>{}, warps);
         }
-        add(name + "_operations", "mma.sync " + name + ", the most of these",
-            "operations a cycle and multiprocessor", assumed,
+        add("fp16_operations", "mma.sync fp16, the most of these",
+            "operations a cycle and multiprocessor", assumed_.fp16_operations,
             [&] { return needs_tensor_cores(), most; });
     }
 

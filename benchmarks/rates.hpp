@@ -8,9 +8,7 @@ namespace nca::bench {
 
 // What the kernels were designed for. Rates are those of a multiprocessor in a cycle of its clock.
 struct AssumedRates {
-    double tf32_operations = 1229;  // mma.sync: 60 % of the most that tensor cores can do
-    double fp16_operations = 2458;
-    double roundings = 64;  // to TF32
+    double fp16_operations = 2458;  // mma.sync: 60 % of the most that tensor cores can do
     double shared_bytes = 128;
     double mma_cycles = 33;            // from an operand to its sum
     double flag_seconds = 1e-6;        // 4 KiB to the neighbours through L2, and the flag

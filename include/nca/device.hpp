@@ -14,8 +14,9 @@ namespace nca {
 enum class Precision {
     exact,    // float32 on the ordinary cores
     precise,  // tensor cores, each float32 operand as the sum of two numbers of 11 significant
-              // bits (fp16 in bands, else TF32): float32's accuracy, nearly
-    fast,     // tensor cores, operands rounded to one such number
+              // bits (fp16, scaled by powers of two): float32's accuracy, nearly
+    fast,     // tensor cores, operands rounded to one such number; one kernel a step takes states
+              // of at most 65504
 };
 
 // "exact", "precise" or "fast".
