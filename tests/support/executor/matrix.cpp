@@ -205,7 +205,7 @@ void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const Pla
 }
 
 void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const Place& place) {
-    trap_before(90, place.what);
+    trap_before(80, place.what);
     require_shared(row, sizeof(Pairs), place);
     Pairs own;
     std::memcpy(own.of, from, sizeof from);

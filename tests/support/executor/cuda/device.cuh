@@ -38,6 +38,7 @@ inline void copy_async(float* shared, const float* global) {
     executor::defer_copy(shared, global, sizeof(float4));
 }
 inline void wait_for_copies() { executor::finish_copies(); }
+inline void prefetch(const float*) {}
 
 inline void name_launch(const char* name) { executor::name_next_launch(name); }
 
@@ -137,5 +138,6 @@ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4], const std::uin
 }
 
 inline float not_known_before(float value) { return value; }
+inline int not_known_before(int value) { return value; }
 
 }  // namespace nca::cuda
