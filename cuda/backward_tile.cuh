@@ -96,8 +96,8 @@ __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_war
 }
 
 // What the step after sends to four channels of an own cell.
-__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
-                                     const Tile& tile, int own, int quad) {
+__device__ inline float4 gather_general(const BackwardTile& shared, const StepBackwardArgs& args,
+                                        const Tile& tile, int own, int quad) {
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
     const int y = own_y(own), x = own_x(own);
     return perceive_adjoint(
@@ -106,6 +106,63 @@ __device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackw
             if (!shared.row_after[(ny + 1) * Traits::halo_width + nx + 1]) return -1;
             return cell_at(args.grid, args.rule.circular, tile.top + ny, tile.left + nx);
         });
+}
+
+// The same, in the same order, of a rule with plain_taps: all loads are under way together, and
+// nothing is divided.
+__device__ inline float4 gather_plain(const BackwardTile& shared, const StepBackwardArgs& args,
+                                      const Tile& tile, int own, int quad) {
+    const Grid& grid = args.grid;
+    const int y = own_y(own), x = own_x(own);
+    // A cell that has a row lies in the grid, but perhaps on its other side.
+    int rows[3], columns[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        const int row = tile.top + y + 1 - i, column = tile.left + x + 1 - i;
+        rows[i] = (row < 0 ? grid.height - 1 : row >= grid.height ? 0 : row) * grid.width;
+        columns[i] = column < 0 ? grid.width - 1 : column >= grid.width ? 0 : column;
+    }
+    const std::uint8_t* const has_row = shared.row_after + (y + 2) * Traits::halo_width + x + 2;
+    const float* const sample =
+        args.grad_p + std::size_t(tile.sample) * grid.height * grid.width * Traits::perception +
+        quad * 4;
+    float4 grads[9][filter_count];
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+        const bool sends = has_row[-(tap / 3) * Traits::halo_width - tap % 3] != 0;
+        const float* const row =
+            sample + std::size_t(rows[tap / 3] + columns[tap % 3]) * Traits::perception;
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            grads[tap][k] = sends ? load4(row + k * Traits::channels) : zero4();
+        }
+    }
+    float4 sum = zero4();
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            add_scaled(sum, args.rule.filters[k][tap], grads[tap][k]);
+        }
+    }
+    return sum;
+}
+
+__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
+                                     const Tile& tile, int own, int quad) {
+    return args.rule.plain_taps ? gather_plain(shared, args, tile, own, quad)
+                                : gather_general(shared, args, tile, own, quad);
+}
+
+// Brings the block's partial sums near, which are needed at the end.
+__device__ inline void prefetch_partial(const StepBackwardArgs& args, int thread) {
+    constexpr int line = 32;  // floats
+    const auto* const partial = reinterpret_cast<const float*>(&args.partial[blockIdx.x]);
+    for (int i = thread * line; i < partial_floats; i += Traits::threads * line) {
+        prefetch(partial + i);
+    }
 }
 
 }  // namespace nca::cuda

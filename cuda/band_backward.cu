@@ -2,7 +2,7 @@
 // A rollout in bands, back: the loss, and all steps of all samples in one launch (docs/cuda.md).
 //
 //   grad_z = living(z) * grad_x'                            of the step's result
-//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/tensor_mlp.cuh)
+//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/tensor_backward.cuh)
 //   grad_x = grad_z + perceive^T(grad_p)
 //
 // The blocks are those of the way forward. A block keeps the gradient of its band's state in shared

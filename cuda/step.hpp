@@ -24,18 +24,28 @@ struct Grid {
     bool operator==(const Grid&) const = default;
 };
 
+// Whether a filter reads a neighbour where filters are the cell itself and Sobel x and y.
+NCA_HOST_DEVICE constexpr bool is_plain_tap(int filter, int tap) {
+    return filter == 0 ? tap == 4 : filter == 1 ? tap % 3 != 1 : tap / 3 != 1;
+}
+
 struct StepRule {
     float filters[filter_count][9] = {};  // nca::Filter
     std::uint64_t fire_threshold = 0;     // nca::fire_threshold
     float step_size = 1;
     bool circular = false;
     bool pre_and_post = false;
+    bool plain_taps = false;  // no filter reads anything else (is_plain_tap)
 };
 
 inline StepRule step_rule(const Rule& rule) {
     StepRule result;
+    result.plain_taps = true;
     for (int k = 0; k < filter_count; ++k) {
-        for (int i = 0; i < 9; ++i) result.filters[k][i] = rule.filters[k][i];
+        for (int i = 0; i < 9; ++i) {
+            result.filters[k][i] = rule.filters[k][i];
+            if (!is_plain_tap(k, i) && rule.filters[k][i] != 0) result.plain_taps = false;
+        }
     }
     result.fire_threshold = fire_threshold(rule.fire_rate);
     result.step_size = rule.step_size;
