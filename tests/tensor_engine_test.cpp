@@ -259,6 +259,20 @@ TEST_CASE("blocks of a step in any order, however many there are, give the same 
     }
 }
 
+TEST_CASE("steps on an 8.6, which has less shared memory, give the bits of a 9.0") {
+    const Case drawn = test::random_case({.height = 19, .width = 21, .steps = 2}, 5);
+    const TensorDevice device;
+    const auto run = [&](Precision precision) {
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        return test::run_rollout(*engine, drawn);
+    };
+    const test::RolloutResult precise = run(Precision::precise), fast = run(Precision::fast);
+    executor::set_compute_capability(8, 6);
+    executor::set_shared_limit(99 * 1024);
+    REQUIRE((run(Precision::precise) == precise));
+    REQUIRE((run(Precision::fast) == fast));
+}
+
 namespace {
 
 // What a few iterations leave behind.
