@@ -227,7 +227,7 @@ __device__ void sum_output_layer(WeightSums& sums, const SharedStorage& shared,
 // Second half: grad_W1 while it holds grad_a.
 __device__ void sum_hidden_layer(WeightSums& sums, const SharedStorage& shared,
                                  const SumPlace& place, int rows) {
-#pragma unroll 2
+#pragma unroll 4
     for (int row = 0; row < rows; ++row) {
         const float4 grad_a =
             load4(shared.rows_by_hidden + row * Traits::hidden_pitch + place.hidden);
