@@ -40,11 +40,6 @@ struct SharedStorage {
     alignas(16) float grad_u[chunk * Traits::grad_u_pitch];
     alignas(16) float rows_by_hidden[chunk * Traits::hidden_pitch];  // h, then grad_a
     alignas(16) float shared_grad_u[Traits::channels];  // the row that has no cell of its own
-    // What all threads know of a tile is here, where it takes no registers.
-    Tile place;
-    int next_tile;     // of the block, or -1
-    int cells, total;  // rows of cells, and with the shared one
-    bool any_rows;     // in any of the block's tiles until now
 };
 
 // A thread's own part of the block's weight gradients. Hidden units run along a quad, so that
@@ -79,7 +74,7 @@ __device__ void load_w1(SharedStorage& shared, const PackedModel& model, int thr
 // grad_z of the tile: gathered where the cell lives after the step, zero elsewhere.
 __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs& args,
                              int thread) {
-    const Tile& tile = shared.place;
+    const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
     for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
         const int own = i / Traits::quads, quad = i % Traits::quads;
@@ -90,7 +85,7 @@ __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs
         if (shared.tile.lives_on[own]) {
             grad = load4(args.grad + at);
             if (args.grad_p != nullptr) {
-                const float4 sent = gather_sent(shared.tile, args, tile, own, quad);
+                const float4 sent = gather_sent(shared.tile, args, own, quad);
                 add_scaled(grad, 1, sent);
             }
         }
@@ -107,7 +102,7 @@ __device__ void perceive_chunk(SharedStorage& shared, const StepRule& rule, int 
     const int start = thread / Traits::warp_size * rows_at_once;
     if (start >= chunk) return;
     perceive_rows(shared.p + start * Traits::p_pitch, shared.tile.states,
-                  shared.tile.cells + first + start, shared.cells - first - start, rule, lane);
+                  shared.tile.cells + first + start, shared.tile.rows - first - start, rule, lane);
 }
 
 // grad_u of a chunk of rows, the one behind those of cells being the shared one: first copies of
@@ -115,9 +110,10 @@ __device__ void perceive_chunk(SharedStorage& shared, const StepRule& rule, int 
 __device__ void start_grad_u(SharedStorage& shared, const StepBackwardArgs& args, int first,
                              int thread) {
     const int row = thread / Traits::quads, quad = thread % Traits::quads;
-    if (row >= chunk || first + row >= shared.cells) return;
-    const std::size_t cell = std::size_t(shared.place.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, shared.place, shared.tile.cells[first + row]);
+    if (row >= chunk || first + row >= shared.tile.rows) return;
+    const std::size_t cell =
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
+        own_cell(args.grid, shared.tile.place, shared.tile.cells[first + row]);
     copy_async(shared.grad_u + row * Traits::grad_u_pitch + quad * 4,
                args.grad_z_out + cell * Traits::channels + quad * 4);
 }
@@ -127,12 +123,12 @@ __device__ void finish_grad_u(SharedStorage& shared, float step_size, int first,
     if (row >= chunk) return;
     float* const to = shared.grad_u + row * Traits::grad_u_pitch + quad * 4;
     float4 grad_u = zero4();
-    if (first + row < shared.cells) {
+    if (first + row < shared.tile.rows) {
         wait_for_copies();
         const float4 grad = load4(to);
         grad_u = make_float4(step_size * grad.x, step_size * grad.y, step_size * grad.z,
                              step_size * grad.w);
-    } else if (first + row < shared.total) {
+    } else if (first + row < shared.tile.all_rows()) {
         grad_u = load4(shared.shared_grad_u + quad * 4);
     }
     store4(to, grad_u);
@@ -249,7 +245,7 @@ __device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs
                              int thread) {
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     const int start = warp * 4;
-    if (first + start >= shared.cells) return;
+    if (first + start >= shared.tile.rows) return;
     const int slice = lane & 7, block = lane >> 3;
     float sums[4][12] = {};
 #pragma unroll 1
@@ -297,9 +293,10 @@ __device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs
         six[k] = keep + __shfl_xor_sync(0xffffffffU, give, 1);
     }
     const int row = first + start + (high ? 2 : 0) + (middle ? 1 : 0);
-    if (row >= shared.cells) return;  // the shared row, or none
-    const std::size_t cell = std::size_t(shared.place.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, shared.place, shared.tile.cells[row]);
+    if (row >= shared.tile.rows) return;  // the shared row, or none
+    const std::size_t cell =
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
+        own_cell(args.grid, shared.tile.place, shared.tile.cells[row]);
     float* to = args.grad_p_out + cell * Traits::perception + block * 12 + (low ? 6 : 0);
 #pragma unroll
     for (int k = 0; k < 6; k += 2) {
@@ -312,10 +309,11 @@ __device__ void sum_lone_cells(SharedStorage& shared, const StepBackwardArgs& ar
     if (thread >= Traits::channels) return;
     const int lone = sum_of_counts(shared.tile.lone_counts);
     const std::size_t sample =
-        std::size_t(shared.place.sample) * args.grid.height * args.grid.width;
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width;
     float sum = 0;
     for (int i = 0; i < lone; ++i) {
-        const std::size_t cell = sample + own_cell(args.grid, shared.place, shared.tile.lone[i]);
+        const std::size_t cell =
+            sample + own_cell(args.grid, shared.tile.place, shared.tile.lone[i]);
         sum += args.rule.step_size * args.grad_z_out[cell * Traits::channels + thread];
     }
     shared.shared_grad_u[thread] = sum;
@@ -342,8 +340,8 @@ __device__ void step_chunk(WeightSums& sums, SharedStorage& shared, const StepBa
 __device__ void step_rows(WeightSums& sums, SharedStorage& shared, const StepBackwardArgs& args,
                           int thread) {
     start_grad_u(shared, args, 0, thread);
-    for (int first = 0; first < shared.total; first += chunk) {
-        const int left = shared.total - first, rows = left < chunk ? left : chunk;
+    for (int first = 0; first < shared.tile.all_rows(); first += chunk) {
+        const int left = shared.tile.all_rows() - first, rows = left < chunk ? left : chunk;
         if (first > 0) perceive_chunk(shared, args.rule, first, thread);
         finish_grad_u(shared, args.rule.step_size, first, thread);
         __syncthreads();  // p and grad_u are there
@@ -407,47 +405,6 @@ __device__ void write_sums(const WeightSums& sums, const StepBackwardArgs& args,
     if (has_b1) store_sum(b1, own, before.b1);
 }
 
-// Masks and states, and from them the lists of rows: all that is known before the step after ends.
-// All that is read is under way together. Returns whether the thread's own cell has a row. Ends
-// with a barrier.
-__device__ bool list_rows(SharedStorage& shared, const StepBackwardArgs& args, int index,
-                          int thread) {
-    const Tile tile = tile_at(args.grid, index);
-    load_halo_states(shared.tile.states, args.state, args.grid, args.rule.circular, tile, thread);
-    const bool lives = thread < Traits::halo_cells && lives_before(args, tile, thread);
-    load_lives_on(shared.tile, args, tile, thread);
-    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-    const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold, args.step,
-                                               tile.sample, cell);
-    if (thread < Traits::halo_cells) shared.tile.living[thread] = lives;
-    __syncthreads();  // masks are there
-    bool has_row, is_lone;
-    find_rows(shared.tile, fires, has_row, is_lone, thread);
-    wait_for_copies();
-    __syncthreads();  // rows are counted, states and w1 loaded
-    list_cell(shared.tile.cells, shared.tile.row_counts, has_row, thread);
-    list_cell(shared.tile.lone, shared.tile.lone_counts, is_lone, thread);
-    if (thread == 0) {
-        shared.place = tile;
-        const int next = index + static_cast<int>(gridDim.x);
-        shared.next_tile = next < tile_count(args.grid) ? next : -1;
-        shared.cells = sum_of_counts(shared.tile.row_counts);
-        shared.total = shared.cells + (sum_of_counts(shared.tile.lone_counts) > 0 ? 1 : 0);
-        if (shared.total > 0) shared.any_rows = true;
-    }
-    __syncthreads();  // rows are listed
-    return has_row;
-}
-
-// Who has a row in the step after, and, to the step before, who has one in this.
-__device__ void note_senders(SharedStorage& shared, const StepBackwardArgs& args, bool has_row,
-                             int thread) {
-    if (thread < Traits::halo_cells) {
-        shared.tile.row_after[thread] = has_row_after(args, shared.place, thread);
-    }
-    write_row(args, shared.place, has_row, thread);
-}
-
 __global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<SharedStorage>();
@@ -455,25 +412,25 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     // not kept in registers through the others.
     const auto thread = [] { return not_known_before(static_cast<int>(threadIdx.x)); };
     WeightSums sums = {};
-    if (thread() == 0) shared.any_rows = false;
+    if (thread() == 0) shared.tile.any_rows = false;
     let_dependents_start();
     load_w1(shared, *args.model, thread());
-    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.next_tile) {
-        const bool has_row = list_rows(shared, args, index, thread());
-        if (shared.total > 0) perceive_chunk(shared, args.rule, 0, thread());
+    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+        const bool has_row = list_rows(shared.tile, args, index, thread());
+        if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();
-        if (shared.any_rows && shared.next_tile < 0) prefetch_partial(args, thread());
-        note_senders(shared, args, has_row, thread());
+        if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
+        note_senders(shared.tile, args, has_row, thread());
         __syncthreads();  // it is known who sends
         write_grad_z(shared, args, thread());
         __syncthreads();  // grad_z is written
-        if (shared.total > shared.cells) {
+        if (shared.tile.lone_rows > 0) {
             sum_lone_cells(shared, args, thread());
             __syncthreads();  // the shared row is summed
         }
         step_rows(sums, shared, args, thread());
     }
-    if (!shared.any_rows) return;
+    if (!shared.tile.any_rows) return;
     write_sums(sums, args, args.has_partial[blockIdx.x] == 0, thread());
     __syncthreads();  // everybody has read the flag
     if (thread() == 0) args.has_partial[blockIdx.x] = 1;

@@ -22,14 +22,6 @@
 namespace nca::cuda {
 namespace {
 
-// Rows that a tile has: those of cells, and behind them one for all lone cells where there are any.
-struct RowCounts {
-    int cells;
-    int lone;  // cells
-    __device__ int all() const { return cells + (lone > 0 ? 1 : 0); }
-};
-
-// What all threads know of a tile or a chunk is here, too, where it takes no registers.
 template <int parts>
 struct SharedStorage {
     BackwardTile tile;
@@ -37,10 +29,6 @@ struct SharedStorage {
     alignas(16) float lone_grad_u[Traits::channels];  // the row that has no cell of its own
     BackwardRows<parts> rows;
     WeightScales weights;
-    Tile place;
-    int next_tile;  // of the block, or -1
-    RowCounts counts;
-    bool any_rows;  // in any of the block's tiles until now
     ChunkScale scale;
     // Of the chunk's rows, as bits; zero between chunks.
     std::uint32_t largest_p, largest_grad;
@@ -59,41 +47,9 @@ __device__ void prepare(SharedStorage<parts>& shared, const TensorWeights& weigh
     if (thread == 0) {
         shared.weights = scales;
         shared.largest_p = shared.largest_grad = 0;
-        shared.any_rows = false;
+        shared.tile.any_rows = false;
     }
     load_w1<parts>(shared.rows, weights, scales, thread);
-}
-
-// Masks and states, and from them the lists of rows; returns whether the thread's own cell has one.
-// All that is read is under way together. Ends with a barrier.
-template <int parts>
-__device__ bool list_backward_rows(SharedStorage<parts>& shared, const StepBackwardArgs& args,
-                                   int index, int thread) {
-    const Tile tile = tile_at(args.grid, index);
-    load_halo_states(shared.tile.states, args.state, args.grid, args.rule.circular, tile, thread);
-    const bool lives = thread < Traits::halo_cells && lives_before(args, tile, thread);
-    load_lives_on(shared.tile, args, tile, thread);
-    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-    const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold, args.step,
-                                               tile.sample, cell);
-    if (thread < Traits::halo_cells) shared.tile.living[thread] = lives;
-    __syncthreads();  // masks are there
-    bool has_row, is_lone;
-    find_rows(shared.tile, fires, has_row, is_lone, thread);
-    wait_for_copies();
-    __syncthreads();  // rows are counted, states loaded
-    list_cell(shared.tile.cells, shared.tile.row_counts, has_row, thread);
-    list_cell(shared.tile.lone, shared.tile.lone_counts, is_lone, thread);
-    if (thread == 0) {
-        shared.place = tile;
-        const int next = index + static_cast<int>(gridDim.x);
-        shared.next_tile = next < tile_count(args.grid) ? next : -1;
-        shared.counts = {sum_of_counts(shared.tile.row_counts),
-                         sum_of_counts(shared.tile.lone_counts)};
-        if (shared.counts.all() > 0) shared.any_rows = true;
-    }
-    __syncthreads();  // rows are listed
-    return has_row;
 }
 
 // grad_z of the tile, to shared and to global memory: what the step after sends is added to its
@@ -101,7 +57,7 @@ __device__ bool list_backward_rows(SharedStorage<parts>& shared, const StepBackw
 template <int parts>
 __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArgs& args,
                              bool has_row, int thread) {
-    const Tile& tile = shared.place;
+    const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
     constexpr int pieces = Traits::tile_cells * Traits::quads;
     for (int i = thread; i < pieces; i += Traits::threads) {
@@ -111,10 +67,7 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
         copy_async(shared.grads + i * 4,
                    args.grad + cell * Traits::channels + i % Traits::quads * 4);
     }
-    if (thread < Traits::halo_cells) {
-        shared.tile.row_after[thread] = has_row_after(args, tile, thread);
-    }
-    write_row(args, tile, has_row, thread);
+    note_senders(shared.tile, args, has_row, thread);
     wait_for_copies();  // of its own pieces
     __syncthreads();    // it is known who sends
 #pragma unroll 1
@@ -125,7 +78,7 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
         if (shared.tile.lives_on[own] != 0) {
             grad = load4(at);
             if (args.grad_p != nullptr) {
-                add_scaled(grad, 1, gather_sent(shared.tile, args, tile, own, quad));
+                add_scaled(grad, 1, gather_sent(shared.tile, args, own, quad));
             }
         }
         store4(at, grad);
@@ -140,8 +93,9 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
 template <int parts>
 __device__ void sum_lone_cells(SharedStorage<parts>& shared, float step_size, int thread) {
     if (thread < Traits::channels) {
+        const int lone = sum_of_counts(shared.tile.lone_counts);
         float sum = 0;
-        for (int i = 0; i < shared.counts.lone; ++i) {
+        for (int i = 0; i < lone; ++i) {
             sum += shared.grads[shared.tile.lone[i] * Traits::channels + thread];
         }
         shared.lone_grad_u[thread] = step_size * sum;
@@ -159,7 +113,7 @@ template <bool plain, int parts>
 __device__ void perceive_with(SharedStorage<parts>& shared, const StepRule& rule, int first,
                               int thread) {
     constexpr int pieces = BackwardRows<parts>::most / rows_of_threads;
-    const int quad = thread % Traits::quads, cells = shared.counts.cells;
+    const int quad = thread % Traits::quads, cells = shared.tile.rows;
     CellPerception p[pieces];
     float largest = 0;
 #pragma unroll
@@ -207,11 +161,11 @@ __device__ void put_grad_u(SharedStorage<parts>& shared, float step_size, int fi
     for (int i = 0; i < pieces; ++i) {
         const int row = first + thread / Traits::quads + i * rows_of_threads;
         grad_u[i] = zero4();
-        if (row < shared.counts.cells) {
+        if (row < shared.tile.rows) {
             grad_u[i] =
                 scaled(load4(shared.grads + shared.tile.cells[row] * Traits::channels + quad * 4),
                        step_size);
-        } else if (row < shared.counts.all()) {
+        } else if (row < shared.tile.all_rows()) {
             grad_u[i] = load4(shared.lone_grad_u + quad * 4);
         }
         add_scaled(b2, 1, grad_u[i]);
@@ -236,20 +190,20 @@ __device__ void send_rows_back(TensorSums& sums, SharedStorage<parts>& shared,
                                const StepBackwardArgs& args, int thread) {
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     constexpr int most = BackwardRows<parts>::most;
-    for (int first = 0; first < shared.counts.all(); first += most) {
+    for (int first = 0; first < shared.tile.all_rows(); first += most) {
         if (first > 0) perceive_chunk(shared, args.rule, first, thread);
         put_grad_u(shared, args.rule.step_size, first, thread);
         __syncthreads();  // the operands are there
         if (thread == 0) shared.largest_p = shared.largest_grad = 0;
-        const int left = shared.counts.all() - first, count = left < most ? left : most;
+        const int left = shared.tile.all_rows() - first, count = left < most ? left : most;
         multiply_rows<parts>(sums, shared.rows, args.model->tensor, shared.weights, shared.scale,
                              count, warp, lane);
         __syncthreads();  // grad_a is whole
         add_w1<parts>(sums, shared.rows, shared.weights, shared.scale, count, warp, lane);
         compute_grad_p<parts>(
             shared.rows, shared.weights, shared.scale, count, warp, lane, [&](int row) -> float* {
-                if (first + row >= shared.counts.cells) return nullptr;  // the lone cells', or none
-                const Tile& tile = shared.place;
+                if (first + row >= shared.tile.rows) return nullptr;  // the lone cells', or none
+                const Tile& tile = shared.tile.place;
                 const std::size_t cell =
                     std::size_t(tile.sample) * args.grid.height * args.grid.width +
                     own_cell(args.grid, tile, shared.tile.cells[first + row]);
@@ -269,17 +223,17 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     let_dependents_start();
     prepare(shared, args.model->tensor, thread());
     TensorSums sums = {};
-    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.next_tile) {
-        const bool has_row = list_backward_rows(shared, args, index, thread());
-        if (shared.counts.all() > 0) perceive_chunk(shared, args.rule, 0, thread());
+    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+        const bool has_row = list_rows(shared.tile, args, index, thread());
+        if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();
-        if (shared.counts.all() > 0) prefetch_backward_operands(args.model->tensor, thread());
-        if (shared.any_rows && shared.next_tile < 0) prefetch_partial(args, thread());
+        if (shared.tile.all_rows() > 0) prefetch_backward_operands(args.model->tensor, thread());
+        if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
         write_grad_z(shared, args, has_row, thread());
-        if (shared.counts.lone > 0) sum_lone_cells(shared, args.rule.step_size, thread());
+        if (shared.tile.lone_rows > 0) sum_lone_cells(shared, args.rule.step_size, thread());
         send_rows_back<parts>(sums, shared, args, thread());
     }
-    if (!shared.any_rows) return;
+    if (!shared.tile.any_rows) return;
     write_sums<parts>(args.partial[blockIdx.x], shared.rows, sums,
                       args.has_partial[blockIdx.x] == 0, thread());
     __syncthreads();  // everybody has read the flag
