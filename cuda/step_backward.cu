@@ -15,10 +15,11 @@
 //
 // A cell needs a row where it fired and lives after the step. Rows whose neighbourhood was dead
 // before the step have p = 0 and share one row, because what they send to their neighbours is
-// masked there. Rows go through the network 32 at a time. In phase A a warp owns 16 hidden units
-// and computes a and grad_h; in B each thread sums 24 elements of grad_W1 and 8 of grad_W2 over
-// the rows, in registers for the block's life; in C a warp computes grad_p of four rows. h and then
-// grad_a pass from A to B through one buffer, which keeps the block below 64 KiB.
+// masked there. Masks, states, the lists of rows and the first perceptions do not hang on the step
+// after, and come first. Rows go through the network 32 at a time. In phase A a warp owns 16 hidden
+// units and computes a and grad_h; in B each thread sums 24 elements of grad_W1 and 8 of grad_W2
+// over the rows, in registers for the block's life; in C a warp computes grad_p of four rows. h and
+// then grad_a pass from A to B through one buffer, which keeps the block below 64 KiB.
 //
 // Per cell: 64 bytes each of x, grad_z in and out, 192 of grad_p out and about 350 in for a row;
 // 45,056 operations a row. Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
@@ -26,7 +27,6 @@
 #include "cuda/backward_tile.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/perceive.cuh"
-#include "cuda/philox.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -76,7 +76,10 @@ __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs
                              int thread) {
     const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
+    constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads;
         const int own = i / Traits::quads, quad = i % Traits::quads;
         const int cell = own_cell(args.grid, tile, own);
         if (cell < 0) continue;

@@ -16,7 +16,6 @@
 #include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/perceive.cuh"
-#include "cuda/philox.hpp"
 #include "cuda/tensor_backward.cuh"
 
 namespace nca::cuda {
@@ -59,9 +58,10 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
                              bool has_row, int thread) {
     const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    constexpr int pieces = Traits::tile_cells * Traits::quads;
-    for (int i = thread; i < pieces; i += Traits::threads) {
-        const int own = i / Traits::quads;
+    constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads, own = i / Traits::quads;
         if (shared.tile.lives_on[own] == 0) continue;
         const std::size_t cell = sample + own_cell(args.grid, tile, own);
         copy_async(shared.grads + i * 4,
@@ -71,7 +71,8 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
     wait_for_copies();  // of its own pieces
     __syncthreads();    // it is known who sends
 #pragma unroll 1
-    for (int i = thread; i < pieces; i += Traits::threads) {
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads;
         const int own = i / Traits::quads, quad = i % Traits::quads;
         float* const at = shared.grads + i * 4;
         float4 grad = zero4();

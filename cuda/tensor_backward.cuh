@@ -51,7 +51,7 @@ struct BackwardRows {
     alignas(16) float b2[Traits::warps][Traits::channels];  // each warp's sums; zero at first
 };
 
-// Powers of two of a chunk of rows, and their inverses.
+// Powers of two of a chunk of rows.
 struct ChunkScale {
     float f, g;
 };
@@ -103,15 +103,17 @@ template <int parts>
 __device__ inline void load_w1(BackwardRows<parts>& rows, const TensorWeights& weights,
                                const WeightScales& scales, int thread) {
     // A lane's four floats: those at [lane / 4, lane % 4 * 2] of a block, and of the one below.
-    constexpr int all = Traits::perception * Traits::hidden / 4;
+    constexpr int rounds = Traits::perception * Traits::hidden / 4 / Traits::threads;
     const float* const from = weights.w1_hidden[0][0][0][0];
-    for (int i = thread; i < all; i += Traits::threads) {
-        const int column = i / Traits::warp_size % rows.blocks_across;
-        const int row = i / Traits::warp_size / rows.blocks_across * 2;
-        unsigned char* const to = rows.w1 + (row * rows.blocks_across + column) * rows.block_bytes +
-                                  i % Traits::warp_size * 4;
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+        const int two = round * Traits::warps + warp;
+        const int row = two / rows.blocks_across * 2, column = two % rows.blocks_across;
+        unsigned char* const to =
+            rows.w1 + row * rows.row_of_blocks + column * rows.block_bytes + lane * 4;
         std::uint32_t b[parts][2];
-        make_b<parts>(b, from + i * 4, scales.w1);
+        make_b<parts>(b, from + (round * Traits::threads + thread) * 4, scales.w1);
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
 #pragma unroll
