@@ -21,8 +21,8 @@
 // add_w1 and compute_grad_p, barrier.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_backward_test.cpp.
 
+#include "cuda/backward_products.cuh"
 #include "cuda/kernels.hpp"
-#include "cuda/operands.cuh"
 #include "cuda/perceive.cuh"
 
 namespace nca::cuda {
@@ -226,22 +226,7 @@ __device__ inline void multiply_some(Accumulator (&sum_w2)[2], float (&sum_b1)[2
 #pragma unroll
     for (int tile = 0; tile < tiles; ++tile) {
         std::uint32_t h[parts][4], grad_a[parts][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            // A hidden unit that is off passes nothing on, in either direction.
-            const float* const two = a[tile][i / 2].sums + i % 2 * 2;
-            const float* const grads = grad_h[tile][i / 2].sums + i % 2 * 2;
-            std::uint32_t pair[parts];
-            make_parts<parts>(pair, fmaxf(two[0], 0.0F), fmaxf(two[1], 0.0F));
-#pragma unroll
-            for (int part = 0; part < parts; ++part) h[part][i] = pair[part];
-            const float low = (pair[0] & 0xffffU) != 0 ? grads[0] : 0.0F;
-            const float high = (pair[0] & 0xffff0000U) != 0 ? grads[1] : 0.0F;
-            sum_b1[i % 2] += low + high;
-            make_parts<parts>(pair, low, high);
-#pragma unroll
-            for (int part = 0; part < parts; ++part) grad_a[part][i] = pair[part];
-        }
+        make_hidden<parts>(h, grad_a, sum_b1, a[tile], grad_h[tile]);
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
             store_matrices_transposed(
@@ -293,22 +278,7 @@ __device__ inline void add_w1(TensorSums& sums, BackwardRows<parts>& rows,
 #pragma unroll 1
     for (int first = 0; first < count; first += 16, a_lane += 16 * OperandTraits::grad_a_pitch,
              p_lane += 16 * OperandTraits::p_pitch) {
-        std::uint32_t grad_a[parts][4];
-#pragma unroll
-        for (int part = 0; part < parts; ++part) {
-            load_matrices_transposed(grad_a[part], a_lane + part * rows.grad_a_bytes);
-        }
-#pragma unroll
-        for (int k = 0; k < OperandTraits::p_blocks; ++k) {
-            std::uint32_t loaded[4], b[2][parts][2];
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices_transposed(loaded, p_lane + part * rows.p_bytes + k * 32);
-                split_columns<parts>(b, loaded, part);
-            }
-#pragma unroll
-            for (int j = 0; j < 2; ++j) multiply<parts>(w1[2 * k + j], grad_a, b[j]);
-        }
+        add_w1_rows<parts>(w1, a_lane, rows.grad_a_bytes, p_lane, rows.p_bytes);
     }
     const float factor = inverse_of_power(scale.g) * inverse_of_power(scale.f) *
                          inverse_of_power(weights.w2) * weights.w1;
