@@ -9,6 +9,7 @@
 #include "cuda/grid.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/perceive.cuh"
+#include "cuda/philox.hpp"
 
 namespace nca::cuda {
 
@@ -22,6 +23,13 @@ struct BackwardTile {
     int living_counts[own_warps];
     int row_counts[own_warps];
     int lone_counts[own_warps];
+    // What all threads know is here, where it takes no registers.
+    Tile place;
+    int next;       // tile of the block, or -1
+    int rows;       // of cells
+    int lone_rows;  // behind them: one for all lone cells, or none
+    bool any_rows;  // in this tile or one before it
+    __device__ int all_rows() const { return rows + lone_rows; }
 };
 
 // Whether the cell at a place around the tile lives before the step. Nothing masks what a row sends
@@ -76,14 +84,6 @@ __device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row
     }
 }
 
-// Says to the step before which own cells have a row.
-__device__ inline void write_row(const StepBackwardArgs& args, const Tile& tile, bool has_row,
-                                 int thread) {
-    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-    if (cell < 0) return;
-    args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] = has_row;
-}
-
 // Writes the thread's own cell to its place in a list that is in the order of cells.
 __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_warps], bool listed,
                                  int thread) {
@@ -95,9 +95,53 @@ __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_war
     if (listed) list[place] = static_cast<std::uint8_t>(thread);
 }
 
+// Masks and states, and from them the lists of rows: all that is known before the step after ends.
+// What is read is under way together. Returns whether the thread's own cell has a row. Ends with a
+// barrier, behind which everything that the thread has copied before is there, too.
+__device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& args, int index,
+                                 int thread) {
+    const Tile tile = tile_at(args.grid, index);
+    load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
+    const bool lives = thread < Traits::halo_cells && lives_before(args, tile, thread);
+    load_lives_on(shared, args, tile, thread);
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold, args.step,
+                                               tile.sample, cell);
+    if (thread < Traits::halo_cells) shared.living[thread] = lives;
+    __syncthreads();  // masks are there
+    bool has_row, is_lone;
+    find_rows(shared, fires, has_row, is_lone, thread);
+    wait_for_copies();
+    __syncthreads();  // rows are counted, states loaded
+    list_cell(shared.cells, shared.row_counts, has_row, thread);
+    list_cell(shared.lone, shared.lone_counts, is_lone, thread);
+    if (thread == 0) {
+        const int next = index + static_cast<int>(gridDim.x);
+        shared.place = tile;
+        shared.next = next < tile_count(args.grid) ? next : -1;
+        shared.rows = sum_of_counts(shared.row_counts);
+        shared.lone_rows = sum_of_counts(shared.lone_counts) > 0 ? 1 : 0;
+        if (shared.all_rows() > 0) shared.any_rows = true;
+    }
+    __syncthreads();  // rows are listed
+    return has_row;
+}
+
+// Who has a row in the step after, and, to the step before, who has one in this.
+__device__ inline void note_senders(BackwardTile& shared, const StepBackwardArgs& args,
+                                    bool has_row, int thread) {
+    const Tile& tile = shared.place;
+    if (thread < Traits::halo_cells) shared.row_after[thread] = has_row_after(args, tile, thread);
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    if (cell < 0) return;
+    args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] = has_row;
+}
+
 // What the step after sends to four channels of an own cell.
-__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
-                                     const Tile& tile, int own, int quad) {
+__device__ inline float4 gather_general(const BackwardTile& shared, const StepBackwardArgs& args,
+                                        int own, int quad) {
+    const Tile& tile = shared.place;
+
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
     const int y = own_y(own), x = own_x(own);
     return perceive_adjoint(
@@ -106,6 +150,65 @@ __device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackw
             if (!shared.row_after[(ny + 1) * Traits::halo_width + nx + 1]) return -1;
             return cell_at(args.grid, args.rule.circular, tile.top + ny, tile.left + nx);
         });
+}
+
+// The same, in the same order, of a rule with plain_taps: all loads are under way together, and
+// nothing is divided.
+__device__ inline float4 gather_plain(const BackwardTile& shared, const StepBackwardArgs& args,
+                                      int own, int quad) {
+    const Tile& tile = shared.place;
+
+    const Grid& grid = args.grid;
+    const int y = own_y(own), x = own_x(own);
+    // A cell that has a row lies in the grid, but perhaps on its other side.
+    int rows[3], columns[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        const int row = tile.top + y + 1 - i, column = tile.left + x + 1 - i;
+        rows[i] = (row < 0 ? grid.height - 1 : row >= grid.height ? 0 : row) * grid.width;
+        columns[i] = column < 0 ? grid.width - 1 : column >= grid.width ? 0 : column;
+    }
+    const std::uint8_t* const has_row = shared.row_after + (y + 2) * Traits::halo_width + x + 2;
+    const float* const sample =
+        args.grad_p + std::size_t(tile.sample) * grid.height * grid.width * Traits::perception +
+        quad * 4;
+    float4 grads[9][filter_count];
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+        const bool sends = has_row[-(tap / 3) * Traits::halo_width - tap % 3] != 0;
+        const float* const row =
+            sample + std::size_t(rows[tap / 3] + columns[tap % 3]) * Traits::perception;
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            grads[tap][k] = sends ? load4(row + k * Traits::channels) : zero4();
+        }
+    }
+    float4 sum = zero4();
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            add_scaled(sum, args.rule.filters[k][tap], grads[tap][k]);
+        }
+    }
+    return sum;
+}
+
+__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
+                                     int own, int quad) {
+    return args.rule.plain_taps ? gather_plain(shared, args, own, quad)
+                                : gather_general(shared, args, own, quad);
+}
+
+// Brings the block's partial sums near, which are needed at the end.
+__device__ inline void prefetch_partial(const StepBackwardArgs& args, int thread) {
+    constexpr int line = 32;  // floats
+    const auto* const partial = reinterpret_cast<const float*>(&args.partial[blockIdx.x]);
+    for (int i = thread * line; i < partial_floats; i += Traits::threads * line) {
+        prefetch(partial + i);
+    }
 }
 
 }  // namespace nca::cuda

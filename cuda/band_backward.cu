@@ -2,7 +2,7 @@
 // A rollout in bands, back: the loss, and all steps of all samples in one launch (docs/cuda.md).
 //
 //   grad_z = living(z) * grad_x'                            of the step's result
-//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/tensor_mlp.cuh)
+//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/tensor_backward.cuh)
 //   grad_x = grad_z + perceive^T(grad_p)
 //
 // The blocks are those of the way forward. A block keeps the gradient of its band's state in shared
@@ -21,6 +21,7 @@
 // and the sums of the third part wait in global memory until the last.
 // Reference: host/reference/rollout.hpp. Tests: tests/band_test.cpp.
 
+#include "cuda/backward_products.cuh"
 #include "cuda/band_lists.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/loss.cuh"
@@ -517,22 +518,7 @@ private:
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
             std::uint32_t grad_a[parts][4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                // A hidden unit that is off passes nothing on, in either direction.
-                const float* const two = a[tile][i / 2].sums + i % 2 * 2;
-                const float* const grads = grad_h[tile][i / 2].sums + i % 2 * 2;
-                std::uint32_t pair[parts];
-                make_parts<parts>(pair, fmaxf(two[0], 0.0F), fmaxf(two[1], 0.0F));
-#pragma unroll
-                for (int part = 0; part < parts; ++part) h[tile][part][i] = pair[part];
-                const float low = (pair[0] & 0xffffU) != 0 ? grads[0] : 0.0F;
-                const float high = (pair[0] & 0xffff0000U) != 0 ? grads[1] : 0.0F;
-                step.b1[i % 2] += low + high;
-                make_parts<parts>(pair, low, high);
-#pragma unroll
-                for (int part = 0; part < parts; ++part) grad_a[part][i] = pair[part];
-            }
+            make_hidden<parts>(h[tile], grad_a, step.b1, a[tile], grad_h[tile]);
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
                 store_matrices_transposed(
@@ -862,25 +848,8 @@ private:
 #pragma unroll 1
         for (int first = 0; first < count; first += 16, a_rows += 16 * OperandTraits::grad_a_pitch,
                  p_rows += 16 * OperandTraits::p_pitch) {
-            std::uint32_t grad_a[parts][4];
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices_transposed(grad_a[part],
-                                         row_at(a_rows + part * Shared::grad_a_bytes));
-            }
-#pragma unroll
-            for (int k = 0; k < OperandTraits::p_blocks; ++k) {
-                std::uint32_t b[2][parts][2];
-#pragma unroll
-                for (int part = 0; part < parts; ++part) {
-                    std::uint32_t loaded[4];
-                    load_matrices_transposed(loaded,
-                                             row_at(p_rows + part * Shared::p_bytes + k * 32));
-                    split_columns<parts>(b, loaded, part);
-                }
-#pragma unroll
-                for (int j = 0; j < 2; ++j) multiply<parts>(step[2 * k + j], grad_a, b[j]);
-            }
+            add_w1_rows<parts>(step, &at<unsigned char>(a_rows), Shared::grad_a_bytes,
+                               &at<unsigned char>(p_rows), Shared::p_bytes);
         }
 #pragma unroll
         for (int j = 0; j < Traits::perception / 8; ++j) {

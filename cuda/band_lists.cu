@@ -23,11 +23,14 @@ __global__ void __launch_bounds__(Traits::threads)
     const std::size_t stride = std::size_t(gridDim.x) * Traits::threads;
     for (std::size_t i = std::size_t(blockIdx.x) * Traits::threads + threadIdx.x; i < all;
          i += stride) {
-        const auto first = static_cast<int>(i % words) * 32;
-        const std::size_t row_index = i / words;
-        const auto row = static_cast<int>(row_index % grid.height);
-        const auto sample = static_cast<std::uint32_t>(row_index / grid.height % grid.batch);
-        const auto step = static_cast<std::uint32_t>(row_index / grid.height / grid.batch);
+        // Words are two or four, and rows, each of which has states of its own, fewer than 2^32:
+        // nothing has to be divided in 64 bits.
+        const int first = (static_cast<int>(i) & (words - 1)) * 32;
+        const auto row_index = static_cast<std::uint32_t>(i >> words / 2);
+        const std::uint32_t sample_index = row_index / static_cast<std::uint32_t>(grid.height);
+        const auto row = static_cast<int>(row_index % static_cast<std::uint32_t>(grid.height));
+        const std::uint32_t sample = sample_index % static_cast<std::uint32_t>(grid.batch);
+        const std::uint32_t step = sample_index / static_cast<std::uint32_t>(grid.batch);
         PhiloxBlock block = {};
         std::uint32_t bits = 0;
         for (int bit = 0; bit < 32 && first + bit < grid.width; ++bit) {

@@ -122,6 +122,11 @@ __device__ inline void wait_for_older_copies() {
 #endif
 }
 
+// Asks for the 128 bytes around an address, so that a read that follows finds them near.
+__device__ inline void prefetch(const float* global) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
+}
+
 // The name of the kernel that this thread launches next, for the tests' record of what has run.
 inline void name_launch(const char*) {}
 
@@ -358,20 +363,7 @@ __device__ inline void fence_async_proxy() {
 }
 
 // Tensor cores, a warp at a time; mma.cuh says how the lanes hold their numbers. Compute capability
-// 8.0 and later, and 9.0 for store_matrices_transposed; elsewhere these functions must not be
-// called.
-
-// The nearest number of 11 significant bits; of two, the one further from zero.
-__device__ inline std::uint32_t rounded_to_tf32(float x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
-}
+// 8.0 and later; elsewhere these functions must not be called.
 
 // Two numbers rounded to fp16, the first in the lower half.
 __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
@@ -497,30 +489,28 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const vo
 #endif
 }
 
-// Writes what load_matrices_transposed would read.
+// Writes what load_matrices_transposed would read: by one instruction from 9.0 on.
 __device__ inline void store_matrices_transposed(void* row, const std::uint32_t (&from)[4]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                      shared_address(row)),
                  "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
                  : "memory");
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const unsigned own_row = shared_address(row), lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+        std::uint32_t of_row;  // columns 2t and 2t + 1 of row g
+        asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(of_row) : "r"(from[i]));
+        const unsigned to = __shfl_sync(0xffffffffU, own_row, 8 * i + lane / 4) + lane % 4 * 4;
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(of_row) : "memory");
+    }
 #else
     __trap();
 #endif
 }
 
-// m16n8k8 and m16n8k16 as the instructions have their registers.
-__device__ inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4],
-                                const std::uint32_t (&b)[2]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    __trap();
-#endif
-}
+// m16n8k16 as the instruction has its registers.
 __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
                                 const std::uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -551,8 +541,8 @@ __device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::
 
 // The value, of which the compiler cannot tell that it is the one of before: what is computed from
 // it in a loop stays there, instead of in registers around the loop.
-__device__ inline float not_known_before(float value) {
-    asm volatile("" : "+f"(value));
+__device__ inline int not_known_before(int value) {
+    asm volatile("" : "+r"(value));
     return value;
 }
 

@@ -24,27 +24,31 @@ struct GatherGradientArgs {
     StepRule rule;
 };
 
+constexpr int cells_of_block = Traits::threads / Traits::quads;  // at a time
+
 __global__ void __launch_bounds__(Traits::threads)
     gather_gradient_kernel(const __grid_constant__ GatherGradientArgs args) {
-    const std::size_t cells = std::size_t(args.grid.height) * args.grid.width;
-    const std::size_t pieces = args.grid.batch * cells * Traits::quads;
-    const std::size_t stride = std::size_t(gridDim.x) * Traits::threads;
-    for (std::size_t i = std::size_t(blockIdx.x) * Traits::threads + threadIdx.x; i < pieces;
-         i += stride) {
-        const std::size_t index = i / Traits::quads;
-        const std::size_t first = index / cells * cells;
-        const auto cell = static_cast<int>(index - first);
+    const int cells = args.grid.height * args.grid.width;
+    const int per_sample = (cells + cells_of_block - 1) / cells_of_block;
+    const int quad = static_cast<int>(threadIdx.x) % Traits::quads;
+    for (int i = static_cast<int>(blockIdx.x); i < args.grid.batch * per_sample;
+         i += static_cast<int>(gridDim.x)) {
+        const int sample = i / per_sample;
+        const int cell =
+            i % per_sample * cells_of_block + static_cast<int>(threadIdx.x) / Traits::quads;
+        if (cell >= cells) continue;
+        const std::size_t first = std::size_t(sample) * cells;
+        const std::size_t at = (first + cell) * Traits::channels + quad * 4;
         const int y = cell / args.grid.width, x = cell % args.grid.width;
-        float4 grad = load4(args.grad_z + i * 4);
-        const float4 sent =
-            perceive_adjoint(args.grad_p + first * Traits::perception, args.rule,
-                             static_cast<int>(i % Traits::quads), [&](int tap) {
-                                 const int from = cell_at(args.grid, args.rule.circular,
-                                                          y + 1 - tap / 3, x + 1 - tap % 3);
-                                 return from >= 0 && args.row[first + from] != 0 ? from : -1;
-                             });
+        float4 grad = load4(args.grad_z + at);
+        const float4 sent = perceive_adjoint(
+            args.grad_p + first * Traits::perception, args.rule, quad, [&](int tap) {
+                const int from =
+                    cell_at(args.grid, args.rule.circular, y + 1 - tap / 3, x + 1 - tap % 3);
+                return from >= 0 && args.row[first + from] != 0 ? from : -1;
+            });
         add_scaled(grad, 1, sent);
-        store4(args.grad_state + i * 4, grad);
+        store4(args.grad_state + at, grad);
     }
 }
 

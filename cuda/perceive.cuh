@@ -7,22 +7,37 @@
 
 namespace nca::cuda {
 
-// Four channels of one cell's perception by one thread. p [perception] in shared memory is
-// overwritten; its index is filter * channels + channel. cell is the cell's state [channels] in
-// [halo_cells, channels] in shared memory, or null, which makes p zero.
-__device__ inline void perceive_cell(float* p, const float* cell, const StepRule& rule, int quad) {
-    float4 sums[filter_count] = {zero4(), zero4(), zero4()};
-    if (cell != nullptr) {
+// Four channels of one cell's perception.
+struct CellPerception {
+    float4 filters[filter_count];
+};
+
+// cell is the cell's state [channels] in [halo_cells, channels] in shared memory, or null, which
+// makes the perception zero. plain: of filters with plain_taps only, which costs less than half.
+template <bool plain>
+__device__ inline CellPerception perceived(const float* cell, const StepRule& rule, int quad) {
+    CellPerception p = {{zero4(), zero4(), zero4()}};
+    if (cell == nullptr) return p;
 #pragma unroll
-        for (int i = 0; i < 9; ++i) {
-            const int offset = (i / 3 - 1) * Traits::halo_width + i % 3 - 1;
-            const float4 x = load4(cell + offset * Traits::channels + quad * 4);
+    for (int i = 0; i < 9; ++i) {
+        const int offset = (i / 3 - 1) * Traits::halo_width + i % 3 - 1;
+        const float4 x = load4(cell + offset * Traits::channels + quad * 4);
 #pragma unroll
-            for (int k = 0; k < filter_count; ++k) add_scaled(sums[k], rule.filters[k][i], x);
+        for (int k = 0; k < filter_count; ++k) {
+            if (plain && !is_plain_tap(k, i)) continue;
+            add_scaled(p.filters[k], rule.filters[k][i], x);
         }
     }
+    return p;
+}
+
+// The same into p [perception] in shared memory; its index is filter * channels + channel.
+__device__ inline void perceive_cell(float* p, const float* cell, const StepRule& rule, int quad) {
+    const CellPerception own = perceived<false>(cell, rule, quad);
 #pragma unroll
-    for (int k = 0; k < filter_count; ++k) store4(p + k * Traits::channels + quad * 4, sums[k]);
+    for (int k = 0; k < filter_count; ++k) {
+        store4(p + k * Traits::channels + quad * 4, own.filters[k]);
+    }
 }
 
 // Eight rows by one warp: four lanes a row, four channels a lane. p is [8, p_pitch] in shared

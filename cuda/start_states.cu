@@ -16,14 +16,19 @@ struct StartStatesArgs {
     StartCell start;
 };
 
+constexpr int cells_of_block = Traits::threads / Traits::quads;  // at a time
+
 __global__ void __launch_bounds__(Traits::threads)
     start_states_kernel(const __grid_constant__ StartStatesArgs args) {
-    const std::size_t own = std::size_t(args.grid.height) * args.grid.width * Traits::quads;
-    const std::size_t pieces = args.grid.batch * own;
-    const std::size_t stride = std::size_t(gridDim.x) * Traits::threads;
-    for (std::size_t i = std::size_t(blockIdx.x) * Traits::threads + threadIdx.x; i < pieces;
-         i += stride) {
-        store4(args.state + i * 4, start_state_piece(args.start, args.grid, i % own));
+    const int cells = args.grid.height * args.grid.width;
+    const int per_sample = (cells + cells_of_block - 1) / cells_of_block;
+    for (int i = static_cast<int>(blockIdx.x); i < args.grid.batch * per_sample;
+         i += static_cast<int>(gridDim.x)) {
+        const int first = i % per_sample * cells_of_block;
+        if (first + static_cast<int>(threadIdx.x) / Traits::quads >= cells) continue;
+        const std::size_t piece = std::size_t(first) * Traits::quads + threadIdx.x;
+        const std::size_t sample = std::size_t(i / per_sample) * cells * Traits::channels;
+        store4(args.state + sample + piece * 4, start_state_piece(args.start, args.grid, piece));
     }
 }
 

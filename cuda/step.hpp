@@ -26,6 +26,11 @@ struct Grid {
     bool operator==(const Grid&) const = default;
 };
 
+// Whether a filter reads a neighbour where filters are the cell itself and Sobel x and y.
+NCA_HOST_DEVICE constexpr bool is_plain_tap(int filter, int tap) {
+    return filter == 0 ? tap == 4 : filter == 1 ? tap % 3 != 1 : tap / 3 != 1;
+}
+
 struct StepRule {
     float filters[filter_count][9] = {};  // nca::Filter
     std::uint64_t fire_threshold = 0;     // nca::fire_threshold
@@ -33,6 +38,7 @@ struct StepRule {
     bool circular = false;
     bool pre_and_post = false;
     bool sobel_filters = false;  // has_sobel_filters
+    bool plain_taps = false;     // no filter reads anything else (is_plain_tap)
 };
 
 // Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
@@ -74,8 +80,12 @@ inline bool has_sobel_filters(const Rule& rule) {
 
 inline StepRule step_rule(const Rule& rule) {
     StepRule result;
+    result.plain_taps = true;
     for (int k = 0; k < filter_count; ++k) {
-        for (int i = 0; i < 9; ++i) result.filters[k][i] = rule.filters[k][i];
+        for (int i = 0; i < 9; ++i) {
+            result.filters[k][i] = rule.filters[k][i];
+            if (!is_plain_tap(k, i) && rule.filters[k][i] != 0) result.plain_taps = false;
+        }
     }
     result.fire_threshold = fire_threshold(rule.fire_rate);
     result.step_size = rule.step_size;

@@ -15,10 +15,11 @@
 //
 // A cell needs a row where it fired and lives after the step. Rows whose neighbourhood was dead
 // before the step have p = 0 and share one row, because what they send to their neighbours is
-// masked there. Rows go through the network 32 at a time. In phase A a warp owns 16 hidden units
-// and computes a and grad_h; in B each thread sums 24 elements of grad_W1 and 8 of grad_W2 over
-// the rows, in registers for the block's life; in C a warp computes grad_p of four rows. h and then
-// grad_a pass from A to B through one buffer, which keeps the block below 64 KiB.
+// masked there. Masks, states, the lists of rows and the first perceptions do not hang on the step
+// after, and come first. Rows go through the network 32 at a time. In phase A a warp owns 16 hidden
+// units and computes a and grad_h; in B each thread sums 24 elements of grad_W1 and 8 of grad_W2
+// over the rows, in registers for the block's life; in C a warp computes grad_p of four rows. h and
+// then grad_a pass from A to B through one buffer, which keeps the block below 64 KiB.
 //
 // Per cell: 64 bytes each of x, grad_z in and out, 192 of grad_p out and about 350 in for a row;
 // 45,056 operations a row. Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
@@ -26,7 +27,6 @@
 #include "cuda/backward_tile.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/perceive.cuh"
-#include "cuda/philox.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -60,7 +60,8 @@ struct SumPlace {
     __device__ int k(int i) const { return i < 4 ? column * 4 + i : 32 + column * 2 + i - 4; }
 };
 
-__device__ SumPlace sum_place(int warp, int lane) {
+__device__ SumPlace sum_place(int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     return {((warp & 3) * 8 + (lane & 7)) * 4, (warp >> 2) * 4 + (lane >> 3)};
 }
 
@@ -72,9 +73,13 @@ __device__ void load_w1(SharedStorage& shared, const PackedModel& model, int thr
 
 // grad_z of the tile: gathered where the cell lives after the step, zero elsewhere.
 __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs& args,
-                             const Tile& tile, int thread) {
+                             int thread) {
+    const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
+    constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads;
         const int own = i / Traits::quads, quad = i % Traits::quads;
         const int cell = own_cell(args.grid, tile, own);
         if (cell < 0) continue;
@@ -83,7 +88,7 @@ __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs
         if (shared.tile.lives_on[own]) {
             grad = load4(args.grad + at);
             if (args.grad_p != nullptr) {
-                const float4 sent = gather_sent(shared.tile, args, tile, own, quad);
+                const float4 sent = gather_sent(shared.tile, args, own, quad);
                 add_scaled(grad, 1, sent);
             }
         }
@@ -91,75 +96,90 @@ __device__ void write_grad_z(const SharedStorage& shared, const StepBackwardArgs
     }
 }
 
-__device__ float grad_u_of(const StepBackwardArgs& args, const Tile& tile, int own, int channel) {
-    const std::size_t cell = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, tile, own);
-    return args.rule.step_size * args.grad_z_out[cell * Traits::channels + channel];
+// Rows of a chunk by four threads each.
+constexpr int rows_at_once = Traits::warp_size / Traits::quads;
+static_assert(chunk <= rows_at_once * Traits::warps);
+
+__device__ void perceive_chunk(SharedStorage& shared, const StepRule& rule, int first, int thread) {
+    const int lane = thread % Traits::warp_size;
+    const int start = thread / Traits::warp_size * rows_at_once;
+    if (start >= chunk) return;
+    perceive_rows(shared.p + start * Traits::p_pitch, shared.tile.states,
+                  shared.tile.cells + first + start, shared.tile.rows - first - start, rule, lane);
 }
 
-// Perception and grad_u of up to 32 rows; the row behind the cells' own is the shared one.
-__device__ void gather_rows(SharedStorage& shared, const StepBackwardArgs& args, const Tile& tile,
-                            int first, int cells, int total, int warp, int lane) {
-    constexpr int rows_at_once = Traits::warp_size / Traits::quads;
-    static_assert(chunk <= rows_at_once * Traits::warps);
-    const int start = warp * rows_at_once;
-    if (start >= chunk) return;
-    const int left = cells - first - start;
-    perceive_rows(shared.p + start * Traits::p_pitch, shared.tile.states,
-                  shared.tile.cells + first + start, left, args.rule, lane);
-    const int row = start + lane / Traits::quads, quad = lane % Traits::quads;
+// grad_u of a chunk of rows, the one behind those of cells being the shared one: first copies of
+// grad_z, which may be under way for long, and then the rest.
+__device__ void start_grad_u(SharedStorage& shared, const StepBackwardArgs& args, int first,
+                             int thread) {
+    const int row = thread / Traits::quads, quad = thread % Traits::quads;
+    if (row >= chunk || first + row >= shared.tile.rows) return;
+    const std::size_t cell =
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
+        own_cell(args.grid, shared.tile.place, shared.tile.cells[first + row]);
+    copy_async(shared.grad_u + row * Traits::grad_u_pitch + quad * 4,
+               args.grad_z_out + cell * Traits::channels + quad * 4);
+}
+
+__device__ void finish_grad_u(SharedStorage& shared, float step_size, int first, int thread) {
+    const int row = thread / Traits::quads, quad = thread % Traits::quads;
+    if (row >= chunk) return;
+    float* const to = shared.grad_u + row * Traits::grad_u_pitch + quad * 4;
     float4 grad_u = zero4();
-    if (first + row < cells) {
-        const int own = shared.tile.cells[first + row];
-        grad_u.x = grad_u_of(args, tile, own, quad * 4);
-        grad_u.y = grad_u_of(args, tile, own, quad * 4 + 1);
-        grad_u.z = grad_u_of(args, tile, own, quad * 4 + 2);
-        grad_u.w = grad_u_of(args, tile, own, quad * 4 + 3);
-    } else if (first + row < total) {
+    if (first + row < shared.tile.rows) {
+        wait_for_copies();
+        const float4 grad = load4(to);
+        grad_u = make_float4(step_size * grad.x, step_size * grad.y, step_size * grad.z,
+                             step_size * grad.w);
+    } else if (first + row < shared.tile.all_rows()) {
         grad_u = load4(shared.shared_grad_u + quad * 4);
     }
-    store4(shared.grad_u + row * Traits::grad_u_pitch + quad * 4, grad_u);
+    store4(to, grad_u);
 }
 
-// Phase A: 16 hidden units by 32 rows. A lane has rows lane % 8 + 8 r and four hidden units.
+// Phase A: 16 hidden units by so many groups of eight rows. A lane has rows lane % 8 + 8 r and four
+// hidden units.
+template <int groups>
 struct HiddenTile {
-    float4 a[4];       // [row], then h
-    float4 grad_h[4];  // [row], then grad_a
+    float4 a[groups];       // [row], then h
+    float4 grad_h[groups];  // [row], then grad_a
 };
 
-__device__ HiddenTile compute_hidden(const SharedStorage& shared, const PackedModel& model,
-                                     int warp, int lane) {
+template <int groups>
+__device__ HiddenTile<groups> compute_hidden(const SharedStorage& shared, const PackedModel& model,
+                                             int warp, int lane) {
     const int row = lane & 7, hidden = warp * 16 + (lane >> 3) * 4;
-    HiddenTile tile;
+    HiddenTile<groups> tile;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < groups; ++r) {
         tile.a[r] = load4(model.forward.b1 + hidden);
         tile.grad_h[r] = zero4();
     }
 #pragma unroll 1
     for (int k = 0; k < Traits::perception; k += 4) {
-        float4 p[4];
+        float4 p[groups];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) p[r] = load4(shared.p + (row + 8 * r) * Traits::p_pitch + k);
+        for (int r = 0; r < groups; ++r)
+            p[r] = load4(shared.p + (row + 8 * r) * Traits::p_pitch + k);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float4 w1 = load4(shared.w1 + (k + i) * Traits::hidden + hidden);
 #pragma unroll
-            for (int r = 0; r < 4; ++r) add_scaled(tile.a[r], element(p[r], i), w1);
+            for (int r = 0; r < groups; ++r) add_scaled(tile.a[r], element(p[r], i), w1);
         }
     }
 #pragma unroll
     for (int c = 0; c < Traits::channels; c += 4) {
-        float4 grad_u[4];
+        float4 grad_u[groups];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < groups; ++r) {
             grad_u[r] = load4(shared.grad_u + (row + 8 * r) * Traits::grad_u_pitch + c);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float4 w2 = load4(model.w2 + (c + i) * Traits::hidden + hidden);
 #pragma unroll
-            for (int r = 0; r < 4; ++r) add_scaled(tile.grad_h[r], element(grad_u[r], i), w2);
+            for (int r = 0; r < groups; ++r) add_scaled(tile.grad_h[r], element(grad_u[r], i), w2);
         }
     }
     // A hidden unit that is off passes nothing on, in either direction.
@@ -169,7 +189,7 @@ __device__ HiddenTile compute_hidden(const SharedStorage& shared, const PackedMo
         grad_h = on ? grad_h : 0.0F;
     };
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < groups; ++r) {
         switch_off(tile.a[r].x, tile.grad_h[r].x);
         switch_off(tile.a[r].y, tile.grad_h[r].y);
         switch_off(tile.a[r].z, tile.grad_h[r].z);
@@ -178,10 +198,12 @@ __device__ HiddenTile compute_hidden(const SharedStorage& shared, const PackedMo
     return tile;
 }
 
-__device__ void store_hidden(SharedStorage& shared, const float4 (&values)[4], int warp, int lane) {
+template <int groups>
+__device__ void store_hidden(SharedStorage& shared, const float4 (&values)[groups], int warp,
+                             int lane) {
     const int row = lane & 7, hidden = warp * 16 + (lane >> 3) * 4;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < groups; ++r) {
         store4(shared.rows_by_hidden + (row + 8 * r) * Traits::hidden_pitch + hidden, values[r]);
     }
 }
@@ -204,7 +226,7 @@ __device__ void sum_output_layer(WeightSums& sums, const SharedStorage& shared,
 // Second half: grad_W1 while it holds grad_a.
 __device__ void sum_hidden_layer(WeightSums& sums, const SharedStorage& shared,
                                  const SumPlace& place, int rows) {
-#pragma unroll 2
+#pragma unroll 4
     for (int row = 0; row < rows; ++row) {
         const float4 grad_a =
             load4(shared.rows_by_hidden + row * Traits::hidden_pitch + place.hidden);
@@ -222,10 +244,11 @@ __device__ void sum_hidden_layer(WeightSums& sums, const SharedStorage& shared,
 
 // Phase C: grad_p of four rows by one warp. A lane sums every eighth group of four hidden units
 // for four rows by twelve perceptions; three exchanges leave it six sums of one row.
-__device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs& args,
-                             const Tile& tile, int first, int cells, int warp, int lane) {
+__device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs& args, int first,
+                             int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     const int start = warp * 4;
-    if (first + start >= cells) return;
+    if (first + start >= shared.tile.rows) return;
     const int slice = lane & 7, block = lane >> 3;
     float sums[4][12] = {};
 #pragma unroll 1
@@ -273,9 +296,10 @@ __device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs
         six[k] = keep + __shfl_xor_sync(0xffffffffU, give, 1);
     }
     const int row = first + start + (high ? 2 : 0) + (middle ? 1 : 0);
-    if (row >= cells) return;  // the shared row, or none
-    const std::size_t cell = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, tile, shared.tile.cells[row]);
+    if (row >= shared.tile.rows) return;  // the shared row, or none
+    const std::size_t cell =
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
+        own_cell(args.grid, shared.tile.place, shared.tile.cells[row]);
     float* to = args.grad_p_out + cell * Traits::perception + block * 12 + (low ? 6 : 0);
 #pragma unroll
     for (int k = 0; k < 6; k += 2) {
@@ -284,122 +308,135 @@ __device__ void write_grad_p(const SharedStorage& shared, const StepBackwardArgs
 }
 
 // Sums the gradients that the lone cells share, in the order of cells.
-__device__ void sum_lone_cells(SharedStorage& shared, const StepBackwardArgs& args,
-                               const Tile& tile, int lone, int thread) {
+__device__ void sum_lone_cells(SharedStorage& shared, const StepBackwardArgs& args, int thread) {
     if (thread >= Traits::channels) return;
+    const int lone = sum_of_counts(shared.tile.lone_counts);
+    const std::size_t sample =
+        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width;
     float sum = 0;
-    for (int i = 0; i < lone; ++i) sum += grad_u_of(args, tile, shared.tile.lone[i], thread);
+    for (int i = 0; i < lone; ++i) {
+        const std::size_t cell =
+            sample + own_cell(args.grid, shared.tile.place, shared.tile.lone[i]);
+        sum += args.rule.step_size * args.grad_z_out[cell * Traits::channels + thread];
+    }
     shared.shared_grad_u[thread] = sum;
 }
 
-// All rows of a tile through the network.
-__device__ void step_rows(WeightSums& sums, SharedStorage& shared, const StepBackwardArgs& args,
-                          const Tile& tile, int cells, int total, int warp, int lane) {
-    const SumPlace place = sum_place(warp, lane);
-    for (int first = 0; first < total; first += chunk) {
-        const int rows = total - first < chunk ? total - first : chunk;
-        gather_rows(shared, args, tile, first, cells, total, warp, lane);
-        __syncthreads();  // p and grad_u are there
-        HiddenTile hidden = compute_hidden(shared, *args.model, warp, lane);
-        store_hidden(shared, hidden.a, warp, lane);
-        __syncthreads();  // h is whole
-        sum_output_layer(sums, shared, place, rows);
-        __syncthreads();  // everybody has read h
-        store_hidden(shared, hidden.grad_h, warp, lane);
+// A chunk's first layers, of which so many groups of eight rows are there. Afterwards the next
+// chunk's grad_u is asked for, and grad_a whole after a barrier.
+template <int groups>
+__device__ void step_chunk(WeightSums& sums, SharedStorage& shared, const StepBackwardArgs& args,
+                           int first, int rows, int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
+    HiddenTile<groups> hidden = compute_hidden<groups>(shared, *args.model, warp, lane);
+    store_hidden<groups>(shared, hidden.a, warp, lane);
+    __syncthreads();  // h is whole
+    sum_output_layer(sums, shared, sum_place(thread), rows);
+    __syncthreads();  // everybody has read h, and grad_u
+    start_grad_u(shared, args, first + chunk, thread);
+    store_hidden<groups>(shared, hidden.grad_h, warp, lane);
 #pragma unroll
-        for (int r = 0; r < 4; ++r) add_scaled(sums.b1, 1, hidden.grad_h[r]);
+    for (int r = 0; r < groups; ++r) add_scaled(sums.b1, 1, hidden.grad_h[r]);
+}
+
+// All rows of a tile through the network. The first ones are perceived.
+__device__ void step_rows(WeightSums& sums, SharedStorage& shared, const StepBackwardArgs& args,
+                          int thread) {
+    start_grad_u(shared, args, 0, thread);
+    for (int first = 0; first < shared.tile.all_rows(); first += chunk) {
+        const int left = shared.tile.all_rows() - first, rows = left < chunk ? left : chunk;
+        if (first > 0) perceive_chunk(shared, args.rule, first, thread);
+        finish_grad_u(shared, args.rule.step_size, first, thread);
+        __syncthreads();  // p and grad_u are there
+        // A tile's last rows are often few.
+        if (rows > 8) {
+            step_chunk<4>(sums, shared, args, first, rows, not_known_before(thread));
+        } else {
+            step_chunk<1>(sums, shared, args, first, rows, not_known_before(thread));
+        }
         __syncthreads();  // grad_a is whole
-        sum_hidden_layer(sums, shared, place, rows);
-        write_grad_p(shared, args, tile, first, cells, warp, lane);
+        sum_hidden_layer(sums, shared, sum_place(not_known_before(thread)), rows);
+        write_grad_p(shared, args, first, not_known_before(thread));
         __syncthreads();  // nobody reads these rows any more
     }
 }
 
-// Adds a piece to the block's partial sums; the first to come overwrites.
-__device__ void add_to(float* partial, float4 sum, bool overwrite) {
-    if (!overwrite) add_scaled(sum, 1, load4(partial));
-    store4(partial, sum);
-}
-
-__device__ void write_sums(const WeightSums& sums, const StepBackwardArgs& args, int warp,
-                           int lane) {
+// Adds the threads' sums to the block's, or overwrites those. All that is read is under way
+// together.
+__device__ void write_sums(const WeightSums& sums, const StepBackwardArgs& args, bool overwrite,
+                           int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
     PartialGradients& partial = args.partial[blockIdx.x];
-    const bool overwrite = args.has_partial[blockIdx.x] == 0;
-    const SumPlace place = sum_place(warp, lane);
+    const SumPlace place = sum_place(thread);
+    float* const w1 = partial.w1 + place.hidden;
+    float* const w2 = partial.w2 + place.column * 2 * Traits::hidden + place.hidden;
+    float* const b1 = partial.b1 + warp * 16 + (lane >> 3) * 4;
+    float* const b2 = partial.b2 + place.column * 2;
+    // Of the threads that have summed a channel, and of the lanes that have summed a unit, one.
+    const bool has_b1 = (lane & 7) == 0, has_b2 = place.hidden == 0;
+    WeightSums before = {};
+    if (!overwrite) {
+#pragma unroll
+        for (int i = 0; i < 6; ++i) before.w1[i] = load4(w1 + place.k(i) * Traits::hidden);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) before.w2[i] = load4(w2 + i * Traits::hidden);
+        if (has_b1) before.b1 = load4(b1);
+        if (has_b2) before.b2[0] = b2[0], before.b2[1] = b2[1];
+    }
+    const auto store_sum = [&](float* to, float4 sum, float4 of_before) {
+        if (!overwrite) add_scaled(sum, 1, of_before);
+        store4(to, sum);
+    };
 #pragma unroll
     for (int i = 0; i < 6; ++i) {
-        add_to(partial.w1 + place.k(i) * Traits::hidden + place.hidden, sums.w1[i], overwrite);
+        store_sum(w1 + place.k(i) * Traits::hidden, sums.w1[i], before.w1[i]);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        add_to(partial.w2 + (place.column * 2 + i) * Traits::hidden + place.hidden, sums.w2[i],
-               overwrite);
-        // One of the threads that have summed this channel.
-        float& b2 = partial.b2[place.column * 2 + i];
-        if (place.hidden == 0) b2 = overwrite ? sums.b2[i] : b2 + sums.b2[i];
+        store_sum(w2 + i * Traits::hidden, sums.w2[i], before.w2[i]);
+        if (has_b2) b2[i] = overwrite ? sums.b2[i] : before.b2[i] + sums.b2[i];
     }
     // Eight lanes have summed different rows of the same four hidden units.
-    float4 b1 = sums.b1;
+    float4 own = sums.b1;
 #pragma unroll
     for (int distance = 1; distance < 8; distance *= 2) {
-        b1.x += __shfl_xor_sync(0xffffffffU, b1.x, distance);
-        b1.y += __shfl_xor_sync(0xffffffffU, b1.y, distance);
-        b1.z += __shfl_xor_sync(0xffffffffU, b1.z, distance);
-        b1.w += __shfl_xor_sync(0xffffffffU, b1.w, distance);
+        own.x += __shfl_xor_sync(0xffffffffU, own.x, distance);
+        own.y += __shfl_xor_sync(0xffffffffU, own.y, distance);
+        own.z += __shfl_xor_sync(0xffffffffU, own.z, distance);
+        own.w += __shfl_xor_sync(0xffffffffU, own.w, distance);
     }
-    if ((lane & 7) == 0) add_to(partial.b1 + warp * 16 + (lane >> 3) * 4, b1, overwrite);
+    if (has_b1) store_sum(b1, own, before.b1);
 }
 
-__global__ void __launch_bounds__(Traits::threads)
+__global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
-    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int tiles = tile_count(args.grid), blocks = static_cast<int>(gridDim.x);
+    // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
+    // not kept in registers through the others.
+    const auto thread = [] { return not_known_before(static_cast<int>(threadIdx.x)); };
     WeightSums sums = {};
-    bool any_rows = false, w1_asked_for = false;
+    if (thread() == 0) shared.tile.any_rows = false;
     let_dependents_start();
-    for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
-        const Tile tile = tile_at(args.grid, index);
-        const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-        const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
-                                                   args.step, tile.sample, cell);
+    load_w1(shared, *args.model, thread());
+    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+        const bool has_row = list_rows(shared.tile, args, index, thread());
+        if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();
-        if (thread < Traits::halo_cells) {
-            shared.tile.living[thread] = lives_before(args, tile, thread);
-            shared.tile.row_after[thread] = has_row_after(args, tile, thread);
-        }
-        load_lives_on(shared.tile, args, tile, thread);
-        __syncthreads();  // masks are loaded and the living counted
-        const bool any_living = sum_of_counts(shared.tile.living_counts) > 0;
-        if (any_living) {
-            load_halo_states(shared.tile.states, args.state, args.grid, args.rule.circular, tile,
-                             thread);
-            if (!w1_asked_for) load_w1(shared, *args.model, thread);
-            w1_asked_for = true;
-        }
-        write_grad_z(shared, args, tile, thread);
-        bool has_row, is_lone;
-        find_rows(shared.tile, fires, has_row, is_lone, thread);
-        write_row(args, tile, has_row, thread);
-        wait_for_copies();
-        __syncthreads();  // grad_z is written, rows are counted, states and w1 loaded
-        const int cells = sum_of_counts(shared.tile.row_counts);
-        const int lone = sum_of_counts(shared.tile.lone_counts);
-        any_rows |= cells + lone > 0;
-        list_cell(shared.tile.cells, shared.tile.row_counts, has_row, thread);
-        list_cell(shared.tile.lone, shared.tile.lone_counts, is_lone, thread);
-        __syncthreads();  // rows are listed
-        if (lone > 0) {
-            sum_lone_cells(shared, args, tile, lone, thread);
+        if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
+        note_senders(shared.tile, args, has_row, thread());
+        __syncthreads();  // it is known who sends
+        write_grad_z(shared, args, thread());
+        __syncthreads();  // grad_z is written
+        if (shared.tile.lone_rows > 0) {
+            sum_lone_cells(shared, args, thread());
             __syncthreads();  // the shared row is summed
         }
-        step_rows(sums, shared, args, tile, cells, cells + (lone > 0 ? 1 : 0), warp, lane);
-        if (index + blocks < tiles) __syncthreads();  // nobody reads this tile any more
+        step_rows(sums, shared, args, thread());
     }
-    if (any_rows) write_sums(sums, args, warp, lane);
+    if (!shared.tile.any_rows) return;
+    write_sums(sums, args, args.has_partial[blockIdx.x] == 0, thread());
     __syncthreads();  // everybody has read the flag
-    if (any_rows && thread == 0) args.has_partial[blockIdx.x] = 1;
+    if (thread() == 0) args.has_partial[blockIdx.x] = 1;
 }
 
 }  // namespace

@@ -1,212 +1,260 @@
 // SPDX-License-Identifier: MIT
 // One step back with the MLP on tensor cores: step_backward.cu's formula and buffers, for one tile
-// of 16 x 8 cells after the other, 64 rows at a time. A warp keeps its weight gradients in
-// registers for the block's life, summed once a chunk of rows in float32, rounded to nearest. What
-// does not hang on the step after comes first, so that it is done while that step ends.
+// of 16 x 8 cells after the other, and of a tile 64 rows at a time, or 128 where operands have one
+// part. What does not hang on the step after comes first, so that it is done while that step ends:
+// weights, masks, states, who has a row, and the first rows' perception.
+//
+// Each chunk of rows has powers of two of its own for its operands (cuda/tensor_backward.cuh), from
+// its largest perception and its largest gradient.
 //
 // Per row 45,056 operations. Reference: host/reference/step.hpp. Tests:
 // tests/tensor_engine_test.cpp.
+
+#include <type_traits>
 
 #include "cuda/backward_tile.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/perceive.cuh"
-#include "cuda/philox.hpp"
-#include "cuda/tensor_mlp.cuh"
+#include "cuda/tensor_backward.cuh"
 
 namespace nca::cuda {
 namespace {
 
+template <int parts>
 struct SharedStorage {
     BackwardTile tile;
-    // Of the state after the step at first, then grad_z of the step.
-    alignas(16) float grads[Traits::tile_cells * Traits::channels];
+    alignas(16) float grads[Traits::tile_cells * Traits::channels];  // grad_z of the step
     alignas(16) float lone_grad_u[Traits::channels];  // the row that has no cell of its own
-    BackwardRows rows;
+    BackwardRows<parts> rows;
+    WeightScales weights;
+    ChunkScale scale;
+    // Of the chunk's rows, as bits; zero between chunks.
+    std::uint32_t largest_p, largest_grad;
+    std::uint32_t largest_weights[4];
 };
 
-// Rows that a block has: those of cells, and behind them one for all lone cells where there are
-// any.
-struct RowCounts {
-    int cells;
-    int lone;      // cells
-    bool own_row;  // whether the thread's own cell has a row
-    __device__ int all() const { return cells + (lone > 0 ? 1 : 0); }
-};
+// A thread has a piece of every 64th row of a chunk.
+constexpr int rows_of_threads = Traits::threads / Traits::quads;
 
-// Masks and states, and from them the lists of rows: all that is known before the step after ends.
-// A tile in which nobody lives has no rows, and its states are not read.
-__device__ RowCounts list_backward_rows(SharedStorage& shared, const StepBackwardArgs& args,
-                                        const Tile& tile, bool fires, int thread) {
-    load_lives_on(shared.tile, args, tile, thread);
-    __syncthreads();  // the living are counted
-    if (sum_of_counts(shared.tile.living_counts) > 0) {
-        load_halo_states(shared.tile.states, args.state, args.grid, args.rule.circular, tile,
-                         thread);
+// What is in shared memory from the beginning. There after a barrier.
+template <int parts>
+__device__ void prepare(SharedStorage<parts>& shared, const TensorWeights& weights, int thread) {
+    if (thread < 4) shared.largest_weights[thread] = 0;
+    if (thread < Traits::warps * Traits::channels) (&shared.rows.b2[0][0])[thread] = 0;
+    const WeightScales scales = weight_scales(weights, shared.largest_weights, thread);
+    if (thread == 0) {
+        shared.weights = scales;
+        shared.largest_p = shared.largest_grad = 0;
+        shared.tile.any_rows = false;
     }
-    if (thread < Traits::halo_cells) {
-        shared.tile.living[thread] = lives_before(args, tile, thread);
-    }
-    __syncthreads();  // masks are loaded
-    RowCounts counts = {};
-    bool is_lone;
-    find_rows(shared.tile, fires, counts.own_row, is_lone, thread);
-    wait_for_copies();
-    __syncthreads();  // rows are counted, states loaded
-    counts.cells = sum_of_counts(shared.tile.row_counts);
-    counts.lone = sum_of_counts(shared.tile.lone_counts);
-    list_cell(shared.tile.cells, shared.tile.row_counts, counts.own_row, thread);
-    list_cell(shared.tile.lone, shared.tile.lone_counts, is_lone, thread);
-    __syncthreads();  // rows are listed
-    return counts;
+    load_w1<parts>(shared.rows, weights, scales, thread);
 }
 
-// The gradient of the state after the step: from global memory to shared, and grad_z back.
-__device__ void copy_grads(SharedStorage& shared, const StepBackwardArgs& args, const Tile& tile,
-                           bool back, int thread) {
+// grad_z of the tile, to shared and to global memory: what the step after sends is added to its
+// gradient, and what died is cleared. The step before is told who will send. Ends with a barrier.
+template <int parts>
+__device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArgs& args,
+                             bool has_row, int thread) {
+    const Tile& tile = shared.tile.place;
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
-        const int cell = own_cell(args.grid, tile, i / Traits::quads);
-        if (cell < 0) continue;
-        const std::size_t at = (sample + cell) * Traits::channels + i % Traits::quads * 4;
-        if (back) {
-            store4(args.grad_z_out + at, load4(shared.grads + i * 4));
-        } else {
-            copy_async(shared.grads + i * 4, args.grad + at);
-        }
+    constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads, own = i / Traits::quads;
+        if (shared.tile.lives_on[own] == 0) continue;
+        const std::size_t cell = sample + own_cell(args.grid, tile, own);
+        copy_async(shared.grads + i * 4,
+                   args.grad + cell * Traits::channels + i % Traits::quads * 4);
     }
-}
-
-// grads becomes grad_z: what the step after sends is added, and what died is cleared. The step
-// before is told who will send. Ends with a barrier.
-__device__ void gather_grad_z(SharedStorage& shared, const StepBackwardArgs& args, const Tile& tile,
-                              const RowCounts& counts, int thread) {
-    if (thread < Traits::halo_cells) {
-        shared.tile.row_after[thread] = has_row_after(args, tile, thread);
-    }
-    write_row(args, tile, counts.own_row, thread);
-    __syncthreads();  // it is known who sends, and the gradients of all threads are there
-    for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
+    note_senders(shared.tile, args, has_row, thread);
+    wait_for_copies();  // of its own pieces
+    __syncthreads();    // it is known who sends
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+        const int i = thread + round * Traits::threads;
         const int own = i / Traits::quads, quad = i % Traits::quads;
         float* const at = shared.grads + i * 4;
         float4 grad = zero4();
-        if (shared.tile.lives_on[own]) {
+        if (shared.tile.lives_on[own] != 0) {
             grad = load4(at);
             if (args.grad_p != nullptr) {
-                add_scaled(grad, 1, gather_sent(shared.tile, args, tile, own, quad));
+                add_scaled(grad, 1, gather_sent(shared.tile, args, own, quad));
             }
         }
         store4(at, grad);
+        const int cell = own_cell(args.grid, tile, own);
+        if (cell < 0) continue;
+        store4(args.grad_z_out + (sample + cell) * Traits::channels + quad * 4, grad);
     }
     __syncthreads();  // grad_z is there
 }
 
-// Sums the gradients that the lone cells share, in the order of cells.
-__device__ void sum_lone_cells(SharedStorage& shared, int lone, float step_size, int thread) {
-    if (thread >= Traits::channels) return;
-    float sum = 0;
-    for (int i = 0; i < lone; ++i) {
-        sum += shared.grads[shared.tile.lone[i] * Traits::channels + thread];
-    }
-    shared.lone_grad_u[thread] = step_size * sum;
-}
-
-// Where two values of an own cell's grad_p lie in [cells, 48].
-__device__ float2& grad_p_place(const StepBackwardArgs& args, const Tile& tile, int own,
-                                int column) {
-    const std::size_t cell = std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                             own_cell(args.grid, tile, own);
-    return *reinterpret_cast<float2*>(args.grad_p_out + cell * Traits::perception + column);
-}
-
-// Sends the rows through the network: adds to sums, writes grad_p. Ends with a barrier where there
-// are rows.
-template <class Arithmetic>
-__device__ void send_rows_back(TensorSums& sums, SharedStorage& shared,
-                               const BackwardOperands<Arithmetic>& own,
-                               const StepBackwardArgs& args, const Tile& tile,
-                               const RowCounts& counts, int thread) {
-    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int quad = lane % Traits::quads, row_of_thread = thread / Traits::quads;
-    for (int first = 0; first < counts.all(); first += TensorShape::rows) {
-        const int row = first + row_of_thread;
-        const float* state = nullptr;
-        float4 grad_u = zero4();
-        if (row < counts.cells) {
-            const int cell = shared.tile.cells[row];
-            state = shared.tile.states + halo_of_own(cell) * Traits::channels;
-            add_scaled(grad_u, args.rule.step_size,
-                       load4(shared.grads + cell * Traits::channels + quad * 4));
-        } else if (row < counts.all()) {
-            grad_u = load4(shared.lone_grad_u + quad * 4);
+// Sums the gradients that the lone cells share, in the order of cells. Has a barrier behind it.
+template <int parts>
+__device__ void sum_lone_cells(SharedStorage<parts>& shared, float step_size, int thread) {
+    if (thread < Traits::channels) {
+        const int lone = sum_of_counts(shared.tile.lone_counts);
+        float sum = 0;
+        for (int i = 0; i < lone; ++i) {
+            sum += shared.grads[shared.tile.lone[i] * Traits::channels + thread];
         }
-        perceive_cell(shared.rows.p + row_of_thread * TensorShape::p_pitch, state, args.rule, quad);
-        store4(shared.rows.grad_u + row_of_thread * TensorShape::u_pitch + quad * 4, grad_u);
-        __syncthreads();  // p and grad_u are there
-        const int count =
-            counts.all() - first < TensorShape::rows ? counts.all() - first : TensorShape::rows;
-        tensor_weight_gradients<Arithmetic>(sums, shared.rows, own, count, warp, lane);
+        shared.lone_grad_u[thread] = step_size * sum;
+    }
+    __syncthreads();  // the lone cells' row is summed
+}
+
+__device__ void note_largest(std::uint32_t& of_block, float of_thread, int thread) {
+    const float largest = largest_of_warp(of_thread);
+    if (thread % Traits::warp_size == 0) atomicMax(&of_block, __float_as_uint(largest));
+}
+
+// Perception of the rows from `first` on as operands, and their f. Has a barrier.
+template <bool plain, int parts>
+__device__ void perceive_with(SharedStorage<parts>& shared, const StepRule& rule, int first,
+                              int thread) {
+    constexpr int pieces = BackwardRows<parts>::most / rows_of_threads;
+    const int quad = thread % Traits::quads, cells = shared.tile.rows;
+    CellPerception p[pieces];
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+        const int row = first + thread / Traits::quads + i * rows_of_threads;
+        const float* const cell =
+            row < cells
+                ? shared.tile.states + halo_of_own(shared.tile.cells[row]) * Traits::channels
+                : nullptr;
+        p[i] = perceived<plain>(cell, rule, quad);
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            largest = fmaxf(largest, largest_element(p[i].filters[k]));
+        }
+    }
+    note_largest(shared.largest_p, largest, thread);
+    __syncthreads();  // all warps have noted theirs
+    const float f = scale_of_rows(shared.weights, __uint_as_float(shared.largest_p));
+    if (thread == 0) shared.scale.f = f;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+        store_p<parts>(shared.rows, thread / Traits::quads + i * rows_of_threads, quad, p[i],
+                       f * inverse_of_power(shared.weights.w1));
+    }
+}
+template <int parts>
+__device__ void perceive_chunk(SharedStorage<parts>& shared, const StepRule& rule, int first,
+                               int thread) {
+    if (rule.plain_taps) {
+        perceive_with<true>(shared, rule, first, thread);
+    } else {
+        perceive_with<false>(shared, rule, first, thread);
+    }
+}
+
+// grad_u of the rows from `first` on as operands, and their g; adds to b2's gradient. Has a
+// barrier.
+template <int parts>
+__device__ void put_grad_u(SharedStorage<parts>& shared, float step_size, int first, int thread) {
+    constexpr int pieces = BackwardRows<parts>::most / rows_of_threads;
+    const int quad = thread % Traits::quads;
+    float4 grad_u[pieces], b2 = zero4();
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+        const int row = first + thread / Traits::quads + i * rows_of_threads;
+        grad_u[i] = zero4();
+        if (row < shared.tile.rows) {
+            grad_u[i] =
+                scaled(load4(shared.grads + shared.tile.cells[row] * Traits::channels + quad * 4),
+                       step_size);
+        } else if (row < shared.tile.all_rows()) {
+            grad_u[i] = load4(shared.lone_grad_u + quad * 4);
+        }
+        add_scaled(b2, 1, grad_u[i]);
+        largest = fmaxf(largest, largest_element(grad_u[i]));
+    }
+    add_b2(shared.rows, b2, thread);
+    note_largest(shared.largest_grad, largest, thread);
+    __syncthreads();  // all warps have noted theirs
+    const float g = scale_of_gradients(__uint_as_float(shared.largest_grad));
+    if (thread == 0) shared.scale.g = g;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+        store_grad_u<parts>(shared.rows, thread / Traits::quads + i * rows_of_threads, quad,
+                            grad_u[i], g);
+    }
+}
+
+// Sends a tile's rows through the network: adds to the sums, writes grad_p. The first rows are
+// perceived. Ends with a barrier where there are rows.
+template <int parts>
+__device__ void send_rows_back(TensorSums& sums, SharedStorage<parts>& shared,
+                               const StepBackwardArgs& args, int thread) {
+    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
+    constexpr int most = BackwardRows<parts>::most;
+    for (int first = 0; first < shared.tile.all_rows(); first += most) {
+        if (first > 0) perceive_chunk(shared, args.rule, first, thread);
+        put_grad_u(shared, args.rule.step_size, first, thread);
+        __syncthreads();  // the operands are there
+        if (thread == 0) shared.largest_p = shared.largest_grad = 0;
+        const int left = shared.tile.all_rows() - first, count = left < most ? left : most;
+        multiply_rows<parts>(sums, shared.rows, args.model->tensor, shared.weights, shared.scale,
+                             count, warp, lane);
         __syncthreads();  // grad_a is whole
-        tensor_grad_p<Arithmetic>(
-            shared.rows, count, warp, lane, [&](int of_chunk, int column, float2 grad_p) {
-                if (first + of_chunk >= counts.cells) return;  // the lone cells' row, or none
-                grad_p_place(args, tile, shared.tile.cells[first + of_chunk], column) = grad_p;
+        add_w1<parts>(sums, shared.rows, shared.weights, shared.scale, count, warp, lane);
+        compute_grad_p<parts>(
+            shared.rows, shared.weights, shared.scale, count, warp, lane, [&](int row) -> float* {
+                if (first + row >= shared.tile.rows) return nullptr;  // the lone cells', or none
+                const Tile& tile = shared.tile.place;
+                const std::size_t cell =
+                    std::size_t(tile.sample) * args.grid.height * args.grid.width +
+                    own_cell(args.grid, tile, shared.tile.cells[first + row]);
+                return args.grad_p_out + cell * Traits::perception;
             });
         __syncthreads();  // nobody reads these rows any more
     }
 }
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(Traits::threads)
+template <int parts>
+__global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_tensor_kernel(const __grid_constant__ StepBackwardArgs args) {
-    auto& shared = shared_storage<SharedStorage, Traits::tensor_shared_bytes>();
-    const int thread = static_cast<int>(threadIdx.x);
-    const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int tiles = tile_count(args.grid), blocks = static_cast<int>(gridDim.x);
+    auto& shared = shared_storage<SharedStorage<parts>, Traits::tensor_shared_bytes>();
+    // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
+    // not kept in registers through the others.
+    const auto thread = [] { return not_known_before(static_cast<int>(threadIdx.x)); };
     let_dependents_start();
-    const auto own = load_backward_operands<Arithmetic>(args.model->tensor, warp, lane);
-    load_w1_back(shared.rows, args.model->tensor, thread);
+    prepare(shared, args.model->tensor, thread());
     TensorSums sums = {};
-    bool any_rows = false;
-    for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
-        const Tile tile = tile_at(args.grid, index);
-        const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
-        const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
-                                                   args.step, tile.sample, cell);
-        const RowCounts counts = list_backward_rows(shared, args, tile, fires, thread);
-        any_rows |= counts.all() > 0;
+    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+        const bool has_row = list_rows(shared.tile, args, index, thread());
+        if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();
-        copy_grads(shared, args, tile, false, thread);
-        wait_for_copies();
-        gather_grad_z(shared, args, tile, counts, thread);
-        copy_grads(shared, args, tile, true, thread);
-        if (counts.lone > 0) {
-            sum_lone_cells(shared, counts.lone, args.rule.step_size, thread);
-            __syncthreads();  // the lone cells' row is summed
-        }
-        send_rows_back<Arithmetic>(sums, shared, own, args, tile, counts, thread);
-        __syncthreads();  // nobody reads this tile any more
+        if (shared.tile.all_rows() > 0) prefetch_backward_operands(args.model->tensor, thread());
+        if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
+        write_grad_z(shared, args, has_row, thread());
+        if (shared.tile.lone_rows > 0) sum_lone_cells(shared, args.rule.step_size, thread());
+        send_rows_back<parts>(sums, shared, args, thread());
     }
-    if (any_rows) {
-        const bool overwrite = args.has_partial[blockIdx.x] == 0;
-        write_tensor_sums(args.partial[blockIdx.x], sums, overwrite, warp, lane);
-    }
+    if (!shared.tile.any_rows) return;
+    write_sums<parts>(args.partial[blockIdx.x], shared.rows, sums,
+                      args.has_partial[blockIdx.x] == 0, thread());
     __syncthreads();  // everybody has read the flag
-    if (any_rows && thread == 0) args.has_partial[blockIdx.x] = 1;
+    if (threadIdx.x == 0) args.has_partial[blockIdx.x] = 1;
 }
 
 }  // namespace
 
 void launch_step_backward_tensor(const StepBackwardArgs& args, Precision precision, bool dependent,
                                  cudaStream_t stream) {
-    with_arithmetic(precision, [&](auto arithmetic) {
-        launch("step_backward_tensor_kernel", step_backward_tensor_kernel<decltype(arithmetic)>,
+    const auto launch_parts = [&](auto parts) {
+        launch("step_backward_tensor_kernel", step_backward_tensor_kernel<parts>,
                {.blocks = backward_blocks(args.grid),
                 .threads = Traits::threads,
-                .shared_bytes = sizeof(SharedStorage),
+                .shared_bytes = sizeof(SharedStorage<parts>),
                 .dependent = dependent},
                stream, args);
-    });
+    };
+    if (precision == Precision::fast) return launch_parts(std::integral_constant<int, 1>{});
+    launch_parts(std::integral_constant<int, 2>{});
 }
 
 }  // namespace nca::cuda

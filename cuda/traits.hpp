@@ -50,7 +50,7 @@ struct Traits {
 
     // What a block may have on the smallest GPU that is supported, compute capability 7.5.
     static constexpr int shared_bytes = 64 * 1024;
-    // The same on the smallest GPU that has TF32, compute capability 8.6.
+    // The same on the smallest GPU whose tensor cores are used, compute capability 8.6.
     static constexpr int tensor_shared_bytes = 99 * 1024;
 
     static_assert(threads >= wide_cells, "one thread for each cell that a tile looks at");

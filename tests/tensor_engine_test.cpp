@@ -16,6 +16,7 @@
 #include <nca/model.hpp>
 #include <nca/simulator.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -29,6 +30,7 @@ using test::CaseOptions;
 using test::cuda_device;
 using test::Errors;
 using test::errors_of;
+using test::expected_first;
 using test::relative_error;
 using test::Start;
 using test::TensorDevice;
@@ -94,6 +96,86 @@ TEST_CASE("every precision agrees with double, one kernel a step") {
     }
 }
 
+namespace {
+
+// A step whose state and gradient are so many times as large as usual, and hidden units as the
+// state, so that they are as far from being switched off as ever.
+Case scaled_case(float state_scale, float grad_scale) {
+    Case drawn = test::random_case({.height = 19,
+                                    .width = 21,
+                                    .batch = 2,
+                                    .steps = 1,
+                                    .start = Start::random,
+                                    .empty_alpha = 0.2F},
+                                   4);
+    for (float& value : drawn.state) value *= state_scale;
+    const auto [w1, b1, w2, b2] = drawn.weights.view();
+    for (std::size_t i = 0; i < b1_size; ++i) b1[i] *= state_scale;
+    for (float& value : drawn.grad_last) value *= grad_scale;
+    return drawn;
+}
+
+// Of the weights' gradients, relative to the largest of each tensor.
+double worst_tensor_error(const std::vector<float>& actual, const std::vector<double>& expected) {
+    double worst = 0;
+    std::size_t first = 0;
+    for (const std::size_t size : {w1_size, b1_size, w2_size, b2_size}) {
+        const auto part = [&](const auto& values) {
+            return std::vector(values.begin() + static_cast<std::ptrdiff_t>(first),
+                               values.begin() + static_cast<std::ptrdiff_t>(first + size));
+        };
+        worst = std::max(worst, relative_error(part(actual), part(expected)));
+        first += size;
+    }
+    return worst;
+}
+
+}  // namespace
+
+TEST_CASE("a step back keeps its digits, whatever the size of states and gradients") {
+    const TensorDevice device;
+    for (const float state_scale : {1e-4F, 1.0F, 1e4F}) {
+        for (const float grad_scale : {1e-6F, 1.0F, 1e6F}) {
+            INFO("states of " << state_scale << ", gradients of " << grad_scale);
+            const Case drawn = scaled_case(state_scale, grad_scale);
+            for (const Precision precision : tensor_precisions) {
+                const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+                const test::RolloutResult result = test::run_rollout(*engine, drawn);
+                reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+                const std::vector<double> first = expected_first(result, drawn, grad_weights);
+                REQUIRE(test::largest_magnitude(first) > 0);
+                REQUIRE(worst_tensor_error(result.gradients.weights, grad_weights.all) <=
+                        tolerance(precision, 2));
+                REQUIRE(relative_error(result.gradients.first, first) <= tolerance(precision, 2));
+            }
+        }
+    }
+}
+
+TEST_CASE("a step back makes nothing of nothing, and of what is infinite no number") {
+    const TensorDevice device;
+    for (const Precision precision : tensor_precisions) {
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        const test::RolloutResult zero = test::run_rollout(*engine, scaled_case(1, 0));
+        for (const float grad : zero.gradients.weights) REQUIRE(grad == 0);
+        for (const float grad : zero.gradients.first) REQUIRE(grad == 0);
+
+        Case drawn = scaled_case(1, 1);
+        const auto fire = reference::fire_mask(drawn.options.key, drawn.rule.fire_rate, 0, 0,
+                                               drawn.height, drawn.width);
+        const auto cell = std::find(fire.begin(), fire.end(), true) - fire.begin();
+        drawn.grad_last[std::size_t(cell) * channels + 5] = HUGE_VALF;
+        const auto grads = test::run_rollout(*engine, drawn).gradients.weights;
+        std::size_t first = 0;
+        for (const std::size_t size : {w1_size, b1_size, w2_size, b2_size}) {
+            int spoilt = 0;
+            for (std::size_t i = 0; i < size; ++i) spoilt += !std::isfinite(grads[first + i]);
+            REQUIRE(spoilt > 0);
+            first += size;
+        }
+    }
+}
+
 TEST_CASE("blocks of a step in any order, however many there are, give the same bits") {
     const Case drawn = test::random_case({.height = 18,
                                           .width = 18,
@@ -114,6 +196,20 @@ TEST_CASE("blocks of a step in any order, however many there are, give the same 
         REQUIRE((run(1) == expected));
         REQUIRE((run(9) == expected));
     }
+}
+
+TEST_CASE("steps on an 8.6, which has less shared memory, give the bits of a 9.0") {
+    const Case drawn = test::random_case({.height = 19, .width = 21, .steps = 2}, 5);
+    const TensorDevice device;
+    const auto run = [&](Precision precision) {
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        return test::run_rollout(*engine, drawn);
+    };
+    const test::RolloutResult precise = run(Precision::precise), fast = run(Precision::fast);
+    executor::set_compute_capability(8, 6);
+    executor::set_shared_limit(99 * 1024);
+    REQUIRE((run(Precision::precise) == precise));
+    REQUIRE((run(Precision::fast) == fast));
 }
 
 namespace {

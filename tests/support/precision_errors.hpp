@@ -52,19 +52,30 @@ struct Errors {
     double first;    // of the first state's gradient
 };
 
-// Against double, whose life masks are those of the engine.
-inline Errors errors_of(const RolloutResult& result, const Case& drawn) {
+// The first state's gradient in double, whose life masks are those of the engine; the weights' is
+// added.
+inline std::vector<double> expected_first(const RolloutResult& result, const Case& drawn,
+                                          reference::Parameters<double>& grad_weights) {
     const reference::Parameters<double> parameters(drawn.weights);
-    reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
-    std::vector<double> last, first;
+    std::vector<double> first;
     for (int sample = 0; sample < drawn.batch; ++sample) {
-        const auto rollout = frozen(drawn, result.states, sample);
         const auto grad = reference::rollout_backward(
-            drawn.rule, parameters, rollout,
+            drawn.rule, parameters, frozen(drawn, result.states, sample),
             reference::split_batch<double>(drawn.grad_view())[std::size_t(sample)], grad_weights);
-        last.insert(last.end(), rollout.last().values.begin(), rollout.last().values.end());
         first.insert(first.end(), grad.values.begin(), grad.values.end());
     }
+    return first;
+}
+
+// Against double, whose life masks are those of the engine.
+inline Errors errors_of(const RolloutResult& result, const Case& drawn) {
+    reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+    std::vector<double> last;
+    for (int sample = 0; sample < drawn.batch; ++sample) {
+        const auto rollout = frozen(drawn, result.states, sample);
+        last.insert(last.end(), rollout.last().values.begin(), rollout.last().values.end());
+    }
+    const std::vector<double> first = expected_first(result, drawn, grad_weights);
     return {relative_error(result.states.back(), last),
             relative_error(result.gradients.weights, grad_weights.all),
             relative_error(result.gradients.first, first)};

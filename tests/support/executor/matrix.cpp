@@ -48,9 +48,6 @@ std::uint32_t fp16_of(float x) {
     return sign | ((magnitude - 0x38000000U + 0xfffU + odd) >> 13);
 }
 
-// What the instruction reads of a TF32 register.
-float float_of_tf32(std::uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000U); }
-
 // The operands as matrices. Term by term, in the order in which they are summed.
 template <int depth>
 struct Matrices {
@@ -86,14 +83,6 @@ void multiply(Operands (&warp)[lanes], ValueOfA value_of_a, ValueOfB value_of_b)
         }
         for (int column = 0; column < columns; ++column) sum(column) = towards_zero(exact[column]);
     }
-}
-
-void multiply_tf32(Operands (&warp)[lanes]) {
-    // Of its quarter of k a lane holds k and k + 4.
-    multiply<8>(
-        warp,
-        [](const Operands& lane, int lower, int i) { return float_of_tf32(lane.a[2 * i + lower]); },
-        [](const Operands& lane, int i) { return float_of_tf32(lane.b[i]); });
 }
 
 void multiply_fp16(Operands (&warp)[lanes]) {
@@ -170,11 +159,6 @@ void load(std::uint32_t (&to)[4], const void* row, const Place& place) {
 
 }  // namespace
 
-std::uint32_t rounded_to_tf32(float x) {
-    const auto bits = std::bit_cast<std::uint32_t>(x);
-    return std::isfinite(x) ? (bits + 0x1000U) & 0xffffe000U : bits;
-}
-
 std::uint32_t rounded_to_fp16(float low, float high) { return fp16_of(high) << 16 | fp16_of(low); }
 
 std::uint32_t nearest_fp16(double low, double high) {
@@ -206,11 +190,6 @@ float float_of_fp16(std::uint32_t bits) {
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
 }
 
-void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-              const Place& place) {
-    product<multiply_tf32>(sums, a, b, place);
-}
-
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
               const Place& place) {
     product<multiply_fp16>(sums, a, b, place);
@@ -225,7 +204,7 @@ void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const Pla
 }
 
 void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const Place& place) {
-    trap_before(90, place.what);
+    trap_before(80, place.what);
     require_shared(row, sizeof(Pairs), place);
     Pairs own;
     std::memcpy(own.of, from, sizeof from);

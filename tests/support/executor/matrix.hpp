@@ -10,7 +10,6 @@
 
 namespace nca::executor {
 
-std::uint32_t rounded_to_tf32(float x);
 std::uint32_t rounded_to_fp16(float low, float high);
 std::uint32_t cut_to_fp16(float low, float high);  // towards zero
 float float_of_fp16(std::uint32_t bits);
@@ -31,9 +30,7 @@ std::uint32_t pairs_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, Functi
     return nearest_fp16(of(0), of(16));
 }
 
-// The first four numbers belong to A [16, k], the last two to B [k, 8]: m16n8k8, m16n8k16.
-void mma_tf32(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-              const Place& place);
+// The first four numbers belong to A [16, 16], the last two to B [16, 8]: m16n8k16.
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
               const Place& place);
 

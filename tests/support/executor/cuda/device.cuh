@@ -57,6 +57,7 @@ inline void copy_async(float* shared, const float* global) {
 inline void wait_for_copies() { executor::finish_copies(); }
 inline void end_copy_group() { executor::end_copy_group(); }
 inline void wait_for_older_copies() { executor::finish_older_copies(); }
+inline void prefetch(const float*) {}
 
 inline void name_launch(const char* name) { executor::name_next_launch(name); }
 
@@ -119,10 +120,6 @@ inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
     return __reduce_or_sync(0xffffffffU, own);
 }
 
-inline std::uint32_t rounded_to_tf32(float x) {
-    executor::trap_before(80, "rounded_to_tf32");
-    return executor::rounded_to_tf32(x);
-}
 inline std::uint32_t rounded_to_fp16(float low, float high) {
     executor::trap_before(80, "rounded_to_fp16");
     return executor::rounded_to_fp16(low, high);
@@ -167,10 +164,6 @@ inline void store_matrices_transposed(void* row, const std::uint32_t (&from)[4],
     executor::store_matrices_transposed(row, from, {"store_matrices_transposed", file, line});
 }
 
-inline void mma_tf32(Accumulator& c, const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-                     const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-    executor::mma_tf32(c.sums, a, b, {"mma_tf32", file, line});
-}
 inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                      const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     executor::mma_fp16(c.sums, a, b, {"mma_fp16", file, line});
@@ -183,6 +176,6 @@ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&
     return c;
 }
 
-inline float not_known_before(float value) { return value; }
+inline int not_known_before(int value) { return value; }
 
 }  // namespace nca::cuda
