@@ -68,12 +68,11 @@ inline bool has_sobel_filters(const Rule& rule) {
     for (const Filter& filter : rule.filters) {
         const auto [cell, x, y] = parts_of_filter(filter.data());
         const float sum[9] = {-x - y, -2 * y, x - y, -2 * x, cell, 2 * x, y - x, 2 * y, x + y};
-        float largest = 0, error = 0;
+        float largest = 0;
+        for (const float tap : filter) largest = std::max(largest, std::abs(tap));
         for (std::size_t i = 0; i < filter.size(); ++i) {
-            largest = std::max(largest, std::abs(filter[i]));
-            error = std::max(error, std::abs(filter[i] - sum[i]));
+            if (!(std::abs(filter[i] - sum[i]) <= 1e-6F * largest)) return false;
         }
-        if (!(error <= 1e-6F * largest)) return false;
     }
     return true;
 }

@@ -11,11 +11,12 @@
 // multiply: of an A and a B lane 4 g + t has channels 4 t to 4 t + 3 of a filter, of the two C of u
 // the same.
 //
-// Scales (cuda/operands.cuh). Cells are operands as they are, `fast` times 1/8, so that the sum of
-// a Sobel filter's taps is at most the largest cell; all factors are in the weights, for a state of
-// at most 65504, and for `precise` of at most 64. Where a cell or one beside it is larger,
-// `precise` computes it among others of its level: for each level, all is 2^-8 times as large. The
-// state is added outside of the tensor cores, which cut their sums.
+// Scales. Cells are operands as they are, `fast` times 1/8, so that the sum of a Sobel filter's
+// taps is at most the largest cell; all factors are in the weights, for a state of at most 65504,
+// and for `precise` below 64. Cells of 64 and more, and those beside them, `precise` computes among
+// others of their level: for each level, all is 2^-8 times as large, which is enough up to 2^126.
+// What is lost below is 2^-22 of a cell, or 2^-25 of a perception. The state is added outside of
+// the tensor cores, which cut their sums.
 //
 // Per cell: 64 bytes read, with 8 / 7 for the strip's edges, 64 written. Results do not depend on
 // who has a strip. Reference: host/reference/step.hpp. Tests: tests/stream_test.cpp.
@@ -111,8 +112,7 @@ __device__ inline unsigned widened(unsigned bits) { return bits | bits << 1 | bi
 
 // Elements below 64 are small, for `precise`; as bits.
 constexpr std::uint32_t smallest_large = (127U + 6) << 23;
-// How many times 2^8 the rows around a row are too large for `precise`; their largest element is
-// given as bits.
+// How many times 2^8 cells are too large for `precise`; their largest element is given as bits.
 __device__ inline int level_of(std::uint32_t largest) {
     constexpr int small = smallest_large >> 23, most = 15;
     const int exponent = static_cast<int>(largest >> 23);
@@ -649,19 +649,29 @@ private:
                 u[g][j] = {{b2.x, b2.y, b2.z, b2.w}};
             }
         }
+        // Of the small products, so that nothing is cut for them from the large sums.
+        Accumulator small[groups][2] = {};
         unsigned weights = operands_of_lane, b1 = b1_of_lane;
 #pragma unroll 1
         for (int block = 0; block < StreamWeights::blocks; ++block) {
-            multiply_block<careful>(u, operands, weights, b1, shrink);
+            multiply_block<careful>(u, small, operands, weights, b1, shrink);
             weights += sizeof shared.operands[0][0];
             b1 += sizeof shared.b1[0];
         }
+        if constexpr (parts == 2) {
+#pragma unroll
+            for (int g = 0; g < groups; ++g) {
+#pragma unroll
+                for (int i = 0; i < 8; ++i) u[g][i / 4].sums[i % 4] += small[g][i / 4].sums[i % 4];
+            }
+        }
     }
 
-    // Adds what 16 hidden units give to u.
+    // Adds what 16 hidden units give to u, and their small products.
     template <bool careful, int groups>
-    __device__ void multiply_block(Accumulator (&u)[groups][2], const Operands<groups>& operands,
-                                   unsigned weights, unsigned biases, float shrink) const {
+    __device__ void multiply_block(Accumulator (&u)[groups][2], Accumulator (&small)[groups][2],
+                                   const Operands<groups>& operands, unsigned weights,
+                                   unsigned biases, float shrink) const {
         // Of two columns three B each, and two B of the second product.
         std::uint32_t w[8][parts][2];
 #pragma unroll
@@ -728,8 +738,11 @@ private:
                     h[1][i] = relu_rounded_to_fp16(two[0] - cut.x, two[1] - cut.y);
                 }
             }
-            multiply<parts>(u[g][0], h, w[6]);
-            multiply<parts>(u[g][1], h, w[7]);
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                multiply_small<parts>(small[g][j], h, w[6 + j]);
+                mma_fp16(u[g][j], h[0], w[6 + j][0]);
+            }
         }
     }
 
@@ -785,8 +798,9 @@ __global__ void __launch_bounds__(most_warps<parts>* Traits::warp_size, 1)
     __syncthreads();  // the weights are there
     wait_for_predecessor();
     Strip<parts> strip(args, shared, shared.warps[warp], thread % Traits::warp_size);
-    for (int item = static_cast<int>(blockIdx.x) * warps + warp; item < plan.items;
-         item += static_cast<int>(gridDim.x) * warps) {
+    const int blocks = static_cast<int>(gridDim.x);
+    for (int item = warp * blocks + static_cast<int>(blockIdx.x); item < plan.items;
+         item += warps * blocks) {
         strip.run(plan, item);
     }
 }
@@ -794,18 +808,17 @@ __global__ void __launch_bounds__(most_warps<parts>* Traits::warp_size, 1)
 template <int parts>
 void launch_parts(const StepForwardArgs& args, const StreamLimits& limits, bool dependent,
                   cudaStream_t stream) {
-    const std::size_t each = sizeof(StreamWarp<parts>);
-    const std::size_t rest = sizeof(StreamShared<parts>) - each;
-    const int fit = static_cast<int>((limits.shared_bytes - rest) / each);
-    const int most = std::clamp(fit, 1, most_warps<parts>);
+    constexpr int each = sizeof(StreamWarp<parts>), rest = sizeof(StreamShared<parts>) - each;
+    const int most =
+        std::clamp((static_cast<int>(limits.shared_bytes) - rest) / each, 1, most_warps<parts>);
     const StreamPlan plan = plan_stream(args.grid, most * limits.multiprocessors);
-    // A multiprocessor has one block; few items are shared out among all of them.
-    const int warps =
-        std::clamp((plan.items + limits.multiprocessors - 1) / limits.multiprocessors, 1, most);
+    // A multiprocessor has one block, with no more warps than it has items.
+    const int blocks = std::min(plan.items, limits.multiprocessors);
+    const int warps = std::min((plan.items + blocks - 1) / blocks, most);
     launch("stream_forward_kernel", stream_forward_kernel<parts>,
-           {.blocks = blocks_for((plan.items + warps - 1) / warps, limits.multiprocessors),
+           {.blocks = blocks,
             .threads = warps * Traits::warp_size,
-            .shared_bytes = rest + warps * each,
+            .shared_bytes = static_cast<std::size_t>(rest + warps * each),
             .dependent = dependent},
            stream, args, plan);
 }

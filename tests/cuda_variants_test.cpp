@@ -163,6 +163,39 @@ void agrees_with_the_reference(const Variant& variant) {
     grids.done();
 }
 
+// Steps forward of grids of several strips and segments, in which some rows are large, against
+// exact. Here and there a cell lives by its rounding, and another does not.
+void streams_as_exact_steps(const Variant& variant) {
+    Grids grids(variant);
+    const CaseOptions options = {.height = 150,
+                                 .width = 130,
+                                 .batch = 2,
+                                 .steps = 3,
+                                 .life = Life::pre_and_post,
+                                 .start = Start::random,
+                                 .empty_alpha = 0.3F};
+    grids.run(options.batch, options.height, options.width, [&](const Device& device) {
+        for (const Edges edges : {Edges::circular, Edges::zero}) {
+            Case example = test::random_case(options, 3);
+            example.rule.edges = edges;
+            const std::size_t row = std::size_t(options.width) * channels;
+            for (std::size_t i = 0; i < example.state.size(); ++i) {
+                if (i / row % 40 == 7 && i % channels > alpha_channel) example.state[i] *= 100;
+            }
+            Device exact = device;
+            exact.precision = Precision::exact;
+            const auto expected = test::run_advance(*make_engine(exact), example);
+            const auto engine = make_engine(device);
+            const auto result = test::run_advance(*engine, example);
+            REQUIRE(test::run_advance(*engine, example) == result);
+            REQUIRE(result != expected);
+            const double most = variant.precision == Precision::fast ? 1e-2 : 1e-3;
+            REQUIRE(test::relative_error(result, expected) <= most);
+        }
+    });
+    grids.done();
+}
+
 void repeats_to_the_bit(const Variant& variant) {
     Grids grids(variant);
     for (const CaseOptions& options : cases()) {
@@ -228,6 +261,13 @@ void trains_repeatably(const Variant& variant) {
               "[cuda][" #precision "-" #form "]") {                                               \
         trains_repeatably({#precision "/" #form, Precision::precision, RolloutForm::form});       \
     }
+
+TEST_CASE("precise/steps streams as exact steps", "[cuda][precise-steps]") {
+    streams_as_exact_steps({"precise/steps", Precision::precise, RolloutForm::steps});
+}
+TEST_CASE("fast/steps streams as exact steps", "[cuda][fast-steps]") {
+    streams_as_exact_steps({"fast/steps", Precision::fast, RolloutForm::steps});
+}
 
 NCA_TEST_VARIANT(exact, steps)
 NCA_TEST_VARIANT(precise, steps)

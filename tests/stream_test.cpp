@@ -133,7 +133,7 @@ TEST_CASE("streamed states may be large or small") {
     const CaseOptions options = {
         .height = 25, .width = 37, .steps = 1, .life = Life::pre_and_post, .start = Start::random};
     for (const bool all_rows : {true, false}) {
-        for (const float factor : {0.5F, 100.0F, 3000.0F, 60000.0F}) {
+        for (const float factor : {1e-5F, 1e-3F, 0.5F, 100.0F, 3000.0F, 60000.0F}) {
             const Case drawn = scaled_case(options, factor, all_rows);
             INFO("times " << factor << (all_rows ? "" : " in some rows"));
             for (const Precision precision : streamed) require_right(drawn, precision);
