@@ -3,7 +3,7 @@
 // goes down a strip of 28 columns by itself, row by row, and waits for nobody.
 //
 // With two more columns on each side a strip has 32: who lives, fires or has an alpha above the
-// threshold in a row is a word, made by a ballot. Rows come as they are, two ahead of their use.
+// threshold in a row is a word, made by a ballot. Rows come as they are, ahead of their use.
 // When it is known who lives, a row is read once: masked, it goes where the MLP looks for it, as
 // fp16 for `fast` and as float32 for `precise`, and its passive cells go to the next state. The
 // active ones wait in a queue until there are 32, or until their rows are about to be overwritten.
@@ -84,6 +84,8 @@ struct StreamShared {
     std::uint32_t if_any_fire;   // unless none does: all bits or none
     StreamWarp<parts> warps[1];  // as many as the block has
 };
+
+// What all warps read. There after wait_for_copies and a barrier.
 template <int parts>
 __device__ void prepare(StreamShared<parts>& shared, const StepForwardArgs& args, int thread,
                         int threads) {
@@ -153,7 +155,6 @@ public:
             end_copy_group();
             queue_row_above(y, row);
         }
-        __syncwarp();  // nobody reads these rows any more
     }
 
 private:
@@ -207,14 +208,13 @@ private:
         cells_before = std::size_t(sample) * grid.height * grid.width;
         state = kept(args.state + cells_before * Traits::channels + quad * 4);
         next = kept(args.next + cells_before * Traits::channels + quad * 4);
-        if (is_masked())
+        if (is_masked()) {
             lived_before = kept(args.living_before + cells_before + max(lane_column, 0));
+        }
         if (args.rule.pre_and_post) living = kept(args.living_before_out + cells_before + lane);
 
 #pragma unroll 1
-        for (int i = 0; i < 4; ++i) {
-            ask_for(top - 2 + i, static_cast<unsigned>(i));
-        }
+        for (int i = 0; i < 4; ++i) ask_for(top - 2 + i, static_cast<unsigned>(i));
         wait_for_copies();
         __syncwarp();  // the rows are there
         row_cell = (top - 1) * grid.width + left - 2;
@@ -485,6 +485,7 @@ private:
         largest_second_above = largest_above;
         largest_above = largest_here;
     }
+
     // Of the row above.
     __device__ void push(unsigned cells) {
         if ((cells & lane_bit) != 0) {
