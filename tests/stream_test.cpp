@@ -112,18 +112,20 @@ TEST_CASE("streamed states of every kind agree with double") {
     }
 }
 
-TEST_CASE("a row of 65,537 columns, and a column of as many rows, are streamed", "[long]") {
+TEST_CASE("a row of 65537 columns and a column of 2000 rows are streamed") {
     const TensorDevice device(8);
-    for (const bool wide : {true, false}) {
-        const CaseOptions options = {.height = wide ? 1 : 65537,
-                                     .width = wide ? 65537 : 1,
-                                     .steps = 2,
-                                     .edges = wide ? Edges::circular : Edges::zero,
-                                     .start = Start::random};
+    const auto exact = make_engine(cuda_device(Precision::exact, RolloutForm::steps));
+    const CaseOptions wide = {.height = 1, .width = 65537, .steps = 1, .start = Start::random};
+    const CaseOptions high = {
+        .height = 2000, .width = 1, .steps = 1, .edges = Edges::zero, .start = Start::random};
+    for (const CaseOptions& options : {wide, high}) {
         const Case drawn = test::random_case(options, 1);
+        const std::vector<float> expected = test::run_advance(*exact, drawn);
         for (const Precision precision : streamed) {
             INFO(describe(options, precision));
-            require_right(drawn, precision);
+            const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+            REQUIRE(relative_error(test::run_advance(*engine, drawn), expected) <=
+                    test::tolerance(precision, 1));
         }
     }
 }
