@@ -192,6 +192,7 @@ def writes_grad_p(e, warp, copy):
 # is a round at a time.
 ROUNDS = [
     (None, "index < tiles;", 1, always(1)),
+    (None, "index + blocks < tiles", None, always(1)),  # the same
     (None, "index = shared.tile.next", None, always(1)),
     (None, "i < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
     (None, "i < Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
@@ -291,6 +292,8 @@ CONDITIONS = [
 BLOCKS = [
     ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
     ("lives_before_step", None, always(0)),
+    ("perceive_adjoint", None, always(0)),  # of other filters
+    ("perceive_chunk < send_rows_back", None, always(0)),  # of a second chunk
 ]
 
 
@@ -441,7 +444,7 @@ class Step:
         for loop in self.region.loops:
             frames = self.graph.frames_of(loop)
             while len(frames) > 1 and not self.is_named(frames[0]):
-                frames = frames[1:]  # CUDA's headers, methods that are helpers
+                frames = frames[1:]  # CUDA's headers, helpers
             by_source[frames].append(loop)
         for frames, loops in by_source.items():
             rule = rule_for(self.tables.rounds, self.sources, frames)
@@ -523,8 +526,8 @@ class Step:
 
     def is_named(self, frame):
         function = self.sources.function(frame)
-        return function is not None and ("::" not in function or
-                                         function in self.tables.phase_of or
+        helper = function is None or "::" in function or function in self.tables.helpers
+        return function is not None and (not helper or function in self.tables.phase_of or
                                          any(function == (rule[0] or "").partition(" < ")[0]
                                              for rule in self.tables.rounds))
 

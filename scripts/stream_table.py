@@ -80,6 +80,7 @@ ROUNDS = [
     ("Strip::queue_row_above", "head = queued == 0", 1, lambda e, warp, copy: passes(e)),
     ("Strip::largest_around", None, 1, always(0)),
     ("Strip::add_hidden", "block < StreamWeights::blocks", 1, always(8)),
+    ("Strip::multiply_block", None, 1, always(8)),  # the same
 ]
 CONDITIONS = [
     ("Strip::source", None, always(0)),

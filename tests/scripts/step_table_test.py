@@ -45,15 +45,16 @@ def mean_counts(step):
     return mean
 
 
-def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES):
+def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES,
+            helpers=step_table.HELPERS):
     text = (HERE / "nested_loop.sass").read_text()
     if change[0] not in text:
         raise ValueError(f"the listing has no {change[0]}")
     text = text.replace(*change).replace('"nested_loop.cu"', f'"{HERE / "nested_loop.cu"}"')
     graph = sass_count.Graph(sass_count.parse_listing(text.splitlines())[KERNEL])
     loop = max(graph.loops.values(), key=lambda loop: len(loop.blocks))
-    step = step_table.Step(tables_of(rounds, conditions, phases), graph, step_table.Sources(ROOT),
-                           "forward", loop)
+    tables = tables_of(rounds, conditions, phases)._replace(helpers=helpers)
+    step = step_table.Step(tables, graph, step_table.Sources(ROOT), "forward", loop)
     return step, mean_counts(step)
 
 
@@ -104,6 +105,12 @@ class Counting(unittest.TestCase):
         loop, phase = sorted(step.unknown)
         self.assertRegex(loop, "^the loop `.*i < 8.*` of `nested_loop_kernel`, counted once$")
         self.assertEqual(phase, "the phase of `add_pieces`")
+
+    def test_a_loop_that_ends_in_a_helper_is_that_of_who_calls_it(self):
+        step, _ = step_of(rounds=ROUNDS[1:], phases={"nested_loop_kernel": "other"},
+                          helpers={"add_pieces"})
+        [loop] = step.unknown
+        self.assertRegex(loop, "^the loop `add_pieces.*` of `nested_loop_kernel`, counted once$")
 
     def test_a_jump_to_nobody_knows_where_is_refused(self):
         with self.assertRaisesRegex(ValueError, "BRX"):
