@@ -19,13 +19,16 @@ WARPS = 8
 WARP = 32
 OWN, HALO, WIDE = 128, 180, 240  # cells of a tile of 16 x 8, with one cell around it, with two
 THREADS = WARPS * WARP
-ROWS = 64        # of the MLP that a block takes at once
-EXACT_ROWS = 32  # the same going back in exact
+EXACT_ROWS = 32  # of the MLP that a block takes at once going back in exact; else all of a tile's
+ROWS_ACROSS = THREADS // 4  # of the MLP, by all threads
+PARTIAL_LINES = 261         # of 128 bytes in PartialGradients
 
 # What is counted for. Of a direction: rows of the MLP in a tile that has any, and which share of
 # tiles and steps has some; of the rows of eight cells, which share has a living one; of the warps,
-# which reaches across the grid's edge; of the cells, which lie in the grid.
-Example = collections.namedtuple("Example", "rows any_rows living edge inside")
+# which reaches across the grid's edge; of the cells, which lie in the grid. Of an instance going
+# back on tensor cores: how many rows a warp multiplies at once.
+Example = collections.namedtuple("Example", "rows any_rows living edge inside at_once",
+                                 defaults=[None])
 EXAMPLES = [
     ("a tile in the grid's middle that is all alive, with 64 rows forward and 60 back",
      {"forward": Example(64, 1, 1, 0, 1), "back": Example(60, 1, 1, 0, 1)}),
@@ -36,35 +39,46 @@ EXAMPLES = [
      {"forward": Example(21, 9 / 16, 1 / 4, 1 / 2, 5 / 6),
       "back": Example(23, 1 / 2, 1 / 4, 1 / 2, 5 / 6)}),
 ]
+AT_ONCE = {"fast": 32, "precise": 16}
+
+
+def examples_of(instance):
+    return [{direction: example._replace(at_once=AT_ONCE.get(instance))
+             for direction, example in directions.items()} for _, directions in EXAMPLES]
+
 
 PHASES = ["fire bits", "addresses, loads", "masks, lists", "perception", "MLP", "gather",
           "new cells", "exchange", "tape", "other"]
 FUNCTIONS = {
     "fire bits": "cell_fires fire_words word_of_cell philox4x32",
-    "addresses, loads": "load_tile load_halo_states load_weights load_w1 load_w1_back "
-                        "load_forward_operands load_backward_operands wait_for_copies copy_async "
-                        "tile_at tile_count",
-    "masks, lists": "find_living mask_states decide_fates lives_before_step list_rows "
-                    "list_backward_rows lives_before find_rows list_cell "
-                    "sum_of_counts load_lives_on",
-    "perception": "perceive_cell perceive_rows perceive_group gather_rows grad_u_of",
-    "MLP": "tensor_forward finished_u update_rows mlp_forward_rows send_rows_back sum_lone_cells "
-           "tensor_weight_gradients tensor_grad_p write_tensor_sums step_rows "
+    "addresses, loads": "load_tile load_halo_states load_weights load_w1 load_backward_operands "
+                        "prepare weight_scales prefetch_backward_operands prefetch_partial "
+                        "wait_for_copies copy_async tile_at tile_count",
+    "masks, lists": "find_living mask_states decide_fates lives_before_step list_rows lives_before "
+                    "find_rows list_cell sum_of_counts load_lives_on",
+    "perception": "perceived perceive_cell perceive_rows perceive_group perceive_chunk "
+                  "perceive_with scale_of_rows store_p",
+    "MLP": "update_rows mlp_forward_rows step_rows step_chunk start_grad_u finish_grad_u "
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
-           "compute_u0",
-    "gather": "gather_grad_z gather_sent perceive_adjoint write_grad_z copy_grads",
+           "sum_lone_cells compute_u0 send_rows_back put_grad_u scale_of_gradients store_grad_u "
+           "add_b2 multiply_rows multiply_some make_hidden add_w1 add_w1_rows compute_grad_p",
+    "gather": "gather_sent gather_plain gather_general perceive_adjoint write_grad_z",
     "new cells": "write_passive_cells",
-    "exchange": "has_row_after write_row grad_p_place let_dependents_start wait_for_predecessor",
+    "exchange": "note_senders has_row_after grad_p_place let_dependents_start "
+                "wait_for_predecessor",
     "tape": "write_states",
     "other": "step_forward_kernel step_backward_kernel step_backward_tensor_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
-HELPERS = set("""wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset
-    load_pairs load_a load_packed load_packed_b row_of_column a_row a_k b_column b_k c_row c_column
-    rounded_to_tf32 mma_tf32 multiply_tf32 load4 store4 add_scaled zero4
-    element not_known_before forward_row_of forward_quad_of sum_of_halves tiles_down tiles_across
-    shared_address shared_storage sum_place add_to write_next""".split())
+HELPERS = set("""
+    wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset c_row c_column
+    load4 store4 add_scaled scaled zero4 element largest_element not_known_before forward_row_of
+    forward_quad_of sum_of_halves tiles_down tiles_across shared_address shared_storage sum_place
+    write_next prefetch note_largest largest_of_warp largest_over_warp scale_to operand_scale
+    power_of_two inverse_of_power make_parts make_a make_b split_columns store_operands halves
+    rounded_to_fp16 lane_in_blocks grad_a_of_warp rows_of_halves halves_of_rows load_matrices
+    load_matrices_transposed store_matrices_transposed multiply multiply_small mma_fp16""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
 KIND_TEXT = textwrap.fill(
@@ -90,6 +104,8 @@ KIND_OF = {
 
 
 def kind_of(instruction):
+    if re.match(r"CCTL\.\w+\.PF", instruction.opcode):  # of a line into a cache
+        return "global"
     for kind, pattern in KIND_OF.items():
         if re.fullmatch(pattern, instruction.name):
             return kind
@@ -115,34 +131,92 @@ def has_rows(rows):
     return lambda e, warp, copy: 1 if warp * rows < e.rows else 0
 
 
+def has_piece(e, warp, copy):
+    """Whether a warp has any row of the piece `copy` of those that all threads have at once."""
+    return 1 if copy * ROWS_ACROSS + warp * 8 < e.rows else 0
+
+
+def any_rows(e, warp, copy):
+    return e.any_rows
+
+
+def own_inside(e, warp, copy):
+    return share_of_warps(OWN)(e, warp, copy) * e.inside
+
+
+def chunks(e):
+    """Rows of the MLP that a block takes at once, going back in exact."""
+    return [min(EXACT_ROWS, e.rows - first) for first in range(0, e.rows, EXACT_ROWS)]
+
+
+def mean(numbers):
+    numbers = list(numbers)
+    return sum(numbers) / len(numbers) if numbers else 0
+
+
 def rows_of_chunk(e, warp, copy):
-    return e.rows / -(-e.rows // EXACT_ROWS)
+    return mean(chunks(e))
 
 
-# (function, piece of the loop's line, step of its counter, rounds by example and warp).
+def share_of_chunks(rows, which=slice(None)):
+    """In which share of chunks a warp has any where warps have so many rows each."""
+    return lambda e, warp, copy: mean(warp * rows < n for n in chunks(e)[which])
+
+
+def has_grad_u(e, warp, copy):
+    """Of the first chunk; a branch of its own asks whether the warp has any rows of a chunk."""
+    return 1 if warp * 8 < (EXACT_ROWS if copy == 0 else chunks(e)[0]) else 0
+
+
+def has_next_grad_u(e, warp, copy):
+    of_next = [warp * 8 < n for n in chunks(e)[1:]]
+    return share_of_warps(EXACT_ROWS * 4)(e, warp, 0) if copy == 0 else mean(of_next + [False])
+
+
+def has_later_chunks(e, warp, copy):
+    return (1 - 1 / len(chunks(e))) * share_of_warps(EXACT_ROWS * 4)(e, warp, copy)
+
+
+def first_of_grad_p(warp):
+    """Of 16 rows that a warp has on tensor cores; another has their other perceptions."""
+    return warp % (WARPS // 2) * 16
+
+
+def writes_grad_p(e, warp, copy):
+    """Of the first and the second eight of the 16."""
+    first = first_of_grad_p(warp)
+    return mean(half < e.rows for half in (first, first + 8))
+
+
+# (function, piece of the loop's line, step of its counter, rounds by example and warp). No step: it
+# is a round at a time.
 ROUNDS = [
     (None, "index < tiles;", 1, always(1)),
+    (None, "index + blocks < tiles", None, always(1)),  # the same
+    (None, "index = shared.tile.next", None, always(1)),
     (None, "i < Traits::halo_cells * Traits::quads", THREADS, strided(HALO * 4)),
     (None, "i < Traits::tile_cells * Traits::quads", THREADS, strided(OWN * 4)),
-    ("send_rows_back", "first < counts.all()", ROWS, lambda e, warp, copy: e.any_rows),
-    ("tensor_forward", "first < count", 32,
-     lambda e, warp, copy: max(0, -(-(e.rows - warp // 4 * 16) // 32))),
-    ("tensor_weight_gradients", "first < count", 16, lambda e, warp, copy: -(-e.rows // 16)),
-    ("tensor_grad_p", "k < Shape::hidden_blocks", 1, always(8)),
     (None, "i < Traits::perception * Traits::hidden / 4", THREADS, strided(48 * 128 // 4)),
     ("load_weights", "i < pieces", THREADS, strided(2084)),  # of 16 bytes in ForwardWeights
     ("step_forward_kernel", "while (first < total)", 64, has_rows(8)),
     ("step_forward_kernel", "__syncwarp();  // the next rows", 64, has_rows(8)),  # the same
     ("mlp_forward_rows", "k < Traits::perception", 4, always(12)),
     ("mlp_forward_rows", "j < half / 4", 1, always(16)),
-    ("step_rows", "first < total", EXACT_ROWS,
-     lambda e, warp, copy: e.any_rows * -(-e.rows // EXACT_ROWS)),
+    ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
+    ("prefetch_partial", "i < partial_floats", 32 * THREADS, strided(PARTIAL_LINES)),
+    ("write_grad_z", "round < rounds", 1, always(OWN * 4 // THREADS)),
+    ("sum_lone_cells", None, 1, always(0)),
+    ("step_rows", "first < shared.tile.all_rows()", None,
+     lambda e, warp, copy: len(chunks(e))),
     ("compute_hidden", "k < Traits::perception", 4, always(12)),
     ("sum_output_layer", "row < rows", 1, rows_of_chunk),
     ("sum_hidden_layer", "row < rows", 1, rows_of_chunk),
     ("write_grad_p", "hidden < Traits::hidden", 32, always(4)),
-    ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
-    ("sum_lone_cells", None, 1, always(0)),
+    ("send_rows_back", "first < shared.tile.all_rows()", None, always(1)),
+    ("multiply_rows", "first < count", None,
+     lambda e, warp, copy: -(-e.rows // e.at_once)),
+    ("add_w1", "first < count", 16, lambda e, warp, copy: -(-e.rows // 16)),
+    ("compute_grad_p", "first < count", None, always(1)),
 ]
 # (function, piece of the branch's line, how likely a warp takes the guarded side). Where a warp
 # takes either of two guarded sides, a piece of one follows; the other is as likely as the rest.
@@ -153,37 +227,73 @@ CONDITIONS = [
     (None, "thread < Traits::halo_cells", share_of_warps(HALO)),
     (None, "thread < Traits::wide_cells", share_of_warps(WIDE)),
     (None, "thread == 0", share_of_warps(1)),
-    ("cell_at < gather_sent", "if (!inside)", lambda e, warp, copy: e.edge / 3),  # of the taps
-    ("cell_at < gather_sent", "const bool inside", lambda e, warp, copy: e.edge / 3),
+    (None, "thread() == 0", share_of_warps(1)),
+    (None, "threadIdx.x == 0", share_of_warps(1)),
     ("cell_at", "if (!inside)", lambda e, warp, copy: e.edge),
     ("cell_at", "const bool inside", lambda e, warp, copy: e.edge),
-    ("step_forward_kernel", "const bool fires", share_of_warps(OWN)),
-    ("step_backward_kernel", "const bool fires", share_of_warps(OWN)),
-    ("step_backward_tensor_kernel", "const bool fires", share_of_warps(OWN)),
-    ("step_backward_kernel", "if (any_", lambda e, warp, copy: e.any_rows),
+    ("load_halo_states", "if (cell < 0)", always(1), "copy_async(to"),
+    ("step_forward_kernel", "const bool fires", own_inside),
+    ("decide_fates", "cell >= 0", lambda e, warp, copy: e.inside),
     ("write_passive_cells", "fate != Fate::kept", lambda e, warp, copy: e.inside),
     ("write_next", "args.marks_out == nullptr", always(0)),
     ("write_states", "own_cell(args.grid, tile, own) < 0", lambda e, warp, copy: e.inside),
-    ("perceive_cell", "cell != nullptr", has_rows(8)),
-    ("send_rows_back", "row < counts.cells", has_rows(8)),
+    ("step_forward_kernel", "first >= total",
+     lambda e, warp, copy: 1 if warp * 8 + ROWS_ACROSS < e.rows else 0),
     ("step_forward_kernel", "first < total",
      lambda e, warp, copy: e.any_rows if warp * 8 < e.rows else 0),
-    ("step_forward_kernel", "total > 0", lambda e, warp, copy: e.any_rows),
-    ("gather_rows", "start >= chunk", lambda e, warp, copy: 1 if warp * 8 < EXACT_ROWS else 0),
-    ("write_grad_p", "first + start >= cells",
-     lambda e, warp, copy: 1 if warp * 4 < rows_of_chunk(e, warp, copy) else 0),
-    ("write_grad_z", "lives_on[own]", lambda e, warp, copy: e.living),
-    ("step_backward_tensor_kernel", "if (any_rows)", lambda e, warp, copy: e.any_rows),
-    ("tensor_grad_p", "first >= count",
-     lambda e, warp, copy: 1 if warp % 4 * 16 < e.rows else 0),
-    ("list_backward_rows", "sum_of_counts", lambda e, warp, copy: e.any_rows),
-    ("gather_grad_z", "lives_on[own]", lambda e, warp, copy: e.living),
+    ("step_forward_kernel", "total > 0", any_rows),
+    # Going back.
+    (None, "shared.tile.any_rows", any_rows),
+    (None, "shared.tile.all_rows() > 0", any_rows),
+    (None, "shared.tile.lone_rows > 0", always(0)),
+    (None, "first < shared.tile.all_rows()", any_rows),
+    ("list_rows", "const bool fires", own_inside),
+    ("lives_before", "args.life == nullptr", always(1), "args.life["),
+    ("note_senders", "if (cell < 0)", own_inside),
+    ("write_grad_z", "if (cell < 0)", lambda e, warp, copy: e.inside),
+    ("write_grad_z", "lives_on[own]) {", lambda e, warp, copy: e.living / e.inside),  # behind it
+    ("write_grad_z", "lives_on[own] == 0", lambda e, warp, copy: e.living),
+    ("write_grad_z", "lives_on[own] != 0", lambda e, warp, copy: e.living, "grad = load4(at)"),
+    ("gather_sent", "args.rule.plain_taps", always(1), "gather_plain("),
+    # In exact, a chunk of rows at a time.
+    ("step_rows", "if (first > 0)", has_later_chunks),
+    ("perceive_chunk", "start >= chunk", share_of_warps(EXACT_ROWS * 4)),
+    ("perceive_rows < step_rows", "row < count", share_of_chunks(8, slice(1, None))),
+    ("perceive_rows < perceive_chunk", "row < count", share_of_chunks(8, slice(1))),
+    ("perceived < perceive_with", "cell == nullptr", has_piece, "add_scaled("),  # tensor cores'
+    ("perceived < step_rows", "cell == nullptr", share_of_chunks(8, slice(1, None)),
+     "add_scaled("),
+    ("perceived < perceive_chunk", "cell == nullptr", share_of_chunks(8, slice(1)), "add_scaled("),
+    ("start_grad_u < step_chunk", "row >= chunk", has_next_grad_u),
+    ("start_grad_u", "row >= chunk", has_grad_u),
+    ("finish_grad_u", "row >= chunk", share_of_warps(EXACT_ROWS * 4)),
+    ("finish_grad_u", "first + row < shared.tile.rows", share_of_chunks(8), "wait_for_copies()"),
+    ("finish_grad_u", "first + row < shared.tile.all_rows()", always(0)),  # of lone cells
+    ("step_rows", "rows > 8", lambda e, warp, copy: mean(n > 8 for n in chunks(e)),
+     "step_chunk<4>"),
+    ("write_grad_p", "first + start >= shared.tile.rows", share_of_chunks(4)),
+    ("write_sums < step_backward_kernel", "!overwrite", always(1), "before.w1[i] = load4"),
+    ("write_sums < step_backward_kernel", "has_b2",
+     lambda e, warp, copy: 1 if warp % 4 == 0 else 0),
+    # On tensor cores.
+    ("send_rows_back", "if (first > 0)", always(0)),
+    ("perceive_chunk", "rule.plain_taps", always(1), "perceive_with<true>"),
+    ("perceive_with", "row < cells", has_piece),
+    ("put_grad_u", "if (row < shared.tile.rows)", has_piece, "scaled(load4("),
+    ("put_grad_u", "row < shared.tile.all_rows()", always(0)),  # of lone cells
+    ("compute_grad_p", "first < count",
+     lambda e, warp, copy: 1 if first_of_grad_p(warp) < e.rows else 0),
+    ("compute_grad_p", "to == nullptr", writes_grad_p),
+    ("send_rows_back", "first + row >= shared.tile.rows", writes_grad_p),
+    ("write_sums", "!overwrite", always(1), "= partial.w1["),
+    ("write_sums", "has_b2", share_of_warps(16)),
 ]
 # (function, piece of a line or None for all of it, how likely a warp comes to a block of it).
 BLOCKS = [
-    ("sum_lone_cells", None, always(0)),
     ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
     ("lives_before_step", None, always(0)),
+    ("perceive_adjoint", None, always(0)),  # of other filters
+    ("perceive_chunk < send_rows_back", None, always(0)),  # of a second chunk
 ]
 
 
@@ -334,7 +444,7 @@ class Step:
         for loop in self.region.loops:
             frames = self.graph.frames_of(loop)
             while len(frames) > 1 and not self.is_named(frames[0]):
-                frames = frames[1:]  # CUDA's headers, methods that are helpers
+                frames = frames[1:]  # CUDA's headers, helpers
             by_source[frames].append(loop)
         for frames, loops in by_source.items():
             rule = rule_for(self.tables.rounds, self.sources, frames)
@@ -343,7 +453,8 @@ class Step:
                                  f"`{self.sources.function(frames[0])}`, counted once")
                 self.rounds += [(loop, 1, always(1)) for loop in loops]
                 continue
-            factors = [sass_count.rounds_at_once(self.graph, loop, rule[2]) for loop in loops]
+            factors = [sass_count.rounds_at_once(self.graph, loop, rule[2]) if rule[2] else 1
+                       for loop in loops]
             # Loops of different factors make one: the largest that fits most rounds, others what is
             # left over. Those of the same are copies, as of a loop around them that is unrolled.
             most = max(rule[3](self.examples[0], warp, 0) for warp in range(WARPS))
@@ -392,7 +503,8 @@ class Step:
             if not rule:
                 return 1
             share = rule[2](example, warp, copy)
-            return share if len(rule) == 3 or self.is_at(side, rule[0], rule[3]) else 1 - share
+            function = (rule[0] or "").partition(" < ")[0]
+            return share if len(rule) == 3 or self.is_at(side, function, rule[3]) else 1 - share
 
         often = {}
         for block, share in self.region.shares(share_of_branch).items():
@@ -414,8 +526,8 @@ class Step:
 
     def is_named(self, frame):
         function = self.sources.function(frame)
-        return function is not None and ("::" not in function or
-                                         function in self.tables.phase_of or
+        helper = function is None or "::" in function or function in self.tables.helpers
+        return function is not None and (not helper or function in self.tables.phase_of or
                                          any(function == (rule[0] or "").partition(" < ")[0]
                                              for rule in self.tables.rounds))
 
@@ -464,8 +576,7 @@ def mean_of_examples(numbers):
 
 
 TABLES = Tables(KERNELS, {"forward": PHASES, "back": PHASES}, PHASE_OF, [], HELPERS, ROUNDS,
-                CONDITIONS, BLOCKS, lambda instance: [example for _, example in EXAMPLES],
-                mean_of_examples)
+                CONDITIONS, BLOCKS, examples_of, mean_of_examples)
 
 
 def has_steps(tables, source):
@@ -495,7 +606,7 @@ def explanation(architecture):
         "Instructions that a warp issues in a step, the mean of a block's eight warps, at "
         f"{architecture}, estimated from the machine code. The first number is for {first}. The "
         f"second is for {second}. A block has one tile, edges are circular, and life is masked "
-        "after the update. Where the lanes of a warp go different ways, all are counted. Not "
-        "counted: what only the first or the last step does, lone cells, and waiting (what is "
-        "waited for is there at once). What a kernel does before its tile, such as loading "
-        "weights, and after it is included. TF32 is rounded by integer instructions.", 104)
+        "after the update; filters are the cell itself and Sobel's two. Where the lanes of a warp "
+        "go different ways, all are counted. Not counted: what only the first or the last step "
+        "does, lone cells, and waiting (what is waited for is there at once). What a kernel does "
+        "before its tile, such as loading weights, and after it is included.", 104)

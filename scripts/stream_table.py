@@ -6,9 +6,8 @@ import textwrap
 from step_table import Tables, always
 
 # Of the mean row that a warp passes: whether it is one of the segment's own, how many groups of
-# cells are computed at it, whether anything lives there; and of the loop over groups, whether it is
-# left at its top, to which a warp then comes once more than it computes groups.
-Row = collections.namedtuple("Row", "own groups alive top")
+# cells are computed at it, whether anything lives there.
+Row = collections.namedtuple("Row", "own groups alive")
 
 CELLS = 128
 WIDTH = 28    # columns of a strip
@@ -21,8 +20,7 @@ ROWS = CELLS / WIDTH / OWN  # that are passed for so many cells
 
 def examples_of(instance):
     groups = OWN * WIDTH * FIRE_RATE / GROUP
-    return [{"forward": Row(OWN, groups * alive, alive, instance == "precise")}
-            for alive in (1, 0)]
+    return [{"forward": Row(OWN, groups * alive, alive)} for alive in (1, 0)]
 
 
 def of_cells(numbers):
@@ -69,8 +67,8 @@ def is_dead(e, warp, copy):
 
 
 def passes(e):
-    """Of the loop over groups in a row."""
-    return 1 + e.groups if e.top else 1
+    """Of the loop over groups in a row, which is left before it computes one."""
+    return 1 + e.groups
 
 
 # As in step_table.py. Branches that are not named here are taken.
@@ -82,12 +80,15 @@ ROUNDS = [
     ("Strip::queue_row_above", "head = queued == 0", 1, lambda e, warp, copy: passes(e)),
     ("Strip::largest_around", None, 1, always(0)),
     ("Strip::add_hidden", "block < StreamWeights::blocks", 1, always(8)),
+    ("Strip::multiply_block", None, 1, always(8)),  # the same
 ]
 CONDITIONS = [
     ("Strip::source", None, always(0)),
+    ("Strip::ask_for", "y > bottom + 1", always((HEIGHT - 1) / (HEIGHT + 2))),
     ("Strip::ask_for", "interior", always(1), "from + i * 8"),
     ("Strip::look", "args.first ?", always(1), ": widened(alpha_here"),
-    ("Strip::look", "of_four == 0", lambda e, warp, copy: e.own / 4),
+    ("Strip::look", "of_four == 0", always((HEIGHT / 4 + 1) / (HEIGHT + 2))),
+    ("Strip::lived", "static_cast<unsigned>(y) >=", always(0)),  # beyond the grid
     ("Strip::take", "life_here != looked_at", is_dead),
     ("Strip::take", "row.columns != 0", is_own),
     ("Strip::take", "args.state_out != nullptr", always(0)),
@@ -95,7 +96,8 @@ CONDITIONS = [
     ("Strip::note_life", "is_own) {", is_own),
     ("Strip::note_life", "if_noted != 0", always(0)),
     ("Strip::queue_row_above", "if (has_levels)", always(0)),
-    ("Strip::queue_row_above", "if (waiting != 0)", lambda e, warp, copy: e.alive / passes(e)),
+    ("Strip::queue_row_above", "if (waiting != 0)",
+     lambda e, warp, copy: is_own_and_alive(e, warp, copy) / passes(e)),
     ("Strip::queue_row_above", "if (parts == 2 && has", always(0)),
     ("Strip::queue_row_above", "if (waiting == 0", lambda e, warp, copy: e.groups / passes(e)),
     ("Strip::queue_row_above", "level > 0)", always(0), "compute<2, true>"),

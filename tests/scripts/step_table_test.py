@@ -45,15 +45,16 @@ def mean_counts(step):
     return mean
 
 
-def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES):
+def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES,
+            helpers=step_table.HELPERS):
     text = (HERE / "nested_loop.sass").read_text()
     if change[0] not in text:
         raise ValueError(f"the listing has no {change[0]}")
     text = text.replace(*change).replace('"nested_loop.cu"', f'"{HERE / "nested_loop.cu"}"')
     graph = sass_count.Graph(sass_count.parse_listing(text.splitlines())[KERNEL])
     loop = max(graph.loops.values(), key=lambda loop: len(loop.blocks))
-    step = step_table.Step(tables_of(rounds, conditions, phases), graph, step_table.Sources(ROOT),
-                           "forward", loop)
+    tables = tables_of(rounds, conditions, phases)._replace(helpers=helpers)
+    step = step_table.Step(tables, graph, step_table.Sources(ROOT), "forward", loop)
     return step, mean_counts(step)
 
 
@@ -83,6 +84,16 @@ class Counting(unittest.TestCase):
         _, counts = step_of(("VIADD R9, R9, 0x2", "VIADD R9, R9, 0x1"))
         self.assertAlmostEqual(sum(counts.values()), STEP + 13 * 4)
 
+    def test_a_loop_without_a_step_makes_a_round_at_a_time(self):
+        _, counts = step_of(rounds=[ROUNDS[0], ("nested_loop_kernel", "i < 8", None,
+                                                step_table.always(8))])
+        self.assertAlmostEqual(sum(counts.values()), STEP + 13 * 4)
+
+    def test_a_prefetch_is_no_wait(self):
+        def kind(opcode):
+            return step_table.kind_of(sass_count.Instruction(None, opcode, "[R2]", ()))
+        self.assertEqual([kind("CCTL.E.PF1"), kind("CCTL.IVALL")], ["global", "wait"])
+
     def test_a_loop_that_does_not_go_back_is_counted_once(self):
         _, counts = step_of(("@!P3 BRA `(.L_x_4)", "@!P3 BRA `(.L_x_3)"))
         self.assertAlmostEqual(sum(counts.values()), STEP - 15 * 15 / 8)
@@ -94,6 +105,12 @@ class Counting(unittest.TestCase):
         loop, phase = sorted(step.unknown)
         self.assertRegex(loop, "^the loop `.*i < 8.*` of `nested_loop_kernel`, counted once$")
         self.assertEqual(phase, "the phase of `add_pieces`")
+
+    def test_a_loop_that_ends_in_a_helper_is_that_of_who_calls_it(self):
+        step, _ = step_of(rounds=ROUNDS[1:], phases={"nested_loop_kernel": "other"},
+                          helpers={"add_pieces"})
+        [loop] = step.unknown
+        self.assertRegex(loop, "^the loop `add_pieces.*` of `nested_loop_kernel`, counted once$")
 
     def test_a_jump_to_nobody_knows_where_is_refused(self):
         with self.assertRaisesRegex(ValueError, "BRX"):
@@ -133,18 +150,22 @@ __global__ void __launch_bounds__(256) multiply_kernel(int rows) {
     Multiplier<2>(rows).multiply();
 }
 """
-# A branch whose sides both have instructions of their own: line 19, and lines 20 and 22.
+# A branch whose sides both have instructions of their own: line 19, and lines 20 and 22. All are
+# inlined at line 31.
 SIDES = """
 .text.multiply_kernel:
   //## File "{file}", line 19
+  //## File "{file}", line 31
         /*0000*/              ISETP.GE.AND P0, PT, R0, R1, PT ;
         /*0010*/          @P0 BRA `(.L_x_1) ;
   //## File "{file}", line 20
+  //## File "{file}", line 31
         /*0020*/              FADD R2, R2, R3 ;
         /*0030*/              FADD R2, R2, R4 ;
         /*0040*/              BRA `(.L_x_2) ;
 .L_x_1:
   //## File "{file}", line 22
+  //## File "{file}", line 31
         /*0050*/              FMUL R2, R2, R3 ;
 .L_x_2:
   //## File "{file}", line 30
@@ -187,6 +208,38 @@ class MemberFunctions(unittest.TestCase):
                          {"MLP": 2 * 3 / 4, "gather": 1 / 4})
         self.assertEqual(self.count(("Multiplier::multiply", line, step_table.always(1))),
                          {"MLP": 2, "gather": 1})
+
+    def test_a_side_is_found_where_the_caller_is_named_too(self):
+        line, share = "if (i > first)", step_table.always(1 / 4)
+        self.assertEqual(self.count(("Multiplier::multiply < multiply_kernel", line, share,
+                                     "grow(")), {"MLP": 2 / 4, "gather": 3 / 4})
+        self.assertEqual(self.count(("Multiplier::multiply < another_kernel", line, share,
+                                     "grow(")), {"MLP": 2, "gather": 1})
+
+
+class Rows(unittest.TestCase):
+    def setUp(self):
+        self.example = step_table.Example(60, 1, 1, 0, 1, 32)
+
+    def shares(self, rule, copy=0):
+        return [rule(self.example, warp, copy) for warp in range(step_table.WARPS)]
+
+    def test_of_exact_come_in_chunks(self):
+        self.assertEqual(step_table.chunks(self.example), [32, 28])
+        self.assertEqual(step_table.rows_of_chunk(self.example, 0, 0), 30)
+        # Four rows to a warp: the last one has none in the second chunk.
+        self.assertEqual(self.shares(step_table.share_of_chunks(4)), [1] * 7 + [1 / 2])
+
+    def test_of_the_next_chunk_are_asked_for_in_all_but_the_last(self):
+        self.assertEqual(self.shares(step_table.has_later_chunks), [1 / 2] * 4 + [0] * 4)
+        self.assertEqual(self.shares(step_table.has_next_grad_u, 1), [1 / 2] * 4 + [0] * 4)
+
+    def test_of_tensor_cores_come_in_pieces(self):
+        self.assertEqual(self.shares(step_table.has_piece), [1] * 8)
+        self.assertEqual(self.shares(step_table.has_piece, 1), [0] * 8)
+        few = self.example._replace(rows=23)
+        self.assertEqual([step_table.writes_grad_p(few, warp, 0) for warp in range(4)],
+                         [1, 1 / 2, 0, 0])
 
 
 MODULES = [step_table, stream_table, band_table]
@@ -233,6 +286,17 @@ class Tables(unittest.TestCase):
                              columns)
 
 
+LAUNCHES = """
+    launch(NCA_KERNEL(plain_kernel), {.blocks = 1, .threads = 256}, stream, args);
+    launch("parts_kernel", parts_kernel<parts>,
+           {.blocks = 1,
+            .shared_bytes = sizeof(Shared<parts>)},
+           stream, args);
+    launch("chosen_kernel", exact ? chosen_kernel<0> : chosen_kernel<1>,
+           {.threads = 128}, stream, args);
+"""
+
+
 class Script(unittest.TestCase):
     def setUp(self):
         loader = importlib.machinery.SourceFileLoader("kernel_table",
@@ -253,8 +317,20 @@ class Script(unittest.TestCase):
                                                                      "precise, 128 columns")),
                 ("_ZN3nca4cuda13stream_kernelILi1EEEvNS0_4ArgsE", ("stream_kernel", "fast")),
                 ("_ZN3nca4cuda13stream_kernelILi2EEEvNS0_4ArgsE", ("stream_kernel", "precise")),
+                ("_ZN3nca4cuda13stream_kernelILi0EEEvNS0_4ArgsE", ("stream_kernel", "exact")),
                 ("_ZN3nca4cuda13another_kernelENS0_4ArgsE", (None, ""))]:
             self.assertEqual(self.script.kernel_and_instance(mangled, kernels), expected)
+
+    def test_a_launch_is_found_whatever_chooses_the_instance(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "launches.cu"
+            file.write_text(LAUNCHES)
+            launches = self.script.launches_of(file)
+        default = "LaunchShape{}.threads", "LaunchShape{}.shared_bytes"
+        self.assertEqual(launches, {
+            "plain_kernel": self.script.Launch("256", default[1], "0"),
+            "parts_kernel": self.script.Launch(default[0], "sizeof(Shared<parts>)", "0"),
+            "chosen_kernel": self.script.Launch("128", default[1], "0")})
 
     def test_a_block_has_as_many_warps_as_fit(self):
         launch = self.script.Launch(256, 1 << 10, 24 << 10)  # 227 KiB and 99 KiB can be had
