@@ -47,9 +47,9 @@ Paces step_paces(Precision precision) {
 
 // Warp instructions of a step for 128 cells, eight times what kernel-table says of a warp where a
 // block of eight warps has a tile of so many.
-constexpr double exact_step_instructions = 8 * 3766;  // kernel-table
-constexpr double precise_step_instructions = 3971;    // kernel-table
-constexpr double fast_step_instructions = 2087;       // kernel-table
+constexpr double exact_step_instructions = 8 * 3590;  // kernel-table
+constexpr double precise_step_instructions = 3949;    // kernel-table
+constexpr double fast_step_instructions = 2077;       // kernel-table
 constexpr double counted_cells = 128;
 constexpr double schedulers = 4;  // of a multiprocessor; each issues an instruction a cycle
 
