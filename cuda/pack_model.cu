@@ -3,11 +3,11 @@
 //
 //   u0 = W2 relu(b1) + b2
 //
-// the update of a cell that fires among zeros. In `exact` u0 comes out of the very code that computes
-// every other row, for p = 0, so that skipping such rows changes no bit.
+// the update of a cell that fires among zeros. In `exact` u0 comes out of the very code that
+// computes every other row, for p = 0, so that skipping such rows changes no bit.
 //
-// For tensor cores the weights lie as operands of their products as well: as float32, 90 KiB, and as
-// a streamed step multiplies them, 34 KiB.
+// For tensor cores the weights lie as operands of their products as well: as float32, 90 KiB, and
+// as a streamed step multiplies them, 34 KiB.
 //
 // Once a rollout; reads 33 KiB of weights. The key of the fire masks goes along, so that the step
 // kernels of a replayed graph find it in memory.

@@ -173,7 +173,7 @@ struct Lane {
     int piece_set = 0;  // of the warp's two, for its next piece
     Place place{};
     std::vector<Copy> copies;
-    std::vector<std::size_t> copy_groups;  // how many copies there were at their ends
+    std::vector<std::size_t> copy_groups;         // how many copies there were at their ends
     std::vector<Copy> unread_stores;              // in bulk
     std::vector<BulkStore> stores_to_end;         // the same, when they have been read
     std::map<const void*, std::uint32_t> polled;  // what it has read since its last barrier
