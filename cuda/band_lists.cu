@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Traits::threads)
     const std::size_t stride = std::size_t(gridDim.x) * Traits::threads;
     for (std::size_t i = std::size_t(blockIdx.x) * Traits::threads + threadIdx.x; i < all;
          i += stride) {
-        // Words are two or four, and rows, each of which has states of its own, fewer than 2^32:
+        // Words are two or four, and the rows of all steps fewer than 2^32 (most_rows_in_bands):
         // nothing has to be divided in 64 bits.
         const int first = (static_cast<int>(i) & (words - 1)) * 32;
         const auto row_index = static_cast<std::uint32_t>(i >> words / 2);

@@ -99,7 +99,7 @@ __device__ inline void multiply(Accumulator& c, const std::uint32_t (&a)[parts][
 struct WeightScales {
     float w1;    // 2^w1
     float w2;    // 2^w2: the largest weight in [2^2, 2^3)
-    float sum;   // max_j sum_k |W1_jk|
+    float sum;   // max_j sum_k |W1_jk|, and at least 2^6 2^-w1
     float bias;  // max |b1|
 };
 
@@ -148,8 +148,11 @@ __device__ inline WeightScales weight_scales(const TensorWeights& weights, std::
         for (int i = 0; i < 4; ++i) atomicMax(scratch + i, __float_as_uint(largest[i]));
     }
     __syncthreads();  // all warps have theirs
-    return {scale_to(__uint_as_float(scratch[0]), 6), scale_to(__uint_as_float(scratch[1]), 2),
-            __uint_as_float(scratch[2]), __uint_as_float(scratch[3])};
+    const float scale = scale_to(__uint_as_float(scratch[0]), 6);
+    // A bound of p' even where there are hardly any weights to bound a.
+    const float least = 64 * inverse_of_power(scale);
+    return {scale, scale_to(__uint_as_float(scratch[1]), 2),
+            fmaxf(__uint_as_float(scratch[2]), least), __uint_as_float(scratch[3])};
 }
 
 // The biased exponent of the bound of a row's a, at least the smallest that f is made for.

@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdint>
 
 #include "cuda/band_cut.hpp"
+#include "cuda/rollout.hpp"
 #include "cuda/step.hpp"
 
 namespace nca::cuda {
@@ -43,10 +45,15 @@ std::string common_obstacle(const DeviceLimits& limits, Precision precision, con
     return {};
 }
 
+// Of all samples: those of as many steps as one launch takes are counted in 32 bits.
+constexpr int most_rows_in_bands = (1 << 24) - 1;
+static_assert(most_advanced_steps <= 256);
+
 // The best cut that a block's shared memory has room for; without bands where there is none.
 BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const double> row_load) {
     const int bands = bands_of(grid.height);
     if (bands == 0 || grid.width > most_band_width) return {};
+    if (std::int64_t{grid.batch} * grid.height > most_rows_in_bands) return {};
     const int fewest = (grid.height + bands - 1) / bands;
     for (int most_rows = most_band_rows; most_rows >= fewest; --most_rows) {
         const BandCut cut = cut_bands(grid.height, bands, most_rows, row_load);
@@ -68,6 +75,11 @@ std::string grid_obstacle(const Grid& grid) {
     if (grid.width > most_band_width) {
         return fmt::format("a band has at most {} columns, and {} have more columns",
                            most_band_width, cells);
+    }
+    if (std::int64_t{grid.batch} * grid.height > most_rows_in_bands) {
+        return fmt::format(
+            "all samples of bands have at most {} rows, and {} times {} have more rows",
+            most_rows_in_bands, grid.batch, cells);
     }
     if (grid.height > most_bands * most_band_rows) {
         return fmt::format("{} bands have at most {} rows, and {} have more rows", most_bands,

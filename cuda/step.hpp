@@ -38,7 +38,7 @@ struct StepRule {
     bool circular = false;
     bool pre_and_post = false;
     bool sobel_filters = false;  // has_sobel_filters
-    bool plain_taps = false;     // no filter reads anything else (is_plain_tap)
+    bool plain_taps = false;     // the filters' taps that are not zero are is_plain_tap
 };
 
 // Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
@@ -83,7 +83,7 @@ inline StepRule step_rule(const Rule& rule) {
     for (int k = 0; k < filter_count; ++k) {
         for (int i = 0; i < 9; ++i) {
             result.filters[k][i] = rule.filters[k][i];
-            if (!is_plain_tap(k, i) && rule.filters[k][i] != 0) result.plain_taps = false;
+            if (is_plain_tap(k, i) != (rule.filters[k][i] != 0)) result.plain_taps = false;
         }
     }
     result.fire_threshold = fire_threshold(rule.fire_rate);

@@ -70,6 +70,10 @@ __device__ inline float scale_of_gradients(float largest) {
     return power_of_two(exponent < 126 ? exponent : 126);
 }
 
+// 0, but not a number where f is none: then no hidden unit of the chunk is known, and nothing that
+// is made of them may pass for a number.
+__device__ inline float unless_known(const ChunkScale& scale) { return scale.f - scale.f; }
+
 // Four numbers of a row as operands.
 template <int parts>
 __device__ inline void store_operands(unsigned char* to, int part_bytes, float4 four, float scale) {
@@ -256,7 +260,7 @@ __device__ inline void multiply_rows(TensorSums& sums, BackwardRows<parts>& rows
     for (int first = 0; first < count; first += rows.at_once) {
         multiply_some<parts>(w2, b1, rows, own, bias, first, warp, lane);
     }
-    const float of_grad = inverse_of_power(scale.g);
+    const float of_grad = inverse_of_power(scale.g) + unless_known(scale);
     const float of_b1 = of_grad * inverse_of_power(weights.w2);
     const float of_w2 = of_grad * inverse_of_power(scale.f);
 #pragma unroll
@@ -303,7 +307,8 @@ __device__ inline void compute_grad_p(const BackwardRows<parts>& rows, const Wei
         rows.w1 + first_column * rows.block_bytes +
         lane_in_blocks(lane, two_rows / 2, parts == 2 ? rows.w1_bytes : two_rows);
     const float factor =
-        inverse_of_power(scale.g) * inverse_of_power(weights.w2) * inverse_of_power(weights.w1);
+        inverse_of_power(scale.g) * inverse_of_power(weights.w2) * inverse_of_power(weights.w1) +
+        unless_known(scale);
 #pragma unroll 1
     for (int first = warp % row_groups * 16; first < count; first += row_groups * 16) {
         // Sums of their own for the small products, or for every other block of hidden units:

@@ -105,6 +105,12 @@ TEST_CASE(
          {},
          "8 bands have at most 208 rows, and 209x3 cells have more rows"},
         {hopper,
+         {100000, 200, 8},
+         Precision::fast,
+         {},
+         "all samples of bands have at most 16777215 rows, and 100000 times 200x8 cells have more "
+         "rows"},
+        {hopper,
          {1, 208, 128},
          Precision::fast,
          {},  // rows and columns, but not so many cells

@@ -176,6 +176,44 @@ TEST_CASE("a step back makes nothing of nothing, and of what is infinite no numb
     }
 }
 
+TEST_CASE("where the first layer has no weights, or small ones, gradients keep their digits") {
+    const TensorDevice device;
+    for (const float scale : {0.0F, 1e-5F}) {
+        Case drawn = test::random_case({.height = 12, .width = 12, .steps = 2}, 3);
+        const auto [w1, b1, w2, b2] = drawn.weights.view();
+        for (std::size_t i = 0; i < w1_size; ++i) w1[i] *= scale;
+        for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
+            for (const Precision precision : tensor_precisions) {
+                INFO("times " << scale << ", " << name(precision));
+                const auto engine = make_engine(cuda_device(precision, form));
+                const Errors errors = errors_of(test::run_rollout(*engine, drawn), drawn);
+                REQUIRE(errors.states <= tolerance(precision, 2));
+                REQUIRE(errors.weights <= tolerance(precision, 4));
+                REQUIRE(errors.first <= tolerance(precision, 4));
+            }
+        }
+    }
+}
+
+TEST_CASE("of an infinite cell no gradient of its rows is a number") {
+    const TensorDevice device;
+    for (const Precision precision : tensor_precisions) {
+        Case drawn = scaled_case(1, 1);
+        const auto fire = reference::fire_mask(drawn.options.key, drawn.rule.fire_rate, 0, 0,
+                                               drawn.height, drawn.width);
+        const auto cell = std::find(fire.begin(), fire.end(), true) - fire.begin();
+        drawn.state[std::size_t(cell) * channels + 5] = HUGE_VALF;
+        const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
+        const auto result = test::run_rollout(*engine, drawn).gradients;
+        const auto spoilt = [](const std::vector<float>& values) {
+            return std::any_of(values.begin(), values.end(),
+                               [](float value) { return !std::isfinite(value); });
+        };
+        REQUIRE(spoilt(result.weights));
+        REQUIRE(spoilt(result.first));
+    }
+}
+
 TEST_CASE("blocks of a step in any order, however many there are, give the same bits") {
     const Case drawn = test::random_case({.height = 18,
                                           .width = 18,
