@@ -60,8 +60,9 @@ FUNCTIONS = {
                   "perceive_with scale_of_rows store_p",
     "MLP": "update_rows mlp_forward_rows step_rows step_chunk start_grad_u finish_grad_u "
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
-           "sum_lone_cells compute_u0 send_rows_back put_grad_u scale_of_gradients store_grad_u "
-           "add_b2 multiply_rows multiply_some make_hidden add_w1 add_w1_rows compute_grad_p",
+           "sum_lone_cells compute_u0 send_rows_back put_grad_u scale_of_gradients unless_known "
+           "store_grad_u add_b2 multiply_rows multiply_some make_hidden add_w1 add_w1_rows "
+           "compute_grad_p",
     "gather": "gather_sent gather_plain gather_general perceive_adjoint write_grad_z",
     "new cells": "write_passive_cells",
     "exchange": "note_senders has_row_after grad_p_place let_dependents_start "
