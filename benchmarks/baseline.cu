@@ -6,8 +6,8 @@
 #include <cuda_runtime.h>
 
 #include "benchmarks/unfused/unfused.hpp"
-#include "cuda/check.hpp"
-#include "cuda/device_memory.hpp"
+#include "cuda/device/check.hpp"
+#include "cuda/device/device_memory.hpp"
 
 namespace nca::bench {
 namespace {

@@ -12,7 +12,7 @@
 #include "benchmarks/prediction.hpp"
 #include "benchmarks/side_by_side.hpp"
 #include "benchmarks/table.hpp"
-#include "host/atomic_file.hpp"
+#include "host/files/atomic_file.hpp"
 #include "host/cpu/kernels.hpp"
 
 #include <nca/nca.hpp>

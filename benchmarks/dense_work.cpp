@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "benchmarks/dense_work.hpp"
 
-#include "host/checkpoint.hpp"
+#include "host/training/checkpoint.hpp"
 
 #include <cmath>
 #include <cstdint>

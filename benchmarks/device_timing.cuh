@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "cuda/check.hpp"
+#include "cuda/device/check.hpp"
 
 namespace nca::bench {
 

@@ -6,9 +6,9 @@
 #include <cuda_runtime.h>
 
 #include "benchmarks/device_timing.cuh"
-#include "cuda/check.hpp"
-#include "cuda/device_memory.hpp"
-#include "cuda/launch.cuh"
+#include "cuda/device/check.hpp"
+#include "cuda/device/device_memory.hpp"
+#include "cuda/device/launch.cuh"
 
 namespace nca::bench {
 namespace {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/band_sizes.hpp"
-#include "cuda/traits.hpp"
+#include "cuda/bands/band_sizes.hpp"
+#include "cuda/device/traits.hpp"
 
 namespace nca::bench {
 namespace {

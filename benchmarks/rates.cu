@@ -14,11 +14,11 @@
 #include <utility>
 
 #include "benchmarks/device_timing.cuh"
-#include "cuda/check.hpp"
-#include "cuda/device_memory.hpp"
-#include "cuda/flags.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/mma.cuh"
+#include "cuda/device/check.hpp"
+#include "cuda/device/device_memory.hpp"
+#include "cuda/device/flags.cuh"
+#include "cuda/device/launch.cuh"
+#include "cuda/rule/mma.cuh"
 
 namespace nca::bench {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The program `rates`: a table of what the design assumes of a GPU and what this one does.
 #include "benchmarks/rates.hpp"
-#include "host/atomic_file.hpp"
+#include "host/files/atomic_file.hpp"
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -10,9 +10,9 @@
 
 #include <cstdint>
 
-#include "cuda/step.hpp"
-#include "cuda/training_control.hpp"
-#include "host/pool.hpp"
+#include "cuda/rule/model.hpp"
+#include "cuda/rule/training_control.hpp"
+#include "host/iteration/pool.hpp"
 
 namespace nca::cuda {
 
@@ -182,7 +182,7 @@ struct StartCell {
 void launch_start_states(float* state, const Grid& grid, const StartCell& start,
                          cudaStream_t stream);
 
-// The pool of a training run, and what the plans of a queue draw from it (host/pool.hpp).
+// The pool of a training run, and what the plans of a queue draw from it (host/iteration/pool.hpp).
 struct PoolArgs {
     float* states;               // [pool, height, width, 16]
     float* losses;               // [pool], of the states when they were put there

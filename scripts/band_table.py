@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What step_table.py has to know of the kernels of a rollout in bands (cuda/band_*.cu)."""
+"""What step_table.py has to know of the kernels of a rollout in bands (cuda/bands/)."""
 import collections
 import textwrap
 

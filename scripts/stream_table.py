@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What step_table.py has to know of steps in strips (cuda/stream_forward.cu)."""
+"""What step_table.py has to know of steps in strips (cuda/step/stream_forward.cu)."""
 import collections
 import textwrap
 

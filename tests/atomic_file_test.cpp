@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/atomic_file.hpp"
+#include "host/files/atomic_file.hpp"
 
 #include <nca/error.hpp>
 

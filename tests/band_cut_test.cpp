@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "cuda/band_cut.hpp"
+#include "cuda/bands/band_cut.hpp"
 
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Rollouts in bands, executed on a CPU: every kind of row of cells, cut anywhere, against double,
 // and in every order in which blocks and warps may run.
-#include "cuda/band_rollout.hpp"
-#include "cuda/device_memory.hpp"
+#include "cuda/bands/band_rollout.hpp"
+#include "cuda/device/device_memory.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/base64.hpp"
+#include "host/files/base64.hpp"
 
 #include <nca/error.hpp>
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "host/checkpoint.hpp"
+#include "host/training/checkpoint.hpp"
 
-#include "host/model_file.hpp"
-#include "host/safetensors.hpp"
+#include "host/files/model_file.hpp"
+#include "host/files/safetensors.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/training.hpp"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // What the executor can say of the CUDA engine beyond the tests that all engines share: races, what
 // is queued and when it runs, memory, and what is said when something is missing.
-#include "cuda/cuda_engine.hpp"
-#include "cuda/cuda_training_loop.hpp"
-#include "host/training_loop.hpp"
+#include "cuda/engine/cuda_engine.hpp"
+#include "cuda/training/cuda_training_loop.hpp"
+#include "host/iteration/training_loop.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engine_runs.hpp"
@@ -89,11 +89,11 @@ std::string text_of(const std::filesystem::path& file) {
     return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-// The names of all kernels that stand in cuda/*.cu.
+// The names of all kernels that stand in cuda/.
 std::set<std::string> kernels_in_sources() {
     std::set<std::string> names;
     const std::regex kernel(R"(__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\()");
-    for (const auto& file : std::filesystem::directory_iterator(NCA_CUDA_SOURCE_DIR)) {
+    for (const auto& file : std::filesystem::recursive_directory_iterator(NCA_CUDA_SOURCE_DIR)) {
         if (file.path().extension() != ".cu") continue;
         const std::string text = text_of(file.path());
         for (std::sregex_iterator i(text.begin(), text.end(), kernel), end; i != end; ++i) {
@@ -139,7 +139,7 @@ TEST_CASE("nothing in cuda/ knows of the tests' executor") {
     const std::regex known(R"(executor::|#\s*(?:if|include).*(?:EXECUTOR|executor|TEST))");
     REQUIRE(std::regex_search("#if defined(NCA_CUDA_EXECUTOR)", known));
     int files = 0;
-    for (const auto& file : std::filesystem::directory_iterator(NCA_CUDA_SOURCE_DIR)) {
+    for (const auto& file : std::filesystem::recursive_directory_iterator(NCA_CUDA_SOURCE_DIR)) {
         CAPTURE(file.path());
         REQUIRE_FALSE(std::regex_search(text_of(file.path()), known));
         ++files;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "host/distill_json.hpp"
-#include "host/base64.hpp"
+#include "host/files/distill_json.hpp"
+#include "host/files/base64.hpp"
 
 #include <nca/error.hpp>
 #include <nca/model.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Bulk copies on the executor: what they copy and when, and that it notices their misuse.
-#include "cuda/device.cuh"
+#include "cuda/device/device.cuh"
 #include "tests/support/executed_kernels.hpp"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/executor/executor.hpp"
 
-#include "cuda/device.cuh"
+#include "cuda/device/device.cuh"
 #include "tests/support/executed_kernels.hpp"
 
 #include <algorithm>

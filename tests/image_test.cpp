@@ -2,7 +2,7 @@
 #include <nca/error.hpp>
 #include <nca/image.hpp>
 
-#include "host/stb.hpp"
+#include "host/pictures/stb.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 

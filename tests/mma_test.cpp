@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The products of a warp, executed by the documented register layouts.
-#include "cuda/mma.cuh"
+#include "cuda/rule/mma.cuh"
 
-#include "cuda/operands.cuh"
-#include "cuda/pack_tensor.cuh"
+#include "cuda/rule/operands.cuh"
+#include "cuda/rule/pack_tensor.cuh"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/executor/executor.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/model_file.hpp"
+#include "host/files/model_file.hpp"
 
 #include <nca/error.hpp>
 #include <nca/model.hpp>

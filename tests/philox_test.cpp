@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The kernels' Philox against the published vectors, Random123's and, where it is installed,
 // cuRAND's.
-#include "cuda/philox.hpp"
+#include "cuda/rule/philox.hpp"
 #include "tests/support/catch.hpp"
 
 #ifdef NCA_TEST_CURAND

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/pool.hpp"
+#include "host/iteration/pool.hpp"
 #include "tests/support/catch.hpp"
 
 #include <nca/trainer.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Which form a rollout takes, by a table of devices.
-#include "cuda/rollout_form.hpp"
+#include "cuda/rollout/rollout_form.hpp"
 
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"

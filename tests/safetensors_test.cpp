@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/safetensors.hpp"
+#include "host/files/safetensors.hpp"
 
 #include <nca/error.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Steps that stream, executed on a CPU: grids of any size and state, whoever has a strip.
-#include "cuda/step.hpp"
-#include "cuda/stream_plan.hpp"
+#include "cuda/rule/model.hpp"
+#include "cuda/step/stream_plan.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/precision_errors.hpp"
 #include "tests/support/tensor_device.hpp"

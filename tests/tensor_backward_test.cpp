@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The MLP of a block's rows going back on tensor cores, against double.
-#include "cuda/tensor_backward.cuh"
+#include "cuda/step/mlp_backward_tensor.cuh"
 
-#include "cuda/pack_tensor.cuh"
+#include "cuda/rule/pack_tensor.cuh"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

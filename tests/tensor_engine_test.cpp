@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The CUDA engine's precisions, executed on a CPU: against the double reference, and in every order
 // in which blocks may run.
-#include "cuda/cuda_engine.hpp"
-#include "cuda/rollout.hpp"
-#include "host/training_loop.hpp"
+#include "cuda/engine/cuda_engine.hpp"
+#include "cuda/rollout/rollout.hpp"
+#include "host/iteration/training_loop.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

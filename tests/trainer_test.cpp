@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <nca/trainer.hpp>
 
-#include "host/pool.hpp"
+#include "host/iteration/pool.hpp"
 #include "host/reference/adam.hpp"
 #include "host/reference/rollout.hpp"
 #include "tests/support/cases.hpp"

@@ -2,7 +2,7 @@
 // The unfused baseline against the double reference, on the executor. cuBLAS and cuRAND are those
 // of tests/support/executor.
 #include "benchmarks/unfused/unfused.hpp"
-#include "cuda/check.hpp"
+#include "cuda/device/check.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The end of an iteration in one launch against the launches that do the same one after the other.
-#include "cuda/device_memory.hpp"
+#include "cuda/device/device_memory.hpp"
 #include "cuda/kernels.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"

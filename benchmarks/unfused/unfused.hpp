@@ -5,8 +5,8 @@
 // cuRAND and plain kernels between them, in float32, every cell computed. How a careful engineer
 // would write it who does not fuse.
 
-#include "cuda/device_memory.hpp"
-#include "cuda/step.hpp"
+#include "cuda/device/device_memory.hpp"
+#include "cuda/rule/model.hpp"
 
 #include <nca/model.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/cpu/adam.hpp"
 
-#include "host/adam_rates.hpp"
+#include "host/core/adam_rates.hpp"
 
 #include <cmath>
 

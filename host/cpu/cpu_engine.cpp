@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/cpu/cpu_engine.hpp"
 
-#include "host/checks.hpp"
+#include "host/core/checks.hpp"
 #include "host/cpu/adam.hpp"
 #include "host/cpu/step.hpp"
 #include "host/cpu/zeroed_memory.hpp"

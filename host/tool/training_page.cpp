@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/training_page.hpp"
 
-#include "host/base64.hpp"
+#include "host/files/base64.hpp"
 #include "host/tool/console.hpp"
 
 #include <fmt/format.h>

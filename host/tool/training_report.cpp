@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/training_report.hpp"
 
-#include "host/atomic_file.hpp"
+#include "host/files/atomic_file.hpp"
 
 #include <fmt/chrono.h>
 

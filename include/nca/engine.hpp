@@ -131,7 +131,7 @@ public:
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
-    // For Trainer: whole iterations inside the engine (host/training_loop.hpp). target is
+    // For Trainer: whole iterations inside the engine (host/iteration/training_loop.hpp). target is
     // [grid, grid, visible_channels] in host memory.
     virtual std::unique_ptr<TrainingLoop> make_training_loop(const TrainingConfig& config,
                                                              std::span<const float> target);

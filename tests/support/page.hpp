@@ -3,7 +3,7 @@
 
 // Looks into the pages that nca train --report writes.
 
-#include "host/stb.hpp"
+#include "host/pictures/stb.hpp"
 #include "tests/support/catch.hpp"
 
 #include <cstdint>

@@ -3,7 +3,7 @@
 
 // Training runs that are small enough for a test, and a look inside of them.
 
-#include "host/checkpoint.hpp"
+#include "host/training/checkpoint.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <nca/trainer.hpp>

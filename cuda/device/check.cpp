@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/device/check.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+namespace nca::cuda {
+
+void check(cudaError_t error, const char* what) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();
+    throw CudaError(fmt::format("{}: CUDA says {} ({})", what, cudaGetErrorString(error),
+                                cudaGetErrorName(error)));
+}
+
+void check_kernel(cudaError_t error, const char* kernel) {
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+        cudaGetLastError();
+        int device = 0;
+        cudaDeviceProp properties = {};
+        check(cudaGetDevice(&device), "asking for the device");
+        check(cudaGetDeviceProperties(&properties, device), "asking what the device is");
+        throw CudaError(fmt::format(
+            "this build has no code for CUDA device {}, {} of compute capability {}.{}: build "
+            "with -DCMAKE_CUDA_ARCHITECTURES={}{} (7.5 or later), or use --device cpu",
+            device, properties.name, properties.major, properties.minor, properties.major,
+            properties.minor));
+    }
+    check(error, kernel);
+}
+
+}  // namespace nca::cuda

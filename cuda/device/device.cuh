@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What CUDA has and C++ lacks, each behind one small function. The tests compile the kernels as
+// C++ and have a file of this name of their own (tests/support/executor/cuda/device), in which the same
+// functions do the same on the host.
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/device/device_types.hpp"
+#include "cuda/device/traits.hpp"
+#include "cuda/device/vectors.cuh"
+
+namespace nca::cuda {
+
+// The block's dynamic shared memory. Its contents are undefined at first.
+template <class Storage, std::size_t most_bytes = Traits::shared_bytes>
+__device__ inline Storage& shared_storage() {
+    static_assert(sizeof(Storage) <= most_bytes);
+    extern __shared__ __align__(128) unsigned char arena[];
+    return *reinterpret_cast<Storage*>(arena);
+}
+
+__device__ inline unsigned shared_address(const void* shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// An address in shared memory in 32 bits, of which the compiler does not know where it is from: it
+// is kept, and not made anew wherever it is used; and what lies there.
+__device__ inline unsigned kept_shared_address(const void* shared) {
+    unsigned address = shared_address(shared);
+    asm volatile("" : "+r"(address));
+    return address;
+}
+template <class T>
+__device__ inline T& at_shared_address(unsigned address) {
+    return *static_cast<T*>(__cvta_shared_to_generic(address));
+}
+
+// The value, of which the compiler does not know where it is from: it is kept, and not made anew
+// wherever it is used.
+__device__ inline std::uint32_t kept(std::uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+template <class T>
+__device__ inline T* kept(T* pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+
+// A byte of global memory, whatever the compiler knows of the pointer.
+__device__ inline std::uint32_t load_byte(const std::uint8_t* global) {
+    std::uint32_t value = 0;
+    asm volatile("ld.global.u8 %0, [%1];"
+                 : "=r"(value)
+                 : "l"(__cvta_generic_to_global(global))
+                 : "memory");
+    return value;
+}
+__device__ inline void store_byte(std::uint8_t* global, std::uint32_t value) {
+    asm volatile("st.global.u8 [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(value)
+                 : "memory");
+}
+
+// 16 bytes of global memory, in one piece and without a branch, where `wanted` is not 0.
+__device__ inline float4 load4_if(std::uint32_t wanted, const float* global) {
+    float4 value = zero4();
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+        "}"
+        : "+f"(value.x), "+f"(value.y), "+f"(value.z), "+f"(value.w)
+        : "l"(__cvta_generic_to_global(global)), "r"(wanted)
+        : "memory");
+    return value;
+}
+__device__ inline void store4_if(std::uint32_t wanted, float* global, float4 value) {
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted st.global.v4.f32 [%0], {%1, %2, %3, %4};\n"
+        "}" ::"l"(__cvta_generic_to_global(global)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(wanted)
+        : "memory");
+}
+
+// Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
+// it, after wait_for_copies, and for the block after a barrier behind that.
+__device__ inline void copy_async(float* shared, const float* global) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
+                 "l"(global)
+                 : "memory");
+#else
+    *reinterpret_cast<float4*>(shared) = *reinterpret_cast<const float4*>(global);
+#endif
+}
+
+__device__ inline void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Copies come in groups, so that a thread can wait for some and not for others: ends the group of
+// those started since the last one ended; and waits for all groups but the last.
+__device__ inline void end_copy_group() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_older_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+#endif
+}
+
+// Asks for the 128 bytes around an address, so that a read that follows finds them near.
+__device__ inline void prefetch(const float* global) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
+}
+
+// The name of the kernel that this thread launches next, for the tests' record of what has run.
+inline void name_launch(const char*) {}
+
+// Programmatic dependent launch (compute capability 9.0 and later): a kernel that was launched as
+// the dependent of another may begin while that one still runs, and waits here until all that it
+// wrote can be read. Everywhere else kernels follow each other as always.
+__device__ inline void let_dependents_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// A word in global memory by which the blocks of one launch tell each other how far they are. What
+// a thread wrote before release_flag, and what other threads of its block wrote before a barrier in
+// front of it, can be read by whoever has seen the value with acquire_flag, and by its block after
+// a barrier behind that.
+__device__ inline void release_flag(std::uint32_t* flag, std::uint32_t value) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+// Reads once; who waits for a value calls it in a loop, or wait_for_count.
+__device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag) {
+    std::uint32_t value = 0;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value;
+}
+
+// Clusters (compute capability 9.0 and later; elsewhere these functions must not be called): blocks
+// that run at the same time and write into each other's shared memory.
+
+// Of this block in its cluster.
+__device__ inline unsigned cluster_rank() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned rank = 0;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+__device__ inline unsigned cluster_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned blocks = 0;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+    return blocks;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// Waits for all threads of all blocks of the cluster.
+__device__ inline void cluster_barrier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Where the same lies in the shared memory of another block of the cluster.
+__device__ inline unsigned shared_address(const void* shared, unsigned rank) {
+    unsigned address = 0;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(address)
+                 : "r"(shared_address(shared)), "r"(rank));
+    return address;
+}
+#endif
+
+// For one thread; cluster_barrier must follow before anybody uses it.
+__device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
+                 "r"(arrivals)
+                 : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Arrives at the block's own barrier, and lets its phase wait for so many bytes more.
+__device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                     shared_address(&barrier)),
+                 "r"(bytes)
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Whether the phase of that parity is complete; may wait a while for it.
+__device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
+    unsigned complete = 0;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.b32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(complete)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+    if (complete == 0) return false;
+    // What other blocks have stored into this one's shared memory can be read from here on. (A wait
+    // that acquires by itself would do so of all memory, and drop the L1 cache.)
+    asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+    return true;
+}
+
+// Of a clock that goes on while a block waits.
+__device__ inline unsigned long long nanoseconds() {
+    unsigned long long time = 0;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+    return time;
+}
+#endif
+
+// Waits until the phase of that parity is complete; all that was stored into this block's shared
+// memory and reported to it can then be read. One that never completes would be a mistake: after a
+// minute the launch fails.
+__device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    if (has_arrived(barrier, parity)) return;
+    constexpr unsigned long long most_nanoseconds = 60'000'000'000;
+    const unsigned long long since = nanoseconds();
+    while (!has_arrived(barrier, parity)) {
+        if (nanoseconds() - since > most_nanoseconds) __trap();
+    }
+#else
+    __trap();
+#endif
+}
+
+// Writes to where `shared` lies in the shared memory of the cluster's block `rank`, and reports the
+// bytes to that block's `barrier` when they are there. That block must not end before.
+__device__ inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier,
+                                   unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+        "[%5];" ::"r"(shared_address(shared, rank)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(shared_address(&barrier, rank))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
+__device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& barrier,
+                                   unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
+        "[%3];" ::"r"(shared_address(shared, rank)),
+        "f"(value.x), "f"(value.y), "r"(shared_address(&barrier, rank))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Bulk copies (compute capability 9.0 and later; elsewhere these functions must not be called). One
+// thread copies any number of bytes, at addresses and of a size that are multiples of 16. They see
+// shared memory by a way of their own: see fence_async_proxy.
+
+// From global to shared memory; reports the bytes to the block's own barrier.
+__device__ inline void bulk_load(void* shared, const void* global, unsigned bytes,
+                                 ArrivalBarrier& barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+        "[%3];" ::"r"(shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(&barrier))
+        : "memory");
+#else
+    __trap();
+#endif
+}
+
+// From shared to global memory. The thread must wait for its reads before the block ends, and
+// before anybody writes there again.
+__device__ inline void bulk_store(void* global, const void* shared, unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                 "r"(shared_address(shared)), "r"(bytes)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Until all bulk stores of this thread have read their shared memory.
+__device__ inline void wait_bulk_reads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Until all that this thread stored is in global memory.
+__device__ inline void wait_bulk_stores() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// What this thread has written to shared memory, and what it knows to be written there after a
+// barrier, can be seen by bulk copies that are started behind it.
+__device__ inline void fence_async_proxy() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+    __trap();
+#endif
+}
+
+// Tensor cores, a warp at a time; mma.cuh says how the lanes hold their numbers. Compute capability
+// 8.0 and later; elsewhere these functions must not be called.
+
+// Two numbers rounded to fp16, the first in the lower half.
+__device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// The same of relu(x): rounded to nearest, or cut. NaN stays NaN.
+__device__ inline std::uint32_t relu_rounded_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+__device__ inline std::uint32_t relu_cut_to_fp16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint32_t bits;
+    asm("cvt.rz.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
+// Arithmetic on two fp16 numbers at a time, each result rounded to nearest.
+__device__ inline std::uint32_t add_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t sum;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+}
+__device__ inline std::uint32_t subtract_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t difference;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+    return difference;
+}
+__device__ inline std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+    std::uint32_t product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+// a b + c, rounded once.
+__device__ inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_t b,
+                                                   std::uint32_t c) {
+    std::uint32_t sum;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+
+// Over the lanes of a warp, for all of them; compute capability 8.0 and later.
+__device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+__device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+__device__ inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(0xffffffffU, own);
+#else
+    __trap();
+    return own;
+#endif
+}
+
+// The two numbers as floats.
+__device__ inline float2 halves(std::uint32_t bits) {
+    float2 result;
+    asm("{\n"
+        ".reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.f32.f16 %0, low;\n"
+        "cvt.f32.f16 %1, high;\n"
+        "}"
+        : "=f"(result.x), "=f"(result.y)
+        : "r"(bits));
+    return result;
+}
+
+// Four matrices of 8 x 8 fp16 numbers in shared memory. Lanes 8 i .. 8 i + 7 say where the rows of
+// matrix i start, at multiples of 16 bytes. Of each matrix lane 4 g + t gets (row g, columns 2t and
+// 2t + 1), the first in the lower half.
+__device__ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Lane 4 g + t gets (rows 2t and 2t + 1, column g).
+__device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const void* row) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+// Writes what load_matrices_transposed would read: by one instruction from 9.0 on.
+__device__ inline void store_matrices_transposed(void* row, const std::uint32_t (&from)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+                 : "memory");
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const unsigned own_row = shared_address(row), lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+        std::uint32_t of_row;  // columns 2t and 2t + 1 of row g
+        asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(of_row) : "r"(from[i]));
+        const unsigned to = __shfl_sync(0xffffffffU, own_row, 8 * i + lane / 4) + lane % 4 * 4;
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(of_row) : "memory");
+    }
+#else
+    __trap();
+#endif
+}
+
+// m16n8k16 as the instruction has its registers.
+__device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
+                                const std::uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
+#endif
+}
+
+// A B + other sums, which stay what they are.
+__device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&a)[4],
+                                            const std::uint32_t (&b)[2]) {
+    Accumulator c = {};
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(c.sums[0]), "=f"(c.sums[1]), "=f"(c.sums[2]), "=f"(c.sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(from.sums[0]),
+          "f"(from.sums[1]), "f"(from.sums[2]), "f"(from.sums[3]));
+#else
+    __trap();
+#endif
+    return c;
+}
+
+// The value, of which the compiler cannot tell that it is the one of before: what is computed from
+// it in a loop stays there, instead of in registers around the loop.
+__device__ inline int not_known_before(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+}  // namespace nca::cuda

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/device/device_memory.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/device/check.hpp"
+
+namespace nca::cuda {
+
+void* allocate(std::size_t count, std::size_t element_bytes, std::string_view what) {
+    const bool overflows = count > SIZE_MAX / element_bytes;
+    const std::size_t bytes =
+        overflows ? SIZE_MAX : std::max<std::size_t>(count * element_bytes, 1);
+    void* memory = nullptr;
+    const cudaError_t error = overflows ? cudaErrorMemoryAllocation : cudaMalloc(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        std::size_t free = 0, total = 0;
+        check(cudaMemGetInfo(&free, &total), "asking for free device memory");
+        throw CudaError(fmt::format(
+            "no device memory for {} bytes of {}: {} of {} are free; take a smaller batch or grid, "
+            "or fewer steps (--batch, --size, --padding, --steps)",
+            bytes, what, free, total));
+    }
+    if (error == cudaErrorStreamCaptureUnsupported) {
+        cudaGetLastError();
+        throw CudaError(
+            fmt::format("{} need {} bytes more of device memory, which cannot be had while a graph "
+                        "is captured: "
+                        "make a call of this size before the capture",
+                        what, bytes));
+    }
+    check(error, "asking for device memory");
+    return memory;
+}
+
+DeviceGuard::DeviceGuard(int index) {
+    check(cudaGetDevice(&before_), "asking for the current device");
+    changed_ = before_ != index;
+    if (changed_) check(cudaSetDevice(index), "choosing the device");
+}
+
+DeviceGuard::~DeviceGuard() {
+    if (changed_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+}
+
+}  // namespace nca::cuda

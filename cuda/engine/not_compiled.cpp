@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+// Stands in for the CUDA engine in builds without it.
+#include "cuda/engine/cuda_engine.hpp"
+
+#include <nca/error.hpp>
+
+namespace nca::cuda {
+
+bool is_usable(int) { return false; }
+
+std::unique_ptr<Engine> make_cuda_engine(const Device&) {
+    throw NotCompiled(
+        "this build of libnca_cuda has no CUDA engine: use --device cpu, or a build "
+        "with CUDA where there is one");
+}
+
+}  // namespace nca::cuda

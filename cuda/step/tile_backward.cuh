@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The phases of a step back on one tile that have to do with which cells have rows, and what of a
+// tile a block holds in shared memory. step_backward.cu says how they follow each other; barriers
+// between them are the caller's.
+
+#include "cuda/step/tile_forward.cuh"
+#include "cuda/rule/grid.cuh"
+#include "cuda/kernels.hpp"
+#include "cuda/rule/perceive.cuh"
+#include "cuda/rule/philox.hpp"
+
+namespace nca::cuda {
+
+struct BackwardTile {
+    alignas(16) float states[Traits::halo_cells * Traits::channels];
+    std::uint8_t living[Traits::halo_cells];     // before the step
+    std::uint8_t row_after[Traits::halo_cells];  // has grad_p of the step after
+    std::uint8_t lives_on[Traits::tile_cells];   // after the step
+    std::uint8_t cells[Traits::tile_cells];      // that have rows, in order
+    std::uint8_t lone[Traits::tile_cells];       // that share a row, in order
+    int living_counts[own_warps];
+    int row_counts[own_warps];
+    int lone_counts[own_warps];
+    // What all threads know is here, where it takes no registers.
+    Tile place;
+    int next;       // tile of the block, or -1
+    int rows;       // of cells
+    int lone_rows;  // behind them: one for all lone cells, or none
+    bool any_rows;  // in this tile or one before it
+    __device__ int all_rows() const { return rows + lone_rows; }
+};
+
+// Whether the cell at a place around the tile lives before the step. Nothing masks what a row sends
+// to the first state: there every row is one of its own.
+__device__ inline bool lives_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
+    const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
+    if (cell < 0 || args.life == nullptr) return cell >= 0;
+    return args.life[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+}
+
+// Takes down which own cells live after the step, and counts them.
+__device__ inline void load_lives_on(BackwardTile& shared, const StepBackwardArgs& args,
+                                     const Tile& tile, int thread) {
+    if (thread >= Traits::tile_cells) return;
+    const int cell = own_cell(args.grid, tile, thread);
+    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const bool lives_on = cell >= 0 && args.next_life[sample + cell] != 0;
+    shared.lives_on[thread] = lives_on;
+    const unsigned ballot = __ballot_sync(0xffffffffU, lives_on);
+    if (thread % Traits::warp_size == 0) {
+        shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
+    }
+}
+
+// Whether the cell at a place around the tile has a row in the step after.
+__device__ inline bool has_row_after(const StepBackwardArgs& args, const Tile& tile, int halo) {
+    const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
+    if (cell < 0 || args.row == nullptr) return false;
+    return args.row[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+}
+
+__device__ inline int sum_of_counts(const int (&counts)[own_warps]) {
+    int total = 0;
+    for (int i = 0; i < own_warps; ++i) total += counts[i];
+    return total;
+}
+
+// Which own cells have a row, and which share one. Counts them.
+__device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row, bool& is_lone,
+                                 int thread) {
+    has_row = is_lone = false;
+    if (thread >= Traits::tile_cells) return;
+    const bool wanted = fires && shared.lives_on[thread] != 0;
+    const bool near = any_around(shared.living, halo_of_own(thread), Traits::halo_width);
+    has_row = wanted && near;
+    is_lone = wanted && !near;
+    const unsigned rows = __ballot_sync(0xffffffffU, has_row);
+    const unsigned lone = __ballot_sync(0xffffffffU, is_lone);
+    if (thread % Traits::warp_size == 0) {
+        shared.row_counts[thread / Traits::warp_size] = __popc(rows);
+        shared.lone_counts[thread / Traits::warp_size] = __popc(lone);
+    }
+}
+
+// Writes the thread's own cell to its place in a list that is in the order of cells.
+__device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_warps], bool listed,
+                                 int thread) {
+    if (thread >= Traits::tile_cells) return;
+    int place = 0;
+    for (int warp = 0; warp < thread / Traits::warp_size; ++warp) place += counts[warp];
+    const unsigned ballot = __ballot_sync(0xffffffffU, listed);
+    place += __popc(ballot & ((1U << thread % Traits::warp_size) - 1));
+    if (listed) list[place] = static_cast<std::uint8_t>(thread);
+}
+
+// Masks and states, and from them the lists of rows: all that is known before the step after ends.
+// What is read is under way together. Returns whether the thread's own cell has a row. Ends with a
+// barrier, behind which everything that the thread has copied before is there, too.
+__device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& args, int index,
+                                 int thread) {
+    const Tile tile = tile_at(args.grid, index);
+    load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
+    const bool lives = thread < Traits::halo_cells && lives_before(args, tile, thread);
+    load_lives_on(shared, args, tile, thread);
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold, args.step,
+                                               tile.sample, cell);
+    if (thread < Traits::halo_cells) shared.living[thread] = lives;
+    __syncthreads();  // masks are there
+    bool has_row, is_lone;
+    find_rows(shared, fires, has_row, is_lone, thread);
+    wait_for_copies();
+    __syncthreads();  // rows are counted, states loaded
+    list_cell(shared.cells, shared.row_counts, has_row, thread);
+    list_cell(shared.lone, shared.lone_counts, is_lone, thread);
+    if (thread == 0) {
+        const int next = index + static_cast<int>(gridDim.x);
+        shared.place = tile;
+        shared.next = next < tile_count(args.grid) ? next : -1;
+        shared.rows = sum_of_counts(shared.row_counts);
+        shared.lone_rows = sum_of_counts(shared.lone_counts) > 0 ? 1 : 0;
+        if (shared.all_rows() > 0) shared.any_rows = true;
+    }
+    __syncthreads();  // rows are listed
+    return has_row;
+}
+
+// Who has a row in the step after, and, to the step before, who has one in this.
+__device__ inline void note_senders(BackwardTile& shared, const StepBackwardArgs& args,
+                                    bool has_row, int thread) {
+    const Tile& tile = shared.place;
+    if (thread < Traits::halo_cells) shared.row_after[thread] = has_row_after(args, tile, thread);
+    const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
+    if (cell < 0) return;
+    args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] = has_row;
+}
+
+// What the step after sends to four channels of an own cell.
+__device__ inline float4 gather_general(const BackwardTile& shared, const StepBackwardArgs& args,
+                                        int own, int quad) {
+    const Tile& tile = shared.place;
+
+    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const int y = own_y(own), x = own_x(own);
+    return perceive_adjoint(
+        args.grad_p + sample * Traits::perception, args.rule, quad, [&](int tap) {
+            const int ny = y + 1 - tap / 3, nx = x + 1 - tap % 3;
+            if (!shared.row_after[(ny + 1) * Traits::halo_width + nx + 1]) return -1;
+            return cell_at(args.grid, args.rule.circular, tile.top + ny, tile.left + nx);
+        });
+}
+
+// The same, in the same order, of a rule with plain_taps: all loads are under way together, and
+// nothing is divided.
+__device__ inline float4 gather_plain(const BackwardTile& shared, const StepBackwardArgs& args,
+                                      int own, int quad) {
+    const Tile& tile = shared.place;
+
+    const Grid& grid = args.grid;
+    const int y = own_y(own), x = own_x(own);
+    // A cell that has a row lies in the grid, but perhaps on its other side.
+    int rows[3], columns[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        const int row = tile.top + y + 1 - i, column = tile.left + x + 1 - i;
+        rows[i] = (row < 0 ? grid.height - 1 : row >= grid.height ? 0 : row) * grid.width;
+        columns[i] = column < 0 ? grid.width - 1 : column >= grid.width ? 0 : column;
+    }
+    const std::uint8_t* const has_row = shared.row_after + (y + 2) * Traits::halo_width + x + 2;
+    const float* const sample =
+        args.grad_p + std::size_t(tile.sample) * grid.height * grid.width * Traits::perception +
+        quad * 4;
+    float4 grads[9][filter_count];
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+        const bool sends = has_row[-(tap / 3) * Traits::halo_width - tap % 3] != 0;
+        const float* const row =
+            sample + std::size_t(rows[tap / 3] + columns[tap % 3]) * Traits::perception;
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            grads[tap][k] = sends ? load4(row + k * Traits::channels) : zero4();
+        }
+    }
+    float4 sum = zero4();
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+#pragma unroll
+        for (int k = 0; k < filter_count; ++k) {
+            if (!is_plain_tap(k, tap)) continue;
+            add_scaled(sum, args.rule.filters[k][tap], grads[tap][k]);
+        }
+    }
+    return sum;
+}
+
+__device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackwardArgs& args,
+                                     int own, int quad) {
+    return args.rule.plain_taps ? gather_plain(shared, args, own, quad)
+                                : gather_general(shared, args, own, quad);
+}
+
+// Brings the block's partial sums near, which are needed at the end.
+__device__ inline void prefetch_partial(const StepBackwardArgs& args, int thread) {
+    constexpr int line = 32;  // floats
+    const auto* const partial = reinterpret_cast<const float*>(&args.partial[blockIdx.x]);
+    for (int i = thread * line; i < partial_floats; i += Traits::threads * line) {
+        prefetch(partial + i);
+    }
+}
+
+}  // namespace nca::cuda

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include "host/core/checks.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <initializer_list>
+
+namespace nca {
+namespace {
+
+void check_state(const char* name, ConstStateView state, MemorySpace space) {
+    const auto name_of = [](MemorySpace s) { return s == MemorySpace::host ? "host" : "device"; };
+    if (state.data == nullptr) throw InvalidArgument(fmt::format("{} is null", name));
+    if (state.space != space) {
+        throw InvalidArgument(fmt::format(
+            "{} is in {} memory, which this engine cannot reach: copy it to {} memory or use the "
+            "engine that it belongs to",
+            name, name_of(state.space), name_of(space)));
+    }
+    if (state.batch < 1 || state.height < 1 || state.width < 1) {
+        throw InvalidArgument(fmt::format("{} has {} x {} x {} cells: expected at least 1 x 1 x 1",
+                                          name, state.batch, state.height, state.width));
+    }
+    // Cells are numbered with 32 bits, in the draws of the fire masks too.
+    if (std::int64_t(state.height) * state.width > std::int64_t{1} << 30) {
+        throw InvalidArgument(fmt::format("{} has grids of {} x {} cells: expected at most 2^30",
+                                          name, state.height, state.width));
+    }
+}
+
+void check_equal_size(const char* name, ConstStateView got, ConstStateView expected) {
+    if (got.batch != expected.batch || got.height != expected.height ||
+        got.width != expected.width) {
+        throw InvalidArgument(fmt::format("{} has {} x {} x {} cells: expected {} x {} x {}", name,
+                                          got.batch, got.height, got.width, expected.batch,
+                                          expected.height, expected.width));
+    }
+}
+
+void check_pointers(const char* names, std::initializer_list<const float*> pointers) {
+    for (const float* pointer : pointers) {
+        if (pointer == nullptr) throw InvalidArgument(fmt::format("one of {} is null", names));
+    }
+}
+
+}  // namespace
+
+void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
+                   const RolloutOptions& options, MemorySpace space) {
+    rule.validate();
+    check_state("the state", state, space);
+    check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
+    constexpr int most_steps = 1 << 24;  // a tape has room for one state more
+    if (options.steps < 0 || options.steps > most_steps) {
+        throw InvalidArgument(fmt::format("{} steps: expected 0 to {}", options.steps, most_steps));
+    }
+}
+
+void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
+                    WeightsView grad_weights, MemorySpace space) {
+    check_state("grad_state", grad_state, space);
+    check_equal_size("grad_state", grad_state, last);
+    check_pointers("the gradients of w1, b1 and w2",
+                   {grad_weights.w1, grad_weights.b1, grad_weights.w2});
+    if (output_bias && grad_weights.b2 == nullptr) {
+        throw InvalidArgument("the gradient of b2 is null, but the weights of the tape have b2");
+    }
+}
+
+void check_loss(StateView grad_state, const float* loss, const float* living, ConstStateView state,
+                TargetView target, MemorySpace space) {
+    check_state("the state", state, space);
+    check_state("grad_state", grad_state, space);
+    check_equal_size("grad_state", grad_state, state);
+    check_pointers("loss, living and target", {loss, living, target.data});
+    if (target.height != state.height || target.width != state.width) {
+        throw InvalidArgument(fmt::format("the target has {} x {} cells: expected {} x {}",
+                                          target.height, target.width, state.height, state.width));
+    }
+}
+
+void check_adam(const float* weights, const float* first_moments, const float* second_moments,
+                const float* grad_weights, const float* norms, const AdamOptions& options) {
+    check_pointers("weights, moments, gradients and norms",
+                   {weights, first_moments, second_moments, grad_weights, norms});
+    if (options.update < 1) {
+        throw InvalidArgument(fmt::format("update {} of Adam: expected 1 or more", options.update));
+    }
+}
+
+void check_tape_step(int step, int steps) {
+    if (step < 0 || step > steps) {
+        throw InvalidArgument(
+            fmt::format("state {} of a tape of {} steps: expected 0 to {}", step, steps, steps));
+    }
+}
+
+}  // namespace nca

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+#include "host/files/json_fields.hpp"
+#include "host/files/model_file.hpp"
+
+#include <nca/error.hpp>
+#include <nca/model.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace nca {
+namespace {
+
+constexpr auto rule_key = "nca.rule";
+constexpr auto history_key = "nca.history";
+
+// In the order of the enumerators.
+constexpr const char* edges_names[] = {"circular", "zero"};
+constexpr const char* life_names[] = {"post", "pre_and_post"};
+constexpr const char* start_cell_names[] = {"alpha", "alpha_and_hidden"};
+
+std::string history_to_text(const TrainingHistory& history) {
+    const nlohmann::ordered_json json = {
+        {"preset", history.preset}, {"target", history.target}, {"iterations", history.iterations},
+        {"height", history.height}, {"width", history.width},   {"padding", history.padding},
+        {"loss", history.loss},     {"seed", history.seed}};
+    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+TrainingHistory history_from_text(const std::string& text, const std::string& where) {
+    constexpr int largest_int = std::numeric_limits<int>::max();
+    JsonFields fields(text, where);
+    TrainingHistory history;
+    history.preset = fields.text("preset");
+    history.target = fields.text("target");
+    history.iterations = fields.integer("iterations", 0, std::numeric_limits<std::int64_t>::max());
+    history.height = static_cast<int>(fields.integer("height", 0, largest_int));
+    history.width = static_cast<int>(fields.integer("width", 0, largest_int));
+    history.padding = static_cast<int>(fields.integer("padding", 0, largest_int));
+    // JSON has no NaN or infinity; both are written as null.
+    history.loss = fields.take("loss").is_null() ? std::numeric_limits<double>::quiet_NaN()
+                                                 : fields.number("loss");
+    history.seed = static_cast<std::uint32_t>(
+        fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
+    fields.finish();
+    return history;
+}
+
+// The first value that is not finite, or null.
+const float* find_not_finite(std::span<const float> values) {
+    const auto found = std::ranges::find_if_not(values, [](float v) { return std::isfinite(v); });
+    return found == values.end() ? nullptr : &*found;
+}
+
+bool is_checkpoint_tensor(const std::string& name) {
+    return name.starts_with("adam.") || name.starts_with("pool.") || name.starts_with("recovery.");
+}
+
+}  // namespace
+
+std::vector<ParameterTensor> parameter_tensors(bool output_bias) {
+    std::vector<ParameterTensor> tensors = {
+        {"net.0.weight", 0, w1_size, {hidden, perception, 1, 1}},
+        {"net.0.bias", w1_size, b1_size, {hidden}},
+        {"net.2.weight", w1_size + b1_size, w2_size, {channels, hidden, 1, 1}},
+    };
+    if (output_bias) {
+        tensors.push_back({"net.2.bias", w1_size + b1_size + w2_size, b2_size, {channels}});
+    }
+    return tensors;
+}
+
+std::string rule_to_text(const Rule& rule) {
+    const nlohmann::ordered_json json = {
+        {"filters", rule.filters},
+        {"edges", edges_names[static_cast<std::size_t>(rule.edges)]},
+        {"life", life_names[static_cast<std::size_t>(rule.life)]},
+        {"start_cell", start_cell_names[static_cast<std::size_t>(rule.start_cell)]},
+        {"fire_rate", rule.fire_rate},
+        {"step_size", rule.step_size},
+        {"premultiplied", rule.premultiplied},
+    };
+    return json.dump();
+}
+
+Rule rule_from_text(const std::string& text, const std::string& where) {
+    JsonFields fields(text, where);
+    Rule rule;
+    const auto& filters = fields.take("filters");
+    bool right_shape = filters.is_array() && filters.size() == filter_count;
+    for (std::size_t k = 0; right_shape && k < filter_count; ++k) {
+        right_shape = filters[k].is_array() && filters[k].size() == rule.filters[k].size();
+    }
+    if (!right_shape)
+        fields.fail("filters", std::string("of another shape"), "3 arrays of 9 numbers");
+    for (std::size_t k = 0; k < filter_count; ++k) {
+        for (std::size_t i = 0; i < rule.filters[k].size(); ++i) {
+            rule.filters[k][i] = fields.to_single("filters", filters[k][i]);
+        }
+    }
+    rule.edges = static_cast<Edges>(fields.choice("edges", edges_names));
+    rule.life = static_cast<Life>(fields.choice("life", life_names));
+    rule.start_cell = static_cast<StartCell>(fields.choice("start_cell", start_cell_names));
+    rule.fire_rate = fields.single("fire_rate");
+    rule.step_size = fields.single("step_size");
+    rule.premultiplied = fields.boolean("premultiplied");
+    fields.finish();
+    try {
+        rule.validate();
+    } catch (const InvalidArgument& error) {
+        throw FormatError(fmt::format("{}: {}", where, error.what()));
+    }
+    return rule;
+}
+
+void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
+                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path) {
+    const NamedTensor* tensor = file.find(name);
+    if (tensor == nullptr) {
+        throw FormatError(
+            fmt::format("{}: tensor {} is missing, expected it with shape {}; the "
+                        "file is not a model of this library",
+                        path.string(), name, shape_text(shape)));
+    }
+    if (tensor->shape != shape || tensor->values.size() != values.size()) {
+        throw FormatError(fmt::format(
+            "{}: tensor {} has shape {}, expected {}; only automata of "
+            "{} channels and {} hidden units are supported",
+            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden));
+    }
+    if (const float* bad = find_not_finite(tensor->values)) {
+        throw FormatError(
+            fmt::format("{}: tensor {} has the value {} at index {}, expected finite "
+                        "numbers; its training failed, use an earlier file",
+                        path.string(), name, *bad, bad - tensor->values.data()));
+    }
+    std::ranges::copy(tensor->values, values.begin());
+}
+
+void require_finite(const Weights& weights) {
+    for (const ParameterTensor& tensor : parameter_tensors(weights.has_output_bias())) {
+        const auto values = weights.all().subspan(tensor.offset, tensor.size);
+        if (const float* bad = find_not_finite(values)) {
+            throw InvalidArgument(
+                fmt::format("weight {} of tensor {} is {}, expected a finite "
+                            "number; the model was not saved",
+                            bad - values.data(), tensor.name, *bad));
+        }
+    }
+}
+
+void put_model(const Model& model, SafetensorsFile& file) {
+    model.rule.validate();
+    require_finite(model.weights);
+    const auto all = model.weights.all();
+    for (ParameterTensor& tensor : parameter_tensors(model.weights.has_output_bias())) {
+        const auto values = all.subspan(tensor.offset, tensor.size);
+        file.tensors.push_back(
+            {tensor.name, std::move(tensor.shape), {values.begin(), values.end()}});
+    }
+    file.metadata[rule_key] = rule_to_text(model.rule);
+    file.metadata[history_key] = history_to_text(model.history);
+}
+
+Model take_model(const SafetensorsFile& file, const std::filesystem::path& path) {
+    const bool output_bias = file.find("net.2.bias") != nullptr;
+    const auto parameters = parameter_tensors(output_bias);
+    for (const NamedTensor& tensor : file.tensors) {
+        const bool known = std::ranges::any_of(
+            parameters, [&](const ParameterTensor& p) { return p.name == tensor.name; });
+        if (!known && !is_checkpoint_tensor(tensor.name)) {
+            throw FormatError(
+                fmt::format("{}: unknown tensor {}, expected net.0.weight, net.0.bias, "
+                            "net.2.weight and perhaps net.2.bias; the file is not a "
+                            "model of this library",
+                            path.string(), printable(tensor.name)));
+        }
+    }
+
+    Model model;
+    model.weights = Weights(output_bias);
+    for (const ParameterTensor& tensor : parameters) {
+        take_tensor(model.weights.all().subspan(tensor.offset, tensor.size), file, tensor.name,
+                    tensor.shape, path);
+    }
+    const auto rule = file.metadata.find(rule_key);
+    model.rule_in_file = rule != file.metadata.end();
+    model.rule = model.rule_in_file
+                     ? rule_from_text(rule->second, fmt::format("{}: {}", path.string(), rule_key))
+                     : notebook_rule();
+    if (const auto history = file.metadata.find(history_key); history != file.metadata.end()) {
+        model.history =
+            history_from_text(history->second, fmt::format("{}: {}", path.string(), history_key));
+    }
+    return model;
+}
+
+Model Model::load(const std::filesystem::path& path) {
+    return take_model(read_safetensors(path), path);
+}
+
+void Model::save(const std::filesystem::path& path) const {
+    SafetensorsFile file;
+    put_model(*this, file);
+    write_safetensors(path, file);
+}
+
+}  // namespace nca

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "host/files/safetensors.hpp"
+
+#include <nca/model.hpp>
+
+#include <filesystem>
+#include <string>
+
+namespace nca {
+
+// Adds the model to the file: its weights as tensors, rule and history as metadata "nca.rule" and
+// "nca.history". Throws InvalidArgument where the rule is invalid or a weight is not finite.
+void put_model(const Model& model, SafetensorsFile& file);
+
+// The model in the file; path stands for it in messages. A checkpoint's tensors ("adam.",
+// "recovery.", "pool.") are passed over. Throws FormatError where a tensor is missing, unknown or
+// misshapen, a weight is not finite, or the metadata is wrong.
+Model take_model(const SafetensorsFile& file, const std::filesystem::path& path);
+
+// Throws InvalidArgument where a weight is not finite.
+void require_finite(const Weights& weights);
+
+// Checks shape and finiteness of the tensor and copies it. Throws FormatError otherwise.
+void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
+                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path);
+
+// A rule as JSON and back. `where` begins the message of the FormatError that rule_from_text
+// throws.
+std::string rule_to_text(const Rule& rule);
+Rule rule_from_text(const std::string& text, const std::string& where);
+
+}  // namespace nca

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+#include "host/pictures/stb.hpp"
+
+#include "host/pictures/image_check.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_NO_STDIO
+#define STBI_ONLY_PNG
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_BMP
+#define STBI_ONLY_TGA
+#define STBI_ONLY_GIF
+#define STBI_MAX_DIMENSIONS nca::largest_image_side
+#define STB_IMAGE_RESIZE_STATIC
+#define STB_IMAGE_RESIZE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STBI_WRITE_NO_STDIO
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include <stb_image.h>
+#include <stb_image_resize.h>
+#include <stb_image_write.h>
+#pragma GCC diagnostic pop
+
+namespace nca {
+namespace {
+
+// What stb_image reads from. It decodes a file that was cut off without complaint, missing bytes
+// being zeros, so this remembers when it asked for bytes past the end.
+struct Source {
+    std::span<const std::uint8_t> rest;
+    bool ran_out = false;
+
+    static int read(void* user, char* data, int size) {
+        auto& source = *static_cast<Source*>(user);
+        const auto wanted = static_cast<std::size_t>(size);
+        const std::size_t count = std::min(wanted, source.rest.size());
+        if (count > 0) std::memcpy(data, source.rest.data(), count);
+        source.rest = source.rest.subspan(count);
+        // It fills a buffer of this size ahead of need; every other read is of bytes that it wants.
+        constexpr std::size_t read_ahead = sizeof(stbi__context::buffer_start);
+        if (count == 0 || (count < wanted && wanted != read_ahead)) source.ran_out = true;
+        return static_cast<int>(count);
+    }
+    static void skip(void* user, int size) {
+        auto& source = *static_cast<Source*>(user);
+        const auto count = static_cast<std::size_t>(std::max(size, 0));
+        if (count > source.rest.size()) source.ran_out = true;
+        source.rest = source.rest.subspan(std::min(count, source.rest.size()));
+    }
+    static int at_end(void* user) { return static_cast<Source*>(user)->rest.empty(); }
+};
+
+std::string failure(const std::string& name, bool ran_out, const std::string& reason) {
+    if (reason == "too large") {
+        return fmt::format("{} is larger than {} x {} pixels; scale it down first", name,
+                           largest_image_side, largest_image_side);
+    }
+    if (ran_out) {
+        return fmt::format("{} is not a whole image: it ends too early; copy or export it again",
+                           name);
+    }
+    return fmt::format(
+        "{} is not an image that can be read ({}), expected PNG, JPEG, BMP, TGA or "
+        "GIF; export it as PNG",
+        name, reason);
+}
+
+}  // namespace
+
+Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name) {
+    if (bytes.empty()) {
+        throw FormatError(
+            fmt::format("{} is empty, expected an image; copy or export it again", name));
+    }
+    Source source{.rest = bytes};
+    const stbi_io_callbacks callbacks = {Source::read, Source::skip, Source::at_end};
+    Image image;
+    int components = 0;
+    const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
+        stbi_load_from_callbacks(&callbacks, &source, &image.width, &image.height, &components, 4),
+        stbi_image_free);
+    if (pixels == nullptr || source.ran_out) {
+        const char* reason = pixels == nullptr ? stbi_failure_reason() : nullptr;
+        throw FormatError(failure(name, source.ran_out, reason == nullptr ? "" : reason));
+    }
+    image.pixels.assign(pixels.get(), pixels.get() + std::size_t(image.height) * image.width * 4);
+    image.had_alpha = components == 2 || components == 4;
+    return image;
+}
+
+Image resample(const Image& image, int height, int width) {
+    Image result{.height = height, .width = width, .pixels = {}, .had_alpha = image.had_alpha};
+    result.pixels.resize(std::size_t(height) * width * 4);
+    // Bytes are averaged as they are, not as light: like the notebook's image library, whose filter
+    // this is too.
+    const int done = stbir_resize_uint8_generic(
+        image.pixels.data(), image.width, image.height, 0, result.pixels.data(), width, height, 0,
+        4, alpha_channel, 0, STBIR_EDGE_CLAMP, STBIR_FILTER_CATMULLROM, STBIR_COLORSPACE_LINEAR,
+        nullptr);
+    if (done == 0) throw std::bad_alloc();
+    return result;
+}
+
+std::vector<std::uint8_t> encode_png(const Image& image) {
+    check_image(image);
+    std::vector<std::uint8_t> bytes;
+    const auto append = [](void* user, void* data, int size) {
+        const auto* begin = static_cast<const std::uint8_t*>(data);
+        auto& all = *static_cast<std::vector<std::uint8_t>*>(user);
+        all.insert(all.end(), begin, begin + size);
+    };
+    if (stbi_write_png_to_func(append, &bytes, image.width, image.height, 4, image.pixels.data(),
+                               image.width * 4) == 0) {
+        throw std::bad_alloc();
+    }
+    return bytes;
+}
+
+}  // namespace nca

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nca/trainer.hpp>
+#include <string>
+#include <vector>
+
+#include "host/iteration/pool.hpp"
+
+namespace nca {
+
+// The weights and Adam's memory of them, each laid out as Weights::all().
+struct Parameters {
+    explicit Parameters(const Weights& initial)
+        : weights(initial),
+          first_moments(initial.all().size()),
+          second_moments(initial.all().size()) {}
+
+    Weights weights;
+    std::vector<float> first_moments;
+    std::vector<float> second_moments;
+    std::int64_t updates = 0;  // of Adam so far
+};
+
+// All that a training run needs to go on bit for bit.
+struct Checkpoint {
+    TrainingConfig config;
+    std::string target_name = {};
+    std::uint64_t target_hash = 0;  // hash_target of the target on the grid
+    std::int64_t iteration = 0;     // how many are done
+    int recoveries = 0;             // how often the learning rate was halved
+    int failures = 0;               // recoveries without enough good iterations in between
+    int good_iterations = 0;        // since the last recovery, or since the run began
+    bool learnt = false;            // the loss has been clearly below a blank image's
+    std::vector<double> recent_losses = {};
+    Parameters current;
+    Parameters anchor;  // what a recovery goes back to
+    StatePool pool = {};
+};
+
+// The first field in which two configurations differ, as "batch is 8, expected 4"; empty: none.
+std::string first_difference(const TrainingConfig& got, const TrainingConfig& expected);
+
+// FNV-1a over the bytes.
+std::uint64_t hash_target(const std::vector<float>& target);
+
+// A safetensors file that Model::load reads as well (docs/file-formats.md). history goes with it.
+void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint,
+                     const TrainingHistory& history);
+// Throws IoError and FormatError as Model::load.
+Checkpoint load_checkpoint(const std::filesystem::path& path);
+
+}  // namespace nca
