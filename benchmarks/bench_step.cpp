@@ -12,8 +12,8 @@
 #include "benchmarks/prediction.hpp"
 #include "benchmarks/side_by_side.hpp"
 #include "benchmarks/table.hpp"
-#include "host/files/atomic_file.hpp"
 #include "host/cpu/kernels.hpp"
+#include "host/files/atomic_file.hpp"
 
 #include <nca/nca.hpp>
 
@@ -145,9 +145,9 @@ std::string precision_of(const Device& device, bool gpu) {
 std::string obstacle(const Device& device, int batch, int height, int width) {
     try {
         const auto engine = make_engine(device);
-        const std::string form = engine->rollout_form(batch, height, width);
-        return device.rollout == RolloutForm::bands && !form.starts_with("bands")
-                   ? fmt::format("the engine has another form: {}", form)
+        const ChosenForm chosen = engine->rollout_form(batch, height, width);
+        return device.rollout == RolloutForm::bands && chosen.form != RolloutForm::bands
+                   ? fmt::format("the engine has another form: {}", chosen.text)
                    : "";
     } catch (const CudaError& error) {
         return error.what();
@@ -253,7 +253,7 @@ RolloutCase rollout_case(const Device& device, const TrainingConfig& config, con
             .steps = timed_steps,
             .precision = device.precision.value(),
             .form = device.rollout,
-            .sharers = device.sharers,
+            .engines_on_device = device.engines_on_device,
             .forward_rows = work.forward_rows / timed_steps,
             .backward_rows = work.backward_rows / timed_steps};
 }
@@ -341,7 +341,7 @@ void bench_variant(const std::string& name, const Device& device, SharedCheckpoi
     row["engine"] = engine.description();
     if (options.dense) row["dense"] = true;
     if (setting.gpu) {
-        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid, config.rule);
+        row["rollout_form"] = engine.rollout_form(config.batch, grid, grid, config.rule).text;
     }
     row.update({{"trained_iterations", trained},
                 {"forward_ms", to_json(forward)},
@@ -373,7 +373,7 @@ void bench_side_by_side(const std::string& name, const Device& device,
     double alone = 0;
     for (const int automata : {1, options.automata}) {
         Device shared = device;
-        shared.sharers = automata;
+        shared.engines_on_device = automata;
         const std::string row_name =
             automata == 1 ? "  one training" : fmt::format("  {} side by side", automata);
         const int grid = config.grid();
@@ -602,7 +602,7 @@ void bench_inference(const Inference& work, const Device& device, const Options&
     if (single) row["single_step_ms"] = to_json(*single);
     if (work.is_rollout) row["rollouts_per_second"] = 1e3 / call.median;
     if (setting.gpu) {
-        row["rollout_form"] = engine->rollout_form(batch, height, width);
+        row["rollout_form"] = engine->rollout_form(batch, height, width).text;
         if (device.rollout == RolloutForm::steps && work.rule.fire_rate == counted_fire_rate) {
             row["instructions_per_128_cells"] = step_instructions(engine->precision());
         }

@@ -69,8 +69,8 @@ double waves_of(const Gpu& gpu, const RolloutCase& rollout, int bands) {
     const double samples = rollout.batch;
     // Of fewer blocks about as many more fit as they are smaller.
     const double clusters = gpu.clusters * cuda::most_bands / bands;
-    if (rollout.sharers == 1) return std::ceil(samples / clusters);
-    return std::max(samples / clusters, 1.0 / rollout.sharers);
+    if (rollout.engines_on_device == 1) return std::ceil(samples / clusters);
+    return std::max(samples / clusters, 1.0 / rollout.engines_on_device);
 }
 
 struct Seconds {

@@ -27,7 +27,7 @@ struct RolloutCase {
     int steps = 1;
     Precision precision = Precision::exact;
     RolloutForm form = RolloutForm::steps;  // not automatic
-    int sharers = 1;                        // Device::sharers
+    int engines_on_device = 1;              // Device::engines_on_device
     double forward_rows = 0;
     double backward_rows = 0;
 };

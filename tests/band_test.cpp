@@ -3,6 +3,7 @@
 // and in every order in which blocks and warps may run.
 #include "cuda/bands/band_rollout.hpp"
 #include "cuda/device/device_memory.hpp"
+#include "cuda/rule/rule_kernels.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"

@@ -3,7 +3,7 @@
 // is queued and when it runs, memory, and what is said when something is missing.
 #include "cuda/engine/cuda_engine.hpp"
 #include "cuda/training/cuda_training_loop.hpp"
-#include "host/iteration/training_loop.hpp"
+#include "host/training/composed_training_loop.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/engine_runs.hpp"
@@ -214,7 +214,7 @@ TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
         const TrainingConfig config = test::small_config(name);
         const auto target = make_target(test::small_picture(), config);
         const auto engine = make_engine(Device::cuda());
-        const auto graph = engine->make_training_loop(config, target);
+        const auto graph = make_training_loop(*engine, config, target);
         const auto calls = make_composed_training_loop(*engine, config, target);
         const Parameters initial =
             test::inside(Trainer(test::small_picture(), config, Device::cpu(1))).current;
@@ -329,7 +329,8 @@ TEST_CASE("iterations that were started before a launch failed count, and traini
     const Parameters initial(
         test::inside(Trainer(test::small_picture(), config, Device::cuda())).current.weights);
     const auto make = [&] {
-        auto loop = make_engine(Device::cuda())->make_training_loop(config, target);
+        const auto engine = make_engine(Device::cuda());
+        auto loop = make_training_loop(*engine, config, target);
         loop->load(initial, initial);
         return loop;
     };
@@ -568,7 +569,7 @@ TEST_CASE("an engine says in what precision and form it runs") {
     Device device = Device::cuda();
     device.precision = Precision::exact;
     REQUIRE_THAT(make_engine(device)->description(), EndsWith(", exact"));
-    REQUIRE(make_engine(device)->rollout_form(8, 40, 40) ==
+    REQUIRE(make_engine(device)->rollout_form(8, 40, 40).text ==
             "one kernel a step: the precision is exact");
     const test::TensorDevice tensor_device;
     device.precision = Precision::fast;

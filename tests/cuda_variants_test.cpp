@@ -95,9 +95,8 @@ Device device_of(const Variant& variant) {
 std::string obstacle(const Variant& variant, int batch, int height, int width) {
     try {
         const Device device = device_of(variant);
-        const std::string form = make_engine(device)->rollout_form(batch, height, width);
-        const bool single_steps = form.starts_with("one kernel a step");
-        return single_steps == (device.rollout == RolloutForm::steps) ? "" : form;
+        const ChosenForm chosen = make_engine(device)->rollout_form(batch, height, width);
+        return chosen.form == device.rollout ? "" : chosen.text;
     } catch (const Error& error) {
         return error.what();
     }
@@ -202,7 +201,7 @@ void repeats_to_the_bit(const Variant& variant) {
         grids.run(options.batch, options.height, options.width, [&](const Device& device) {
             const Case example = test::random_case(options, 1);
             Device shared = device;
-            shared.sharers = 16;
+            shared.engines_on_device = 16;
             const auto first = test::run_rollout(*make_engine(device), example);
             REQUIRE((test::run_rollout(*make_engine(device), example) == first));
             REQUIRE((test::run_rollout(*make_engine(shared), example) == first));

@@ -69,5 +69,5 @@ TEST_CASE("the CPU engine computes in float32 whatever precision is asked for") 
     const auto engine = nca::make_engine(device);
     REQUIRE(engine->description() == nca::make_engine(Device::cpu(1))->description());
     REQUIRE(engine->precision() == Precision::exact);
-    REQUIRE(engine->rollout_form(8, 40, 40) == "float32 on the CPU");
+    REQUIRE(engine->rollout_form(8, 40, 40).text == "float32 on the CPU");
 }

@@ -132,7 +132,7 @@ TEST_CASE("a grid of few rows has fewer bands, of which more fit") {
 TEST_CASE("of several side by side each costs its part of the device") {
     RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
     const double alone = predicted_training(h200, rollout);
-    rollout.sharers = 16;
+    rollout.engines_on_device = 16;
     const double shared = predicted_training(h200, rollout);
     REQUIRE(shared < 0.6 * alone);
     REQUIRE(shared > 8.0 / 15 * (alone - 50e-6));

@@ -187,7 +187,7 @@ TEST_CASE("an engine says what it computes in, told or not") {
     const test::TensorDevice device;
     REQUIRE(make_engine(cuda_device(Precision::fast))->precision() == Precision::fast);
     const auto engine = make_engine(Device::cuda());
-    const bool in_bands = engine->rollout_form(8, 40, 40).starts_with("bands");
+    const bool in_bands = engine->rollout_form(8, 40, 40).form == RolloutForm::bands;
     REQUIRE(engine->precision() == (in_bands ? Precision::precise : Precision::exact));
     REQUIRE_THAT(engine->description(), EndsWith(", " + std::string(name(engine->precision()))));
 }

@@ -274,7 +274,7 @@ namespace {
 // Whether such a grid runs in bands here, which every engine on a TensorDevice does that has them.
 void require_bands(int batch, int height, int width) {
     const auto engine = make_engine(cuda_device(Precision::precise));
-    REQUIRE(engine->rollout_form(batch, height, width).starts_with("bands"));
+    REQUIRE(engine->rollout_form(batch, height, width).form == RolloutForm::bands);
 }
 
 // One band and several, rows of two words and of four, every kind of row.
@@ -362,7 +362,7 @@ TEST_CASE("training in bands is the same in any schedule, alone or beside others
     require_bands(3, 12, 12);
     Device fast = cuda_device(Precision::fast, RolloutForm::bands);
     const auto expected = train_a_little("regenerating", fast);
-    fast.sharers = 4;
+    fast.engines_on_device = 4;
     for (const Interleaving interleaving :
          {Interleaving::as_far_as_possible, Interleaving::one_block_late, Interleaving::random}) {
         const BlockSchedule schedule(Order::reverse, interleaving);

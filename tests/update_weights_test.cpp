@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The end of an iteration in one launch against the launches that do the same one after the other.
 #include "cuda/device/device_memory.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/rule/rule_kernels.hpp"
+#include "cuda/training/training_kernels.hpp"
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/tensor_device.hpp"

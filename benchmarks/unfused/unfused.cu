@@ -31,8 +31,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/rule/grid.cuh"
 #include "cuda/device/launch.cuh"
+#include "cuda/rule/grid.cuh"
 
 namespace nca::bench {
 namespace {

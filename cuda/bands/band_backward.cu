@@ -2,8 +2,8 @@
 // A rollout in bands, back: the loss, and all steps of all samples in one launch (docs/cuda.md).
 //
 //   grad_z = living(z) * grad_x'                            of the step's result
-//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP (cuda/step/mlp_backward_tensor.cuh)
-//   grad_x = grad_z + perceive^T(grad_p)
+//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP
+//   (cuda/step/mlp_backward_tensor.cuh) grad_x = grad_z + perceive^T(grad_p)
 //
 // The blocks are those of the way forward. A block keeps the gradient of its band's state in shared
 // memory, and gets x of the step before from the tape while it computes. A step:
@@ -21,10 +21,10 @@
 // and the sums of the third part wait in global memory until the last.
 // Reference: host/reference/rollout.hpp. Tests: tests/band_test.cpp.
 
-#include "cuda/rule/products_backward.cuh"
 #include "cuda/bands/band_lists.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/loss.cuh"
+#include "cuda/rule/products_backward.cuh"
 
 namespace nca::cuda {
 namespace {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // What a rollout in bands knows beforehand, of all steps at once: who fires, as bits, a word a
-// thread; and, once it has gone forward, which cells the way back computes (cuda/bands/band_lists.cuh), a
-// band and step a warp. Reads 8 or 16 bytes a row of cells, writes some 600 bytes a band and step.
-// Tests: tests/band_test.cpp.
+// thread; and, once it has gone forward, which cells the way back computes
+// (cuda/bands/band_lists.cuh), a band and step a warp. Reads 8 or 16 bytes a row of cells, writes
+// some 600 bytes a band and step. Tests: tests/band_test.cpp.
 
 #include "cuda/bands/band_lists.cuh"
 #include "cuda/device/launch.cuh"

@@ -2,11 +2,20 @@
 #pragma once
 
 // A rollout in bands: a cluster of blocks for each sample, and in each block a band of its rows,
-// for all steps. docs/cuda.md has the picture. Like all launchers (kernels.hpp) those below queue
-// their kernel and return. Compute capability 9.0 and later.
+// for all steps. docs/cuda.md has the picture. Those below that begin with launch_ queue their
+// kernel on the stream and return. Compute capability 9.0 and later.
+
+#include <nca/device.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
 
 #include "cuda/bands/band_sizes.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/rule/model.hpp"
+#include "cuda/rule/sums.hpp"
+#include "cuda/rule/training_control.hpp"
 
 namespace nca::cuda {
 

@@ -2,8 +2,8 @@
 #pragma once
 
 // What CUDA has and C++ lacks, each behind one small function. The tests compile the kernels as
-// C++ and have a file of this name of their own (tests/support/executor/cuda/device), in which the same
-// functions do the same on the host.
+// C++ and have a file of this name of their own (tests/support/executor/cuda/device), in which the
+// same functions do the same on the host.
 
 #include <cuda_runtime.h>
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/engine/cuda_engine.hpp"
+#include "cuda/training/training_kernels.hpp"
 
 #include <nca/error.hpp>
 
@@ -15,10 +16,10 @@
 #include <vector>
 
 #include "cuda/device/check.hpp"
-#include "cuda/training/cuda_training_loop.hpp"
 #include "cuda/engine/load_kernels.hpp"
 #include "cuda/rollout/rollout.hpp"
 #include "cuda/rollout/rollout_form.hpp"
+#include "cuda/training/cuda_training_loop.hpp"
 #include "host/core/checks.hpp"
 
 namespace nca::cuda {
@@ -118,7 +119,7 @@ void check_alignment(const char* name, const float* data) {
 
 Grid grid_of(ConstStateView state) { return {state.batch, state.height, state.width}; }
 
-class CudaEngine final : public Engine {
+class CudaEngine final : public Engine, public HasTrainingLoop {
 public:
     explicit CudaEngine(const CudaDevice& device) : device_(device) {}
 
@@ -131,8 +132,9 @@ public:
 
     Precision precision() const override { return device_.kernels.precision; }
 
-    std::string rollout_form(int batch, int height, int width, const Rule& rule) const override {
-        return plan({batch, height, width}, rule).text;
+    ChosenForm rollout_form(int batch, int height, int width, const Rule& rule) const override {
+        const RolloutPlan chosen = plan({batch, height, width}, rule);
+        return {chosen.form, chosen.text};
     }
 
     Buffer allocate(std::size_t size) override {

@@ -3,6 +3,7 @@
 
 #include "cuda/bands/band_cut.hpp"
 #include "cuda/device/loaded_kernel.hpp"
+#include "cuda/training/training_kernels.hpp"
 
 namespace nca::cuda {
 namespace {

@@ -6,7 +6,8 @@
 
 #include "cuda/bands/band_rollout.hpp"
 #include "cuda/device/device_memory.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/rule/rule_kernels.hpp"
+#include "cuda/step/step_kernels.hpp"
 
 namespace nca::cuda {
 

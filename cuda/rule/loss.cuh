@@ -4,7 +4,7 @@
 // The loss of a cell, and its sums. loss.cu has the formulas.
 
 #include "cuda/device/device.cuh"
-#include "cuda/kernels.hpp"
+#include "cuda/rule/sums.hpp"
 
 namespace nca::cuda {
 

@@ -118,9 +118,9 @@ NCA_HOST_DEVICE constexpr int hidden_unit_of_row(int row) {
     return row / 64 * 64 + row % 16 * 4 + row % 64 / 16;
 }
 
-// The weights as the operands of matrix products that lanes hold (cuda/rule/mma.cuh), 16 bytes of a lane
-// at a time. Going forward W1^T [perception, hidden] and W2^T [hidden, channels] are B; going back
-// W1 and W2^T are A, [hidden, ..], 16 hidden units a warp, and W1 [hidden, perception] is B.
+// The weights as the operands of matrix products that lanes hold (cuda/rule/mma.cuh), 16 bytes of a
+// lane at a time. Going forward W1^T [perception, hidden] and W2^T [hidden, channels] are B; going
+// back W1 and W2^T are A, [hidden, ..], 16 hidden units a warp, and W1 [hidden, perception] is B.
 struct TensorWeights {
     alignas(16) float w1_forward[Traits::hidden / 8][Traits::perception / 16][32][4];
     float w2_forward[Traits::hidden / 16][Traits::channels / 8][32][4];

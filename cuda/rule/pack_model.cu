@@ -13,11 +13,11 @@
 // kernels of a replayed graph find it in memory.
 // Test: tests/engine_test.cpp.
 
-#include "cuda/kernels.hpp"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/mlp_forward.cuh"
 #include "cuda/rule/operands.cuh"
 #include "cuda/rule/pack_tensor.cuh"
+#include "cuda/rule/rule_kernels.hpp"
 
 namespace nca::cuda {
 namespace {

@@ -12,6 +12,7 @@
 
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/partial_gradients.cuh"
+#include "cuda/rule/rule_kernels.hpp"
 
 namespace nca::cuda {
 namespace {

@@ -8,9 +8,9 @@
 // 16 bytes for each neighbour that has a row.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
 
-#include "cuda/kernels.hpp"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/perceive.cuh"
+#include "cuda/step/step_kernels.hpp"
 
 namespace nca::cuda {
 namespace {

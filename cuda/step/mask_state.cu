@@ -10,9 +10,9 @@
 // Per cell: a byte read, or two; 64 bytes read and written where x is not z.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
 
-#include "cuda/rule/grid.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/device/launch.cuh"
+#include "cuda/rule/grid.cuh"
+#include "cuda/step/step_kernels.hpp"
 
 namespace nca::cuda {
 namespace {

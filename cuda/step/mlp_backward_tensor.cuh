@@ -21,9 +21,9 @@
 // add_w1 and compute_grad_p, barrier.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_backward_test.cpp.
 
-#include "cuda/rule/products_backward.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/rule/perceive.cuh"
+#include "cuda/rule/products_backward.cuh"
+#include "cuda/rule/sums.hpp"
 
 namespace nca::cuda {
 

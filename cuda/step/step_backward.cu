@@ -24,9 +24,9 @@
 // Per cell: 64 bytes each of x, grad_z in and out, 192 of grad_p out and about 350 in for a row;
 // 45,056 operations a row. Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
 
-#include "cuda/step/tile_backward.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/perceive.cuh"
+#include "cuda/step/tile_backward.cuh"
 
 namespace nca::cuda {
 namespace {

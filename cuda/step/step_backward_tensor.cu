@@ -4,19 +4,19 @@
 // part. What does not hang on the step after comes first, so that it is done while that step ends:
 // weights, masks, states, who has a row, and the first rows' perception.
 //
-// Each chunk of rows has powers of two of its own for its operands (cuda/step/mlp_backward_tensor.cuh), from
-// its largest perception and its largest gradient.
+// Each chunk of rows has powers of two of its own for its operands
+// (cuda/step/mlp_backward_tensor.cuh), from its largest perception and its largest gradient.
 //
 // Per row 45,056 operations. Reference: host/reference/step.hpp. Tests:
 // tests/tensor_engine_test.cpp.
 
 #include <type_traits>
 
-#include "cuda/step/tile_backward.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/perceive.cuh"
 #include "cuda/step/mlp_backward_tensor.cuh"
+#include "cuda/step/step_kernels.hpp"
+#include "cuda/step/tile_backward.cuh"
 
 namespace nca::cuda {
 namespace {

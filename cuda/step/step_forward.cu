@@ -18,11 +18,11 @@
 // 64 more where x is kept; 16,384 operations for a cell that fired near something, none otherwise.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp on every engine.
 
-#include "cuda/step/tile_forward.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/mlp_forward.cuh"
 #include "cuda/rule/perceive.cuh"
 #include "cuda/rule/philox.hpp"
+#include "cuda/step/tile_forward.cuh"
 
 namespace nca::cuda {
 namespace {

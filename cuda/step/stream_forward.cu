@@ -25,11 +25,11 @@
 #include <climits>
 #include <type_traits>
 
-#include "cuda/rule/grid.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/device/launch.cuh"
+#include "cuda/rule/grid.cuh"
 #include "cuda/rule/operands.cuh"
 #include "cuda/rule/philox.hpp"
+#include "cuda/step/step_kernels.hpp"
 #include "cuda/step/stream_plan.hpp"
 
 namespace nca::cuda {

@@ -5,11 +5,11 @@
 // tile a block holds in shared memory. step_backward.cu says how they follow each other; barriers
 // between them are the caller's.
 
-#include "cuda/step/tile_forward.cuh"
 #include "cuda/rule/grid.cuh"
-#include "cuda/kernels.hpp"
 #include "cuda/rule/perceive.cuh"
 #include "cuda/rule/philox.hpp"
+#include "cuda/step/step_kernels.hpp"
+#include "cuda/step/tile_forward.cuh"
 
 namespace nca::cuda {
 

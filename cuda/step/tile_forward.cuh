@@ -6,7 +6,7 @@
 // other; barriers between them are the caller's.
 
 #include "cuda/rule/grid.cuh"
-#include "cuda/kernels.hpp"
+#include "cuda/step/step_kernels.hpp"
 
 namespace nca::cuda {
 

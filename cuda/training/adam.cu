@@ -13,8 +13,8 @@
 // Reads and writes 33 KiB each of weights, moments and gradients.
 // Reference: host/reference/adam.hpp. Test: tests/engine_test.cpp, tests/trainer_test.cpp.
 
-#include "cuda/training/adam.cuh"
 #include "cuda/device/launch.cuh"
+#include "cuda/training/adam.cuh"
 
 namespace nca::cuda {
 namespace {

@@ -4,7 +4,7 @@
 // Adam's update of one weight, and what belongs to it in training. adam.cu has the formulas.
 
 #include "cuda/device/device.cuh"
-#include "cuda/kernels.hpp"
+#include "cuda/training/training_kernels.hpp"
 #include "cuda/training/verdicts.cuh"
 
 namespace nca::cuda {

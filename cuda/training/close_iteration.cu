@@ -3,6 +3,7 @@
 // thread. Test: tests/trainer_test.cpp.
 
 #include "cuda/device/launch.cuh"
+#include "cuda/training/training_kernels.hpp"
 #include "cuda/training/verdicts.cuh"
 
 namespace nca::cuda {

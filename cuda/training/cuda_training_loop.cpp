@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/training/cuda_training_loop.hpp"
+#include "cuda/training/training_kernels.hpp"
 
 #include <nca/error.hpp>
 
@@ -296,7 +297,8 @@ private:
         upload(arrivals_.data(), none);
         // All of them are there at once, beside those of engines that share the device.
         const int fit = device_.limits.multiprocessors * resident_update_blocks();
-        update_blocks_ = std::clamp(fit / std::max(device_.asked_for.sharers, 1), 1, update_slices);
+        update_blocks_ =
+            std::clamp(fit / std::max(device_.asked_for.engines_on_device, 1), 1, update_slices);
     }
 
     // An iteration in bands packs the weights that it leaves; those of its first were not left by

@@ -12,6 +12,7 @@
 
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/loss.cuh"
+#include "cuda/training/training_kernels.hpp"
 #include "cuda/training/verdicts.cuh"
 
 namespace nca::cuda {

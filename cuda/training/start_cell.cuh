@@ -5,7 +5,7 @@
 // (height / 2, width / 2).
 
 #include "cuda/device/device.cuh"
-#include "cuda/kernels.hpp"
+#include "cuda/training/training_kernels.hpp"
 
 namespace nca::cuda {
 

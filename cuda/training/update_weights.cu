@@ -9,12 +9,12 @@
 //
 // Reads 33 KiB for each block of the way back. Tests: tests/update_weights_test.cpp.
 
-#include "cuda/training/adam.cuh"
 #include "cuda/device/flags.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/loss.cuh"
 #include "cuda/rule/pack_tensor.cuh"
 #include "cuda/rule/partial_gradients.cuh"
+#include "cuda/training/adam.cuh"
 
 namespace nca::cuda {
 namespace {

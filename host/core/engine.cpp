@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
+#include <nca/model.hpp>
 
 #include <cstdint>
 #include <string>
 
-#include "cuda/engine/cuda_engine.hpp"
 #include "host/core/checks.hpp"
-#include "host/cpu/cpu_engine.hpp"
 
 namespace nca {
 
@@ -61,19 +60,6 @@ void Engine::advance(const Model& model, StateView state, const RolloutOptions& 
                      Stream stream) {
     Buffer buffer;
     advance(model.rule, reachable(*this, model, buffer, stream), state, options, stream);
-}
-
-std::unique_ptr<Engine> make_engine(const Device& device) {
-    switch (device.kind) {
-        case Device::Kind::cuda:
-            return cuda::make_cuda_engine(device);
-        case Device::Kind::automatic:
-            if (cuda::is_usable(device.index)) return cuda::make_cuda_engine(device);
-            break;
-        case Device::Kind::cpu:
-            break;
-    }
-    return cpu::make_cpu_engine(device.threads);
 }
 
 }  // namespace nca

@@ -101,8 +101,8 @@ public:
 
     Precision precision() const override { return Precision::exact; }
 
-    std::string rollout_form(int, int, int, const Rule&) const override {
-        return "float32 on the CPU";
+    ChosenForm rollout_form(int, int, int, const Rule&) const override {
+        return {RolloutForm::steps, "float32 on the CPU"};
     }
 
     Buffer allocate(std::size_t size) override {

@@ -4,7 +4,7 @@
 // The pool of the persistent and regenerating regimes: states that training goes on with (Distill
 // 2020, experiments 2 and 3). What an iteration draws is decided here, for every engine.
 
-#include <nca/trainer.hpp>
+#include <nca/training_config.hpp>
 
 #include <cstdint>
 #include <span>

@@ -3,16 +3,16 @@
 
 // What an engine does in a training iteration, and what it tells the trainer of it.
 
-#include <nca/engine.hpp>
-#include <nca/trainer.hpp>
+#include <nca/random.hpp>
+#include <nca/training_config.hpp>
 
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "host/training/checkpoint.hpp"
 #include "host/iteration/iteration.hpp"
+#include "host/iteration/parameters.hpp"
 #include "host/iteration/pool.hpp"
 
 namespace nca {
@@ -32,9 +32,9 @@ struct IterationPlan {
 // the anchor, which a recovery goes back to.
 //
 // An iteration with a pool takes the plan's samples out of it; the one that had the highest loss
-// when it was put there becomes the start cell, those of lowest loss are damaged (host/iteration/pool.hpp).
-// When the iteration is good the states after the rollout take the samples' places, the start cell
-// where one died or its loss exploded.
+// when it was put there becomes the start cell, those of lowest loss are damaged
+// (host/iteration/pool.hpp). When the iteration is good the states after the rollout take the
+// samples' places, the start cell where one died or its loss exploded.
 class TrainingLoop {
 public:
     virtual ~TrainingLoop() = default;
@@ -68,10 +68,14 @@ public:
     virtual std::vector<float> states_after() const = 0;
 };
 
-// The loop of an engine that has nothing better: forward, loss, backward and adam, one by one.
-// target is [grid, grid, 4] in host memory.
-std::unique_ptr<TrainingLoop> make_composed_training_loop(Engine& engine,
-                                                          const TrainingConfig& config,
-                                                          std::span<const float> target);
+// An engine that has a training loop of its own is one of these as well.
+class HasTrainingLoop {
+public:
+    virtual ~HasTrainingLoop() = default;
+
+    // target is [grid, grid, 4] in host memory.
+    virtual std::unique_ptr<TrainingLoop> make_training_loop(const TrainingConfig& config,
+                                                             std::span<const float> target) = 0;
+};
 
 }  // namespace nca

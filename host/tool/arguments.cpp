@@ -4,6 +4,7 @@
 #include "host/tool/resume_command.hpp"
 
 #include <nca/error.hpp>
+#include <nca/version.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -103,7 +103,7 @@ void print_engine(const Device& device) {
         const TrainingConfig config = preset(name);
         const int grid = config.grid();
         print(fmt::format("  {:<14}batch {} at {}x{}: {}\n", name, config.batch, grid, grid,
-                          engine->rollout_form(config.batch, grid, grid, config.rule)));
+                          engine->rollout_form(config.batch, grid, grid, config.rule).text));
     }
 }
 

@@ -248,9 +248,9 @@ int train(const TrainManyArguments& many) {
     }
     const int workers = side_by_side(*engine, common, trainings);
     // Counted from all targets, so that a run that is resumed goes on in the same form.
-    const int sharers = side_by_side(*engine, common, static_cast<int>(runs.size()));
+    const int engines_on_device = side_by_side(*engine, common, static_cast<int>(runs.size()));
     for (Run* run : to_train) {
-        run->arguments.device.sharers = sharers;
+        run->arguments.device.engines_on_device = engines_on_device;
     }
     describe(*engine, common, runs, workers);
     train_all(to_train, common, workers);

@@ -188,7 +188,7 @@ std::string Training::engine_and_form() const {
     const Engine& engine = trainer_.engine();
     return fmt::format(
         "{}; {}", engine.description(),
-        engine.rollout_form(config_.batch, config_.grid(), config_.grid(), config_.rule));
+        engine.rollout_form(config_.batch, config_.grid(), config_.grid(), config_.rule).text);
 }
 
 // As many as may be done before somebody has to look: to the end or the next checkpoint.

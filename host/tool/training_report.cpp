@@ -3,6 +3,8 @@
 
 #include "host/files/atomic_file.hpp"
 
+#include <nca/version.hpp>
+
 #include <fmt/chrono.h>
 
 #include <cmath>

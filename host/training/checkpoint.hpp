@@ -7,22 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "host/iteration/parameters.hpp"
 #include "host/iteration/pool.hpp"
 
 namespace nca {
-
-// The weights and Adam's memory of them, each laid out as Weights::all().
-struct Parameters {
-    explicit Parameters(const Weights& initial)
-        : weights(initial),
-          first_moments(initial.all().size()),
-          second_moments(initial.all().size()) {}
-
-    Weights weights;
-    std::vector<float> first_moments;
-    std::vector<float> second_moments;
-    std::int64_t updates = 0;  // of Adam so far
-};
 
 // All that a training run needs to go on bit for bit.
 struct Checkpoint {

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "host/training/checkpoint.hpp"
-#include "host/iteration/training_loop.hpp"
+#include "host/training/composed_training_loop.hpp"
 
 namespace nca {
 namespace {
@@ -108,7 +108,7 @@ struct Trainer::Impl {
           engine(make_engine(device)),
           target(make_target(image, config)),
           blank(loss_of_empty_grid(target)),
-          loop(engine->make_training_loop(config, target)) {
+          loop(make_training_loop(*engine, config, target)) {
         start_anew();
     }
 

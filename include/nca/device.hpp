@@ -46,7 +46,7 @@ struct NCA_API Device {
     RolloutForm rollout = RolloutForm::automatic;  // of the CUDA engine
     // Engines that work on the CUDA device side by side, this one among them: each takes its part
     // of the device.
-    int sharers = 1;
+    int engines_on_device = 1;
 
     // A CUDA device where there is one, the CPU otherwise.
     static Device automatic() { return {}; }

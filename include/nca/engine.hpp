@@ -3,9 +3,10 @@
 
 #include <nca/device.hpp>
 #include <nca/export.hpp>
-#include <nca/model.hpp>
 #include <nca/random.hpp>
+#include <nca/rule.hpp>
 #include <nca/state.hpp>
+#include <nca/weights.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -71,8 +72,13 @@ struct AdamOptions {
     std::int64_t update = 1;           // counts from 1
 };
 
-struct TrainingConfig;
-class TrainingLoop;
+// How an engine runs the rollouts of a batch.
+struct ChosenForm {
+    RolloutForm form = RolloutForm::steps;  // never automatic; the CPU engine has steps alone
+    std::string text;                       // for people: "one kernel a step"
+};
+
+struct Model;  // nca/model.hpp
 
 // Runs automata forward and backward. Made by make_engine. One engine may be used from one thread
 // at a time; two engines are independent. All pointers are in the engine's own memory space. With
@@ -86,9 +92,9 @@ public:
     virtual std::string description() const = 0;
     // What its matrix products are computed in: on the CPU always exact.
     virtual Precision precision() const = 0;
-    // How forward and backward run such a batch, for people: "one kernel a step".
-    virtual std::string rollout_form(int batch, int height, int width,
-                                     const Rule& rule = {}) const = 0;
+    // The form that forward and backward take for such a batch.
+    virtual ChosenForm rollout_form(int batch, int height, int width,
+                                    const Rule& rule = {}) const = 0;
 
     // Zeroed memory of the engine, in floats. Throws Error naming the bytes wanted when there is
     // not enough.
@@ -130,11 +136,6 @@ public:
     virtual void adam(float* weights, float* first_moments, float* second_moments,
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
-
-    // For Trainer: whole iterations inside the engine (host/iteration/training_loop.hpp). target is
-    // [grid, grid, visible_channels] in host memory.
-    virtual std::unique_ptr<TrainingLoop> make_training_loop(const TrainingConfig& config,
-                                                             std::span<const float> target);
 
     // The same for a model in host memory; a CUDA engine uploads its weights first.
     Tape forward(const Model& model, ConstStateView state, const RolloutOptions& options,

@@ -14,3 +14,6 @@
 #include <nca/sizes.hpp>
 #include <nca/state.hpp>
 #include <nca/trainer.hpp>
+#include <nca/training_config.hpp>
+#include <nca/version.hpp>
+#include <nca/weights.hpp>

@@ -249,7 +249,7 @@ ALL_TABLES = [module.TABLES for module in MODULES]
 class Tables(unittest.TestCase):
     def setUp(self):
         self.functions = {}
-        for path in [*ROOT.glob("cuda/*/*.cu*"), *ROOT.glob("cuda/**/*.hpp")]:
+        for path in [*ROOT.glob("cuda/*/*.cu"), *ROOT.glob("cuda/*/*.cuh"), *ROOT.glob("cuda/*/*.hpp")]:
             lines = path.read_text().splitlines()
             for first, last, name in step_table.find_functions(lines):
                 self.functions.setdefault(name, []).extend(lines[first - 1:last])

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands in for cuda/device/device.cuh where the kernels are compiled as C++ and run on a CPU: the same
-// functions with the same signatures, but that some take the place that calls them for messages.
+// Stands in for cuda/device/device.cuh where the kernels are compiled as C++ and run on a CPU: the
+// same functions with the same signatures, but that some take the place that calls them for
+// messages.
 
 #include <cuda_runtime.h>
 #include <executor.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/iteration/training_loop.hpp"
+#include "host/training/composed_training_loop.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -232,9 +232,12 @@ std::unique_ptr<TrainingLoop> make_composed_training_loop(Engine& engine,
     return std::make_unique<ComposedTrainingLoop>(engine, config, target);
 }
 
-std::unique_ptr<TrainingLoop> Engine::make_training_loop(const TrainingConfig& config,
-                                                         std::span<const float> target) {
-    return make_composed_training_loop(*this, config, target);
+std::unique_ptr<TrainingLoop> make_training_loop(Engine& engine, const TrainingConfig& config,
+                                                 std::span<const float> target) {
+    if (auto* own = dynamic_cast<HasTrainingLoop*>(&engine)) {
+        return own->make_training_loop(config, target);
+    }
+    return make_composed_training_loop(engine, config, target);
 }
 
 }  // namespace nca

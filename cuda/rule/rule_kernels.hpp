@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The launchers of what comes before a rollout and after it, whatever its form.
+// They queue their kernel on the stream and return; pointers are to device memory unless a comment
+// says otherwise. They throw CudaError when the launch is refused.
+
+#include <nca/weights.hpp>
+
+#include <cuda_runtime.h>
+
+#include "cuda/rule/model.hpp"
+#include "cuda/rule/sums.hpp"
+#include "cuda/rule/training_control.hpp"
+
+namespace nca::cuda {
+
+// pack_model.cu: the copies of the weights that kernels of that precision and rule read, with u0.
+// The key is the one given, or that of the plan at the training's cursor.
+void launch_pack_model(PackedModel* model, ConstWeightsView weights, const StepRule& rule,
+                       const FireKey& key, const TrainingControl* control, Precision precision,
+                       cudaStream_t stream);
+
+// reduce_gradients.cu: the blocks' sums, in the order of blocks, as gradients of the model's
+// tensors; grad_weights is added to or overwritten.
+void launch_reduce_gradients(WeightsView grad_weights, const PartialGradients* partial,
+                             const std::uint32_t* has_partial, int blocks, bool accumulate,
+                             cudaStream_t stream);
+
+}  // namespace nca::cuda

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The launchers of a training iteration but for its rollout.
+// They queue their kernel on the stream and return; pointers are to device memory unless a comment
+// says otherwise. They throw CudaError when the launch is refused.
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/rule/model.hpp"
+#include "cuda/rule/sums.hpp"
+#include "cuda/rule/training_control.hpp"
+#include "host/iteration/pool.hpp"
+
+namespace nca::cuda {
+
+// loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where control is given, it is
+// told the batch's loss and its dead, and whether training can go on.
+int loss_partials(const Grid& grid);
+void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
+                 const float* state, const float* target, const Grid& grid,
+                 TrainingControl* control, cudaStream_t stream);
+
+struct AdamArgs {
+    float* weights;        // [parameter_count], as the moments
+    float* first_moments;  //
+    float* second_moments;
+    float* grad_weights;  // overwritten by its normalised value where that is asked for
+    float* norms;         // [4] overwritten
+    double* squares;      // [4] scratch
+    bool output_bias;
+    bool normalise;
+    float beta1;
+    float beta2;
+    float epsilon;
+    AdamRates rates;  // of this update; those of the plan where control is given
+    // Training only, null otherwise.
+    TrainingControl* control;
+    float* good;    // [parameter_count] receives the weights before the update
+    float* anchor;  // [3 * parameter_count] receives weights and moments where the plan says so
+};
+// adam.cu: the tensors' norms, then the update.
+void launch_adam(const AdamArgs& args, cudaStream_t stream);
+
+struct alignas(64) BlockArrival {
+    std::uint32_t barriers;
+};
+
+struct UpdateWeightsArgs {
+    AdamArgs adam;                    // control is not null; squares is not used
+    const PartialGradients* partial;  // [partials]
+    int partials;
+    const LossPartial* loss_partial;  // [batch, losses_per_sample]
+    int losses_per_sample;
+    float* loss;             // [batch] overwritten
+    float* living;           // [batch] overwritten
+    double* squares;         // [update_slices] scratch
+    BlockArrival* arrivals;  // [update_slices + 1] all equal before and after
+    TensorWeights* packed;   // receives the new weights
+    Grid grid;
+    bool close;  // the iteration, too: put_samples does not come behind it
+};
+// update_weights.cu: the gradients' sums, the verdicts, Adam's update and the packed weights, in
+// one launch. What the launches before left in loss_partial and partial is summed in their order.
+inline constexpr int update_slices = (partial_floats + Traits::warp_size - 1) / Traits::warp_size;
+void launch_update_weights(const UpdateWeightsArgs& args, int blocks, cudaStream_t stream);
+int resident_update_blocks();
+
+// Rule::start_values
+struct StartCell {
+    float values[Traits::channels];
+};
+// start_states.cu: empty grids with the start cell at their middle. state [cells, 16] is
+// overwritten.
+void launch_start_states(float* state, const Grid& grid, const StartCell& start,
+                         cudaStream_t stream);
+
+// The pool of a training run, and what the plans of a queue draw from it (host/iteration/pool.hpp).
+struct PoolArgs {
+    float* states;               // [pool, height, width, 16]
+    float* losses;               // [pool], of the states when they were put there
+    const int* samples;          // [most_queued_iterations, batch]
+    const DamageCircle* damage;  // [most_queued_iterations, damaged]
+    int damaged;
+    StartCell start;
+    float start_loss;  // of the state that has nothing but the start cell
+};
+// take_samples.cu: the batch that the plan at the cursor wants. state [cells, 16] is overwritten.
+void launch_take_samples(float* state, const Grid& grid, const PoolArgs& pool,
+                         const TrainingControl* control, cudaStream_t stream);
+// put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells,
+// 16], loss and living [batch] are read.
+void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
+                        const float* living, const Grid& grid, TrainingControl* control,
+                        cudaStream_t stream);
+
+// close_iteration.cu: moves the training's cursor on.
+void launch_close_iteration(TrainingControl* control, cudaStream_t stream);
+
+}  // namespace nca::cuda
