@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <system_error>
 
@@ -51,6 +52,9 @@ std::string advice(int error, const fs::path& path) {
         case EROFS:
             return "choose a folder that you may write to";
         case ENOENT:
+            if (std::error_code e; path.has_parent_path() && fs::exists(path.parent_path(), e)) {
+                return "no file can be made there; choose another folder";
+            }
             return fmt::format("create the folder {} first", path.parent_path().string());
         case ENOTDIR:
             return fmt::format("{} is not a folder", path.parent_path().string());
@@ -73,12 +77,44 @@ void write_all(int descriptor, std::span<const std::uint8_t> contents, const fs:
     }
 }
 
+// What is to be replaced.
+struct Target {
+    fs::path path;
+    std::optional<mode_t> old_mode;  // none: there is no file yet
+
+    fs::path folder() const { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+};
+
+// Follows a link to the file that it names, so that the link stays a link. Refuses what a rename
+// would destroy: a folder, and a device such as /dev/null.
+Target find_target(const fs::path& path) {
+    const auto fail = [&](const char* why) {
+        throw IoError(fmt::format("cannot write {}: {}", path.string(), why));
+    };
+    if (path.filename().empty()) {
+        throw IoError(
+            fmt::format("cannot write '{}': the file name is missing; add one", path.string()));
+    }
+    std::error_code error;
+    Target target{fs::canonical(path, error), {}};
+    if (error) target.path = path;
+    struct stat old = {};
+    if (::stat(target.path.c_str(), &old) == 0) {
+        if (S_ISDIR(old.st_mode)) fail("it is a folder; name a file in it");
+        if (!S_ISREG(old.st_mode)) fail("it is not a regular file; name another");
+        target.old_mode = old.st_mode & 07777;
+    } else if (fs::is_symlink(path, error)) {
+        fail("it is a link to a file that is not there; remove the link or make the file first");
+    }
+    return target;
+}
+
 // Makes a new file in the folder and gives its name. The name is short, because the target's own
 // may already be as long as the file system allows.
-int create_temporary(const fs::path& folder, mode_t mode, const fs::path& path, fs::path& name) {
+int create_temporary(const fs::path& folder, const fs::path& path, fs::path& name) {
     for (int attempt = 0; attempt < 1000; ++attempt) {
         name = folder / fmt::format(".nca-{}-{}.tmp", ::getpid(), attempt);
-        const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (descriptor >= 0) return descriptor;
         if (errno != EEXIST) fail_to_write(path, errno);
     }
@@ -130,41 +166,33 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
 }
 
 void write_file(const fs::path& path, std::span<const std::uint8_t> contents) {
-    if (path.filename().empty()) {
-        throw IoError(
-            fmt::format("cannot write '{}': the file name is missing; add one", path.string()));
-    }
-    // Through a link to the file that it names, so that the link stays a link.
-    std::error_code ignored;
-    fs::path target = fs::canonical(path, ignored);
-    if (ignored) target = path;
-
-    struct stat old = {};
-    const bool replaces = ::stat(target.c_str(), &old) == 0;
-    if (replaces && S_ISDIR(old.st_mode)) {
-        throw IoError(
-            fmt::format("cannot write {}: it is a folder; name a file in it", path.string()));
-    }
-    // Renaming over a device such as /dev/null would destroy it.
-    if (replaces && !S_ISREG(old.st_mode)) {
-        throw IoError(
-            fmt::format("cannot write {}: it is not a regular file; name another", path.string()));
-    }
-
-    const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+    const Target target = find_target(path);
     fs::path temporary;
-    FileDescriptor file(create_temporary(folder, 0666, path, temporary));
+    FileDescriptor file(create_temporary(target.folder(), path, temporary));
     try {
-        if (replaces && ::fchmod(file.get(), old.st_mode & 07777) != 0) fail_to_write(path, errno);
+        if (target.old_mode && ::fchmod(file.get(), *target.old_mode) != 0) {
+            fail_to_write(path, errno);
+        }
         write_all(file.get(), contents, path);
         if (::fsync(file.get()) != 0) fail_to_write(path, errno);
         if (file.close() != 0) fail_to_write(path, errno);
-        if (::rename(temporary.c_str(), target.c_str()) != 0) fail_to_write(path, errno);
+        if (::rename(temporary.c_str(), target.path.c_str()) != 0) fail_to_write(path, errno);
     } catch (...) {
         ::unlink(temporary.c_str());
         throw;
     }
-    sync_folder(folder, path);
+    sync_folder(target.folder(), path);
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+    write_file(path, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+}
+
+void require_writable(const fs::path& path) {
+    const Target target = find_target(path);
+    fs::path temporary;
+    const FileDescriptor file(create_temporary(target.folder(), path, temporary));
+    ::unlink(temporary.c_str());
 }
 
 }  // namespace nca

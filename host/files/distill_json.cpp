@@ -190,8 +190,7 @@ Model load_distill_json(const std::filesystem::path& path) {
 }
 
 void save_distill_json(const std::filesystem::path& path, const Model& model) {
-    const std::string text = encode_distill_json(model.weights);
-    write_file(path, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    write_text(path, encode_distill_json(model.weights));
 }
 
 }  // namespace nca

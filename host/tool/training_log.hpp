@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/files/atomic_file.hpp"
 #include "host/tool/console.hpp"
-#include "host/tool/output_files.hpp"
 
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
@@ -31,7 +31,7 @@ public:
     // file to go on with is no such log.
     TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration,
                 std::string_view engine)
-        : path_(linked_file(path)) {
+        : path_(path) {
         std::vector<Part> parts;
         if (first_iteration > 0) {
             parts = earlier_parts(first_iteration);
@@ -41,34 +41,10 @@ public:
             parts.push_back({comment, {}});
         }
         // The old log stays until the new one has all its rows.
-        std::filesystem::path temporary = path_;
-        temporary += ".part";
-        file_.reset(std::fopen(temporary.c_str(), "w"));
+        write_text(path_, text_of(parts));
+        file_.reset(std::fopen(path_.c_str(), "ae"));
         if (!file_) {
-            throw IoError(
-                fmt::format("cannot write {}: {}", temporary.string(), std::strerror(errno)));
-        }
-        for (const Part& part : parts) {
-            if (!part.comment.empty()) {
-                write(part.comment + "\n");
-            }
-            if (&part == &parts.front()) {
-                write(std::string(header) + "\n");
-            }
-            for (const std::string& row : part.rows) {
-                write(row + "\n");
-            }
-        }
-        std::error_code error;
-        if (!flush()) {
-            error = {errno, std::generic_category()};
-        } else {
-            std::filesystem::rename(temporary, path_, error);
-        }
-        if (error) {
-            std::error_code ignored;
-            std::filesystem::remove(temporary, ignored);
-            throw IoError(fmt::format("cannot write {}: {}", path.string(), error.message()));
+            throw IoError(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));
         }
     }
 
@@ -124,6 +100,22 @@ private:
             file_.reset();
         }
         return good;
+    }
+
+    static std::string text_of(const std::vector<Part>& parts) {
+        std::string text;
+        for (const Part& part : parts) {
+            if (!part.comment.empty()) {
+                text += part.comment + "\n";
+            }
+            if (&part == &parts.front()) {
+                text += std::string(header) + "\n";
+            }
+            for (const std::string& row : part.rows) {
+                text += row + "\n";
+            }
+        }
+        return text;
     }
 
     static std::string quoted(const std::string& text) {

@@ -105,10 +105,8 @@ std::string TrainingReport::write(const Trainer& trainer, RunState state,
     }
     if (!arguments_.report.empty()) {
         attempt([&] {
-            const std::string text =
-                html_page(page(trainer, state, error), history_, pictures_ ? &*pictures_ : nullptr);
-            write_file(arguments_.report,
-                       {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+            write_text(arguments_.report, html_page(page(trainer, state, error), history_,
+                                                    pictures_ ? &*pictures_ : nullptr));
         });
     }
     if (!arguments_.pictures.empty() && pictures_) {
