@@ -90,12 +90,12 @@ Checkpoint unusual_checkpoint() {
         .config = unusual_config(),
         .target_name = "my \"lizard\"\n.png",
         .target_hash = 0xfedcba9876543210,
-        .iteration = 123456789,
-        .recoveries = 7,
-        .failures = 5,
-        .good_iterations = 4321,
-        .learnt = true,
-        .recent_losses = {0.1, 1.0 / 3, 1e-300, 5e-324, 999.9999999999999, 0},
+        .progress = {.iteration = 123456789,
+                     .recoveries = 7,
+                     .failures = 5,
+                     .good_iterations = 4321,
+                     .learnt = true,
+                     .recent_losses = {0.1, 1.0 / 3, 1e-300, 5e-324, 999.9999999999999, 0}},
         .current = numbered(false, 0),
         .anchor = numbered(false, 1e5F),
         .pool = unusual_pool(),
@@ -163,14 +163,9 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         REQUIRE(got.config == expected.config);
         REQUIRE(got.target_name == expected.target_name);
         REQUIRE(got.target_hash == expected.target_hash);
-        REQUIRE(got.iteration == expected.iteration);
-        REQUIRE(got.recoveries == expected.recoveries);
-        REQUIRE(got.failures == expected.failures);
-        REQUIRE(got.good_iterations == expected.good_iterations);
-        REQUIRE(got.recent_losses == expected.recent_losses);
+        REQUIRE(got.progress == expected.progress);
         require_same(got.current, expected.current);
         require_same(got.anchor, expected.anchor);
-        REQUIRE(got.learnt == expected.learnt);
         REQUIRE((got.pool == expected.pool));
 
         save_checkpoint(folder / "again", got, {});
@@ -502,9 +497,9 @@ TEST_CASE("the largest counts of a checkpoint can still be counted on from") {
     const TrainingConfig config = test::small_config("growing");
     Trainer trainer(test::small_picture(), config, Device::cpu(1));
     Checkpoint checkpoint = test::inside(trainer);
-    checkpoint.iteration = checkpoint.good_iterations = 1'000'000'000;
+    checkpoint.progress.iteration = checkpoint.progress.good_iterations = 1'000'000'000;
     checkpoint.current.updates = checkpoint.anchor.updates = 1'000'000'000;
-    checkpoint.recoveries = checkpoint.failures = 1000;
+    checkpoint.progress.recoveries = checkpoint.progress.failures = 1000;
     test::resume_from(trainer, checkpoint);
     const IterationReport report = trainer.iterate();
     REQUIRE(report.iteration == 1'000'000'000);

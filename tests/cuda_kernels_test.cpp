@@ -278,12 +278,12 @@ TEST_CASE("a queue does what its iterations do one by one where a run loses what
     TrainingConfig config = test::small_config("growing");
     config.rule.fire_rate = 0;
     Checkpoint checkpoint = test::inside(Trainer(test::small_picture(), config, Device::cuda()));
-    checkpoint.learnt = true;
-    checkpoint.good_iterations = 90;
+    checkpoint.progress.learnt = true;
+    checkpoint.progress.good_iterations = 90;
     // The median is small at first. Ten losses of a blank image later, when an anchor and a look at
     // whether the run is stuck are due, it is not.
-    checkpoint.recent_losses.assign(100, 1e-3);
-    std::fill_n(checkpoint.recent_losses.begin() + 20, 45, 900.0);
+    checkpoint.progress.recent_losses.assign(100, 1e-3);
+    std::fill_n(checkpoint.progress.recent_losses.begin() + 20, 45, 900.0);
     Trainer single(test::small_picture(), config, Device::cuda());
     Trainer queued(test::small_picture(), config, Device::cuda());
     test::resume_from(single, checkpoint);
@@ -376,7 +376,7 @@ TEST_CASE("training that gives up behind good iterations reports those first") {
     TrainingConfig config = test::small_config("growing");
     config.learning_rate = 10;
     Checkpoint checkpoint = test::inside(Trainer(test::small_picture(), config, Device::cuda()));
-    checkpoint.failures = 12;
+    checkpoint.progress.failures = 12;
     Trainer trainer(test::small_picture(), config, Device::cuda());
     test::resume_from(trainer, checkpoint);
     const auto reports = trainer.iterate(32);

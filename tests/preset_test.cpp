@@ -153,7 +153,7 @@ TEST_CASE("a configuration's bad field is refused by name") {
         {[](auto& c) { c.damage_centre = not_a_number; }, "damage's centre is nan"},
         {[](auto& c) { c.smallest_damage = -0.1F; }, "smallest radius of damage is -0.1"},
         {[](auto& c) { c.smallest_damage = 0.5F; }, "smallest radius of damage is 0.5"},
-        {[](auto& c) { c.largest_damage = not_a_number; }, "smallest radius of damage is 0.1"},
+        {[](auto& c) { c.largest_damage = not_a_number; }, "largest radius of damage is nan"},
         {[](auto& c) { c.largest_damage = 5; }, "largest radius of damage is 5"},
         {[](auto& c) { c.target_size = 7; }, "size is 7"},
         {[](auto& c) { c.target_size = -1; }, "size is -1"},

@@ -122,7 +122,7 @@ TEST_CASE("steps are uniform in 64 to 95 and learning rates follow their schedul
         for (int i = 0; i < iterations; ++i) {
             if (i % 400 == 399) {  // before it is taken for stuck, which it is
                 Checkpoint checkpoint = inside(trainer);
-                checkpoint.good_iterations = 0;
+                checkpoint.progress.good_iterations = 0;
                 resume_from(trainer, checkpoint);
             }
             const IterationReport report = trainer.iterate();
@@ -177,9 +177,9 @@ std::vector<reference::Grid<double>> batch_states(const Checkpoint& before) {
     const TrainingConfig& config = before.config;
     auto states = start_states(config);
     if (config.pool == 0) return states;
-    const std::uint32_t seed = fire_seed(config, before.recoveries);
-    const auto samples = sample_pool(seed, before.iteration, config.pool, config.batch);
-    const auto circles = draw_damage(config, seed, before.iteration);
+    const std::uint32_t seed = fire_seed(config, before.progress.recoveries);
+    const auto samples = sample_pool(seed, before.progress.iteration, config.pool, config.batch);
+    const auto circles = draw_damage(config, seed, before.progress.iteration);
     std::multimap<float, int> by_loss;  // equal ones in the order in which they came
     for (int i = 0; i < config.batch; ++i) by_loss.emplace(before.pool.loss(samples[i]), i);
     int rank = 0;
@@ -222,8 +222,8 @@ void require_pool_after(const Trainer& trainer, const IterationReport& report,
                         const Checkpoint& before, const Checkpoint& after) {
     const TrainingConfig& config = before.config;
     if (config.pool == 0) return;
-    const auto samples = sample_pool(fire_seed(config, before.recoveries), before.iteration,
-                                     config.pool, config.batch);
+    const auto samples = sample_pool(fire_seed(config, before.progress.recoveries),
+                                     before.progress.iteration, config.pool, config.batch);
     const std::vector<float> ends = trainer.states_after();
     const auto size = std::ptrdiff_t(ends.size()) / config.batch;
     const std::vector<double> start = start_states(config)[0].values;
@@ -342,11 +342,11 @@ bool iteration_agrees(Trainer& trainer) {
     const Checkpoint after = inside(trainer);
     INFO(trainer.engine().description()
          << ", " << config.preset << ", iteration " << report.iteration);
-    REQUIRE(report.iteration == before.iteration);
+    REQUIRE(report.iteration == before.progress.iteration);
     REQUIRE(report.steps >= config.fewest_steps);
     REQUIRE(report.steps < config.most_steps);
     REQUIRE(report.recovery.empty());
-    REQUIRE(after.iteration == before.iteration + 1);
+    REQUIRE(after.progress.iteration == before.progress.iteration + 1);
     REQUIRE(after.current.updates == before.current.updates + 1);
     REQUIRE(trainer.model().weights == before.current.weights);
 
@@ -359,7 +359,8 @@ bool iteration_agrees(Trainer& trainer) {
     REQUIRE(trainer.states_before() == taken);
     const reference::GradientCheck check(
         config.rule, weights, starts, make_target(small_picture(), config),
-        {report.steps, {fire_seed(config, before.recoveries), std::uint32_t(report.iteration)}});
+        {report.steps,
+         {fire_seed(config, before.progress.recoveries), std::uint32_t(report.iteration)}});
     if (near_a_kink(config.rule, weights, check.rollouts())) return false;
 
     double largest = 0;
@@ -456,8 +457,8 @@ TEST_CASE("an iteration after recoveries agrees with the double reference") {
             trainer.iterate();
             // Adam has made fewer updates than there were iterations.
             Checkpoint checkpoint = inside(trainer);
-            checkpoint.recoveries = 3;
-            checkpoint.iteration = 9;
+            checkpoint.progress.recoveries = 3;
+            checkpoint.progress.iteration = 9;
             resume_from(trainer, checkpoint);
             agreed = iteration_agrees(trainer);
         }
@@ -644,7 +645,7 @@ struct Prepared {
     Prepared(const TrainingConfig& config, const Device& device, const Weights& current)
         : trainer(small_picture(), config, device), checkpoint(inside(trainer)) {
         checkpoint.current = Parameters(current);
-        checkpoint.recent_losses = {0.25};
+        checkpoint.progress.recent_losses = {0.25};
     }
     IterationReport iterate() {
         resume_from(trainer, checkpoint);
@@ -702,9 +703,9 @@ TEST_CASE("an iteration that fails in any way is noticed, reported and recovered
             REQUIRE(after.current.first_moments == anchor.first_moments);
             REQUIRE(after.current.second_moments == anchor.second_moments);
             REQUIRE(after.current.updates == anchor.updates);
-            REQUIRE(after.recent_losses == run.checkpoint.recent_losses);
-            REQUIRE(after.recoveries == 1);
-            REQUIRE(after.failures == 1);
+            REQUIRE(after.progress.recent_losses == run.checkpoint.progress.recent_losses);
+            REQUIRE(after.progress.recoveries == 1);
+            REQUIRE(after.progress.failures == 1);
             REQUIRE(run.trainer.model().weights == anchor.weights);
 
             const IterationReport next = run.trainer.iterate();
@@ -734,7 +735,7 @@ TEST_CASE("the dead of a batch are counted, and some do not stop the training") 
     for (const Device& device : devices_to_train_on()) {
         for (const int recoveries : {0, 1}) {
             Prepared run(config, device, adding(alpha_channel, -10));
-            run.checkpoint.recoveries = recoveries;
+            run.checkpoint.progress.recoveries = recoveries;
             const FireKey key{fire_seed(config, recoveries)};
             int expected = 0;
             for (std::uint32_t sample = 0; sample < 8; ++sample) {
@@ -798,13 +799,14 @@ TEST_CASE("a hundred good iterations make earlier failures forgiven, and not one
         const int enough = learnt ? 100 : 600;
         for (const int good : {enough - 2, enough - 1}) {
             Prepared run(small_config("growing"), any_device(), Weights(true));
-            run.checkpoint.learnt = learnt;
-            run.checkpoint.recent_losses.assign(99,
-                                                0.7 * blank_loss());  // neither stuck nor learnt
-            run.checkpoint.failures = 12;
-            run.checkpoint.good_iterations = good;
+            run.checkpoint.progress.learnt = learnt;
+            run.checkpoint.progress.recent_losses.assign(
+                99,
+                0.7 * blank_loss());  // neither stuck nor learnt
+            run.checkpoint.progress.failures = 12;
+            run.checkpoint.progress.good_iterations = good;
             REQUIRE(run.iterate().recovery.empty());
-            REQUIRE(inside(run.trainer).failures == (good == enough - 1 ? 0 : 12));
+            REQUIRE(inside(run.trainer).progress.failures == (good == enough - 1 ? 0 : 12));
         }
     }
 }
@@ -819,15 +821,16 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
                     config.rule.fire_rate = 0;
                     Prepared run(config, device, adding(5, 0.125F));
                     run.checkpoint.anchor = Parameters(adding(6, 0.5F));
-                    run.checkpoint.learnt = learnt;
-                    run.checkpoint.recent_losses.assign(100, 0.9);
-                    run.checkpoint.failures = 3;
-                    run.checkpoint.good_iterations = warmup + (learnt ? 99 : 499) - !in_time;
+                    run.checkpoint.progress.learnt = learnt;
+                    run.checkpoint.progress.recent_losses.assign(100, 0.9);
+                    run.checkpoint.progress.failures = 3;
+                    run.checkpoint.progress.good_iterations =
+                        warmup + (learnt ? 99 : 499) - !in_time;
                     const IterationReport report = run.iterate();
                     const Checkpoint after = inside(run.trainer);
                     INFO(report.recovery);
-                    REQUIRE(after.recoveries == in_time);
-                    REQUIRE(after.failures == 3 + in_time);
+                    REQUIRE(after.progress.recoveries == in_time);
+                    REQUIRE(after.progress.failures == 3 + in_time);
                     REQUIRE(run.trainer.iteration() == 1);
                     if (!in_time) {
                         REQUIRE(report.recovery.empty());
@@ -839,7 +842,7 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
                                                                                : "new weights") &&
                                                       ContainsSubstring("a pool of start cells"));
                     REQUIRE(report.reset == config.pool);
-                    REQUIRE(after.good_iterations == 0);
+                    REQUIRE(after.progress.good_iterations == 0);
                     // Back to what was good, or to something else than where it began.
                     if (learnt) {
                         REQUIRE(after.current.weights == run.checkpoint.anchor.weights);
@@ -861,12 +864,12 @@ TEST_CASE("iterations that grow nothing do not make earlier failures forgiven") 
         config.warmup = 7;
         config.rule.fire_rate = 0;
         Prepared run(config, any_device(), Weights(true));
-        run.checkpoint.learnt = true;
-        run.checkpoint.recent_losses.assign(100, loss);
-        run.checkpoint.failures = 12;
-        run.checkpoint.good_iterations = 110;
+        run.checkpoint.progress.learnt = true;
+        run.checkpoint.progress.recent_losses.assign(100, loss);
+        run.checkpoint.progress.failures = 12;
+        run.checkpoint.progress.good_iterations = 110;
         REQUIRE(run.iterate().recovery.empty());
-        REQUIRE(inside(run.trainer).failures == (loss == 1e-3 ? 0 : 12));
+        REQUIRE(inside(run.trainer).progress.failures == (loss == 1e-3 ? 0 : 12));
     }
 }
 
@@ -875,10 +878,10 @@ TEST_CASE("a few batches that went wild are not taken for a run that is stuck") 
         TrainingConfig config = small_config("growing");
         config.rule.fire_rate = 0;
         Prepared run(config, any_device(), Weights(true));
-        run.checkpoint.learnt = true;
-        run.checkpoint.recent_losses.assign(std::size_t(100), 1e-3);
-        std::fill_n(run.checkpoint.recent_losses.begin() + 1, wild, 900.0);
-        run.checkpoint.good_iterations = 4999;
+        run.checkpoint.progress.learnt = true;
+        run.checkpoint.progress.recent_losses.assign(std::size_t(100), 1e-3);
+        std::fill_n(run.checkpoint.progress.recent_losses.begin() + 1, wild, 900.0);
+        run.checkpoint.progress.good_iterations = 4999;
         REQUIRE(run.iterate().recovery.empty() == (wild == 48));
     }
 }
@@ -891,10 +894,10 @@ TEST_CASE("a run has learnt once a hundred losses lie clearly below a blank imag
             config.rule.fire_rate = 0;
             Prepared run(config, any_device(), Weights(true));
             // The last one is that of the iteration to come, about a blank image's.
-            run.checkpoint.recent_losses.assign(99, share * blank);
-            run.checkpoint.good_iterations = good;
+            run.checkpoint.progress.recent_losses.assign(99, share * blank);
+            run.checkpoint.progress.good_iterations = good;
             REQUIRE(run.iterate().recovery.empty());
-            REQUIRE(inside(run.trainer).learnt == (share == 0.4 && good == 99));
+            REQUIRE(inside(run.trainer).progress.learnt == (share == 0.4 && good == 99));
         }
     }
 }
@@ -903,9 +906,9 @@ TEST_CASE("weights from a run that is losing what it had learnt do not become th
     for (const double loss : {1e-3, 0.9}) {
         const Weights current = adding(5, 0.125F);
         Prepared run(small_config("growing"), any_device(), current);
-        run.checkpoint.learnt = true;
-        run.checkpoint.recent_losses.assign(100, loss);
-        run.checkpoint.good_iterations = 50;
+        run.checkpoint.progress.learnt = true;
+        run.checkpoint.progress.recent_losses.assign(100, loss);
+        run.checkpoint.progress.good_iterations = 50;
         run.iterate();
         REQUIRE((inside(run.trainer).anchor.weights == current) == (loss == 1e-3));
     }
@@ -923,7 +926,7 @@ TEST_CASE("a warm-up lets the steps rise from an eighth to their full number") {
     }
     // It begins again after a recovery.
     Checkpoint checkpoint = inside(trainer);
-    checkpoint.good_iterations = 0;
+    checkpoint.progress.good_iterations = 0;
     resume_from(trainer, checkpoint);
     REQUIRE(trainer.iterate().steps == 8);
 }
@@ -971,7 +974,7 @@ TEST_CASE("every fifty good iterations the anchor moves to the weights before th
     for (const int good : {49, 50, 51, 100}) {
         const Weights current = adding(5, 0.125F);
         Prepared run(small_config("growing"), any_device(), current);
-        run.checkpoint.good_iterations = good;
+        run.checkpoint.progress.good_iterations = good;
         run.checkpoint.current.updates = 77;
         REQUIRE(run.iterate().recovery.empty());
         const Parameters anchor = inside(run.trainer).anchor;

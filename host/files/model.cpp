@@ -59,6 +59,31 @@ bool is_checkpoint_tensor(const std::string& name) {
     return name.starts_with("adam.") || name.starts_with("pool.") || name.starts_with("recovery.");
 }
 
+// Checks shape and finiteness of the tensor and copies it.
+void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
+                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path) {
+    const NamedTensor* tensor = file.find(name);
+    if (tensor == nullptr) {
+        throw FormatError(
+            fmt::format("{}: tensor {} is missing, expected it with shape {}; the "
+                        "file is not a model of this library",
+                        path.string(), name, shape_text(shape)));
+    }
+    if (tensor->shape != shape || tensor->values.size() != values.size()) {
+        throw FormatError(fmt::format(
+            "{}: tensor {} has shape {}, expected {}; only automata of "
+            "{} channels and {} hidden units are supported",
+            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden));
+    }
+    if (const float* bad = find_not_finite(tensor->values)) {
+        throw FormatError(
+            fmt::format("{}: tensor {} has the value {} at index {}, expected finite "
+                        "numbers; its training failed, use an earlier file",
+                        path.string(), name, *bad, bad - tensor->values.data()));
+    }
+    std::ranges::copy(tensor->values, values.begin());
+}
+
 }  // namespace
 
 std::string rule_to_text(const Rule& rule) {
@@ -104,30 +129,6 @@ Rule rule_from_text(const std::string& text, const std::string& where) {
     return rule;
 }
 
-void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
-                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path) {
-    const NamedTensor* tensor = file.find(name);
-    if (tensor == nullptr) {
-        throw FormatError(
-            fmt::format("{}: tensor {} is missing, expected it with shape {}; the "
-                        "file is not a model of this library",
-                        path.string(), name, shape_text(shape)));
-    }
-    if (tensor->shape != shape || tensor->values.size() != values.size()) {
-        throw FormatError(fmt::format(
-            "{}: tensor {} has shape {}, expected {}; only automata of "
-            "{} channels and {} hidden units are supported",
-            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden));
-    }
-    if (const float* bad = find_not_finite(tensor->values)) {
-        throw FormatError(
-            fmt::format("{}: tensor {} has the value {} at index {}, expected finite "
-                        "numbers; its training failed, use an earlier file",
-                        path.string(), name, *bad, bad - tensor->values.data()));
-    }
-    std::ranges::copy(tensor->values, values.begin());
-}
-
 void require_finite(const Weights& weights) {
     for (const ParameterTensor& tensor : parameter_tensors(weights.has_output_bias())) {
         const auto values = weights.all().subspan(tensor.offset, tensor.size);
@@ -140,15 +141,27 @@ void require_finite(const Weights& weights) {
     }
 }
 
+void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<const float> all,
+                    bool output_bias) {
+    for (ParameterTensor& tensor : parameter_tensors(output_bias)) {
+        const auto values = all.subspan(tensor.offset, tensor.size);
+        file.tensors.push_back(
+            {prefix + tensor.name, std::move(tensor.shape), {values.begin(), values.end()}});
+    }
+}
+
+void take_parameters(std::span<float> all, const SafetensorsFile& file, const std::string& prefix,
+                     bool output_bias, const std::filesystem::path& path) {
+    for (const ParameterTensor& tensor : parameter_tensors(output_bias)) {
+        take_tensor(all.subspan(tensor.offset, tensor.size), file, prefix + tensor.name,
+                    tensor.shape, path);
+    }
+}
+
 void put_model(const Model& model, SafetensorsFile& file) {
     model.rule.validate();
     require_finite(model.weights);
-    const auto all = model.weights.all();
-    for (ParameterTensor& tensor : parameter_tensors(model.weights.has_output_bias())) {
-        const auto values = all.subspan(tensor.offset, tensor.size);
-        file.tensors.push_back(
-            {tensor.name, std::move(tensor.shape), {values.begin(), values.end()}});
-    }
+    put_parameters(file, "", model.weights.all(), model.weights.has_output_bias());
     file.metadata[rule_key] = rule_to_text(model.rule);
     file.metadata[history_key] = history_to_text(model.history);
 }
@@ -170,10 +183,7 @@ Model take_model(const SafetensorsFile& file, const std::filesystem::path& path)
 
     Model model;
     model.weights = Weights(output_bias);
-    for (const ParameterTensor& tensor : parameters) {
-        take_tensor(model.weights.all().subspan(tensor.offset, tensor.size), file, tensor.name,
-                    tensor.shape, path);
-    }
+    take_parameters(model.weights.all(), file, "", output_bias, path);
     const auto rule = file.metadata.find(rule_key);
     model.rule_in_file = rule != file.metadata.end();
     model.rule = model.rule_in_file

@@ -22,9 +22,12 @@ Model take_model(const SafetensorsFile& file, const std::filesystem::path& path)
 // Throws InvalidArgument where a weight is not finite.
 void require_finite(const Weights& weights);
 
-// Checks shape and finiteness of the tensor and copies it. Throws FormatError otherwise.
-void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
-                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path);
+// All parameters, laid out as Weights::all(), as tensors whose names begin with the prefix.
+void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<const float> all,
+                    bool output_bias);
+// The other way round. Throws FormatError where a tensor is missing, misshapen or not finite.
+void take_parameters(std::span<float> all, const SafetensorsFile& file, const std::string& prefix,
+                     bool output_bias, const std::filesystem::path& path);
 
 // A rule as JSON and back. `where` begins the message of the FormatError that rule_from_text
 // throws.

@@ -9,6 +9,7 @@
 
 #include "host/iteration/parameters.hpp"
 #include "host/iteration/pool.hpp"
+#include "host/training/recovery.hpp"
 
 namespace nca {
 
@@ -17,12 +18,7 @@ struct Checkpoint {
     TrainingConfig config;
     std::string target_name = {};
     std::uint64_t target_hash = 0;  // hash_target of the target on the grid
-    std::int64_t iteration = 0;     // how many are done
-    int recoveries = 0;             // how often the learning rate was halved
-    int failures = 0;               // recoveries without enough good iterations in between
-    int good_iterations = 0;        // since the last recovery, or since the run began
-    bool learnt = false;            // the loss has been clearly below a blank image's
-    std::vector<double> recent_losses = {};
+    TrainingProgress progress = {};
     Parameters current;
     Parameters anchor;  // what a recovery goes back to
     StatePool pool = {};

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
+#include <type_traits>
+
+#include "host/training/config_fields.hpp"
 
 namespace nca {
 
@@ -30,40 +33,44 @@ TrainingConfig preset(std::string_view name) {
         "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name));
 }
 
-void TrainingConfig::validate() const {
-    const auto require = [](bool good, const char* what, auto got, const char* expected) {
-        if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
+namespace {
+
+void require(bool good, const char* what, auto got, std::string_view expected) {
+    if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
+}
+
+// By itself, whatever the other fields are.
+void check_field(const ConfigField& field, const TrainingConfig& config) {
+    const auto check = [&]<class Value>(const Value& value) {
+        if constexpr (std::is_enum_v<Value>) {
+            const int index = int(value);
+            require(index == 0 || index == 1, field.title, index, field.expected);
+        } else if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+            require(value >= field.least && value <= field.most, field.title, value,
+                    field.expected);
+        }
     };
+    std::visit([&](auto member) { check(config.*member); }, field.member);
+}
+
+}  // namespace
+
+void TrainingConfig::validate() const {
     rule.validate();
-    const auto known = [](auto value) { return int(value) == 0 || int(value) == 1; };
-    require(known(initialisation), "initialisation", int(initialisation), "pytorch or glorot");
-    require(known(schedule), "schedule", int(schedule), "exponential or drop");
-    require(batch >= 1 && batch <= 4096, "batch", batch, "1 to 4096");
-    require(fewest_steps >= 1, "the smallest number of steps", fewest_steps, "1 or more");
-    require(most_steps > fewest_steps && most_steps <= 100000, "the end of the range of steps",
-            most_steps, "more than its begin and at most 100000");
-    require(warmup >= 0 && warmup <= 1000000, "warmup", warmup, "0 to 1000000 iterations");
-    require(pool == 0 || (pool >= batch && pool <= 65536), "pool", pool,
-            fmt::format("0, or at least the batch, which is {}, and at most 65536", batch).c_str());
-    require(damaged >= 0 && (damaged == 0 || damaged < batch), "damage", damaged,
-            fmt::format("less than the batch, which is {}: one of it becomes the start cell", batch)
-                .c_str());
+    for (const ConfigField& field : config_fields) check_field(field, *this);
+    require(most_steps > fewest_steps, "the end of the range of steps", most_steps,
+            "more than its begin");
+    require(pool == 0 || pool >= batch, "pool", pool,
+            fmt::format("0, or at least the batch, which is {}, and at most 65536", batch));
+    require(
+        damaged == 0 || damaged < batch, "damage", damaged,
+        fmt::format("less than the batch, which is {}: one of it becomes the start cell", batch));
     require(damaged == 0 || pool > 0, "damage", damaged,
             "0, as there is no pool: only states of a pool are damaged");
-    require(damage_centre >= 0 && damage_centre <= 1, "the damage's centre", damage_centre,
-            "0 to 1, of half the grid");
-    require(smallest_damage >= 0 && smallest_damage <= largest_damage,
-            "the smallest radius of damage", smallest_damage, "0 or more, at most the largest");
-    require(largest_damage <= 4, "the largest radius of damage", largest_damage,
-            "at most 4, of half the grid");
-    require(target_size >= 8 && target_size <= 4096, "size", target_size, "8 to 4096 cells");
-    require(padding >= 0 && padding <= 4096, "padding", padding, "0 to 4096 cells");
+    require(smallest_damage <= largest_damage, "the smallest radius of damage", smallest_damage,
+            "0 or more, at most the largest");
     // Checkpoints number the cells of the pool's states in float32.
     require(pool == 0 || grid() <= 4096, "the grid's side", grid(), "at most 4096 with a pool");
-    require(std::isfinite(learning_rate) && learning_rate > 0, "learning rate", learning_rate,
-            "a finite number above 0");
-    require(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 or more and less than 1");
-    require(beta2 >= 0 && beta2 < 1, "beta2", beta2, "0 or more and less than 1");
 }
 
 std::vector<float> make_target(const Image& image, const TrainingConfig& config) {

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The fields of TrainingConfig, told once: checks, checkpoints, the command line and reports read
+// this table. Only its rule is not in it.
+
+#include <nca/training_config.hpp>
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <variant>
+
+namespace nca {
+
+struct ConfigField {
+    using Member =
+        std::variant<std::string TrainingConfig::*, bool TrainingConfig::*, int TrainingConfig::*,
+                     std::uint32_t TrainingConfig::*, float TrainingConfig::*,
+                     Initialisation TrainingConfig::*, Schedule TrainingConfig::*>;
+
+    const char* name;  // in checkpoints
+    Member member;
+    const char* title = name;       // in messages
+    double least = 0;               // of a number
+    double most = 0;                // of a number
+    const char* expected = "";      // the same in words
+    const char* choices[2] = {};    // the names of an enumeration's values, in checkpoints
+    const char* label = "";         // in reports; "": it is shown in the row of the field before
+    const char* format = "{}";      // its value there, and that of the next field
+    const char* shown[2] = {};      // the values of a bool or an enumeration there
+    int beyond = 0;                 // 1: the end of a range, which is shown as the last in it
+    const char* option = nullptr;   // of nca train; none: it has none, or that of the field before
+    const char* argument = "";      // of the option
+    const char* example = nullptr;  // of the argument where it is for this field and the next
+    const char* help = "";          // of the option
+};
+
+namespace config_limits {
+
+inline constexpr float largest_float = std::numeric_limits<float>::max();
+inline constexpr float least_above_0 = std::numeric_limits<float>::denorm_min();
+inline constexpr float most_below_1 = 1 - std::numeric_limits<float>::epsilon() / 2;
+inline constexpr int largest_int = std::numeric_limits<int>::max();
+inline constexpr std::uint32_t largest_seed = std::numeric_limits<std::uint32_t>::max();
+
+}  // namespace config_limits
+
+// In the order of checkpoints.
+inline constexpr ConfigField config_fields[] = {
+    {.name = "preset", .member = &TrainingConfig::preset, .label = "preset"},
+    {.name = "output_bias",
+     .member = &TrainingConfig::output_bias,
+     .label = "output bias",
+     .shown = {"no", "yes"}},
+    {.name = "initialisation",
+     .member = &TrainingConfig::initialisation,
+     .expected = "pytorch or glorot",
+     .choices = {"pytorch", "glorot"},
+     .label = "first layer at first",
+     .shown = {"PyTorch's default", "Glorot uniform"}},
+    {.name = "schedule",
+     .member = &TrainingConfig::schedule,
+     .expected = "exponential or drop",
+     .choices = {"exponential", "drop"},
+     .label = "schedule",
+     .shown = {"times 0.9999 each iteration", "a tenth from iteration 2000"}},
+    {.name = "normalise_gradients",
+     .member = &TrainingConfig::normalise_gradients,
+     .label = "gradient",
+     .shown = {"as is", "normalised per tensor"}},
+    {.name = "learning_rate",
+     .member = &TrainingConfig::learning_rate,
+     .title = "learning rate",
+     .least = config_limits::least_above_0,
+     .most = config_limits::largest_float,
+     .expected = "a finite number above 0",
+     .label = "learning rate",
+     .option = "--lr",
+     .argument = "F",
+     .help = "Adam's learning rate at the start (0.002)"},
+    {.name = "beta1",
+     .member = &TrainingConfig::beta1,
+     .most = config_limits::most_below_1,
+     .expected = "0 or more and less than 1",
+     .label = "Adam's betas",
+     .format = "{}, {}",
+     .option = "--betas",
+     .argument = "B1:B2",
+     .example = "0.9:0.999",
+     .help = "Adam's decay rates (0.9:0.999)"},
+    {.name = "beta2",
+     .member = &TrainingConfig::beta2,
+     .most = config_limits::most_below_1,
+     .expected = "0 or more and less than 1"},
+    {.name = "batch",
+     .member = &TrainingConfig::batch,
+     .least = 1,
+     .most = 4096,
+     .expected = "1 to 4096",
+     .label = "batch",
+     .option = "--batch",
+     .argument = "N",
+     .help = "grids per iteration (8)"},
+    {.name = "fewest_steps",
+     .member = &TrainingConfig::fewest_steps,
+     .title = "the smallest number of steps",
+     .least = 1,
+     .most = config_limits::largest_int,
+     .expected = "1 or more",
+     .label = "steps",
+     .format = "{} to {}",
+     .option = "--steps",
+     .argument = "A:B",
+     .example = "64:96",
+     .help = "steps per iteration, drawn from A..B-1 (64:96)"},
+    {.name = "most_steps",
+     .member = &TrainingConfig::most_steps,
+     .title = "the end of the range of steps",
+     .least = 1,
+     .most = 100000,
+     .expected = "more than its begin and at most 100000",
+     .beyond = 1},
+    {.name = "warmup",
+     .member = &TrainingConfig::warmup,
+     .most = 1000000,
+     .expected = "0 to 1000000 iterations",
+     .label = "warmup",
+     .format = "{} iterations",
+     .option = "--warmup",
+     .argument = "N",
+     .help = "iterations over which the steps rise from an eighth to their full number, for "
+             "training that dies or explodes early (0)"},
+    {.name = "pool",
+     .member = &TrainingConfig::pool,
+     .most = 65536,
+     .expected = "0 to 65536",
+     .label = "pool",
+     .format = "{} states",
+     .option = "--pool",
+     .argument = "N",
+     .help = "states that training goes on with; 0: always from the start cell (persistent, "
+             "regenerating: 1024)"},
+    {.name = "damaged",
+     .member = &TrainingConfig::damaged,
+     .title = "damage",
+     .most = 4095,
+     .expected = "0 to 4095",
+     .label = "damaged samples",
+     .option = "--damage",
+     .argument = "N",
+     .help = "the best N of each batch lose a random circle (regenerating: 3)"},
+    {.name = "damage_centre",
+     .member = &TrainingConfig::damage_centre,
+     .title = "the damage's centre",
+     .most = 1,
+     .expected = "0 to 1, of half the grid",
+     .label = "damage centre",
+     .format = "within {}",
+     .option = "--damage-centre",
+     .argument = "F",
+     .help = "how far from the middle the circle's centre may be, in halves of the grid (0.5)"},
+    {.name = "smallest_damage",
+     .member = &TrainingConfig::smallest_damage,
+     .title = "the smallest radius of damage",
+     .most = 4,
+     .expected = "0 or more, at most the largest",
+     .label = "damage radius",
+     .format = "{} to {}",
+     .option = "--damage-radius",
+     .argument = "A:B",
+     .example = "0.1:0.4",
+     .help = "range of the circle's radius, in halves of the grid (0.1:0.4)"},
+    {.name = "largest_damage",
+     .member = &TrainingConfig::largest_damage,
+     .title = "the largest radius of damage",
+     .most = 4,
+     .expected = "at most 4, of half the grid"},
+    {.name = "target_size",
+     .member = &TrainingConfig::target_size,
+     .title = "size",
+     .least = 8,
+     .most = 4096,
+     .expected = "8 to 4096 cells",
+     .label = "target's longer side",
+     .format = "{} cells",
+     .option = "--size",
+     .argument = "N",
+     .help = "cells along the target's longer side (40)"},
+    {.name = "padding",
+     .member = &TrainingConfig::padding,
+     .most = 4096,
+     .expected = "0 to 4096 cells",
+     .label = "padding",
+     .format = "{} cells",
+     .option = "--padding",
+     .argument = "N",
+     .help = "empty cells around the target (16; notebook: 0)"},
+    {.name = "seed",
+     .member = &TrainingConfig::seed,
+     .most = config_limits::largest_seed,
+     .label = "seed",
+     .option = "--seed",
+     .argument = "N",
+     .help = "of every random draw (0)"},
+};
+
+}  // namespace nca
