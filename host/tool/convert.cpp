@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca convert`: a model from one file format to another.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 

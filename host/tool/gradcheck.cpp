@@ -2,7 +2,7 @@
 // `nca gradcheck`: an engine's gradients of the loss after a rollout, against the reference in
 // double precision: every entry against its analytic gradient, a sample of entries against central
 // differences with the masks frozen.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/gradcheck_reference.hpp"
 #include "host/tool/output_files.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca grow`: a Simulator for each model, photographed together.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/comparison.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/mosaic.hpp"

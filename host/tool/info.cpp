@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // `nca info`: everything a model file says about itself, and what an engine is.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/rule_text.hpp"
 
 #include <nca/engine.hpp>
 #include <nca/model.hpp>
@@ -15,17 +16,9 @@ namespace nca::tool {
 namespace {
 
 void print_rule(const Rule& rule) {
-    print(fmt::format("  edges         {}\n", rule.edges == Edges::zero ? "zero" : "circular"));
-    print(fmt::format("  life          {}\n", rule.life == Life::post
-                                                  ? "after the update"
-                                                  : "before and after the update"));
-    print(fmt::format("  start cell    {}\n", rule.start_cell == StartCell::alpha
-                                                  ? "alpha = 1"
-                                                  : "alpha and hidden channels = 1"));
-    print(fmt::format("  fire rate     {}\n", rule.fire_rate));
-    print(fmt::format("  step size     {}\n", rule.step_size));
-    print(fmt::format("  colours       {}\n",
-                      rule.premultiplied ? "premultiplied by alpha" : "straight"));
+    for (const auto& [name, value] : rule_text(rule)) {
+        print(fmt::format("  {:<14}{}\n", name, value));
+    }
     for (int row = 0; row < 3; ++row) {
         print(row == 0 ? "  filters     " : "              ");
         for (const Filter& filter : rule.filters) {
@@ -36,10 +29,6 @@ void print_rule(const Rule& rule) {
         }
         print("\n");
     }
-}
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-    return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
 void print_tensor(const ParameterTensor& tensor, std::span<const float> all) {
@@ -53,8 +42,8 @@ void print_tensor(const ParameterTensor& tensor, std::span<const float> all) {
     }
     const double count = static_cast<double>(values.size());
     print(fmt::format("  {:<12}  {:<16} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}\n", tensor.name,
-                      shape_text(tensor.shape), *smallest, *largest, sum / count,
-                      std::sqrt(squares / count)));
+                      fmt::format("[{}]", fmt::join(tensor.shape, ", ")), *smallest, *largest,
+                      sum / count, std::sqrt(squares / count)));
 }
 
 void print_history(const TrainingHistory& history) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 
 #include <nca/error.hpp>

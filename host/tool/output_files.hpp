@@ -2,7 +2,7 @@
 #pragma once
 
 #include "host/files/atomic_file.hpp"
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 
 #include <nca/error.hpp>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca train` with one target.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/stop_signal.hpp"
 #include "host/tool/training.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // `nca train` with several targets: trainings that know nothing of each other, side by side on
 // threads of their own.
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
@@ -68,7 +68,6 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
 // Whatever is wrong with one of many is to be known before hours of work.
 void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
     const TrainArguments& common = many.common;
-    const TrainingConfig config = training_config(common);
     std::error_code ignored;
     if (!common.checkpoint.empty() && !common.resume.empty() &&
         std::filesystem::weakly_canonical(common.checkpoint, ignored) !=
@@ -84,7 +83,7 @@ void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
         }
     }
     for (const Run& run : runs) {
-        make_target(load_target(run.arguments.target), config);
+        make_target(load_target(run.arguments.target), common.config);
     }
 }
 
@@ -104,7 +103,7 @@ void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
 bool is_done(const TrainArguments& arguments) {
     try {
         const TrainingHistory history = Model::load(arguments.output).history;
-        return history.preset == arguments.preset && history.seed == arguments.seed &&
+        return history.preset == arguments.config.preset && history.seed == arguments.config.seed &&
                history.target == arguments.target.filename() &&
                history.iterations >= arguments.iterations;
     } catch (const Error&) {
@@ -150,8 +149,7 @@ void describe(const Engine& engine, const TrainArguments& common, const std::vec
     if (workers > 0) {
         say(running_on(engine, common.device));
         say(fmt::format("{}, {} iterations of each of {} targets, {} at a time",
-                        description(training_config(common)), common.iterations, runs.size(),
-                        workers));
+                        description(common.config), common.iterations, runs.size(), workers));
     }
     for (const Run& run : runs) {
         if (run.end == End::done) {

@@ -38,35 +38,6 @@ std::string failure(Save save) {
 
 }  // namespace
 
-TrainingConfig training_config(const TrainArguments& arguments) {
-    TrainingConfig config = preset(arguments.preset);
-    config.batch = arguments.batch.value_or(config.batch);
-    config.fewest_steps = arguments.fewest_steps.value_or(config.fewest_steps);
-    config.most_steps = arguments.most_steps.value_or(config.most_steps);
-    config.warmup = arguments.warmup.value_or(config.warmup);
-    config.pool = arguments.pool.value_or(config.pool);
-    config.damaged = arguments.damaged.value_or(config.damaged);
-    config.damage_centre = arguments.damage_centre.value_or(config.damage_centre);
-    config.smallest_damage = arguments.smallest_damage.value_or(config.smallest_damage);
-    config.largest_damage = arguments.largest_damage.value_or(config.largest_damage);
-    config.target_size = arguments.size.value_or(config.target_size);
-    config.padding = arguments.padding.value_or(config.padding);
-    config.learning_rate = arguments.learning_rate.value_or(config.learning_rate);
-    config.beta1 = arguments.beta1.value_or(config.beta1);
-    config.beta2 = arguments.beta2.value_or(config.beta2);
-    config.seed = arguments.seed;
-    if (arguments.identity_filter) {
-        if (arguments.preset != "notebook") {
-            throw UsageError("--identity-filter: only the preset notebook has this choice");
-        }
-        if (*arguments.identity_filter == 0) {
-            config.rule.filters[0] = {};
-        }
-    }
-    config.validate();
-    return config;
-}
-
 std::string description(const TrainingConfig& config) {
     return fmt::format("preset {}: {}x{} cells, batch {}, {}..{} steps", config.preset,
                        config.grid(), config.grid(), config.batch, config.fewest_steps,
@@ -102,10 +73,7 @@ void require_writable_files(const TrainArguments& arguments) {
 }
 
 Training::Training(const TrainArguments& arguments, Progress::Training progress)
-    : arguments_(arguments),
-      progress_(progress),
-      config_(training_config(arguments)),
-      trainer_(start()) {
+    : arguments_(arguments), progress_(progress), trainer_(start()) {
     if (!arguments.resume.empty()) {
         trainer_.resume(arguments.resume);
         if (trainer_.iteration() >= arguments.iterations) {
@@ -128,7 +96,8 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
 }
 
 void Training::check_target() {
-    const std::size_t middle = std::size_t(config_.grid() / 2) * (config_.grid() + 1);
+    const std::size_t middle =
+        std::size_t(arguments_.config.grid() / 2) * (arguments_.config.grid() + 1);
     if (!arguments_.quiet &&
         trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
         progress_.say(
@@ -181,14 +150,16 @@ Trainer Training::start() {
             require_writable(path);
         }
     }
-    return Trainer(target, config_, arguments_.device);
+    return Trainer(target, arguments_.config, arguments_.device);
 }
 
 std::string Training::engine_and_form() const {
     const Engine& engine = trainer_.engine();
-    return fmt::format(
-        "{}; {}", engine.description(),
-        engine.rollout_form(config_.batch, config_.grid(), config_.grid(), config_.rule).text);
+    return fmt::format("{}; {}", engine.description(),
+                       engine
+                           .rollout_form(arguments_.config.batch, arguments_.config.grid(),
+                                         arguments_.config.grid(), arguments_.config.rule)
+                           .text);
 }
 
 // As many as may be done before somebody has to look: to the end or the next checkpoint.

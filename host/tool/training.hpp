@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/progress.hpp"
 #include "host/tool/training_log.hpp"
 #include "host/tool/training_page.hpp"
@@ -15,9 +15,6 @@
 #include <string>
 
 namespace nca::tool {
-
-// Throws UsageError and InvalidArgument.
-TrainingConfig training_config(const TrainArguments& arguments);
 
 // For people, in a line.
 std::string description(const TrainingConfig& config);
@@ -58,7 +55,6 @@ private:
 
     const TrainArguments& arguments_;
     Progress::Training progress_;
-    TrainingConfig config_;
     Trainer trainer_;
     std::optional<TrainingLog> log_;
     std::optional<TrainingReport> report_;

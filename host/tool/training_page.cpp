@@ -3,13 +3,17 @@
 
 #include "host/files/base64.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/rule_text.hpp"
+#include "host/training/config_fields.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 namespace nca::tool {
 namespace {
@@ -241,14 +245,10 @@ std::string failures(const RunHistory& history) {
 }
 
 std::string rule_rows(const Rule& rule) {
-    std::string rows =
-        row("edges", rule.edges == Edges::zero ? "zero" : "circular") +
-        row("life", rule.life == Life::post ? "after the update" : "before and after the update") +
-        row("start cell",
-            rule.start_cell == StartCell::alpha ? "alpha = 1" : "alpha and hidden channels = 1") +
-        row("fire rate", fmt::format("{}", rule.fire_rate)) +
-        row("step size", fmt::format("{}", rule.step_size)) +
-        row("colours", rule.premultiplied ? "premultiplied by alpha" : "straight");
+    std::string rows;
+    for (const auto& [name, value] : rule_text(rule)) {
+        rows += row(name, value);
+    }
     for (std::size_t i = 0; i < rule.filters.size(); ++i) {
         const Filter& filter = rule.filters[i];
         rows += row(fmt::format("filter {}", i + 1),
@@ -259,31 +259,53 @@ std::string rule_rows(const Rule& rule) {
     return rows;
 }
 
+std::string value_text(const ConfigField& field, const TrainingConfig& config) {
+    const auto text = [&]<class Value>(const Value& value) {
+        if constexpr (std::is_same_v<Value, bool> || std::is_enum_v<Value>) {
+            return std::string(field.shown[static_cast<int>(value)]);
+        } else if constexpr (std::is_same_v<Value, int>) {
+            return fmt::format("{}", value - field.beyond);
+        } else {
+            return fmt::format("{}", value);
+        }
+    };
+    return std::visit([&](auto member) { return text(config.*member); }, field.member);
+}
+
+std::string config_row(const ConfigField& field, const TrainingConfig& config) {
+    const std::string second = field.example != nullptr ? value_text((&field)[1], config) : "";
+    return row(field.label,
+               fmt::format(fmt::runtime(field.format), value_text(field, config), second));
+}
+
+// The picture first, then the regime, then the optimiser.
 std::string configuration(const TrainingConfig& config) {
-    std::string rows =
-        row("preset", config.preset) +
-        row("grid", fmt::format("{}x{} cells", config.grid(), config.grid())) +
-        row("target's longer side", fmt::format("{} cells", config.target_size)) +
-        row("padding", fmt::format("{} cells", config.padding)) +
-        row("batch", fmt::format("{}", config.batch)) +
-        row("steps", fmt::format("{} to {}", config.fewest_steps, config.most_steps - 1)) +
-        row("warmup", fmt::format("{} iterations", config.warmup)) +
-        row("pool", fmt::format("{} states", config.pool)) +
-        row("damaged samples", fmt::format("{}", config.damaged)) +
-        row("damage centre", fmt::format("within {}", config.damage_centre)) +
-        row("damage radius",
-            fmt::format("{} to {}", config.smallest_damage, config.largest_damage)) +
-        row("learning rate", fmt::format("{}", config.learning_rate)) +
-        row("schedule", config.schedule == Schedule::drop ? "a tenth from iteration 2000"
-                                                          : "times 0.9999 each iteration") +
-        row("Adam's betas", fmt::format("{}, {}", config.beta1, config.beta2)) +
-        row("gradient", config.normalise_gradients ? "normalised per tensor" : "as is") +
-        row("first layer at first", config.initialisation == Initialisation::glorot
-                                        ? "Glorot uniform"
-                                        : "PyTorch's default") +
-        row("output bias", config.output_bias ? "yes" : "no") +
-        row("seed", fmt::format("{}", config.seed)) + rule_rows(config.rule);
-    return section("Configuration", fmt::format("<dl class=\"rows\">\n{}</dl>\n", rows));
+    constexpr std::string_view names[] = {"preset",
+                                          "target_size",
+                                          "padding",
+                                          "batch",
+                                          "fewest_steps",
+                                          "warmup",
+                                          "pool",
+                                          "damaged",
+                                          "damage_centre",
+                                          "smallest_damage",
+                                          "learning_rate",
+                                          "schedule",
+                                          "beta1",
+                                          "normalise_gradients",
+                                          "initialisation",
+                                          "output_bias",
+                                          "seed"};
+    std::string rows;
+    for (const std::string_view name : names) {
+        rows += config_row(*std::ranges::find(config_fields, name, &ConfigField::name), config);
+        if (name == "preset") {
+            rows += row("grid", fmt::format("{}x{} cells", config.grid(), config.grid()));
+        }
+    }
+    return section("Configuration",
+                   fmt::format("<dl class=\"rows\">\n{}</dl>\n", rows + rule_rows(config.rule)));
 }
 
 }  // namespace

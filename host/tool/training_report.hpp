@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "host/tool/arguments.hpp"
+#include "host/tool/arguments/arguments.hpp"
 #include "host/tool/training_page.hpp"
 
 #include <nca/trainer.hpp>

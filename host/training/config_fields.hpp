@@ -4,11 +4,16 @@
 // The fields of TrainingConfig, told once: checks, checkpoints, the command line and reports read
 // this table. Only its rule is not in it.
 
+#include <nca/error.hpp>
 #include <nca/training_config.hpp>
+
+#include <fmt/format.h>
 
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <variant>
 
 namespace nca {
@@ -36,15 +41,7 @@ struct ConfigField {
     const char* help = "";          // of the option
 };
 
-namespace config_limits {
-
-inline constexpr float largest_float = std::numeric_limits<float>::max();
-inline constexpr float least_above_0 = std::numeric_limits<float>::denorm_min();
-inline constexpr float most_below_1 = 1 - std::numeric_limits<float>::epsilon() / 2;
-inline constexpr int largest_int = std::numeric_limits<int>::max();
-inline constexpr std::uint32_t largest_seed = std::numeric_limits<std::uint32_t>::max();
-
-}  // namespace config_limits
+inline constexpr float largest_beta = 1 - std::numeric_limits<float>::epsilon() / 2;  // below 1
 
 // In the order of checkpoints.
 inline constexpr ConfigField config_fields[] = {
@@ -72,8 +69,8 @@ inline constexpr ConfigField config_fields[] = {
     {.name = "learning_rate",
      .member = &TrainingConfig::learning_rate,
      .title = "learning rate",
-     .least = config_limits::least_above_0,
-     .most = config_limits::largest_float,
+     .least = std::numeric_limits<float>::denorm_min(),
+     .most = std::numeric_limits<float>::max(),
      .expected = "a finite number above 0",
      .label = "learning rate",
      .option = "--lr",
@@ -81,7 +78,7 @@ inline constexpr ConfigField config_fields[] = {
      .help = "Adam's learning rate at the start (0.002)"},
     {.name = "beta1",
      .member = &TrainingConfig::beta1,
-     .most = config_limits::most_below_1,
+     .most = largest_beta,
      .expected = "0 or more and less than 1",
      .label = "Adam's betas",
      .format = "{}, {}",
@@ -91,7 +88,7 @@ inline constexpr ConfigField config_fields[] = {
      .help = "Adam's decay rates (0.9:0.999)"},
     {.name = "beta2",
      .member = &TrainingConfig::beta2,
-     .most = config_limits::most_below_1,
+     .most = largest_beta,
      .expected = "0 or more and less than 1"},
     {.name = "batch",
      .member = &TrainingConfig::batch,
@@ -106,7 +103,7 @@ inline constexpr ConfigField config_fields[] = {
      .member = &TrainingConfig::fewest_steps,
      .title = "the smallest number of steps",
      .least = 1,
-     .most = config_limits::largest_int,
+     .most = std::numeric_limits<int>::max(),
      .expected = "1 or more",
      .label = "steps",
      .format = "{} to {}",
@@ -198,11 +195,30 @@ inline constexpr ConfigField config_fields[] = {
      .help = "empty cells around the target (16; notebook: 0)"},
     {.name = "seed",
      .member = &TrainingConfig::seed,
-     .most = config_limits::largest_seed,
+     .most = std::numeric_limits<std::uint32_t>::max(),
+     .expected = "0 to 4294967295",
      .label = "seed",
      .option = "--seed",
      .argument = "N",
      .help = "of every random draw (0)"},
 };
+
+inline void require_field(bool good, const char* what, auto got, std::string_view expected) {
+    if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
+}
+
+// Throws InvalidArgument where the value is outside its own range, whatever the other fields are.
+inline void check_field(const ConfigField& field, const TrainingConfig& config) {
+    const auto check = [&]<class Value>(const Value& value) {
+        if constexpr (std::is_enum_v<Value>) {
+            const int index = int(value);
+            require_field(index == 0 || index == 1, field.title, index, field.expected);
+        } else if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+            require_field(value >= field.least && value <= field.most, field.title, value,
+                          field.expected);
+        }
+    };
+    std::visit([&](auto member) { check(config.*member); }, field.member);
+}
 
 }  // namespace nca

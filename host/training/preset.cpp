@@ -5,7 +5,6 @@
 #include <cmath>
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
-#include <type_traits>
 
 #include "host/training/config_fields.hpp"
 
@@ -33,44 +32,23 @@ TrainingConfig preset(std::string_view name) {
         "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name));
 }
 
-namespace {
-
-void require(bool good, const char* what, auto got, std::string_view expected) {
-    if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
-}
-
-// By itself, whatever the other fields are.
-void check_field(const ConfigField& field, const TrainingConfig& config) {
-    const auto check = [&]<class Value>(const Value& value) {
-        if constexpr (std::is_enum_v<Value>) {
-            const int index = int(value);
-            require(index == 0 || index == 1, field.title, index, field.expected);
-        } else if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
-            require(value >= field.least && value <= field.most, field.title, value,
-                    field.expected);
-        }
-    };
-    std::visit([&](auto member) { check(config.*member); }, field.member);
-}
-
-}  // namespace
-
 void TrainingConfig::validate() const {
     rule.validate();
     for (const ConfigField& field : config_fields) check_field(field, *this);
-    require(most_steps > fewest_steps, "the end of the range of steps", most_steps,
-            "more than its begin");
-    require(pool == 0 || pool >= batch, "pool", pool,
-            fmt::format("0, or at least the batch, which is {}, and at most 65536", batch));
-    require(
+    require_field(most_steps > fewest_steps, "the end of the range of steps", most_steps,
+                  "more than its begin");
+    require_field(pool == 0 || pool >= batch, "pool", pool,
+                  fmt::format("0, or at least the batch, which is {}, and at most 65536", batch));
+    require_field(
         damaged == 0 || damaged < batch, "damage", damaged,
         fmt::format("less than the batch, which is {}: one of it becomes the start cell", batch));
-    require(damaged == 0 || pool > 0, "damage", damaged,
-            "0, as there is no pool: only states of a pool are damaged");
-    require(smallest_damage <= largest_damage, "the smallest radius of damage", smallest_damage,
-            "0 or more, at most the largest");
+    require_field(damaged == 0 || pool > 0, "damage", damaged,
+                  "0, as there is no pool: only states of a pool are damaged");
+    require_field(smallest_damage <= largest_damage, "the smallest radius of damage",
+                  smallest_damage, "0 or more, at most the largest");
     // Checkpoints number the cells of the pool's states in float32.
-    require(pool == 0 || grid() <= 4096, "the grid's side", grid(), "at most 4096 with a pool");
+    require_field(pool == 0 || grid() <= 4096, "the grid's side", grid(),
+                  "at most 4096 with a pool");
 }
 
 std::vector<float> make_target(const Image& image, const TrainingConfig& config) {

@@ -4,6 +4,7 @@
 #include "host/tool/grid.hpp"
 
 #include <nca/device.hpp>
+#include <nca/training_config.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -34,24 +35,8 @@ struct HelpArguments {
 struct TrainArguments {
     std::filesystem::path target;
     std::filesystem::path output;
-    std::string preset = "growing";
+    TrainingConfig config;
     std::int64_t iterations = 8000;
-    std::optional<int> batch;
-    std::optional<int> fewest_steps;  // together with most_steps
-    std::optional<int> most_steps;
-    std::optional<int> warmup;
-    std::optional<int> pool;
-    std::optional<int> damaged;
-    std::optional<float> damage_centre;
-    std::optional<float> smallest_damage;  // together with largest_damage
-    std::optional<float> largest_damage;
-    std::optional<int> size;
-    std::optional<int> padding;
-    std::optional<float> learning_rate;
-    std::optional<float> beta1;  // together with beta2
-    std::optional<float> beta2;
-    std::uint32_t seed = 0;
-    std::optional<int> identity_filter;
     Device device;
     std::filesystem::path checkpoint;  // empty: none
     int every = 500;                   // iterations between checkpoints

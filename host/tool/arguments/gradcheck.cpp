@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments/options.hpp"
+
+#include <memory>
+
+namespace nca::tool {
+
+Command add_gradcheck(CLI::App& app) {
+    struct Options {
+        GradcheckArguments arguments;
+        DeviceOptions device;
+    };
+    const auto options = std::make_shared<Options>();
+    GradcheckArguments& a = options->arguments;
+    CLI::App* command = app.add_subcommand(
+        "gradcheck", "Compare an engine's gradients with a reference in double precision");
+    command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
+    command->add_option("TARGET", a.target, "a picture; its own size is the grid's")->required();
+    command->add_option("--steps", a.steps, "of the rollout (8)")
+        ->type_name("N")
+        ->transform(int_range(1, 1000));
+    command->add_option("--batch", a.batch, "grids (1)")
+        ->type_name("N")
+        ->transform(int_range(1, 64));
+    add_fire_rate(*command, a.fire_rate);
+    add_seed(*command, a.seed);
+    options->device.add_to(*command);
+    command->add_option("--out", a.out, "the engine's gradients as safetensors")
+        ->type_name("GRADS");
+    command->footer("Example:\n  nca gradcheck lizard.safetensors small.png --steps 8");
+    return {command, [options] {
+                options->arguments.device = options->device.parse();
+                return options->arguments;
+            }};
+}
+
+}  // namespace nca::tool

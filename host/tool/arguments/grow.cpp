@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments/options.hpp"
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+namespace nca::tool {
+namespace {
+
+// "72x96", or "72" for a square
+void parse_grid_size(const std::string& text, GrowArguments& arguments) {
+    const std::vector<std::string_view> parts = split(text, 'x');
+    const std::optional<int> height = parse_number<int>(parts.front());
+    const std::optional<int> width = parse_number<int>(parts.back());
+    if (parts.size() > 2 || !height || !width) {
+        throw UsageError(
+            fmt::format("--size {}: expected HEIGHTxWIDTH in cells, such as 72x96", text));
+    }
+    arguments.height = height;
+    arguments.width = width;
+}
+
+// "36,20"
+Cell parse_start(const std::string& text) {
+    const std::vector<std::string_view> parts = split(text, ',');
+    const std::optional<int> x = parse_number<int>(parts.front());
+    const std::optional<int> y = parse_number<int>(parts.back());
+    if (parts.size() != 2 || !x || !y) {
+        throw UsageError(fmt::format(
+            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text));
+    }
+    return {*x, *y};
+}
+
+// "100:circle,36,36,10" or "100:half,left"
+Damage parse_damage(const std::string& text) {
+    const std::string expected = fmt::format(
+        "--damage {}: expected STEP:circle,X,Y,RADIUS or STEP:half,left|right|top|bottom", text);
+    const std::size_t colon = text.find(':');
+    if (colon == std::string::npos) {
+        throw UsageError(expected);
+    }
+    const std::optional<int> step = parse_number<int>(std::string_view(text).substr(0, colon));
+    const std::vector<std::string_view> words =
+        split(std::string_view(text).substr(colon + 1), ',');
+    if (!step || *step < 0) {
+        throw UsageError(expected);
+    }
+    if (words[0] == "circle" && words.size() == 4) {
+        const std::optional<double> x = parse_number<double>(words[1]);
+        const std::optional<double> y = parse_number<double>(words[2]);
+        const std::optional<double> radius = parse_number<double>(words[3]);
+        if (x && y && radius && std::isfinite(*x) && std::isfinite(*y) && std::isfinite(*radius) &&
+            *radius >= 0) {
+            return {*step, Damage::Shape::circle, *x, *y, *radius};
+        }
+    }
+    if (words[0] == "half" && words.size() == 2) {
+        constexpr std::pair<std::string_view, Damage::Shape> sides[] = {
+            {"left", Damage::Shape::left},
+            {"right", Damage::Shape::right},
+            {"top", Damage::Shape::top},
+            {"bottom", Damage::Shape::bottom},
+        };
+        for (const auto& [name, shape] : sides) {
+            if (words[1] == name) {
+                return {.step = *step, .shape = shape};
+            }
+        }
+    }
+    throw UsageError(expected);
+}
+
+// The options as they were read.
+struct GrowOptions {
+    GrowArguments arguments;
+    DeviceOptions device;
+    std::optional<std::string> size;
+    std::vector<std::string> starts;
+    std::vector<std::string> damages;
+};
+
+}  // namespace
+
+Command add_grow(CLI::App& app) {
+    const auto options = std::make_shared<GrowOptions>();
+    GrowArguments& a = options->arguments;
+    CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
+    command
+        ->add_option("MODEL", a.models,
+                     "made by nca train, or by PyTorch; several grow side by side, in one mosaic")
+        ->type_name("")
+        ->required();
+    command
+        ->add_option("-o,--output", a.output,
+                     "out.gif or out.webp: the growth; out.png: the last state")
+        ->type_name("FILE")
+        ->required();
+    command->add_option("--steps", a.steps, "how long (200)")
+        ->type_name("N")
+        ->transform(int_range(0, 10'000'000));
+    command
+        ->add_option("--size", options->size,
+                     "the grid in cells, rows first (as trained, the largest of several; or 72x72)")
+        ->type_name("HxW");
+    command->add_option("--every", a.every, "steps between frames (for about 100 frames)")
+        ->type_name("K")
+        ->transform(int_range(1, largest_count));
+    command->add_option("--scale", a.scale, "pixels along each side of a cell (8)")
+        ->type_name("N")
+        ->transform(int_range(1, 64));
+    add_fire_rate(*command, a.fire_rate);
+    command
+        ->add_option("--angle", a.angle,
+                     "turns perception and so the picture, counterclockwise (0)")
+        ->type_name("DEGREES")
+        ->check(real_range(-36000, 36000, "a number in -36000..36000"));
+    add_seed(*command, a.seed);
+    options->device.add_to(*command);
+    command
+        ->add_option("--seed-at", options->starts,
+                     "start from the cell in this column and row, counted from 0, and not from the "
+                     "one in the middle; may be repeated")
+        ->type_name("X,Y")
+        ->expected(1)
+        ->take_all();
+    command
+        ->add_option("--damage", options->damages,
+                     "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
+                     "STEP:half,left|right|top|bottom; may be repeated")
+        ->type_name("STEP:SHAPE")
+        ->expected(1)
+        ->take_all();
+    command
+        ->add_option("--state-out", a.state_out,
+                     "the last state as .npy, float32 [height, width, 16]")
+        ->type_name("FILE");
+    command
+        ->add_option(
+            "--compare", a.compare,
+            "PNG only: the target, turned by --angle, the grown picture and their difference "
+            "side by side")
+        ->type_name("TARGET");
+    command->add_flag("--transparent", a.transparent, "no white background");
+    command->footer(
+        "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
+        "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36\n"
+        "  nca grow lizard.safetensors fish.safetensors -o mosaic.webp");
+    return {command, [options] {
+                GrowArguments arguments = options->arguments;
+                if (options->size) {
+                    parse_grid_size(*options->size, arguments);
+                }
+                for (const std::string& text : options->starts) {
+                    arguments.starts.push_back(parse_start(text));
+                }
+                for (const std::string& text : options->damages) {
+                    arguments.damages.push_back(parse_damage(text));
+                }
+                arguments.device = options->device.parse();
+                return arguments;
+            }};
+}
+
+}  // namespace nca::tool

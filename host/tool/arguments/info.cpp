@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments/options.hpp"
+
+#include <memory>
+
+namespace nca::tool {
+
+Command add_info(CLI::App& app) {
+    struct Options {
+        InfoArguments arguments;
+        DeviceOptions device;
+    };
+    const auto options = std::make_shared<Options>();
+    InfoArguments& a = options->arguments;
+    CLI::App* command = app.add_subcommand(
+        "info", "Print a model's rule, weights and history, or what an engine is");
+    command->add_option("MODEL", a.model,
+                        "made by nca train, or by PyTorch; not needed for --device");
+    auto* name =
+        command
+            ->add_option("--device", options->device.name,
+                         "what this engine is and in which form it runs the iterations of each "
+                         "preset: auto (default), cpu, cuda or cuda:1")
+            ->type_name("[DEVICE]")
+            ->expected(0, 1);
+    options->device.add_precision(*command)->needs(name);
+    command->footer("Example:\n  nca info lizard.safetensors\n  nca info --device cuda");
+    return {command, [options, name] {
+                InfoArguments& arguments = options->arguments;
+                if (name->count() > 0) {
+                    if (options->device.name.empty()) {  // the option without a value
+                        options->device.name = "auto";
+                    }
+                    arguments.device = options->device.parse();
+                } else if (arguments.model.empty()) {
+                    throw UsageError("MODEL or --device is required (see nca info --help)");
+                }
+                return arguments;
+            }};
+}
+
+}  // namespace nca::tool

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the commands' options have in common.
+
+#include "host/tool/arguments/arguments.hpp"
+
+#include <nca/error.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <charconv>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nca::tool {
+
+// One command of nca: where CLI11 reads its options into, and what is made of them after that.
+struct Command {
+    CLI::App* app;
+    std::function<Arguments()> finish;  // throws UsageError and InvalidArgument
+};
+// command_line: all words, for the command that resumes a training.
+Command add_train(CLI::App& app, const std::vector<std::string>& command_line);
+Command add_grow(CLI::App& app);
+Command add_gradcheck(CLI::App& app);
+Command add_info(CLI::App& app);
+Command add_convert(CLI::App& app);
+
+inline constexpr int largest_count = std::numeric_limits<int>::max();
+
+// The whole text as a number, or nothing.
+template <class Number>
+std::optional<Number> parse_number(std::string_view text) {
+    Number value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || end != text.data() + text.size()) {
+        return std::nullopt;
+    }
+    return value;
+}
+
+std::vector<std::string_view> split(std::string_view text, char separator);
+
+// Like CLI::Range, but refuses NaN.
+CLI::Validator real_range(double low, double high, const std::string& expected);
+// Also writes the number anew: CLI11 would read 010 as eight.
+CLI::Validator int_range(std::int64_t low, std::int64_t high);
+
+// --device, --threads and --precision.
+class DeviceOptions {
+public:
+    CLI::Option* add_precision(CLI::App& command);
+    void add_to(CLI::App& command);
+    Device parse() const;
+
+    std::string name = "auto";
+
+private:
+    std::string precision_ = "auto";
+    int threads_ = 0;
+};
+
+void add_seed(CLI::App& command, std::uint32_t& seed);
+void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate);
+
+}  // namespace nca::tool

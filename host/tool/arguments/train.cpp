@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+#include "host/tool/arguments/options.hpp"
+
+#include "host/tool/arguments/resume_command.hpp"
+#include "host/training/config_fields.hpp"
+
+#include <memory>
+#include <utility>
+#include <variant>
+
+namespace nca::tool {
+namespace {
+
+// The options as they were read.
+struct TrainOptions {
+    TrainManyArguments arguments;
+    DeviceOptions device;
+    std::string preset = "growing";
+    std::vector<std::pair<const ConfigField*, std::string>> changes;  // of the preset
+    std::optional<int> identity_filter;
+};
+
+// An option for each field of the table that has one.
+void add_config_options(CLI::App& command, TrainOptions& options) {
+    for (const ConfigField& field : config_fields) {
+        if (field.option == nullptr) {
+            continue;
+        }
+        const auto remember = [&options, &field](const std::string& text) {
+            options.changes.emplace_back(&field, text);
+        };
+        command.add_option_function<std::string>(field.option, remember, field.help)
+            ->type_name(field.argument);
+    }
+}
+
+// False where the text is no such number.
+bool set_number(TrainingConfig& config, const ConfigField& field, std::string_view text) {
+    const auto set = [&]<class Value>(Value& value) {
+        if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+            const std::optional<Value> number = parse_number<Value>(text);
+            value = number.value_or(value);
+            return number.has_value();
+        } else {
+            return false;
+        }
+    };
+    return std::visit([&](auto member) { return set(config.*member); }, field.member);
+}
+
+// Throws UsageError with the option and what it takes.
+void set_field(TrainingConfig& config, const ConfigField& field, const std::string& text) {
+    const auto fail = [&](std::string_view why) {
+        throw UsageError(fmt::format("{} {}: {}", field.option, text, why));
+    };
+    const auto check = [&](const ConfigField& each) {
+        try {
+            check_field(each, config);
+        } catch (const InvalidArgument& error) {
+            fail(error.what());
+        }
+    };
+    if (field.example == nullptr) {
+        if (!set_number(config, field, text)) {
+            fail(fmt::format("expected {}", field.expected));
+        }
+        return check(field);
+    }
+    const ConfigField& second = (&field)[1];
+    const std::vector<std::string_view> parts = split(text, ':');
+    if (parts.size() != 2 || !set_number(config, field, parts[0]) ||
+        !set_number(config, second, parts[1])) {
+        fail(fmt::format("expected {}, such as {}", field.argument, field.example));
+    }
+    check(field);
+    check(second);
+}
+
+TrainingConfig config_of(const TrainOptions& options) {
+    TrainingConfig config = preset(options.preset);
+    for (const auto& [field, text] : options.changes) {
+        set_field(config, *field, text);
+        if (config.fewest_steps >= config.most_steps) {
+            throw UsageError(fmt::format(
+                "--steps {}: steps are drawn from A..B-1, so A has to be less than B", text));
+        }
+    }
+    if (options.identity_filter) {
+        if (options.preset != "notebook") {
+            throw UsageError("--identity-filter: only the preset notebook has this choice");
+        }
+        if (*options.identity_filter == 0) {
+            config.rule.filters[0] = {};
+        }
+    }
+    config.validate();
+    return config;
+}
+
+// What is left to say when all options are read: whether it is one training or several, and how to
+// go on with what is stopped.
+Arguments train_arguments(TrainManyArguments many, const std::vector<std::string>& command_line) {
+    TrainArguments& common = many.common;
+    const bool alone = many.targets.size() == 1;
+    common.stop_checkpoint = common.checkpoint;
+    if (common.stop_checkpoint.empty() && alone) {
+        common.stop_checkpoint = common.output;
+        common.stop_checkpoint += ".checkpoint";
+    } else if (common.stop_checkpoint.empty()) {
+        // Where they came from, so that those that had not begun again are found there as well.
+        common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
+    }
+    common.resume_command = resume_command(command_line, common.stop_checkpoint);
+    if (!alone) {
+        return many;
+    }
+    common.target = many.targets.front();
+    return common;
+}
+
+}  // namespace
+
+Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
+    const auto options = std::make_shared<TrainOptions>();
+    TrainArguments& a = options->arguments.common;
+    CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
+    command
+        ->add_option("TARGET", options->arguments.targets,
+                     "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
+        ->type_name("")
+        ->required();
+    command
+        ->add_option("-o,--output", a.output,
+                     "where the model goes; of several targets a folder, for TARGET.safetensors")
+        ->type_name("MODEL")
+        ->required();
+    command
+        ->add_option("--preset", options->preset,
+                     "growing (default), persistent, regenerating or notebook")
+        ->type_name("NAME");
+    command->add_option("--iterations", a.iterations, "updates of the weights (8000)")
+        ->type_name("N")
+        ->transform(int_range(1, largest_count));
+    add_config_options(*command, *options);
+    command
+        ->add_option("--identity-filter", options->identity_filter,
+                     "preset notebook only; 0 takes the all-zero filter that the notebook prints "
+                     "in place of the identity (1)")
+        ->type_name("0|1")
+        ->transform(int_range(0, 1));
+    options->device.add_to(*command);
+    auto* checkpoint =
+        command->add_option("--checkpoint", a.checkpoint, "save all that --resume needs here")
+            ->type_name("FILE");
+    command->add_option("--every", a.every, "iterations between checkpoints (500)")
+        ->type_name("N")
+        ->transform(int_range(1, largest_count))
+        ->needs(checkpoint);
+    command
+        ->add_option("--resume", a.resume,
+                     "go on from a checkpoint; give the same options and target as before, only "
+                     "--iterations, the device and the output files may differ")
+        ->type_name("FILE");
+    command
+        ->add_option("--log", a.log,
+                     "one csv row per iteration; --resume goes on with the rows that are there")
+        ->type_name("FILE");
+    command
+        ->add_option("--report", a.report,
+                     "a page that shows how training goes: loss, batch, pool and what has grown; "
+                     "written anew every ten seconds or so, for any browser")
+        ->type_name("FILE.html");
+    command
+        ->add_option("--pictures", a.pictures,
+                     "the pictures of such a page as PNG files, written over as often")
+        ->type_name("FOLDER");
+    command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
+    command->footer(
+        "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
+        "Several targets have the same options and seed. Then -o, --checkpoint, --resume, --log,\n"
+        "--report and --pictures name folders, made where missing, in which lizard.png has\n"
+        "lizard.safetensors, lizard.checkpoint, lizard.csv, lizard.html and the folder lizard.\n"
+        "--resume goes on with what was stopped, begins what has no checkpoint there, and leaves\n"
+        "alone what is done. A GPU has up to 16 at once, the CPU as many as --threads.\n\n"
+        "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
+        "--report lizard.html\n  nca train data/*.png -o models --checkpoint models");
+    return {command, [options, command_line] {
+                TrainArguments& common = options->arguments.common;
+                common.config = config_of(*options);
+                common.device = options->device.parse();
+                return train_arguments(options->arguments, command_line);
+            }};
+}
+
+}  // namespace nca::tool
