@@ -9,8 +9,8 @@
 #include <cmath>
 #include <vector>
 
-using nca::tool::Cell;
 using nca::tool::GridSize;
+using nca::tool::Place;
 using nca::tool::placed;
 
 namespace {
@@ -43,7 +43,7 @@ std::vector<float> grown(int side, double degrees) {
 
 TEST_CASE("a target that is not turned lies around the start cell, cut off at the grid's edges") {
     const int side = GENERATE(6, 7);
-    const Cell start = GENERATE(Cell{7, 4}, Cell{0, 0}, Cell{13, 8}, Cell{3, 8});
+    const Place start = GENERATE(Place{4, 7}, Place{0, 0}, Place{8, 13}, Place{8, 3});
     const GridSize grid{9, 14};
     const std::vector<float> picture = noise(side);
     const std::vector<float> state = placed(picture, side, grid, start, 0);
@@ -96,7 +96,7 @@ TEST_CASE("between its cells a turned target is linear, and beyond them it is no
         }
     }
     const GridSize grid{40, 42};
-    const std::vector<float> state = placed(picture, side, grid, {21, 20}, degrees);
+    const std::vector<float> state = placed(picture, side, grid, {20, 21}, degrees);
     const double angle = degrees * 3.14159265358979 / 180;
     for (int y = 0; y < grid.height; ++y) {
         for (int x = 0; x < grid.width; ++x) {

@@ -2,6 +2,7 @@
 // The parts of a training report. tool_test sees the whole.
 #include "host/tool/training_report.hpp"
 #include "host/tool/training_log.hpp"
+#include "host/training/config_fields.hpp"
 #include "support/catch.hpp"
 #include "support/page.hpp"
 #include "support/process.hpp"
@@ -128,6 +129,16 @@ TEST_CASE("text from outside is escaped in a page") {
     REQUIRE_FALSE(contains(text, "<b>&"));
     const auto found = nca::test::all_between(text, good, "<");
     REQUIRE(found.size() == 8);  // target and preset twice
+}
+
+TEST_CASE("a page shows every field of the configuration") {
+    const std::string page = html_page(small_page(), {}, nullptr);
+    for (const nca::ConfigField& field : nca::config_fields) {
+        INFO(field.name);
+        const bool has_row = std::string_view(field.label).empty() ||
+                             page.find("<dt>" + escaped(field.label)) != std::string::npos;
+        REQUIRE(has_row);
+    }
 }
 
 TEST_CASE("only the page of a run that goes on refreshes itself") {

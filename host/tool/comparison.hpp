@@ -45,7 +45,7 @@ inline std::array<float, visible_channels> sample(std::span<const float> picture
 // on start, and all is turned about it as a picture turns that Rule::rotated(degrees) grows:
 // counterclockwise.
 inline std::vector<float> placed(std::span<const float> picture, int side, const GridSize& grid,
-                                 const Cell& start, double degrees) {
+                                 const Place& start, double degrees) {
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
@@ -65,7 +65,7 @@ inline std::vector<float> placed(std::span<const float> picture, int side, const
 
 // The target around the start cell as training saw it, but for the angle.
 inline std::vector<float> target_state(const Image& target, const Model& model,
-                                       const GridSize& grid, const Cell& start, double degrees) {
+                                       const GridSize& grid, const Place& start, double degrees) {
     TrainingConfig config;
     config.rule = model.rule;
     const int smaller = std::min(grid.height, grid.width);

@@ -9,12 +9,12 @@ struct GridSize {
     int width = 72;
 };
 
-// Column first, as on the command line. Both count from 0, from the left and from the top.
-struct Cell {
-    int x = 0;
-    int y = 0;
+// Of a cell, counted from 0. The command line has the column first.
+struct Place {
+    int y = 0;  // row, from the top
+    int x = 0;  // column, from the left
 
-    bool operator==(const Cell&) const = default;
+    bool operator==(const Place&) const = default;
 };
 
 }  // namespace nca::tool

@@ -118,7 +118,7 @@ void check_combinations(const GrowArguments& arguments, Format format) {
     const auto& starts = arguments.starts;
     if (!arguments.compare.empty() &&
         std::any_of(starts.begin(), starts.end(),
-                    [&](const Cell& start) { return start != starts.front(); })) {
+                    [&](const Place& start) { return start != starts.front(); })) {
         throw UsageError("--compare: the target grows from one cell, give --seed-at once");
     }
     for (const Damage& damage : arguments.damages) {
@@ -158,7 +158,7 @@ void check_places(const GrowArguments& arguments, const GridSize& grid) {
     const std::string cells =
         fmt::format("the grid of {}x{} cells, where X is in 0..{} and Y in 0..{}", grid.height,
                     grid.width, grid.width - 1, grid.height - 1);
-    for (const Cell& start : arguments.starts) {
+    for (const Place& start : arguments.starts) {
         if (start.x < 0 || start.x >= grid.width || start.y < 0 || start.y >= grid.height) {
             throw UsageError(fmt::format("--seed-at {},{}: outside {}", start.x, start.y, cells));
         }
@@ -204,7 +204,7 @@ std::vector<Model> load_models(const GrowArguments& arguments) {
 
 std::vector<Simulator> make_simulators(const GrowArguments& arguments,
                                        const std::vector<Model>& models, const GridSize& grid,
-                                       const std::vector<Cell>& starts) {
+                                       const std::vector<Place>& starts) {
     std::vector<Simulator> simulators;
     for (const Model& model : models) {
         Simulator& simulator =
@@ -212,7 +212,7 @@ std::vector<Simulator> make_simulators(const GrowArguments& arguments,
                                                             .height = grid.height,
                                                             .width = grid.width,
                                                             .seed = arguments.seed});
-        for (const Cell& start : starts) {
+        for (const Place& start : starts) {
             simulator.plant_seed(start.y, start.x);
         }
     }
@@ -308,9 +308,9 @@ int grow(const GrowArguments& arguments) {
     check_files(arguments);
     const std::vector<Model> models = load_models(arguments);
     const GridSize grid = grid_size(arguments, models);
-    const std::vector<Cell> starts = arguments.starts.empty()
-                                         ? std::vector<Cell>{{grid.width / 2, grid.height / 2}}
-                                         : arguments.starts;
+    const std::vector<Place> starts = arguments.starts.empty()
+                                          ? std::vector<Place>{{grid.height / 2, grid.width / 2}}
+                                          : arguments.starts;
     const bool animation = format != Format::png;
     const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
     const int pictures = animation ? arguments.steps / every + 2 : 4;

@@ -62,8 +62,8 @@ struct Damage {
 
     int step = 0;
     Shape shape = Shape::circle;
-    double x = 0;  // of a circle's centre, in cells
-    double y = 0;
+    double y = 0;  // of a circle's centre, in cells
+    double x = 0;
     double radius = 0;
 };
 
@@ -79,7 +79,7 @@ struct GrowArguments {
     double angle = 0;  // degrees
     std::uint32_t seed = 0;
     Device device;
-    std::vector<Cell> starts;  // empty: the middle
+    std::vector<Place> starts;  // empty: the middle
     std::vector<Damage> damages;
     std::filesystem::path state_out;  // empty: none
     std::filesystem::path compare;    // empty: none

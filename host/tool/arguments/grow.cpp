@@ -22,7 +22,7 @@ void parse_grid_size(const std::string& text, GrowArguments& arguments) {
 }
 
 // "36,20"
-Cell parse_start(const std::string& text) {
+Place parse_start(const std::string& text) {
     const std::vector<std::string_view> parts = split(text, ',');
     const std::optional<int> x = parse_number<int>(parts.front());
     const std::optional<int> y = parse_number<int>(parts.back());
@@ -30,7 +30,7 @@ Cell parse_start(const std::string& text) {
         throw UsageError(fmt::format(
             "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text));
     }
-    return {*x, *y};
+    return {*y, *x};
 }
 
 // "100:circle,36,36,10" or "100:half,left"
@@ -53,7 +53,7 @@ Damage parse_damage(const std::string& text) {
         const std::optional<double> radius = parse_number<double>(words[3]);
         if (x && y && radius && std::isfinite(*x) && std::isfinite(*y) && std::isfinite(*radius) &&
             *radius >= 0) {
-            return {*step, Damage::Shape::circle, *x, *y, *radius};
+            return {*step, Damage::Shape::circle, *y, *x, *radius};
         }
     }
     if (words[0] == "half" && words.size() == 2) {
