@@ -74,7 +74,7 @@ TEST_CASE("a step of large grids takes as long as its bytes or its instructions"
     constexpr double slow_copy = 1e9, endless_copy = 1e30;
     constexpr double launch = 4e-6;
     const Gpu slow = {.clock = h200.clock / 2};
-    for (const Precision precision : {Precision::exact, Precision::precise, Precision::fast}) {
+    for (const Precision precision : all_precisions) {
         // Memory decides, and no clock.
         for (const Gpu& gpu : {h200, slow}) {
             const double moving = predicted_step(gpu, cells, precision, slow_copy);

@@ -4,15 +4,9 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <charconv>
 
 namespace nca {
-namespace {
-
-constexpr std::array all_precisions = {Precision::exact, Precision::precise, Precision::fast};
-
-}  // namespace
 
 std::string_view name(Precision precision) {
     switch (precision) {

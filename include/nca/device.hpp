@@ -3,6 +3,7 @@
 
 #include <nca/export.hpp>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,6 +19,10 @@ enum class Precision {
     fast,     // tensor cores, operands rounded to one such number; one kernel a step takes states
               // of at most 65504
 };
+
+// From the most exact to the fastest.
+inline constexpr std::array all_precisions = {Precision::exact, Precision::precise,
+                                              Precision::fast};
 
 // "exact", "precise" or "fast".
 NCA_API std::string_view name(Precision precision);
