@@ -3,6 +3,8 @@
 
 #include "host/training/checkpoint.hpp"
 
+#include <nca/error.hpp>
+
 #include <cmath>
 #include <cstdint>
 
@@ -28,6 +30,8 @@ Weights dense_weights(bool output_bias) {
     return weights;
 }
 
+Model dense_model(const Rule& rule) { return {rule, dense_weights(true), {}, true}; }
+
 std::vector<float> dense_state(int batch, int height, int width) {
     std::vector<float> state(std::size_t(batch) * height * width * channels);
     std::uint32_t bits = 1;
@@ -37,6 +41,14 @@ std::vector<float> dense_state(int batch, int height, int width) {
         state[i] = i % channels == std::size_t(alpha_channel) ? 0.5F + 0.5F * unit : unit;
     }
     return state;
+}
+
+void check_dense(const std::vector<float>& states) {
+    for (std::size_t i = alpha_channel; i < states.size(); i += channels) {
+        if (!(states[i] > living_threshold)) {
+            throw Error("a cell of the dense grid died; its times mean nothing");
+        }
+    }
 }
 
 TrainingConfig dense_config(const TrainingConfig& preset, int side) {

@@ -15,9 +15,14 @@ namespace nca::bench {
 // Small weights, and a hidden unit or two that pull every cell's alpha to 1: u = (1 - alpha) / 5.
 // Empty cells come alive by it as well, where the rule lets them.
 Weights dense_weights(bool output_bias);
+// The same with an output bias, under this rule.
+Model dense_model(const Rule& rule);
 
 // [batch, height, width, channels]: alpha 0.5 to 1, the other channels 0 to 1.
 std::vector<float> dense_state(int batch, int height, int width);
+
+// Throws Error where a cell of such states has died, so that something could be skipped.
+void check_dense(const std::vector<float>& states);
 
 // A training that stays as dense as its states are: the preset's rule without the mask of before
 // the step, so that the start cell's empty surroundings come alive in the first, and a learning

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "benchmarks/measure.hpp"
 
+#include "benchmarks/engine_rollout.hpp"
 #include "host/cpu/kernels.hpp"
 #include "host/reference/rollout.hpp"
 
@@ -169,18 +170,8 @@ ReferenceCheck::ReferenceCheck(const Trainer& trainer)
 }
 
 double ReferenceCheck::error(Engine& engine, Precision precision) const {
-    State start = engine.make_state(1, grid_, grid_);
-    engine.copy_from_host(start.view().cell(0, grid_ / 2, grid_ / 2), model_.rule.start_values());
-    const Tape tape = engine.forward(model_, start.view(), options_);
-    State grad_state = engine.make_state(1, grid_, grid_);
-    Buffer target = engine.allocate(target_.size());
-    engine.copy_from_host(target.data(), target_);
-    Buffer report = engine.allocate(2);
-    engine.loss(grad_state.view(), report.data(), report.data() + 1, tape.last(),
-                {target.data(), grid_, grid_});
-    Buffer grad = engine.allocate(model_.weights.all().size());
-    engine.backward(tape, grad_state.view(),
-                    view_parameters(grad.data(), model_.weights.has_output_bias()), Accumulate::no);
+    EngineRollout rollout(engine, model_, target_, 1, grid_, options_);
+    const Tape tape = rollout.forward_backward();
 
     double worst = 0;
     const auto compare = [&](const float* got, const std::vector<double>& expected) {
@@ -200,8 +191,8 @@ double ReferenceCheck::error(Engine& engine, Precision precision) const {
         }
     };
     compare(tape.last().data, last_);
-    compare(grad.data(), grad_weights_);
-    compare(grad_state.view().data, grad_first_);
+    compare(rollout.grad_weights(), grad_weights_);
+    compare(rollout.grad_first(), grad_first_);
     return worst;
 }
 

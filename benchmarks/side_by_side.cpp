@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "benchmarks/side_by_side.hpp"
 
+#include "benchmarks/preset_training.hpp"
+
 #include <atomic>
 #include <barrier>
 #include <chrono>
@@ -12,7 +14,6 @@
 namespace nca::bench {
 
 Timing time_side_by_side(int automata, int count, const std::function<Trainer()>& make) {
-    constexpr int plenty = 1000;  // an engine takes as many as it likes at once
     std::barrier together(automata + 1);
     std::atomic<std::size_t> iterations = 0;
     std::vector<std::exception_ptr> errors(static_cast<std::size_t>(automata));

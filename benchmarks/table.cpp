@@ -3,20 +3,28 @@
 
 #include <fmt/format.h>
 
+#include <span>
+
 namespace nca::bench {
 namespace {
 
-std::string share(double part) { return part > 0 ? fmt::format("{:.1f}%", part * 100) : "-"; }
+// Text functions of the columns: a dash where the row has no such entry.
 
-std::string cells_of(const Row& row) {
-    return fmt::format("{}x{}x{}", row["batch"].get<int>(), row["height"].get<int>(),
-                       row["width"].get<int>());
+std::string share(const Row& row, const char* key) {
+    const double part = row.value(key, 0.0);
+    return part > 0 ? fmt::format("{:.1f}%", part * 100) : "-";
 }
 
-// A time of the row's rollout, as that of a step.
-std::string step_time(const Row& row, const char* name) {
-    if (!row.contains(name)) return "-";
-    return fmt::format("{:.4f}", row[name]["median"].get<double>() / row["steps"].get<int>());
+// In units of `unit`.
+std::string figure(const Row& row, const char* key, int digits, double unit = 1) {
+    if (!row.contains(key)) return "-";
+    return fmt::format("{:.{}f}", row[key].get<double>() / unit, digits);
+}
+
+// The median of a rollout's time, divided by its steps.
+std::string step_time(const Row& row, const char* key) {
+    if (!row.contains(key)) return "-";
+    return figure(row[key], "median", 4, row["steps"].get<int>());
 }
 
 std::string training_time(const Row& row) {
@@ -26,72 +34,96 @@ std::string training_time(const Row& row) {
                        ms["fastest"].get<double>(), ms["slowest"].get<double>());
 }
 
-std::string prediction_of(const Row& row) {
-    if (!row.contains("prediction")) return fmt::format("{:>9} {:>7}", "-", "-");
-    const Row& one = row["prediction"]["training"];
-    return fmt::format("{:>9.4f} {:>7.2f}", one["ms"].get<double>(),
-                       one["measured_to_predicted"].get<double>());
+std::string predicted(const Row& row, const char* what, const char* key, int digits,
+                      double unit = 1) {
+    if (!row.contains("prediction")) return "-";
+    return figure(row["prediction"][what], key, digits, unit);
 }
 
-// What every row begins with.
-void print_beginning(const Row& row, bool gpu) {
-    fmt::print("{:<24}", row["name"].get<std::string>());
-    if (gpu) {
-        fmt::print(" {:<8} {:<11}", row["precision"].get<std::string>(), row.value("rollout", "-"));
-    }
-    fmt::print(" {:>12}", cells_of(row));
+std::string cell_steps(const Row& row) {
+    return fmt::format("{:.3e}", row.value("cell_steps_per_second", 0.0));
 }
 
-// In units of `unit`.
-std::string figure(const Row& row, const char* key, int digits, double unit = 1) {
-    if (!row.contains(key)) return "-";
-    return fmt::format("{:.{}f}", row[key].get<double>() / unit, digits);
+std::string memory(const Row& row) {
+    return row.value("peak_memory_bytes", 0.0) > 0 ? figure(row, "peak_memory_bytes", 0, 1e6) : "-";
 }
 
 struct Column {
-    const char* above;
+    const char* above;  // the two lines of the head
     const char* below;
     int width;
-    bool gpu;  // only there
+    bool gpu_only;
     std::string (*text)(const Row&);
 };
 
-// Of an inference row, after its cells.
+constexpr Column training_columns[] = {
+    {"forward", "ms/step", 9, false, [](const Row& row) { return step_time(row, "forward_ms"); }},
+    {"fwd+bwd", "ms/step", 9, false,
+     [](const Row& row) { return step_time(row, "forward_backward_ms"); }},
+    {"training iteration", "ms, fastest..slowest", 25, false, training_time},
+    {"predicted", "ms", 9, true,
+     [](const Row& row) { return predicted(row, "training", "ms", 4); }},
+    {"measured", "to that", 7, true,
+     [](const Row& row) { return predicted(row, "training", "measured_to_predicted", 2); }},
+    {"cell-steps/s", "", 13, false, cell_steps},
+    {"of peak", "arith.", 7, false,
+     [](const Row& row) { return share(row, "peak_arithmetic_fraction"); }},
+    {"of peak", "bandw.", 7, false,
+     [](const Row& row) { return share(row, "peak_bandwidth_fraction"); }},
+    {"memory", "peak, MB", 9, false, memory},
+};
+
 constexpr Column inference_columns[] = {
     {"ms/step", "", 9, false, [](const Row& row) { return step_time(row, "forward_ms"); }},
     {"ms/step", "1 a call", 9, false,
      [](const Row& row) {
-         if (!row.contains("single_step_ms")) return std::string("-");
-         return fmt::format("{:.4f}", row["single_step_ms"]["median"].get<double>());
+         return row.contains("single_step_ms") ? figure(row["single_step_ms"], "median", 4) : "-";
      }},
     {"predicted", "ms/step", 9, true,
-     [](const Row& row) {
-         if (!row.contains("prediction")) return std::string("-");
-         const double ms = row["prediction"]["forward"]["ms"].get<double>();
-         return fmt::format("{:.4f}", ms / row["steps"].get<int>());
-     }},
+     [](const Row& row) { return predicted(row, "forward", "ms", 4, row["steps"].get<int>()); }},
     {"measured", "to that", 8, true,
-     [](const Row& row) {
-         if (!row.contains("prediction")) return std::string("-");
-         return figure(row["prediction"]["forward"], "measured_to_predicted", 2);
-     }},
-    {"cell-steps/s", "", 12, false,
-     [](const Row& row) {
-         return fmt::format("{:.3e}", row["cell_steps_per_second"].get<double>());
-     }},
+     [](const Row& row) { return predicted(row, "forward", "measured_to_predicted", 2); }},
+    {"cell-steps/s", "", 12, false, cell_steps},
     {"MB/step", "", 9, false, [](const Row& row) { return figure(row, "bytes_per_step", 1, 1e6); }},
     {"GB/s", "", 8, false, [](const Row& row) { return figure(row, "bytes_per_second", 1, 1e9); }},
     {"GB/s of", "a copy", 8, false,
      [](const Row& row) { return figure(row, "copy_bytes_per_second", 1, 1e9); }},
-    {"of that", "", 7, false,
-     [](const Row& row) { return share(row.value("copy_fraction", 0.0)); }},
+    {"of that", "", 7, false, [](const Row& row) { return share(row, "copy_fraction"); }},
     {"of peak", "arith.", 7, false,
-     [](const Row& row) { return share(row.value("peak_arithmetic_fraction", 0.0)); }},
+     [](const Row& row) { return share(row, "peak_arithmetic_fraction"); }},
     {"warp instr.", "/128 cells", 11, true,
      [](const Row& row) { return figure(row, "instructions_per_128_cells", 0); }},
 };
 
+std::span<const Column> columns_of(Table table) {
+    if (table == Table::training) return training_columns;
+    return inference_columns;
+}
+
+// The first columns, which both tables have.
+void print_first(const std::string& name, const std::string& precision, const std::string& form,
+                 const std::string& cells, bool gpu) {
+    fmt::print("{:<24}", name);
+    if (gpu) fmt::print(" {:<8} {:<11}", precision, form);
+    fmt::print(" {:>12}", cells);
+}
+
+// text: of a column.
+template <class Text>
+void print_columns(Table table, bool gpu, Text text) {
+    for (const Column& column : columns_of(table)) {
+        if (gpu || !column.gpu_only) fmt::print(" {:>{}}", text(column), column.width);
+    }
+    fmt::print("\n");
+}
+
 }  // namespace
+
+Row row_of(const RowHead& head) {
+    return {{"name", head.name},   {"engine", head.engine}, {"precision", head.precision},
+            {"batch", head.batch}, {"height", head.height}, {"width", head.width},
+            {"steps", head.steps}};
+}
 
 Row to_json(const Timing& timing) {
     return {{"median", timing.median},
@@ -105,69 +137,22 @@ Row to_json(double predicted_seconds, double milliseconds) {
     return {{"ms", predicted}, {"measured_to_predicted", milliseconds / predicted}};
 }
 
-Row row_of(const std::string& name, const std::string& engine, const std::string& precision,
-           int batch, int height, int width, int steps) {
-    return {{"name", name},     {"engine", engine}, {"precision", precision}, {"batch", batch},
-            {"height", height}, {"width", width},   {"steps", steps}};
+void print_head(Table table, bool gpu) {
+    print_first("work", "precis.", "rollout", "cells", gpu);
+    print_columns(table, gpu, [](const Column& column) { return column.above; });
+    print_first("", "", "", "", gpu);
+    print_columns(table, gpu, [](const Column& column) { return column.below; });
 }
 
-void print_training_header(bool gpu) {
-    const auto line = [&](const char* a, const char* b, const char* c, const char* d, const char* e,
-                          const char* f, const char* g, const char* h, const char* i,
-                          const char* predicted, const char* ratio, const char* precision,
-                          const char* form) {
-        fmt::print("{:<24}", a);
-        if (gpu) fmt::print(" {:<8} {:<11}", precision, form);
-        fmt::print(" {:>12} {:>9} {:>9} {:>25}", b, c, d, e);
-        if (gpu) fmt::print(" {:>9} {:>7}", predicted, ratio);
-        fmt::print(" {:>13} {:>7} {:>7} {:>9}\n", f, g, h, i);
-    };
-    line("work", "cells", "forward", "fwd+bwd", "training iteration", "cell-steps/s", "of peak",
-         "of peak", "memory", "predicted", "measured", "precis.", "rollout");
-    line("", "", "ms/step", "ms/step", "ms, fastest..slowest", "", "arith.", "bandw.", "peak, MB",
-         "ms", "to that", "", "");
-}
-
-void print_training_row(const Row& row, bool gpu) {
-    print_beginning(row, gpu);
+void print_row(Table table, const Row& row, bool gpu) {
+    const std::string cells = fmt::format("{}x{}x{}", row["batch"].get<int>(),
+                                          row["height"].get<int>(), row["width"].get<int>());
+    print_first(row["name"], row["precision"], row.value("rollout", "-"), cells, gpu);
     if (row.contains("problem")) {
         fmt::print(" {}\n", row["problem"].get<std::string>());
-        return;
+    } else {
+        print_columns(table, gpu, [&](const Column& column) { return column.text(row); });
     }
-    fmt::print(" {:>9} {:>9} {:>25}", step_time(row, "forward_ms"),
-               step_time(row, "forward_backward_ms"), training_time(row));
-    if (gpu) fmt::print(" {}", prediction_of(row));
-    const double memory = row.value("peak_memory_bytes", 0.0);
-    fmt::print(" {:>13.3e} {:>7} {:>7} {:>9}\n", row.value("cell_steps_per_second", 0.0),
-               share(row.value("peak_arithmetic_fraction", 0.0)),
-               share(row.value("peak_bandwidth_fraction", 0.0)),
-               memory > 0 ? fmt::format("{:.0f}", memory * 1e-6) : "-");
-}
-
-void print_inference_header(bool gpu) {
-    for (const bool above : {true, false}) {
-        fmt::print("{:<24}", above ? "work" : "");
-        if (gpu) fmt::print(" {:<8} {:<11}", above ? "precis." : "", above ? "rollout" : "");
-        fmt::print(" {:>12}", above ? "cells" : "");
-        for (const Column& column : inference_columns) {
-            if (column.gpu && !gpu) continue;
-            fmt::print(" {:>{}}", above ? column.above : column.below, column.width);
-        }
-        fmt::print("\n");
-    }
-}
-
-void print_inference_row(const Row& row, bool gpu) {
-    print_beginning(row, gpu);
-    if (row.contains("problem")) {
-        fmt::print(" {}\n", row["problem"].get<std::string>());
-        return;
-    }
-    for (const Column& column : inference_columns) {
-        if (column.gpu && !gpu) continue;
-        fmt::print(" {:>{}}", column.text(row), column.width);
-    }
-    fmt::print("\n");
 }
 
 }  // namespace nca::bench

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The rows that bench_step prints, from the json that it writes.
+// The tables that bench_step prints, from the json that it writes.
 
 #include "benchmarks/measure.hpp"
 
@@ -13,20 +13,28 @@ namespace nca::bench {
 
 using Row = nlohmann::ordered_json;
 
+// What every row begins with.
+struct RowHead {
+    std::string name;
+    std::string engine = {};
+    std::string precision = {};
+    int batch = 1;
+    int height = 0;
+    int width = 0;
+    int steps = 1;
+};
+Row row_of(const RowHead& head);
+
 Row to_json(const Timing& timing);
 
-// How a measurement of `milliseconds` compares with what was predicted for it.
+// A predicted time, and how many times as long the measured one is.
 Row to_json(double predicted_seconds, double milliseconds);
 
-// What every row has.
-Row row_of(const std::string& name, const std::string& engine, const std::string& precision,
-           int batch, int height, int width, int steps);
+enum class Table { training, inference };
 
-// On a GPU rows have a precision, a form of rollout and a prediction.
-// A row without an entry has a dash there; one with a "problem" says that instead.
-void print_training_header(bool gpu);
-void print_training_row(const Row& row, bool gpu);
-void print_inference_header(bool gpu);
-void print_inference_row(const Row& row, bool gpu);
+// On a GPU rows have a precision, a form of the rollout and a prediction. A row without an entry
+// has a dash in its place. A row with a "problem" says that instead of its figures.
+void print_head(Table table, bool gpu);
+void print_row(Table table, const Row& row, bool gpu);
 
 }  // namespace nca::bench
