@@ -29,8 +29,7 @@ using cuda::DeviceArray;
 constexpr int block_threads = 256;
 constexpr int payload_floats = 4 * block_threads;  // 4 KiB, 16 bytes a thread
 
-// --- rates of one multiprocessor: a block on each, the first one's cycles are counted
-// -------------
+// --- rates of a multiprocessor: one block on each; the first block's cycles are counted ---------
 
 // Products of 16 x 8 by 16 k, fp16, in so many chains that do not depend on each other.
 template <int chains>
@@ -105,8 +104,7 @@ __global__ void read_shared_kernel(float* out, long long* cycles, int rounds) {
     if (blockIdx.x == 0 && threadIdx.x == 0) *cycles = end - begin;
 }
 
-// --- how long blocks wait for each other
-// -----------------------------------------------------------
+// --- how long blocks wait for each other --------------------------------------------------------
 
 struct alignas(64) Flag {
     std::uint32_t count;
@@ -141,7 +139,8 @@ __global__ void __launch_bounds__(block_threads)
     out[own * block_threads + thread] = sum;
 }
 
-// As update_weights.cu does it: the first block collects all others' flags and raises one for all.
+// As in update_weights.cu: the first block waits for all other blocks' flags, then raises one that
+// they all wait for.
 __global__ void __launch_bounds__(block_threads) grid_barrier_kernel(Flag* flags, int rounds) {
     const int thread = static_cast<int>(threadIdx.x), blocks = static_cast<int>(gridDim.x);
     Flag& all = flags[blocks];
@@ -201,8 +200,7 @@ __global__ void add_one_kernel(float* values) {
     values[blockIdx.x * blockDim.x + threadIdx.x] += 1;
 }
 
-// --- measuring
-// -------------------------------------------------------------------------------------
+// --- measuring ----------------------------------------------------------------------------------
 
 class Stream {
 public:
@@ -341,38 +339,39 @@ private:
               "clearing flags");
     }
 
+    // Seconds of one of `count` rounds or launches, which work queues on the stream.
+    template <class Work>
+    double seconds_of_one(int count, Work work) {
+        return fastest_seconds(work, stream_) / count;
+    }
+
     void measure_waiting() {
+        const cuda::LaunchShape shape = {
+            .blocks = blocks_, .threads = block_threads, .cooperative = true};
         add("flag_seconds", "4 KiB to two neighbours and a flag, through L2", "s",
             assumed_.flag_seconds, [&] {
                 needs_cooperative_launch();
-                return fastest_seconds(
-                           [&] {
-                               clear_flags();
-                               cuda::launch(NCA_KERNEL(exchange_by_flags_kernel),
-                                            {.blocks = blocks_,
-                                             .threads = block_threads,
-                                             .cooperative = true},
-                                            stream_, payload_.data(), flags_.data(), out_.data(),
-                                            rounds);
-                           },
-                           stream_) /
-                       rounds;
+                return seconds_of_one(rounds, [&] {
+                    clear_flags();
+                    cuda::launch(NCA_KERNEL(exchange_by_flags_kernel), shape, stream_,
+                                 payload_.data(), flags_.data(), out_.data(), rounds);
+                });
             });
         add("grid_barrier_seconds", "a barrier of the whole grid", "s",
             assumed_.grid_barrier_seconds, [&] {
                 needs_cooperative_launch();
-                return fastest_seconds(
-                           [&] {
-                               clear_flags();
-                               cuda::launch(NCA_KERNEL(grid_barrier_kernel),
-                                            {.blocks = blocks_,
-                                             .threads = block_threads,
-                                             .cooperative = true},
-                                            stream_, flags_.data(), rounds);
-                           },
-                           stream_) /
-                       rounds;
+                return seconds_of_one(rounds, [&] {
+                    clear_flags();
+                    cuda::launch(NCA_KERNEL(grid_barrier_kernel), shape, stream_, flags_.data(),
+                                 rounds);
+                });
             });
+    }
+
+    void launch_nodes(const cuda::LaunchShape& shape) {
+        for (int i = 0; i < nodes; ++i) {
+            cuda::launch(NCA_KERNEL(add_one_kernel), shape, stream_, out_.data());
+        }
     }
 
     // Seconds of a node in a graph of such launches.
@@ -380,9 +379,7 @@ private:
         check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
         cudaGraph_t graph = nullptr;
         try {
-            for (int i = 0; i < nodes; ++i) {
-                cuda::launch(NCA_KERNEL(add_one_kernel), shape, stream_, out_.data());
-            }
+            launch_nodes(shape);
         } catch (...) {
             cudaStreamEndCapture(stream_, &graph);
             if (graph != nullptr) cudaGraphDestroy(graph);
@@ -393,10 +390,10 @@ private:
         const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
         cudaGraphDestroy(graph);
         check(error, "making a graph");
-        const double seconds = fastest_seconds(
-            [&] { check(cudaGraphLaunch(executable, stream_), "starting a graph"); }, stream_);
+        const double seconds = seconds_of_one(
+            nodes, [&] { check(cudaGraphLaunch(executable, stream_), "starting a graph"); });
         cudaGraphExecDestroy(executable);
-        return seconds / nodes;
+        return seconds;
     }
 
     void measure_launches() {
@@ -406,17 +403,8 @@ private:
         dependent.dependent = true;
         cooperative.cooperative = true;
         add("launch_seconds", "a small kernel after the other on a stream", "s",
-            assumed_.launch_seconds, [&] {
-                return fastest_seconds(
-                           [&] {
-                               for (int i = 0; i < nodes; ++i) {
-                                   cuda::launch(NCA_KERNEL(add_one_kernel), plain, stream_,
-                                                out_.data());
-                               }
-                           },
-                           stream_) /
-                       nodes;
-            });
+            assumed_.launch_seconds,
+            [&] { return seconds_of_one(nodes, [&] { launch_nodes(plain); }); });
         add("node_seconds", "the same in a graph", "s", assumed_.node_seconds,
             [&] { return seconds_of_node(plain); });
         add("dependent_node_seconds", "the same with dependent launch", "s",
@@ -428,7 +416,7 @@ private:
             [&] { return needs_cooperative_launch(), seconds_of_node(cooperative); });
     }
 
-    // A launch of as many clusters as are resident, at most so many as fill the device once.
+    // A launch of so many clusters of `size` blocks each.
     struct ClusterLaunch {
         cudaLaunchConfig_t config = {};
         cudaLaunchAttribute attribute = {};
@@ -448,21 +436,33 @@ private:
         ClusterLaunch& operator=(const ClusterLaunch&) = delete;
     };
 
+    // Seconds of one of the kernel's rounds; its last argument is their number.
+    template <class... Parameters, class... Arguments>
+    double seconds_of_round(const ClusterLaunch& launch, void (*kernel)(Parameters...),
+                            Arguments... arguments) {
+        return seconds_of_one(rounds, [&] {
+            check(
+                cudaLaunchKernelEx(&launch.config, kernel, arguments..., static_cast<int>(rounds)),
+                "starting clusters");
+        });
+    }
+
+    void allow_clusters(const void* kernel, std::size_t shared_bytes) {
+        needs_clusters();
+        cuda::prepare_kernel("a kernel of rates", kernel, shared_bytes);
+        // The engine's kernels have 8 blocks at most, these have more.
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+              "allowing large clusters");
+    }
+
     void measure_clusters() {
         constexpr std::size_t shared_bytes = 160 * 1024;
-        const auto allow = [&](auto kernel, std::size_t bytes) {
-            needs_clusters();
-            cuda::prepare_kernel("a kernel of rates", cuda::handle_of(kernel), bytes);
-            // More than 8 blocks, of which the engine's kernels have no use.
-            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-                  "allowing large clusters");
-        };
         for (const int size : {4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16}) {
             const std::string of = "clusters of " + std::to_string(size) + " blocks";
             const std::string key = "_of_" + std::to_string(size);
             int resident = 0;
             add("clusters" + key, of + ", resident with 160 KiB each", "clusters", 0, [&] {
-                allow(cluster_barrier_kernel, shared_bytes);
+                allow_clusters(cuda::handle_of(cluster_barrier_kernel), shared_bytes);
                 const ClusterLaunch one(size, 1, shared_bytes, stream_);
                 check(
                     cudaOccupancyMaxActiveClusters(&resident, cluster_barrier_kernel, &one.config),
@@ -473,29 +473,15 @@ private:
             add("cluster_barrier" + key, of + ", their barrier", "s", 0, [&] {
                 if (resident == 0) throw Lacking("none fits");
                 const ClusterLaunch all(size, resident, shared_bytes, stream_);
-                return fastest_seconds(
-                           [&] {
-                               check(cudaLaunchKernelEx(&all.config, cluster_barrier_kernel,
-                                                        static_cast<int>(rounds)),
-                                     "starting clusters");
-                           },
-                           stream_) /
-                       rounds;
+                return seconds_of_round(all, cluster_barrier_kernel);
             });
         }
         add("cluster_seconds", "4 KiB to two neighbours in a cluster of 8", "s",
             assumed_.cluster_seconds, [&] {
                 constexpr int size = 8;
-                allow(exchange_in_cluster_kernel, 0);
+                allow_clusters(cuda::handle_of(exchange_in_cluster_kernel), 0);
                 const ClusterLaunch all(size, std::max(blocks_ / size / 2, 1), 0, stream_);
-                return fastest_seconds(
-                           [&] {
-                               check(cudaLaunchKernelEx(&all.config, exchange_in_cluster_kernel,
-                                                        out_.data(), static_cast<int>(rounds)),
-                                     "starting clusters");
-                           },
-                           stream_) /
-                       rounds;
+                return seconds_of_round(all, exchange_in_cluster_kernel, out_.data());
             });
     }
 
