@@ -14,7 +14,7 @@ namespace {
 
 using cuda::check;
 
-// As our training iteration is one graph, so are these rollouts, where cuBLAS and cuRAND allow it.
+// Each rollout is one graph, as our training iteration is, where cuBLAS and cuRAND allow it.
 class CudaUnfused final : public Unfused {
 public:
     CudaUnfused(const Model& model, int batch, int height, int width, int most_steps, bool tf32)
@@ -58,7 +58,7 @@ private:
             check(cudaMemcpyAsync(state_.data(), state, state_.size() * sizeof(float),
                                   cudaMemcpyDeviceToDevice, stream_),
                   "copying the state");
-            queue(kind, steps);  // whatever the libraries set up at their first call
+            queue(kind, steps);  // before the capture, because the first call sets the libraries up
             record(kind, steps);
         }
         if (graph_ != nullptr) {

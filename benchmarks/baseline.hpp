@@ -8,13 +8,13 @@
 
 namespace nca::bench {
 
-// The same rollout with cuBLAS and cuRAND, one operation after the other and nothing skipped: what
-// our kernels are held against. Float32, or with TF32 products.
+// A rollout with cuBLAS and cuRAND, one operation after the other, nothing skipped. Our kernels are
+// compared with it. Float32, or with TF32 products.
 class Unfused {
 public:
     virtual ~Unfused() = default;
-    // Each waits. state is [batch, height, width, channels] in device memory, and taken to be the
-    // same in calls of one kind in a row.
+    // Each waits for the device. state is [batch, height, width, channels] in device memory. In
+    // calls of one kind in a row it has to be the same: only the first of them copies it.
     virtual void forward(const float* state, int steps) = 0;
     virtual void forward_backward(const float* state, int steps) = 0;
     virtual void step(const float* state) = 0;  // keeps no tape

@@ -16,8 +16,8 @@ Weights dense_weights(bool output_bias) {
     for (float& weight : weights.all()) weight = 1e-2F * std::sin(value += 1);
     const WeightsView view = weights.view();
     constexpr float pull = 0.2F;
-    // The first unit is alpha itself, by the identity filter; the second is always 1, because there
-    // may be no output bias.
+    // The first unit is alpha itself, by the identity filter. The second is always 1: it stands for
+    // an output bias, which there may not be.
     for (int unit = 0; unit < 2; ++unit) {
         for (int i = 0; i < perception; ++i) view.w1[unit * perception + i] = 0;
         for (int c = 0; c < channels; ++c) view.w2[c * hidden + unit] = 0;

@@ -15,8 +15,8 @@ namespace {
 
 using cuda::check;
 
-// Sixteen independent chains of multiply-adds in each thread; what they make is written so that it
-// has to be computed.
+// Sixteen independent chains of multiply-adds in each thread. Their sum is written, so that the
+// compiler leaves none out.
 __global__ void multiply_add_kernel(float* out, int rounds) {
     constexpr int chains = 16;
     float values[chains];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What only a build with CUDA can measure. In one without, these throw NotCompiled, which nobody
-// sees, because there is no engine that asks.
+// What only a build with CUDA can measure. In a build without CUDA these throw NotCompiled; nothing
+// calls them there.
 
 #include "benchmarks/measure.hpp"
 

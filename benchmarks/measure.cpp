@@ -68,6 +68,22 @@ double Work::backward_operations() const {
     return backward_rows * 2 * (3 * perception * hidden + 2 * hidden * channels);
 }
 
+namespace {
+
+// Calls visit with each cell of the 3x3 around a cell that lies in the grid.
+template <class Visit>
+void visit_around(int cell, int height, int width, Edges edges, Visit visit) {
+    for (int dy = -1; dy <= 1; ++dy) {
+        for (int dx = -1; dx <= 1; ++dx) {
+            const int other =
+                reference::cell_at(cell / width + dy, cell % width + dx, height, width, edges);
+            if (other >= 0) visit(other);
+        }
+    }
+}
+
+}  // namespace
+
 Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKey& key) {
     Work work;
     const ConstStateView shape = tape.last();
@@ -89,14 +105,8 @@ Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKe
                 work.living_cells += nonzero(next, sample, cell);
                 if (!fires(key, rule.fire_rate, step, sample, cell)) continue;
                 bool near = false;
-                for (int dy = -1; dy <= 1; ++dy) {
-                    for (int dx = -1; dx <= 1; ++dx) {
-                        const int other =
-                            reference::cell_at(cell / shape.width + dy, cell % shape.width + dx,
-                                               shape.height, shape.width, rule.edges);
-                        near = near || (other >= 0 && nonzero(now, sample, other));
-                    }
-                }
+                visit_around(cell, shape.height, shape.width, rule.edges,
+                             [&](int other) { near = near || nonzero(now, sample, other); });
                 work.forward_rows += near;
                 work.backward_rows += near && nonzero(next, sample, cell);
             }
@@ -107,24 +117,19 @@ Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKe
 
 namespace {
 
-// Relative to the largest value of their kind: sums of up to 128 terms through a few steps in
-// float32, to which operands of 22 bits add little. Operands of 11 bits err by 2.4e-4 at most, and
-// so on through six steps.
+// Relative to the largest value of their kind. In exact and precise: the rounding of sums of up to
+// 128 float32 terms through a few steps; operands of 22 bits add little to it. In fast: operands of
+// 11 bits are off by at most 2.4e-4 in each of six steps.
 double tolerance_of(Precision precision) { return precision == Precision::fast ? 3e-3 : 1e-4; }
 
-// How far the alpha that decides is from the threshold, of the cell in which it is closest.
+// How far the largest alpha around a cell is from the threshold, in the cell where it is closest.
 double closest_to_threshold(const Rule& rule, const reference::Grid<double>& state) {
     double closest = 1;
     for (int cell = 0; cell < state.cells(); ++cell) {
         double largest = 0;
-        for (int dy = -1; dy <= 1; ++dy) {
-            for (int dx = -1; dx <= 1; ++dx) {
-                const int other =
-                    reference::cell_at(cell / state.width + dy, cell % state.width + dx,
-                                       state.height, state.width, rule.edges);
-                if (other >= 0) largest = std::max(largest, state.cell(other)[alpha_channel]);
-            }
-        }
+        visit_around(cell, state.height, state.width, rule.edges, [&](int other) {
+            largest = std::max(largest, state.cell(other)[alpha_channel]);
+        });
         closest = std::min(closest, std::abs(largest - double(living_threshold)));
     }
     return closest;

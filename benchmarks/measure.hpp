@@ -34,8 +34,8 @@ Timing timing_of(std::vector<double> milliseconds);
 // Runs work once to warm up, then `count` times, each timed on its own.
 Timing measure(int count, const std::function<void()>& work);
 
-// The same of an iteration where each run does several: run says how many it did, and its time is
-// divided by that. Runs need not be equally long: a trainer's queues are not.
+// The same for an iteration, where each run does several: run returns how many it did, and its time
+// is divided by that. Their number may differ from run to run, as it does in a trainer's queues.
 template <class Run, class Now>
 Timing measure_queues(int count, Run run, Now now) {
     run();
@@ -55,7 +55,7 @@ Timing measure_queues(int count, const std::function<std::size_t()>& run);
 double peak_arithmetic(int threads);
 double peak_bandwidth(int threads);
 
-// Waits until an engine has done all that it was told: a copy of one float comes after it.
+// Waits until an engine has done all that was queued before, by a copy of one float.
 class Waiter {
 public:
     explicit Waiter(Engine& engine) : engine_(engine), one_(engine.allocate(1)) {}
@@ -83,8 +83,9 @@ struct Work {
 Work count_work(Engine& engine, const Rule& rule, const Tape& tape, const FireKey& key);
 
 // A short rollout of a trained model in double precision, one sample from the start cell, and the
-// gradients of the loss at its end: what engines are held against before they are timed. No cell
-// lives or dies there by so little that a coarse precision may decide it otherwise.
+// gradients of the loss at its end. Engines are compared with it before they are timed. It is
+// chosen so that no alpha comes so close to the threshold that a coarse precision could decide
+// otherwise.
 class ReferenceCheck {
 public:
     explicit ReferenceCheck(const Trainer& trainer);
@@ -101,13 +102,14 @@ private:
     std::vector<double> last_, grad_weights_, grad_first_;
 };
 
-// The same for one step of a batch of large grids, looked at in some hundred cells all over it.
-// before and after are [batch, height, width, channels] in host memory, sides of 8 cells or more.
+// The same for one step of a batch of large grids, compared in some hundred cells in all parts of
+// it. before and after are [batch, height, width, channels] in host memory, sides of 8 cells or
+// more.
 double step_error(const Model& model, ConstStateView before, ConstStateView after,
                   const FireKey& key, Precision precision);
 
-// Most memory that the process has held since the last reset beyond what it held then (the program
-// and its libraries; cuBLAS alone takes 100 MB), in bytes; Linux only, 0 elsewhere.
+// The most memory that the process has held since the last reset, less what it held at the reset
+// (the program and its libraries; cuBLAS alone takes 100 MB). In bytes; Linux only, 0 elsewhere.
 void reset_peak_memory();
 double peak_memory();
 

@@ -12,8 +12,8 @@ namespace {
 
 using cuda::Traits;
 
-// Cycles of a step in one direction: what every step costs, and what each more cell or tile and
-// each more row of the MLP adds.
+// Cycles of a step in one direction: those of every step, and those that each cell or tile and each
+// row of the MLP adds.
 struct Pace {
     double fixed;
     double each;
@@ -24,15 +24,15 @@ struct Paces {
     Pace backward;
 };
 
-// In bands: for each cell and row of the mean band of a sample.
+// In bands: of the cells and rows of a sample's mean band.
 Paces band_paces(Precision precision) {
     if (precision == Precision::fast) return {{2140, 1.5, 56}, {2910, 3.0, 100}};
     return {{2450, 2.0, 93}, {3050, 4.2, 165}};
 }
 
-// One kernel a step: for each tile and row of the mean multiprocessor. Of the streamed steps
-// forward and the steps back of today a sketch has been measured, in training, in exact and fast;
-// how a step is shared out between forward and back, and precise, are as before.
+// One kernel a step: of the tiles and rows of the mean multiprocessor. Of today's kernels a sketch
+// was measured, in trainings in exact and fast. The shares of forward and back in a step's time,
+// and all of precise, are those of the kernels before.
 Paces step_paces(Precision precision) {
     switch (precision) {
         case Precision::exact:
@@ -45,8 +45,9 @@ Paces step_paces(Precision precision) {
     return {{17700, 3370, 139}, {44240, 817, 376}};
 }
 
-// Warp instructions of a step for 128 cells, eight times what kernel-table says of a warp where a
-// block of eight warps has a tile of so many.
+// Warp instructions of a step for 128 cells, as scripts/kernel-table --steps counts them. Exact has
+// blocks of eight warps with a tile of so many cells, so that there are eight times those of a
+// warp.
 constexpr double exact_step_instructions = 8 * 3590;  // kernel-table
 constexpr double precise_step_instructions = 3949;    // kernel-table
 constexpr double fast_step_instructions = 2077;       // kernel-table
@@ -54,20 +55,21 @@ constexpr double counted_cells = 128;
 constexpr double schedulers = 4;  // of a multiprocessor; each issues an instruction a cycle
 
 constexpr double launch_seconds = 4e-6;
-// Of a training iteration in bands: launches, who fires, lists, loss, sums and Adam.
+// What a training iteration in bands takes beside its steps: launches, fire masks, lists, loss,
+// sums and Adam.
 constexpr double band_iteration_seconds = 38e-6;
-// What a step's launch in a graph takes less than on a stream, for which the paces are.
+// The paces above are of launches on a stream. A launch in a graph takes so much less.
 constexpr double saved_by_graph_seconds = 0.8e-6;
 
 double cycles_of(const Pace& pace, double things, double rows) {
     return pace.fixed + pace.each * things + pace.row * rows;
 }
 
-// How many times the device is filled by the samples one after the other; of engines side by side
-// each pays for the part of the device that it takes.
+// How many waves of clusters run one after the other until all samples are done. Of engines side by
+// side each counts the part of the device that it takes.
 double waves_of(const Gpu& gpu, const RolloutCase& rollout, int bands) {
     const double samples = rollout.batch;
-    // Of fewer blocks about as many more fit as they are smaller.
+    // The fewer blocks a cluster has, the more clusters fit, about in proportion.
     const double clusters = gpu.clusters * cuda::most_bands / bands;
     if (rollout.engines_on_device == 1) return std::ceil(samples / clusters);
     return std::max(samples / clusters, 1.0 / rollout.engines_on_device);
@@ -98,13 +100,13 @@ Seconds seconds_of(const Gpu& gpu, const RolloutCase& rollout) {
 }  // namespace
 
 double predicted_forward(const Gpu& gpu, const RolloutCase& rollout) {
-    // Packing the weights, who fires, the steps.
+    // Packing the weights, fire masks, the steps.
     const double launches = rollout.form == RolloutForm::bands ? 3 : 0;
     return seconds_of(gpu, rollout).forward + launches * launch_seconds;
 }
 
 double predicted_forward_backward(const Gpu& gpu, const RolloutCase& rollout) {
-    // And the loss in two, who fires, lists, the steps, the gradients' sums.
+    // And the loss in two, fire masks, lists, the steps, the gradients' sums.
     const double launches = rollout.form == RolloutForm::bands ? 9 : 0;
     const Seconds seconds = seconds_of(gpu, rollout);
     return seconds.forward + seconds.backward + launches * launch_seconds;

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a rollout is expected to take on an H200, from what it took there: straight lines through
-// measured times, in the cells and in the rows of the MLP. And what a step of large grids takes at
-// least, by its bytes and its instructions. docs/performance.md says which times, and what has not
-// been measured.
+// Predicted times of an H200. A rollout's are straight lines through times that were measured
+// there: so much for each cell and each row of the MLP. A step's of large grids are the least that
+// its bytes and its instructions allow. docs/performance.md says which times were measured and
+// which were not.
 
 #include <nca/device.hpp>
 
 namespace nca::bench {
 
-// What scales the times: they were measured on 132 multiprocessors at 1.98 GHz, which hold 15
-// clusters of 8 blocks. An H100 has as many of the same.
+// What the times depend on. They were measured on 132 multiprocessors at 1.98 GHz, which hold 15
+// clusters of 8 blocks. An H100 has the same.
 struct Gpu {
     int multiprocessors = 132;
     double clock = 1.98e9;  // cycles a second
     int clusters = 15;
 };
 
-// A rollout: its sizes, which in bands are those of a grid that can run so, its form, and the rows
-// of the MLP that a step of the batch has forward and back.
+// A rollout: its sizes, its form, and the rows of the MLP that a step of the batch has forward and
+// back. Where the form is bands, it has to be a grid that can run in bands.
 struct RolloutCase {
     int batch = 1;
     int height = 0;
@@ -36,7 +36,8 @@ struct RolloutCase {
 double predicted_forward(const Gpu& gpu, const RolloutCase& rollout);
 // forward, loss and backward by an Engine's calls.
 double predicted_forward_backward(const Gpu& gpu, const RolloutCase& rollout);
-// A training iteration. Of several side by side, what one of them costs.
+// A training iteration. Of several trainings side by side: the time for all of them, divided by
+// their iterations.
 double predicted_training(const Gpu& gpu, const RolloutCase& rollout);
 
 // Bytes of memory that a step moves, each state read once and written once.
@@ -46,9 +47,9 @@ double step_bytes(double cells);
 constexpr double counted_fire_rate = 0.5;
 double step_instructions(Precision precision);
 
-// A step of grids that fill the device and are alive all over, without a tape: the longer of moving
-// its bytes at `copy_rate`, in bytes a second, and of issuing its instructions; and a launch. At
-// counted_fire_rate.
+// A step without a tape of grids that fill the device and in which every cell lives, at
+// counted_fire_rate: a launch, and the longer of moving the step's bytes at `copy_rate` (bytes a
+// second) and of issuing its instructions.
 double predicted_step(const Gpu& gpu, double cells, Precision precision, double copy_rate);
 
 }  // namespace nca::bench

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a device does at which rate, and how long blocks and kernels wait for each other: the
-// figures that the kernels were designed by, by the same functions that the kernels call.
+// Rates of a device, and how long its blocks and kernels wait for each other. The kernels were
+// designed for such figures; these are measured with the functions that the kernels call.
 #include "benchmarks/rates.hpp"
 
 #include <nca/error.hpp>
@@ -31,7 +31,7 @@ constexpr int payload_floats = 4 * block_threads;  // 4 KiB, 16 bytes a thread
 
 // --- rates of a multiprocessor: one block on each; the first block's cycles are counted ---------
 
-// Products of 16 x 8 by 16 k, fp16, in so many chains that do not depend on each other.
+// Products of 16 x 8 by 16 k, fp16, in so many independent chains.
 template <int chains>
 __global__ void multiply_kernel(float* out, long long* cycles, int rounds) {
     cuda::Accumulator sums[chains];
@@ -58,7 +58,7 @@ __global__ void multiply_kernel(float* out, long long* cycles, int rounds) {
 
 constexpr int rounding_chains = 8;
 
-// Pairs of numbers, each of which is made of the pair before.
+// Rounds pairs of numbers; each pair comes from the pair before.
 __global__ void round_kernel(float* out, long long* cycles, int rounds) {
     std::uint32_t bits[rounding_chains];
     for (int i = 0; i < rounding_chains; ++i) {
@@ -110,8 +110,8 @@ struct alignas(64) Flag {
     std::uint32_t count;
 };
 
-// Each block writes 4 KiB for both of its neighbours in a ring, counts, waits until they have, and
-// reads theirs. payload is [2, blocks, payload_floats].
+// Blocks in a ring. In each round a block writes 4 KiB, raises its flag, waits for the flags of
+// both neighbours and reads their 4 KiB. payload is [2, blocks, payload_floats].
 __global__ void __launch_bounds__(block_threads)
     exchange_by_flags_kernel(float* payload, Flag* flags, float* out, int rounds) {
     const int blocks = static_cast<int>(gridDim.x), own = static_cast<int>(blockIdx.x);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(block_threads)
             cuda::wait_for_count(&flags[neighbours[thread]].count,
                                  static_cast<std::uint32_t>(round));
         }
-        __syncthreads();  // the neighbours' is
+        __syncthreads();  // the neighbours have written theirs
         for (const int neighbour : neighbours) {
             sum += __ldcg(all + neighbour * payload_floats + thread * 4);
         }
@@ -164,8 +164,8 @@ __global__ void cluster_barrier_kernel(int rounds) {
     for (int round = 0; round < rounds; ++round) cuda::cluster_barrier();
 }
 
-// The exchange of flags' payload, from shared memory to shared memory. A block is never two rounds
-// ahead of a neighbour, so two slots suffice.
+// The same exchange from shared memory to shared memory. A block is never two rounds ahead of a
+// neighbour, so two slots suffice.
 __global__ void __launch_bounds__(block_threads)
     exchange_in_cluster_kernel(float* out, int rounds) {
     __shared__ alignas(16) float slots[2][2][payload_floats];
@@ -257,7 +257,8 @@ private:
     static constexpr int rounds = 2000;
     static constexpr int nodes = 192;  // of a graph
 
-    // Keeps the first problem of a rate; the others are still measured.
+    // Measures a rate by work, which may throw CudaError: then the rate has a problem, and the
+    // rates after it are still measured.
     template <class Work>
     void add(std::string key, std::string what, std::string unit, double assumed, Work work) {
         Rate rate;
@@ -290,7 +291,7 @@ private:
     }
     void needs_clusters() const { needs_code(90, "clusters"); }
 
-    // Of the first block, the second time.
+    // The first block's cycles in the second of two launches.
     double cycles_of(int threads, void (*kernel)(float*, long long*, int)) {
         for (int i = 0; i < 2; ++i) {
             cuda::launch("a kernel of rates", kernel, {.blocks = blocks_, .threads = threads},

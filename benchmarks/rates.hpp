@@ -6,7 +6,7 @@
 
 namespace nca::bench {
 
-// What the kernels were designed for. Rates are those of a multiprocessor in a cycle of its clock.
+// What the kernels were designed for. Rates are of a multiprocessor in a cycle of its clock.
 struct AssumedRates {
     double fp16_operations = 2458;  // mma.sync: 60 % of the most that tensor cores can do
     double shared_bytes = 128;
@@ -30,7 +30,7 @@ struct Rate {
     bool lacking = false;  // because the device does not have it, which is no failure
 };
 
-// All of them, in some seconds; each is given to `keep` when it is there. Throws CudaError where
+// Measures all rates, in some seconds, and gives each to `keep` at once. Throws CudaError where
 // there is no such device.
 void measure_rates(int device, const std::function<void(const Rate&)>& keep);
 

@@ -38,8 +38,8 @@ nlohmann::ordered_json to_json(const Rate& rate) {
     return row;
 }
 
-// Whether all that the device has could be measured. What comes later may be cut off, so that each
-// rate is printed and written when it is there.
+// Whether all that the device has could be measured. Each rate is printed and written at once,
+// because what comes later may be cut off.
 bool run(int device, const std::string& path) {
     nlohmann::ordered_json report = {{"device", device_name(device)}};
     fmt::print("{}\n{:<48} {:>9} {:>9}\n", device_name(device), "", "assumed", "measured");
@@ -64,7 +64,7 @@ bool run(int device, const std::string& path) {
 int main(int argc, char** argv) {
     int device = 0;
     std::string json;
-    CLI::App app("Measures the rates and latencies of a GPU that the kernels are designed by.");
+    CLI::App app("Measures the rates and latencies of a GPU for which the kernels were designed.");
     app.add_option("--device", device, "which CUDA device (0)");
     app.add_option("--json", json, "write the results to this file as well");
     try {

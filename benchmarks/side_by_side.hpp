@@ -9,8 +9,8 @@
 
 namespace nca::bench {
 
-// Milliseconds of a training iteration where so many trainings run at the same time, each with an
-// engine and a thread of its own: the time that passes, divided by the iterations of all of them.
+// Runs so many trainings at the same time, each with an engine and a thread of its own.
+// Milliseconds of an iteration: the time that passes, divided by the iterations of all of them.
 // make is called in those threads. Throws what one of them threw.
 Timing time_side_by_side(int automata, int count, const std::function<Trainer()>& make);
 

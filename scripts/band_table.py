@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What step_table.py has to know of the kernels of a rollout in bands (cuda/bands/)."""
+"""What step_table.py has to know about the kernels of a rollout in bands (cuda/bands/)."""
 import collections
 import textwrap
 
 from step_table import THREADS, WARP, WARPS, Tables, always, share_of_warps, strided
 
-# A block's band, how many of its cells are listed in a step, and in how many columns they lie; and
-# what depends on the precision: among how many warps the hidden units are shared out forward, and
-# the perceptions of grad_p back.
+# A block's band, how many of its cells are listed in a step, and in how many columns they lie. By
+# precision: how many warps share the hidden units forward, and the perceptions of grad_p back.
 Band = collections.namedtuple("Band", "rows width columns zero_edges listed unit_groups p_groups")
 
 TILE = 16  # listed cells that a warp multiplies at once
 QUADS = 4  # threads of a cell
 CELLS = THREADS // QUADS
-DEATHS = 0.3         # of a band's rows: those in which a cell dies in a step
-ALPHA_CHANGES = 0.2  # of eight listed cells: how likely one's alpha crosses the threshold
+DEATHS = 0.3         # the share of a band's rows in which a cell dies in a step
+ALPHA_CHANGES = 0.2  # how likely one alpha of eight listed cells crosses the threshold
 
-# A band in the middle where bands are cut by their load: of the notebook's 40x40 cells, and of a
-# growing preset's 72x72, whose edges are zero and whose life counts before and after a step.
+# A band in the middle of a grid whose bands are cut by their load: of the notebook's 40x40 cells,
+# and of the growing preset's 72x72, with zero edges and life masked before and after a step.
 EXAMPLES = {
     "64 columns": {"rows": 5, "width": 40, "columns": 32, "zero_edges": False},
     "128 columns": {"rows": 4, "width": 72, "columns": 28, "zero_edges": True},
@@ -94,7 +93,7 @@ def last_warp(e, warp, copy):
 
 
 def has_zero_edges(e, warp, copy):
-    """Of the examples, this is also the one whose life counts before and after a step."""
+    """This example is also the one with life masked before and after a step."""
     return 1 if e.zero_edges else 0
 
 
@@ -141,7 +140,7 @@ def words_with_cells(e, warp, copy):
 
 
 def unchanged_pieces(e, warp, copy):
-    """Of a row, by the warps that have fewer tiles than others, or by all."""
+    """Pieces of a row: for the warps that have fewer tiles than others, or for all warps."""
     first = -(-e.listed // TILE) % (WARPS // e.unit_groups) * e.unit_groups
     if warp < first:
         return 0
@@ -162,8 +161,8 @@ def columns_of_warp(e, warp, copy):
 
 
 def settled_rows_of_column(e, warp, copy):
-    """Half of a column goes down, the other up, each through a row more than it has; the first
-    two rows stand before the loop and settle none."""
+    """One half of a column goes down, the other up, each through one row more than it has. The
+    first two rows come before the loop and settle none."""
     half = (e.rows + 1) // 2
     pieces = range(warp * WARP, 2 * e.columns * QUADS, THREADS) or [0]
     return sum(e.rows - half - 1 if i >= e.columns * QUADS else half - 1
@@ -171,7 +170,7 @@ def settled_rows_of_column(e, warp, copy):
 
 
 def identity_warps(e, warp, copy):
-    """Of three groups one has all of the identity; of two each has half, without a branch."""
+    """One of three groups has the whole identity. Each of two has a half, without a branch."""
     return 1 if warp % e.p_groups == 0 else 0
 
 

@@ -2,17 +2,17 @@
 """How often a warp runs each instruction of a kernel's main loop, estimated from its machine code.
 
 Reads what `nvdisasm -c -gi` prints of a kernel that was compiled with -lineinfo: every instruction,
-and the source line it comes from with those that it was inlined at. Knows nothing about any kernel:
-how many rounds a loop takes and how likely a condition holds is asked from whoever calls.
+and its source line with the lines where it was inlined. Knows nothing about any kernel: the caller
+says how many rounds a loop takes and how likely a condition holds.
 
   graph    instructions are cut into blocks; loops are the natural ones, by their back edges
-  branch   the guarded side is the one that does not lead to where the two sides meet again; it is
-           counted with its condition's share. Where both sides are guarded, both are counted: the
-           lanes of a warp go different ways.
+  branch   the two sides of a branch meet again at some block. A side that is not this block is
+           guarded, and is counted with the share of its condition. Where both sides are guarded,
+           both are counted: the lanes of a warp go different ways.
   loop     a block in it is counted once a round
-  unrolled a loop whose counter goes up by several rounds at once is taken that much less often; its
-           copies in front of and behind the loop, for rounds that are left over, are not counted,
-           as every round is counted in the loop
+  unrolled where a loop's counter goes up by several rounds at once, the loop is counted that many
+           times less often. The copies of its body before and behind it, for rounds that are left
+           over, are not counted, because every round is counted in the loop.
 """
 import collections
 import re
@@ -32,7 +32,7 @@ class Instruction(collections.namedtuple("Instruction", "predicate opcode operan
 
 
 class Listing:
-    """A kernel's instructions, and at which index its labels stand."""
+    """A kernel's instructions, and the index of each label."""
 
     def __init__(self):
         self.instructions = []
@@ -61,9 +61,9 @@ def parse_listing(lines):
 
 
 def successors(listing):
-    """[indices that may run next] of each instruction; None of those that never run.
+    """[indices that may run next] of each instruction; None for those that never run.
 
-    Leaves out what leads to a trap, and the slow path of a branch for lanes that have come apart.
+    Leaves out ways to a trap, and the slow path of a branch whose lanes have gone different ways.
     """
     instructions, labels = listing.instructions, listing.labels
     following = [None] * len(instructions)
@@ -101,7 +101,7 @@ def successors(listing):
 
 
 class Graph:
-    """Blocks of instructions, numbered in the order in which they stand."""
+    """Blocks of instructions, numbered in the order of the listing."""
 
     def __init__(self, listing):
         self.listing = listing
@@ -186,7 +186,7 @@ def reversed_postorder(root, after):
 
 
 def dominators(order, before):
-    """{block: the nearest other block that every way to it leads through}; of the first itself.
+    """{block: the nearest other block on every way to it}; for the first block itself.
 
     Cooper, Harvey and Kennedy, "A simple, fast dominance algorithm", 2001.
     """
@@ -221,7 +221,7 @@ def dominates(nearest, above, block):
 
 
 class Region:
-    """What is counted: a loop's round, or a whole kernel, as a graph without ways back."""
+    """What is counted: a round of a loop or a whole kernel, as a graph without back edges."""
 
     def __init__(self, graph, loop=None):
         self.graph = graph
@@ -242,14 +242,14 @@ class Region:
                 return out
             return ways_out(min(around, key=lambda other: len(other.blocks)))
 
-        for inner in self.loops:  # one that is left elsewhere than at its end
+        for inner in self.loops:  # loops that are left elsewhere than at their end
             for latch in inner.latches:
                 self.after[latch] = self.after[latch] or ways_out(inner)
         for block in self.after:
             if block in loop.latches if loop else graph.last(block).name == "EXIT":
                 self.after[block].append(end)
         self.after[end] = []
-        # What leads to no end, but to a trap, is left out.
+        # Blocks that lead to a trap and to no end are left out.
         leading = set(reversed_postorder(end, reverse(self.after)))
         self.empty = self.root not in leading
         self.after = {block: [other for other in after if other in leading]
@@ -266,7 +266,7 @@ class Region:
         return [block for block in self.order if block != self.end]
 
     def guarded(self, block):
-        """The sides of a branch that do not lead to where all meet again."""
+        """The sides of a branch that are not the block where all of them meet again."""
         meeting = self.meetings.get(block)
         return [other for other in self.after[block] if other != meeting]
 
@@ -308,8 +308,8 @@ def counters(instructions):
 
 
 def rounds_at_once(graph, loop, step):
-    """How many of the source's rounds a round of the loop makes: how the counter that it is left by
-    goes up, against the source's step. 1 where no counter is found."""
+    """How many of the source's rounds a round of the loop makes: what the counter in the loop's end
+    condition goes up by, divided by the source's step. 1 where no counter is found."""
     inside = [i for block in sorted(loop.blocks) for i in graph.instructions(block)]
     inner = set().union(*(other.blocks for other in graph.loops.values()
                           if other.blocks < loop.blocks))
@@ -326,7 +326,8 @@ def rounds_at_once(graph, loop, step):
         else:
             continue
         compared = set(re.findall(r"\bU?R\d+\b", compare.operands))
-        # The largest: what is added for a round within a round is less. No compiler unrolls more.
+        # The largest, because single rounds within an unrolled one add less. No compiler unrolls
+        # more than 16 rounds.
         return max((added // step for counter, added in additions
                     if counter & compared and added % step == 0 and added <= 16 * step), default=1)
     return 1

@@ -2,10 +2,10 @@
 """The instructions that a warp issues in a step of a kernel, by phase and by kind.
 
 An estimate from machine code (sass_count.py says how) and from tables: which function belongs to
-which phase, how many rounds a loop takes, and how likely a condition holds. These name functions
-and pieces of their source, never lines; what they do not name is said. The tables below are of the
-kernels whose blocks take a step of a tile; stream_table.py has those of steps in strips, and
-band_table.py those of rollouts in bands.
+which phase, how many rounds a loop takes, and how likely a condition holds. The tables name
+functions and pieces of their source, never numbers of lines; loops and functions that they do not
+know are reported. The tables below are for the kernels whose blocks take a step of a tile;
+stream_table.py has those for steps in strips, and band_table.py those for rollouts in bands.
 """
 import bisect
 import collections
@@ -23,10 +23,10 @@ EXACT_ROWS = 32  # of the MLP that a block takes at once going back in exact; el
 ROWS_ACROSS = THREADS // 4  # of the MLP, by all threads
 PARTIAL_LINES = 261         # of 128 bytes in PartialGradients
 
-# What is counted for. Of a direction: rows of the MLP in a tile that has any, and which share of
-# tiles and steps has some; of the rows of eight cells, which share has a living one; of the warps,
-# which reaches across the grid's edge; of the cells, which lie in the grid. Of an instance going
-# back on tensor cores: how many rows a warp multiplies at once.
+# What is counted for in a direction. rows: of the MLP, in a tile that has any. any_rows: the share
+# of tiles and steps that have any. living: the share of rows of eight cells that have a living one.
+# edge: the share of warps that reach across the grid's edge. inside: the share of cells in the
+# grid. at_once: the rows that a warp multiplies at once, back on tensor cores.
 Example = collections.namedtuple("Example", "rows any_rows living edge inside at_once",
                                  defaults=[None])
 EXAMPLES = [
@@ -128,12 +128,12 @@ def always(share):
 
 
 def has_rows(rows):
-    """Whether a warp has any where warps have so many each."""
+    """Whether a warp has any rows, where each warp has so many."""
     return lambda e, warp, copy: 1 if warp * rows < e.rows else 0
 
 
 def has_piece(e, warp, copy):
-    """Whether a warp has any row of the piece `copy` of those that all threads have at once."""
+    """Whether a warp has any row of piece `copy`; a piece is what all threads take at once."""
     return 1 if copy * ROWS_ACROSS + warp * 8 < e.rows else 0
 
 
@@ -160,7 +160,7 @@ def rows_of_chunk(e, warp, copy):
 
 
 def share_of_chunks(rows, which=slice(None)):
-    """In which share of chunks a warp has any where warps have so many rows each."""
+    """In which share of chunks a warp has any rows, where each warp has so many."""
     return lambda e, warp, copy: mean(warp * rows < n for n in chunks(e)[which])
 
 
@@ -179,7 +179,7 @@ def has_later_chunks(e, warp, copy):
 
 
 def first_of_grad_p(warp):
-    """Of 16 rows that a warp has on tensor cores; another has their other perceptions."""
+    """Of a warp's 16 rows on tensor cores. Another warp has their other perceptions."""
     return warp % (WARPS // 2) * 16
 
 
@@ -189,8 +189,8 @@ def writes_grad_p(e, warp, copy):
     return mean(half < e.rows for half in (first, first + 8))
 
 
-# (function, piece of the loop's line, step of its counter, rounds by example and warp). No step: it
-# is a round at a time.
+# (function, piece of the loop's line, step of its counter, rounds by example and warp). Without a
+# step the loop makes one round at a time.
 ROUNDS = [
     (None, "index < tiles;", 1, always(1)),
     (None, "index + blocks < tiles", None, always(1)),  # the same
@@ -219,8 +219,9 @@ ROUNDS = [
     ("add_w1", "first < count", 16, lambda e, warp, copy: -(-e.rows // 16)),
     ("compute_grad_p", "first < count", None, always(1)),
 ]
-# (function, piece of the branch's line, how likely a warp takes the guarded side). Where a warp
-# takes either of two guarded sides, a piece of one follows; the other is as likely as the rest.
+# (function, piece of the branch's line, how likely a warp takes the guarded side). Where both sides
+# are guarded, a piece of one of them follows: the likelihood is of that side, and the other has the
+# rest.
 CONDITIONS = [
     (None, "thread >= Traits::tile_cells", share_of_warps(OWN)),
     (None, "thread < Traits::tile_cells", share_of_warps(OWN)),
@@ -289,7 +290,8 @@ CONDITIONS = [
     ("write_sums", "!overwrite", always(1), "= partial.w1["),
     ("write_sums", "has_b2", share_of_warps(16)),
 ]
-# (function, piece of a line or None for all of it, how likely a warp comes to a block of it).
+# (function, piece of a line or None for the whole function, how likely a warp comes to such a
+# block).
 BLOCKS = [
     ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
     ("lives_before_step", None, always(0)),
@@ -300,9 +302,10 @@ BLOCKS = [
 
 class Tables(collections.namedtuple("Tables", """
         kernels phases phase_of parts helpers rounds conditions blocks examples numbers""")):
-    """What has to be known of kernels to count a step of theirs.
+    """What has to be known of kernels to count a step.
 
-    kernels: {kernel: {function: direction}}: its largest loop is a step; None: all of the kernel is
+    kernels: {kernel: {function: direction}}: the function's largest loop is a step; None: the whole
+        kernel is one
     phases: {direction: phases, in order}
     phase_of: {function: phase}; parts: [(function, piece of the line it begins in, phase)]
     helpers: functions that belong to whoever calls them
@@ -310,7 +313,8 @@ class Tables(collections.namedtuple("Tables", """
     examples: of an instance, as kernel-table names it: [{direction: example}]
     numbers: of [[number of a warp] for each example]: those to print
 
-    A member function is named with its class. One of a class that no phase names is a helper.
+    A member function is named with its class. The functions of a class are helpers where no phase
+    names any of them.
     """
 
     def is_known(self, function):
@@ -329,7 +333,7 @@ class Sources:
         self.files = {}
 
     def read(self, name):
-        """(lines, first lines of functions, [(first, last, function)]); of other files none."""
+        """(lines, first lines of functions, [(first, last, function)]); empty for other files."""
         if name not in self.files:
             path = pathlib.Path(name).resolve()
             own = path.is_relative_to(self.root) and path.exists()
@@ -367,7 +371,7 @@ def find_functions(lines):
 
 
 def scan_functions(functions, lines, begin, end, indent, scope):
-    """Adds those of lines [begin, end) that stand so far to the right."""
+    """Adds the functions of lines [begin, end) that are indented by so much."""
     head, first, number = "", 0, begin
     while number < end:
         line = lines[number]
@@ -398,7 +402,7 @@ def scan_functions(functions, lines, begin, end, indent, scope):
 
 
 def rule_for(rules, sources, frames):
-    """The first that names the function of the first frame, and, behind "<", one of a caller."""
+    """The first rule for the first frame's function and, behind "<", for one of its callers."""
     function, line = sources.function(frames[0]), sources.line(frames[0])
     for rule in rules:
         own, _, caller = (rule[0] or "").partition(" < ")
@@ -438,8 +442,8 @@ class Step:
         self.find_conditions()
 
     def find_rounds(self):
-        """For each loop: how many of the source's rounds it makes at once, and their rule; and
-        blocks that are rounds in front of and behind an unrolled loop."""
+        """For each loop: how many of the source's rounds it makes at once, and their rule. And the
+        blocks before and behind an unrolled loop that are rounds of it."""
         self.rounds, self.left_over = [], set()
         by_source = collections.defaultdict(list)
         for loop in self.region.loops:
@@ -456,8 +460,10 @@ class Step:
                 continue
             factors = [sass_count.rounds_at_once(self.graph, loop, rule[2]) if rule[2] else 1
                        for loop in loops]
-            # Loops of different factors make one: the largest that fits most rounds, others what is
-            # left over. Those of the same are copies, as of a loop around them that is unrolled.
+            # Loops of one source with different factors are one loop: the one with the largest
+            # factor that is not above the rounds makes most rounds, the others make those left
+            # over. Loops with one factor are copies, for example because a loop around them is
+            # unrolled.
             most = max(rule[3](self.examples[0], warp, 0) for warp in range(WARPS))
             main = max((f for f in factors if f <= most), default=min(factors))
             for loop, factor in zip(loops, factors):
@@ -480,8 +486,8 @@ class Step:
         return first <= line <= last and (at > 0 or line > first or last == first)
 
     def find_conditions(self):
-        """For each block: the rule of its branch, how many branches of the same source stand in
-        front of it, and the rules of the block as a whole."""
+        """For each block: the rule of its branch, how many branches of the same source come before
+        it, and the rules of the block as a whole."""
         self.branches, self.wholes = {}, {}
         seen = collections.Counter()
         for block in sorted(self.region.blocks()):
@@ -533,7 +539,7 @@ class Step:
                                              for rule in self.tables.rounds))
 
     def phase_of(self, instruction):
-        """That of the innermost function that has one."""
+        """The phase of the innermost function that has one."""
         for frame in instruction.frames:
             function = self.sources.function(frame)
             if function is None:
@@ -563,7 +569,7 @@ class Step:
         return [[of_warp(example, warp) for warp in range(WARPS)] for example in self.examples]
 
 
-# Kernels, and the functions whose loop is a step; where there is none, the kernel is one step.
+# Kernels, and the functions whose loop is a step. Without a function the kernel is one step.
 KERNELS = {
     "step_forward_kernel": {None: "forward"},
     "step_backward_kernel": {None: "back"},
@@ -572,7 +578,7 @@ KERNELS = {
 
 
 def mean_of_examples(numbers):
-    """Of each example the mean over its warps."""
+    """For each example the mean over its warps."""
     return [sum(of_warps) / len(of_warps) for of_warps in numbers]
 
 
@@ -585,8 +591,7 @@ def has_steps(tables, source):
 
 
 def steps_of(tables, kernel, instance, listing, sources):
-    """[Step], forward first; none where the kernel is empty, as for a generation that lacks what it
-    needs."""
+    """[Step], forward first; none where the kernel is empty, as for a GPU that cannot run it."""
     graph = sass_count.Graph(listing)
     if sass_count.Region(graph).empty:
         return []

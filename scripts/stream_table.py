@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What step_table.py has to know of steps in strips (cuda/step/stream_forward.cu)."""
+"""What step_table.py has to know about steps in strips (cuda/step/stream_forward.cu)."""
 import collections
 import textwrap
 
 from step_table import Tables, always
 
-# Of the mean row that a warp passes: whether it is one of the segment's own, how many groups of
-# cells are computed at it, whether anything lives there.
+# The mean row that a warp passes: whether it is one of the segment's own, how many groups of cells
+# are computed there, whether anything lives there.
 Row = collections.namedtuple("Row", "own groups alive")
 
 CELLS = 128
@@ -15,7 +15,7 @@ GROUP = 32    # cells that are computed at once
 HEIGHT = 128  # rows of a segment; one more above and one below are passed
 FIRE_RATE = 0.5
 OWN = HEIGHT / (HEIGHT + 2)
-ROWS = CELLS / WIDTH / OWN  # that are passed for so many cells
+ROWS = CELLS / WIDTH / OWN  # passed for so many cells
 
 
 def examples_of(instance):
@@ -24,7 +24,7 @@ def examples_of(instance):
 
 
 def of_cells(numbers):
-    """All warps do the same."""
+    """All warps do the same, so that one is enough."""
     return [of_warps[0] * ROWS for of_warps in numbers]
 
 
@@ -67,7 +67,7 @@ def is_dead(e, warp, copy):
 
 
 def passes(e):
-    """Of the loop over groups in a row, which is left before it computes one."""
+    """Of the loop over a row's groups. The last one ends the loop and computes none."""
     return 1 + e.groups
 
 

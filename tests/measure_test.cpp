@@ -11,7 +11,7 @@ using namespace nca::bench;
 
 namespace {
 
-// A trainer that stops at multiples of 50 as Trainer does, and takes 3 ms an iteration.
+// Its queues end at multiples of 50, as those of Trainer do; an iteration takes 3 ms.
 struct FakeTrainer {
     static constexpr double iteration_ms = 3;
     int done = 0;
@@ -27,7 +27,7 @@ struct FakeTrainer {
 
 }  // namespace
 
-TEST_CASE("queues of 32 and 18 iterations have the time of each iteration") {
+TEST_CASE("queues of 32 and 18 iterations give the time of one iteration") {
     for (const int count : {1, 2, 7, 8}) {
         FakeTrainer trainer;
         const Timing timing = measure_queues(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The model's lines run through what was measured, and bend where they have to.
+// Predictions are close to what was measured, and change with sizes, clock and form.
 #include "benchmarks/prediction.hpp"
 
 #include "tests/support/catch.hpp"
@@ -111,7 +111,7 @@ TEST_CASE("more clusters than the device holds wait for a second wave") {
     REQUIRE(std::abs(forward_of(30) / forward_of(16) - 1) <= 1e-9);
 }
 
-TEST_CASE("a grid of few rows has fewer bands, of which more fit") {
+TEST_CASE("a grid of fewer rows has fewer bands, and more such clusters fit") {
     RolloutCase rollout = notebook(Precision::fast, RolloutForm::bands);
     rollout.height = 24;  // eight bands of three rows
     const double whole = predicted_training(h200, rollout);
@@ -129,7 +129,7 @@ TEST_CASE("a grid of few rows has fewer bands, of which more fit") {
     REQUIRE(forward_of(31) / one > 1.8);
 }
 
-TEST_CASE("of several side by side each costs its part of the device") {
+TEST_CASE("engines side by side count their part of the device each") {
     RolloutCase rollout = notebook(Precision::precise, RolloutForm::bands);
     const double alone = predicted_training(h200, rollout);
     rollout.engines_on_device = 16;
@@ -138,7 +138,7 @@ TEST_CASE("of several side by side each costs its part of the device") {
     REQUIRE(shared > 8.0 / 15 * (alone - 50e-6));
 }
 
-TEST_CASE("cells, rows and a slower clock take their time") {
+TEST_CASE("more cells, more rows or a slower clock take longer") {
     for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
         for (const Precision precision : {Precision::precise, Precision::fast}) {
             const RolloutCase rollout = notebook(precision, form);

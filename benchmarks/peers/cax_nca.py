@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: MIT
 """The training iteration of the preset growing with the classes of the library CAX, timed.
 
-The system is the one of CAX's own example "Growing Neural Cellular Automata": ConvPerceive with
-fixed filters and NCAUpdate. What is timed around it is the iteration of the other peers: a fixed
-number of steps from one cell, the loss of the last state, gradients by their norms, Adam; no pool
-and no states on the way. The batch is mapped over as in the example; as a leading dimension it took
-more than twice as long on a CPU. CAX's edges are zero and its cells live before and after the step,
+The system is that of CAX's own example "Growing Neural Cellular Automata": ConvPerceive with fixed
+filters and NCAUpdate. The timed iteration is that of the other peers: a fixed number of steps from
+one cell, the loss of the last state, gradients divided by their norms, Adam; no pool, and no states
+in between. vmap goes over the batch, as in the example; with the batch as a leading dimension it
+took more than twice as long on a CPU. CAX has zero edges and masks life before and after the step,
 so there is no preset notebook.
 
   python3 benchmarks/peers/cax_nca.py --threads 2 --iterations 5
@@ -39,7 +39,7 @@ class GrowingNCA(ComplexSystem):
         perception = CHANNELS * FILTERS
         self.perceive = ConvPerceive(channel_size=CHANNELS, perception_size=perception,
                                      feature_group_count=CHANNELS, rngs=rngs)
-        # The dropout that plays the fire mask divides by the rate, which the step size undoes.
+        # Dropout is the fire mask. It divides by the rate, and the step size multiplies by it.
         self.update = NCAUpdate(channel_size=CHANNELS, perception_size=perception,
                                 hidden_layer_sizes=(HIDDEN,), cell_dropout_rate=1 - FIRE_RATE,
                                 step_size=FIRE_RATE, alive_threshold=LIVING, rngs=rngs)

@@ -3,7 +3,7 @@
 
 A peer makes an object with the methods
   iterate()  queues one training iteration and need not wait for it,
-  wait()     waits until all that was queued is done, and returns the last loss,
+  wait()     waits until all queued iterations are done, and returns the last loss,
 and hands it to measure(). A peer whose packages are missing ends with exit code 77. Needs numpy.
 """
 import argparse
@@ -36,7 +36,7 @@ CHANNELS, HIDDEN, FILTERS = 16, 128, 3
 BATCH = 8
 LIVING = 0.1
 FIRE_RATE = 0.5
-QUEUES = 3  # how often --iterations of them are queued and timed as a whole
+QUEUES = 3  # how often --iterations iterations are queued and timed as a whole
 LIZARD = pathlib.Path(__file__).resolve().parents[2] / "data" / "lizard.png"
 
 
@@ -62,7 +62,8 @@ PRESETS = {
                       normalise=True),
 }
 
-# A loaded model is trained on from where it is: its learning rate has hardly fallen yet.
+# A loaded model is trained further with the learning rate of iteration 0, which has hardly fallen
+# after 500 iterations.
 LEARNING_RATE = 2e-3
 NOTEBOOK_DECAY = 0.9999  # each iteration
 GROWING_DROP_AT, GROWING_DROP = 2000, 0.1
@@ -114,7 +115,7 @@ def read_png(path):
 
 
 def resize_matrix(to, size):
-    """[to, size]: linear interpolation, widened when shrinking so that it does not alias."""
+    """[to, size]: linear interpolation. Shrinking widens it, so that it does not alias."""
     scale = size / to
     centres = (np.arange(to)[:, None] + 0.5) * scale
     distance = np.abs(np.arange(size)[None] + 0.5 - centres) / max(scale, 1.0)
@@ -123,7 +124,7 @@ def resize_matrix(to, size):
 
 
 def target_of(preset, path):
-    """[side, side, 4]: notebook 40 with straight alpha, growing 72 premultiplied."""
+    """[side, side, 4]: 40 with straight alpha for notebook, 72 with premultiplied for growing."""
     image = read_png(path).astype(np.float64)
     image[..., :3] *= image[..., 3:]
     image = np.einsum("yi,xj,ijc->yxc", resize_matrix(40, image.shape[0]),
@@ -144,7 +145,7 @@ def start_of(preset, side):
 
 
 def initial_weights(preset):
-    """Under the names and in the shapes of the model files."""
+    """With the names and shapes of the model files."""
     rng = np.random.default_rng(0)
     inputs = CHANNELS * FILTERS
     bound = math.sqrt(6 / (inputs + HIDDEN)) if PRESETS[preset].glorot else 1 / math.sqrt(inputs)
@@ -160,7 +161,7 @@ def initial_weights(preset):
 
 
 def load_weights(path):
-    """Reads the parameters, and only those, from a model or checkpoint (safetensors)."""
+    """Reads the parameters alone from a model or checkpoint (safetensors)."""
     data = pathlib.Path(path).read_bytes()
     (header_size,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + header_size])
@@ -176,7 +177,7 @@ def load_weights(path):
 
 
 def weights_of(arguments):
-    """The same start for every peer; names and shapes are those of the preset or it is an error."""
+    """The same weights for every peer. Ends the program where they are not the preset's tensors."""
     expected = initial_weights(arguments.preset)
     if not arguments.weights:
         return expected
@@ -213,7 +214,7 @@ def parse(options):
 
 
 def use_cores(count):
-    """For frameworks that take a thread for each core they may run on."""
+    """For frameworks that start a thread on each core that they may run on."""
     if count:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
@@ -234,8 +235,8 @@ def summary(times):
 def measure(training, arguments):
     """Times the iterations in two ways, both in milliseconds for one iteration.
 
-    training_ms: each is waited for. queued_training_ms (where there is a queue, on a GPU): as many
-    are queued and then waited for together, as a trainer does that looks at the loss now and then.
+    training_ms waits for each of them. queued_training_ms (on a GPU, which has a queue) queues all
+    and waits once, like a trainer that looks at the loss now and then.
     """
     for _ in range(arguments.warmup_iterations):
         training.iterate()
@@ -264,7 +265,7 @@ def measure(training, arguments):
 
 
 def print_report(arguments, side, measured, peak_device_memory_bytes=None, **about):
-    """about: engine, device, threads and whatever else tells this run from another."""
+    """about: engine, device, threads and what else describes this run."""
     milliseconds = min(measured[way]["median"] for way in ("training_ms", "queued_training_ms")
                        if way in measured)
     row = {

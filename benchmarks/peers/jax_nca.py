@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MIT
 """The rule and the training iteration of the presets notebook and growing in JAX, timed.
 
-Written as one would write it who wants speed and stays within plain JAX: the whole iteration is one
-jitted function, the steps are a scan, channels are last, the old weights' memory is donated, and
-the iteration's number, its random key and its learning rate stay on the device. Perception is sums
-of shifted states, which on a CPU took about a fifth less time than a depthwise convolution.
+This is plain JAX written for speed: the whole iteration is one jitted function, the steps are a
+scan, channels are last, the old weights' memory is donated, and the iteration's number, its random
+key and its learning rate stay on the device. Perception is sums of shifted states, which on a CPU
+took about a fifth less time than a depthwise convolution.
 
   python3 benchmarks/peers/jax_nca.py --preset growing --threads 2 --iterations 5
   python3 benchmarks/peers/jax_nca.py --preset growing --device cuda --tf32 --remat
@@ -27,13 +27,13 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def set_up(arguments):
-    """Before the first operation: JAX looks at all of this once."""
+    """Has to come before the first operation: JAX reads these settings once."""
     if arguments.device == "cuda" and not any(
             module.name.startswith("jax_cuda") for module in pkgutil.iter_modules()):
         common.not_installed("this JAX has no CUDA plugin")
     common.use_cores(arguments.threads)
     jax.config.update("jax_platforms", arguments.device)
-    # Of products and convolutions alike; left alone, GPUs take TF32.
+    # For products and convolutions; by default GPUs take TF32.
     jax.config.update("jax_default_matmul_precision",
                       "tensorfloat32" if arguments.tf32 else "highest")
 

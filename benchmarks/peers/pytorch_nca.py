@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: MIT
 """The rule and the training iteration of the presets notebook and growing in PyTorch, timed.
 
-Written as one would write it who wants speed and stays within plain PyTorch: perception is one
-depthwise convolution (on a CPU nearly twice as fast as the notebook's, which folds the channels
-into the batch), the fire mask is drawn on the device, Adam is fused, nothing is copied or waited
-for that need not be. The timed iterations take a fixed number of steps, everything else is training
-as it is.
+This is plain PyTorch written for speed: perception is one depthwise convolution (on a CPU nearly
+twice as fast as the notebook's, which folds the channels into the batch), the fire mask is drawn on
+the device, Adam is fused, and there are no needless copies or waits. The timed iterations have a
+fixed number of steps; everything else is as in training.
 
   python3 benchmarks/peers/pytorch_nca.py --preset growing --threads 2 --iterations 5
   python3 benchmarks/peers/pytorch_nca.py --preset growing --device cuda --mode graph --tf32
@@ -65,10 +64,10 @@ class Automaton(torch.nn.Module):
 
 
 def use_precision(tf32):
-    """Of products and convolutions alike; left alone, PyTorch takes TF32 for the latter.
+    """For products and convolutions; by default PyTorch takes TF32 for convolutions.
 
-    Not by the newer fp32_precision: parts of torch.compile still ask for these two, and PyTorch
-    raises when one API is read after the other was set."""
+    This does not use the newer fp32_precision: parts of torch.compile still read these two, and
+    PyTorch raises where one API is read after the other was set."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
 
@@ -118,8 +117,8 @@ class Training:
         return loss.detach()
 
     def capture(self):
-        """What may not happen during a capture (choosing algorithms, compiling, making Adam's
-        state) happens in iterations before it, on the capture's stream."""
+        """Choosing algorithms, compiling and making Adam's state may not happen during a capture.
+        They happen in iterations before it, on its stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -168,7 +167,7 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     use_precision(arguments.tf32)
-    torch.backends.cudnn.benchmark = True  # all sizes are fixed, so let it look for the fastest
+    torch.backends.cudnn.benchmark = True  # sizes are fixed: let it look for the fastest algorithm
     training = Training(arguments)
     common.print_report(
         arguments, training.side, common.measure(training, arguments),

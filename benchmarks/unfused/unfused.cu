@@ -62,7 +62,8 @@ void check_curand(curandStatus_t status, const char* what) {
 }
 
 // --- kernels ---------------------------------------------------------------------------------
-// A thread takes every so many pieces: four floats of an array, 16 bytes.
+// A piece is four floats of an array, 16 bytes. A thread takes its first piece and then every
+// piece_stride()th.
 
 __device__ int first_piece() {
     return static_cast<int>(blockIdx.x) * Traits::threads + static_cast<int>(threadIdx.x);
@@ -191,8 +192,8 @@ __global__ void __launch_bounds__(Traits::threads)
     }
 }
 
-// grad_x = grad_z + perceive^T(grad_p): a cell gathers from those that looked at it. Overwrites
-// grad_state [cells, 16], which may be grad_z.
+// grad_x = grad_z + perceive^T(grad_p): a cell gathers from the 3x3 cells that perceived it.
+// Overwrites grad_state [cells, 16], which may be grad_z.
 __global__ void __launch_bounds__(Traits::threads)
     gather_kernel(float* grad_state, const float* grad_z, const float* grad_p, const Grid grid,
                   const __grid_constant__ StepRule rule, int pieces) {
@@ -216,8 +217,8 @@ __global__ void __launch_bounds__(Traits::threads)
 }
 
 // --- cuBLAS ----------------------------------------------------------------------------------
-// It reads matrices column by column, so that what is [rows, n] here is n x rows to it, with n the
-// distance between its columns.
+// cuBLAS reads matrices column by column: [rows, n] here is n x rows there, with n as the distance
+// between columns.
 
 // A matrix as cuBLAS has it, transposed or not.
 struct Factor {
@@ -291,7 +292,7 @@ UnfusedRollout::UnfusedRollout(const Rule& rule, const Weights& weights, int bat
     check_cublas(cublasCreate(&handle), "cublasCreate");
     cublas_.reset(handle);
     check_cublas(
-        // The default is full float32, and free to choose faster kernels than the pedantic mode.
+        // The default is full float32 too, and may choose faster kernels than the pedantic mode.
         cublasSetMathMode(handle, tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH),
         "cublasSetMathMode");
     curandGenerator_t generator = nullptr;
@@ -299,7 +300,7 @@ UnfusedRollout::UnfusedRollout(const Rule& rule, const Weights& weights, int bat
                  "curandCreateGenerator");
     curand_.reset(generator);
     check_curand(curandSetPseudoRandomGeneratorSeed(generator, 1), "seeding cuRAND");
-    // Else it would set itself up in the first step.
+    // Otherwise cuRAND would do this in the first step.
     check_curand(curandGenerateSeeds(generator), "curandGenerateSeeds");
 
     const std::vector<float> ones(grid_.cells(), 1.0F);
@@ -314,7 +315,7 @@ UnfusedRollout::UnfusedRollout(const Rule& rule, const Weights& weights, int bat
 
 void UnfusedRollout::use(cudaStream_t stream) {
     check_cublas(cublasSetStream(cublas_.get(), stream), "cublasSetStream");
-    // The stream's change has put cuBLAS's own one back, which a capture would allocate again.
+    // A new stream brings cuBLAS's own workspace back, and a capture would allocate that again.
     check_cublas(cublasSetWorkspace(cublas_.get(), workspace_.data(), workspace_.size()),
                  "cublasSetWorkspace");
     check_curand(curandSetStream(curand_.get(), stream), "curandSetStream");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What bench_step prints beside the fused kernels: the same rule, step and gradients by cuBLAS,
-// cuRAND and plain kernels between them, in float32, every cell computed. How a careful engineer
-// would write it who does not fuse.
+// What bench_step compares the fused kernels with: the same rule, step and gradients by cuBLAS,
+// cuRAND and plain kernels between them, in float32, every cell computed. This is how a careful
+// engineer would write it without fusing.
 
 #include "cuda/device/device_memory.hpp"
 #include "cuda/rule/model.hpp"
@@ -21,26 +21,25 @@
 
 namespace nca::bench {
 
-// A rollout and its gradients. forward, backward and step queue their work on the stream, which
-// must be of the device that was current at construction, and return; all pointers are to memory of
-// that device, and states are [batch, height, width, 16]. One call after the other: they share
-// scratch. They may be captured into a graph, whose replays need not draw new fire masks.
-//
-// They throw CudaError where CUDA, cuBLAS or cuRAND refuses.
+// A rollout and its gradients. forward, backward and step queue their work on the stream and
+// return. The stream and all pointers must be of the device that was current at construction;
+// states are [batch, height, width, 16]. The calls share scratch memory, so that one must end
+// before the next begins. They may be captured into a graph; whether its replays draw new fire
+// masks is not defined. They throw CudaError where CUDA, cuBLAS or cuRAND refuses.
 class UnfusedRollout {
 public:
-    // tf32: the products of the matrices may be taken by tensor cores, of factors with ten bits
-    // behind the point. Copies the weights and waits for the device. Throws InvalidArgument where a
-    // size is below 1, most_steps below 0, or there are more than 2^24 - 1 cells.
+    // tf32: tensor cores may multiply the matrices, with factors of ten bits behind the point.
+    // Copies the weights and waits for the device. Throws InvalidArgument where a size is below 1,
+    // most_steps below 0, or there are more than 2^24 - 1 cells.
     UnfusedRollout(const Rule& rule, const Weights& weights, int batch, int height, int width,
                    int most_steps, bool tf32);
 
-    // Overwrites last by first after so many steps, 0 to most_steps, and the tape by what backward
-    // needs of them.
+    // Overwrites last with the state after so many steps from first, 0 to most_steps, and the tape
+    // with what backward needs of them.
     void forward(float* last, const float* first, int steps, cudaStream_t stream);
 
-    // From the gradient of the last forward's last state to that of its first one and of the
-    // weights, laid out as Weights::all(). Overwrites both; grad_first may be grad_last.
+    // Of the last forward: from the gradient of its last state to the gradients of its first state
+    // and of the weights, laid out as Weights::all(). Overwrites both; grad_first may be grad_last.
     void backward(float* grad_first, float* grad_weights, const float* grad_last,
                   cudaStream_t stream);
 
@@ -49,7 +48,7 @@ public:
 
     // Laid out as Weights::all(). May be changed between calls.
     float* weights() const { return weights_.data(); }
-    // The tape's state before that step of the last forward, or after the last one.
+    // Of the last forward: the tape's state after so many steps.
     const float* state(int step) const { return states_.data() + step * grid_.floats(); }
 
 private:
