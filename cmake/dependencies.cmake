@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Finds every library that the build uses. What is missing is named all at once, with the command
-# that installs it on Debian and Ubuntu; scripts/setup installs the same packages.
+# Finds every library that the build uses. One message names all that are missing, with the command
+# that installs them on Debian and Ubuntu; scripts/setup installs the same packages.
 
 # Notes that `package` is missing where `found` is false.
 function(nca_require found package)

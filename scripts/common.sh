@@ -11,7 +11,7 @@ say() { echo "$script: $*" >&2; }
 PATH+=:${CUDA_HOME:-/usr/local/cuda}/bin
 export CMAKE_PREFIX_PATH="$PWD/.deps/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}"
 
-# configure PRESET OPTION...: with these options alone; those of an earlier run do not stay.
+# configure PRESET OPTION...: configures with these options; those of an earlier run are forgotten.
 configure() {
     rm -f "build/$1/CMakeCache.txt"
     cmake --preset "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What scripts/kernel-table --steps counts, from a stored listing of a loop with two loops in it,
-and whether its tables name what the sources have. Needs neither nvcc nor nvdisasm."""
+"""What scripts/kernel-table --steps counts in a stored listing of a loop with two loops in it, and
+whether its tables name what the sources have. Needs neither nvcc nor nvdisasm."""
 import collections
 import importlib.machinery
 import importlib.util
@@ -26,9 +26,9 @@ ROUNDS = [("add_pieces", "i < 720", 256, step_table.strided(720)),
           ("nested_loop_kernel", "i < 8", 1, step_table.always(8))]
 CONDITIONS = [("nested_loop_kernel", "thread < 128", step_table.share_of_warps(128))]
 PHASES = {"add_pieces": "new cells", "nested_loop_kernel": "other"}
-# Instructions of the listing, from .L_x_6 to the branch back to it: outside of loops; the atomic
-# sum, of every other warp; the copy of pieces, three rounds, but two of the last warp; and the loop
-# of eight, two at once.
+# Instructions of the listing, from .L_x_6 to the branch back to it: those outside of loops; the
+# atomic sum, in every other warp; the copy of pieces, three rounds, in the last warp two; and the
+# loop of eight rounds, two at once.
 STEP = 6 + 6 + 5 + 3 + 2 + 2 / 2 + 15 * 23 / 8 + 13 * 8 / 2
 
 
@@ -37,7 +37,7 @@ def tables_of(rounds, conditions, phases):
 
 
 def mean_counts(step):
-    """Of the first example, the mean over its warps."""
+    """The mean over the warps of the first example."""
     mean = collections.Counter()
     for of_warp in step.counts()[0]:
         for key, number in of_warp.items():
@@ -59,7 +59,7 @@ def step_of(change=("", ""), rounds=ROUNDS, conditions=CONDITIONS, phases=PHASES
 
 
 class Counting(unittest.TestCase):
-    def test_the_loops_and_how_they_lie_in_each_other(self):
+    def test_loops_are_found_with_the_loops_inside_them(self):
         step, _ = step_of()
         self.assertEqual(len(step.graph.loops), 3)
         self.assertEqual(len(step.region.loops), 2)
@@ -106,13 +106,13 @@ class Counting(unittest.TestCase):
         self.assertRegex(loop, "^the loop `.*i < 8.*` of `nested_loop_kernel`, counted once$")
         self.assertEqual(phase, "the phase of `add_pieces`")
 
-    def test_a_loop_that_ends_in_a_helper_is_that_of_who_calls_it(self):
+    def test_a_loop_that_ends_in_a_helper_is_its_callers(self):
         step, _ = step_of(rounds=ROUNDS[1:], phases={"nested_loop_kernel": "other"},
                           helpers={"add_pieces"})
         [loop] = step.unknown
         self.assertRegex(loop, "^the loop `add_pieces.*` of `nested_loop_kernel`, counted once$")
 
-    def test_a_jump_to_nobody_knows_where_is_refused(self):
+    def test_a_jump_to_an_unknown_place_is_refused(self):
         with self.assertRaisesRegex(ValueError, "BRX"):
             step_of(("BSYNC B0", "BRX R2 -0x10"))
 
@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(256) multiply_kernel(int rows) {
     Multiplier<2>(rows).multiply();
 }
 """
-# A branch whose sides both have instructions of their own: line 19, and lines 20 and 22. All are
-# inlined at line 31.
+# A branch in line 19 whose two sides, lines 20 and 22, both have instructions. All are inlined at
+# line 31.
 SIDES = """
 .text.multiply_kernel:
   //## File "{file}", line 19
@@ -342,7 +342,7 @@ class Script(unittest.TestCase):
         names = ["b, 128 columns", "b, 64 columns", "a, 256 columns"]
         self.assertEqual(sorted(names, key=self.script.in_order), names[::-1])
 
-    def test_a_missing_nvdisasm_is_said_in_one_line(self):
+    def test_a_missing_nvdisasm_is_one_line(self):
         with mock.patch("shutil.which", return_value=None), self.assertRaises(SystemExit) as end:
             self.script.find_nvdisasm()
         self.assertRegex(str(end.exception),
