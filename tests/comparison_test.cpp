@@ -119,7 +119,7 @@ TEST_CASE("on a larger grid the target keeps the size of training and its place 
     model.history.height = 14;
     model.history.width = 14;
     model.history.padding = 3;
-    const std::vector<float> state = nca::tool::target_state(image, model, {30, 41}, {20, 15}, 0);
+    const std::vector<float> state = nca::tool::target_state(image, model, {30, 41}, {15, 20}, 0);
     for (int y = 0; y < 30; ++y) {
         for (int x = 0; x < 41; ++x) {
             const bool inside = y >= 11 && y < 19 && x >= 16 && x < 24;

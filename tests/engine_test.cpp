@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every engine against the double reference.
 #include <nca/engine.hpp>
+#include <nca/model.hpp>
 
 #include "host/reference/adam.hpp"
 #include "tests/support/cases.hpp"

@@ -3,7 +3,7 @@
 
 // Where a weight lies among the operands of the tensor cores' products (TensorWeights).
 
-#include <nca/model.hpp>
+#include <nca/weights.hpp>
 
 #include "cuda/rule/mma.cuh"
 #include "cuda/rule/model.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nca/model.hpp>
+#include <nca/weights.hpp>
 #include <nca/rule.hpp>
 
 #include <array>

@@ -13,7 +13,7 @@
 //   life = living(z)  [and living(x)]    living(s) = max over 3x3 of alpha > living_threshold
 //   x'   = z * life
 
-#include <nca/model.hpp>
+#include <nca/weights.hpp>
 #include <nca/rule.hpp>
 #include <nca/sizes.hpp>
 
