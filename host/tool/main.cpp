@@ -33,6 +33,12 @@ int run(int argc, char** argv) {
     } catch (const nca::InvalidArgument& error) {  // only options can hand over bad arguments
         say(error.what());
         return exit_usage;
+    } catch (const nca::NotCompiled& error) {
+        say(fmt::format("{}; --device cpu needs no GPU", error.what()));
+        return exit_failed;
+    } catch (const nca::CudaError& error) {
+        say(fmt::format("{}; --device cpu needs no GPU", error.what()));
+        return exit_failed;
     } catch (const std::exception& error) {
         say(message_of(error));
         return exit_failed;
