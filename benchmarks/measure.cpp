@@ -2,6 +2,7 @@
 #include "benchmarks/measure.hpp"
 
 #include "benchmarks/engine_rollout.hpp"
+#include "host/core/median.hpp"
 #include "host/cpu/kernels.hpp"
 #include "host/reference/rollout.hpp"
 
@@ -19,12 +20,9 @@
 
 namespace nca::bench {
 
-Timing timing_of(std::vector<double> times) {
-    std::sort(times.begin(), times.end());
-    const std::size_t middle = times.size() / 2;
-    const double median =
-        times.size() % 2 != 0 ? times[middle] : (times[middle - 1] + times[middle]) / 2;
-    return {median, times.front(), times.back(), static_cast<int>(times.size())};
+Timing timing_of(const std::vector<double>& times) {
+    const auto [fastest, slowest] = std::ranges::minmax(times);
+    return {nca::median(times), fastest, slowest, static_cast<int>(times.size())};
 }
 
 Timing measure(int count, const std::function<void()>& work) {

@@ -29,7 +29,7 @@ struct Machine {
 };
 
 // Of single times.
-Timing timing_of(std::vector<double> milliseconds);
+Timing timing_of(const std::vector<double>& milliseconds);
 
 // Runs work once to warm up, then `count` times, each timed on its own.
 Timing measure(int count, const std::function<void()>& work);
@@ -45,7 +45,7 @@ Timing measure_queues(int count, Run run, Now now) {
         const std::size_t iterations = run();
         times.push_back((now() - start) / static_cast<double>(iterations));
     }
-    return timing_of(std::move(times));
+    return timing_of(times);
 }
 // By the steady clock.
 Timing measure_queues(int count, const std::function<std::size_t()>& run);

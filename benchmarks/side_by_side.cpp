@@ -47,7 +47,7 @@ Timing time_side_by_side(int automata, int count, const std::function<Trainer()>
     for (const std::exception_ptr& error : errors) {
         if (error) std::rethrow_exception(error);
     }
-    return timing_of(std::move(times));
+    return timing_of(times);
 }
 
 }  // namespace nca::bench

@@ -34,10 +34,10 @@ int run(int argc, char** argv) {
         say(error.what());
         return exit_usage;
     } catch (const nca::NotCompiled& error) {
-        say(fmt::format("{}; --device cpu needs no GPU", error.what()));
+        say(fmt::format("{} (the option: --device cpu)", error.what()));
         return exit_failed;
     } catch (const nca::CudaError& error) {
-        say(fmt::format("{}; --device cpu needs no GPU", error.what()));
+        say(fmt::format("{} (the option: --device cpu)", error.what()));
         return exit_failed;
     } catch (const std::exception& error) {
         say(message_of(error));

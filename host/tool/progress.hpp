@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/core/median.hpp"
 #include "host/tool/console.hpp"
 
 #include <nca/trainer.hpp>
@@ -222,9 +223,7 @@ private:
         if (losses.empty()) {
             return std::nullopt;
         }
-        const auto middle = losses.begin() + static_cast<std::ptrdiff_t>(losses.size() / 2);
-        std::nth_element(losses.begin(), middle, losses.end());
-        return *middle;
+        return median(losses);
     }
 
     std::mutex mutex_;

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "host/core/median.hpp"
+
 namespace nca {
 namespace {
 
@@ -71,11 +73,7 @@ double Recovery::recent_loss() const {
 }
 
 double Recovery::usual_loss() const {
-    if (progress_.recent_losses.empty()) return 0;
-    std::vector<double> losses = progress_.recent_losses;
-    const auto middle = losses.begin() + std::ptrdiff_t(losses.size() / 2);
-    std::nth_element(losses.begin(), middle, losses.end());
-    return *middle;
+    return progress_.recent_losses.empty() ? 0 : median(progress_.recent_losses);
 }
 
 bool Recovery::grows_nothing() const { return usual_loss() >= stuck_share * blank_loss_; }
