@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The parts of a training report. tool_test sees the whole.
+// The parts of a training report; tool_report_test.cpp tests the whole.
 #include "host/tool/training_report.hpp"
 #include "host/tool/training_log.hpp"
 #include "host/training/config_fields.hpp"

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// nca gradcheck, and the check itself.
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include "host/tool/gradcheck_reference.hpp"
+#include "tests/support/cases.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/tool.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+using namespace nca::test;
+
+TEST_CASE("gradcheck agrees with the reference and writes the gradients") {
+    const Workshop shop;
+    const Outcome outcome = nca_tool({"gradcheck", shop.model, shop.target, "--steps", "3",
+                                      "--batch", "2", "--out", shop / "grads"});
+    INFO(outcome.out << outcome.err);
+    REQUIRE(outcome.code == 0);
+    for (const char* name : {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}) {
+        REQUIRE(contains(outcome.out, name));
+    }
+    REQUIRE_FALSE(contains(outcome.out, "WRONG"));
+    const nca::Model grads = nca::Model::load(shop / "grads");
+    const auto values = grads.weights.all();
+    REQUIRE(std::any_of(values.begin(), values.end(), [](float value) { return value != 0; }));
+}
+
+TEST_CASE("gradcheck refuses a target that the reference would take hours for") {
+    const Workshop shop;
+    nca::Image image;
+    image.height = 300;
+    image.width = 10;
+    image.pixels.assign(std::size_t{300} * 10 * 4, 255);
+    nca::save_png(shop / "large.png", image);
+    const Outcome outcome = nca_tool({"gradcheck", shop.model, shop / "large.png"});
+    require_message(outcome, {"large.png", "300x10", "256"});
+    REQUIRE(outcome.code == 1);
+}
+
+TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
+    nca::test::CaseOptions options;
+    options.height = 5;
+    options.width = 4;
+    options.batch = 2;
+    options.steps = 3;
+    const nca::test::Case drawn = nca::test::random_case(options, 3);
+    nca::tool::GradcheckProblem problem;
+    problem.model = {drawn.rule, drawn.weights, {}, true};
+    problem.target = drawn.target;
+    problem.state = drawn.state;
+    problem.batch = drawn.batch;
+    problem.height = drawn.height;
+    problem.width = drawn.width;
+    problem.options = drawn.options;
+    const nca::tool::GradcheckReference reference(problem);
+    const std::vector<double> expected = reference.gradient();
+    nca::Weights gradient(true);
+    std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    const double tolerance = nca::tool::gradcheck_tolerance(options.steps, nca::Precision::exact);
+    for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
+        const auto good = [&] {
+            return nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1)
+                .good;
+        };
+        REQUIRE(good());
+        float& entry = gradient.all()[tensor.offset + tensor.size / 2];
+        const float saved = entry;
+        const double largest =
+            nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1).largest;
+        REQUIRE(largest > 0);
+        entry += static_cast<float>(largest / 100);
+        REQUIRE(!good());
+        entry = std::numeric_limits<float>::quiet_NaN();
+        REQUIRE(!good());
+        entry = saved;
+        REQUIRE(good());
+    }
+}
+
+TEST_CASE("a coarser precision may be further off, and none less than float32 at many steps") {
+    using nca::Precision;
+    using nca::tool::gradcheck_tolerance;
+    REQUIRE(gradcheck_tolerance(8, Precision::exact) < 1e-4);
+    REQUIRE(gradcheck_tolerance(8, Precision::precise) == 1e-4);
+    REQUIRE(gradcheck_tolerance(8, Precision::fast) == 5e-2);
+    REQUIRE(gradcheck_tolerance(1000, Precision::precise) ==
+            gradcheck_tolerance(1000, Precision::exact));
+}
+
+TEST_CASE("a wrong reference does not agree with its central differences") {
+    nca::test::CaseOptions options;
+    const nca::test::Case drawn = nca::test::random_case(options, 3);
+    nca::tool::GradcheckProblem problem;
+    problem.model = {drawn.rule, drawn.weights, {}, true};
+    problem.target = drawn.target;
+    problem.state = drawn.state;
+    problem.batch = drawn.batch;
+    problem.height = drawn.height;
+    problem.width = drawn.width;
+    problem.options = drawn.options;
+    const nca::tool::GradcheckReference reference(problem);
+    std::vector<double> expected = reference.gradient();
+    for (double& value : expected) {
+        value *= 1.01;
+    }
+    nca::Weights gradient(true);
+    std::copy(expected.begin(), expected.end(), gradient.all().begin());
+    const double tolerance = nca::tool::gradcheck_tolerance(options.steps, nca::Precision::exact);
+    for (const nca::ParameterTensor& tensor : nca::parameter_tensors(true)) {
+        REQUIRE(!nca::tool::check_tensor(tensor, gradient, expected, reference, tolerance, 1).good);
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+// nca grow.
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/tool.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+using namespace nca::test;
+
+TEST_CASE("grow writes gif, png and webp of the size that was asked for") {
+    const Workshop shop;
+    const auto grow = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = nca_tool(Words{"grow", shop.model, "-o", shop / name} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(contains(outcome.out, name));
+        return read_file(shop / name);
+    };
+    const std::string gif = grow("out.gif", {"--steps", "6", "--size", "9x7", "--scale", "3"});
+    REQUIRE(gif.substr(0, 10) == std::string("GIF89a\x15\0\x1b\0", 10));
+    const std::string webp = grow("out.webp", {"--steps", "6", "--transparent"});
+    REQUIRE(webp.substr(0, 4) == "RIFF");
+    REQUIRE(webp.substr(8, 4) == "WEBP");
+
+    // The grid of the training without --size, and white around the automaton.
+    grow("out.PNG", {"--steps", "6", "--scale", "2"});
+    const nca::Image white = nca::load_image(shop / "out.PNG");
+    REQUIRE(white.height == 24);
+    REQUIRE(white.width == 24);
+    REQUIRE(std::vector<int>(white.pixel(0, 0), white.pixel(0, 1)) ==
+            std::vector<int>{255, 255, 255, 255});
+    grow("clear.png", {"--steps", "6", "--transparent"});
+    REQUIRE(int{nca::load_image(shop / "clear.png").pixel(0, 0)[3]} == 0);
+}
+
+TEST_CASE("grow makes pictures as large as the formats have them") {
+    const Workshop shop;
+    for (const Words& words :
+         {Words{shop / "new.gif", "--size", "8x2048"},
+          Words{shop / "new.webp", "--size", "8x1023", "--scale", "16"},
+          Words{shop / "new.png", "--size", "8x664", "--compare", shop.target}}) {
+        const Outcome outcome = nca_tool(Words{"grow", shop.model, "--steps", "0", "-o"} + words);
+        INFO(words[0] << outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(std::filesystem::exists(words[0]));
+    }
+}
+
+TEST_CASE("a comparison shows target, grown picture and difference side by side") {
+    const Workshop shop;
+    const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / "out.png", "--compare",
+                                      shop.target, "--scale", "2", "--steps", "0"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.out, "loss"));
+    const nca::Image image = nca::load_image(shop / "out.png");
+    REQUIRE(image.height == 24);
+    REQUIRE(image.width == 2 * (12 + 1 + 12 + 1 + 12));
+    for (int y = 0; y < image.height; ++y) {
+        for (int x = 0; x < 24; ++x) {
+            for (int c = 0; c < 3; ++c) {
+                const int in = image.pixel(y, x)[c];
+                const int out = image.pixel(y, x + 26)[c];
+                REQUIRE(int{image.pixel(y, x + 52)[c]} == std::abs(in - out));
+            }
+        }
+    }
+    // The start cell is all that has grown so far, in the middle and black.
+    REQUIRE(int{image.pixel(12, 26 + 12)[0]} == 0);
+    REQUIRE(int{image.pixel(9, 26 + 12)[0]} == 255);
+}
+
+TEST_CASE("a comparison turns the target with the angle, about the start cell") {
+    const Workshop shop;
+    const auto target = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--compare", shop.target,
+                           "--scale", "1", "--steps", "0", "--size", "15x20"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return nca::load_image(shop / "out.png");
+    };
+    const nca::Image upright = target({"--seed-at", "11,6"});
+    const nca::Image turned = target({"--seed-at", "11,6", "--seed-at", "11,6", "--angle", "90"});
+    REQUIRE(upright.pixels != turned.pixels);
+    for (int right = -5; right <= 5; ++right) {
+        for (int down = -5; down <= 5; ++down) {
+            for (int c = 0; c < 3; ++c) {
+                REQUIRE(int{turned.pixel(6 + down, 11 + right)[c]} ==
+                        int{upright.pixel(6 + right, 11 - down)[c]});
+            }
+        }
+    }
+}
+
+TEST_CASE("the state of grow depends on seed, damage and angle, and not on threads") {
+    const Workshop shop;
+    const auto state = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--steps", "12", "--size",
+                           "9x7", "--state-out", shop / "state.npy"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(shop / "state.npy");
+    };
+    const std::string plain = state({"--threads", "1"});
+    REQUIRE(plain.substr(1, 5) == "NUMPY");
+    REQUIRE(contains(plain, "(9, 7, 16)"));
+    REQUIRE(plain == state({"--threads", "2"}));
+    REQUIRE(plain == state({"--fire-rate", "0.5"}));
+    REQUIRE(plain != state({"--seed", "1"}));
+    REQUIRE(plain != state({"--fire-rate", "1"}));
+    REQUIRE(plain != state({"--angle", "90"}));
+    for (const char* damage : {"6:circle,3,4,0.5", "6:half,left", "6:half,right", "6:half,top",
+                               "6:half,bottom", "12:half,bottom"}) {
+        REQUIRE(plain != state({"--damage", damage}));
+    }
+    const std::string dead = state({"--damage", "12:half,left", "--damage", "12:half,right"});
+    REQUIRE(dead.find_first_not_of('\0', dead.size() - 9 * 7 * 16 * 4) == std::string::npos);
+    REQUIRE(dead == state({"--damage", "3:circle,3,4,50"}));
+}
+
+TEST_CASE("start cells and circles are where their column and row say") {
+    const Workshop shop;
+    const auto state = [&](const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "out.png", "--steps", "0", "--size",
+                           "9x7", "--state-out", shop / "state.npy"} +
+                     more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(shop / "state.npy");
+    };
+    // The cells, by their number in raster order, that are living.
+    const auto living = [](const std::string& npy) {
+        std::vector<int> cells;
+        const std::size_t start = npy.size() - std::size_t{9} * 7 * nca::channels * 4;
+        for (int cell = 0; cell < 9 * 7; ++cell) {
+            float alpha = 0;
+            std::memcpy(&alpha,
+                        npy.data() + start + (cell * nca::channels + nca::alpha_channel) * 4, 4);
+            if (alpha == 1) cells.push_back(cell);
+        }
+        return cells;
+    };
+    const Words both = {"--seed-at", "6,8", "--seed-at", "1,2"};
+    REQUIRE(living(state({})) == std::vector<int>{4 * 7 + 3});
+    REQUIRE(living(state({"--seed-at", "6,8"})) == std::vector<int>{8 * 7 + 6});
+    REQUIRE(living(state(both)) == std::vector<int>{2 * 7 + 1, 8 * 7 + 6});
+    REQUIRE(state(both) == state(both + both));
+    REQUIRE(state({}) == state({"--seed-at", "3,4"}));
+    REQUIRE(living(state(both + Words{"--damage", "0:circle,6,8,0"})) ==
+            std::vector<int>{2 * 7 + 1});
+    REQUIRE(living(state(both + Words{"--damage", "0:circle,9,8,3"})) ==
+            std::vector<int>{2 * 7 + 1});
+    REQUIRE(living(state(both + Words{"--damage", "0:half,top"})) == std::vector<int>{8 * 7 + 6});
+    REQUIRE(living(state(both + Words{"--damage", "0:half,right"})) == std::vector<int>{2 * 7 + 1});
+}
+
+TEST_CASE("each tile of a mosaic is what its model grows alone") {
+    const Workshop shop;
+    nca::Model other = nca::Model::load(shop.model);
+    other.rule.fire_rate = 1;
+    for (float& bias : std::span(other.weights.view().b2, nca::channels)) bias = 0.1F;
+    other.history.height = other.history.width = 10;  // the mosaic's grids are the largest model's
+    other.save(shop / "other");
+    const Words options = {"--steps",          "12",      "--scale", "2",         "--damage",
+                           "6:circle,6,5,1.5", "--angle", "30",      "--seed-at", "4,5"};
+    const auto picture = [&](const Words& models, const Words& more) {
+        const Outcome outcome =
+            nca_tool(Words{"grow"} + models + Words{"-o", shop / "out.png"} + options + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+        return nca::load_image(shop / "out.png");
+    };
+    const Words more = GENERATE(Words{}, Words{"--transparent"});
+    const nca::Image first = picture({shop.model}, more);
+    const nca::Image second = picture({shop / "other"}, more + Words{"--size", "12x12"});
+    REQUIRE((first.pixels != second.pixels));
+    const nca::Image whole = picture({shop.model, shop / "other", shop.model}, more);
+    REQUIRE(whole.height == 2 * (12 + 1 + 12));
+    REQUIRE(whole.width == 2 * (12 + 1 + 12));
+    const int beyond = more.empty() ? 255 : 0;
+    for (int y = 0; y < 24; ++y) {
+        for (int x = 0; x < 24; ++x) {
+            for (int c = 0; c < 4; ++c) {
+                REQUIRE(int{whole.pixel(y, x)[c]} == int{first.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y, x + 26)[c]} == int{second.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y + 26, x)[c]} == int{first.pixel(y, x)[c]});
+                REQUIRE(int{whole.pixel(y + 26, x + 26)[c]} == beyond);
+            }
+        }
+    }
+}
+
+TEST_CASE("a mosaic is one animation") {
+    const Workshop shop;
+    for (const char* name : {"out.gif", "out.webp"}) {
+        const Outcome outcome =
+            nca_tool({"grow", shop.model, shop.model, "-o", shop / name, "--steps", "6"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(contains(outcome.out, "7 frames of 96x200 pixels"));
+    }
+    REQUIRE(read_file(shop / "out.gif").substr(0, 10) == std::string("GIF89a\xc8\0\x60\0", 10));
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+// nca train --resume, and signals that end a training.
+#include <nca/model.hpp>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/tool.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace nca::test;
+
+TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
+    const Workshop shop;
+    Words all = shop.train_words();
+    for (const char* word :
+         {"--preset", "regenerating", "--pool", "10", "--damage", "1", "--damage-radius", "0.2:0.3",
+          "--damage-centre", "0.1", "--warmup", "4", "--betas", "0.8:0.9"}) {
+        all.push_back(word);
+    }
+    const auto run = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = nca_tool(all + Words{"-o", shop / name} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+    };
+    run("whole", {"--iterations", "7"});
+    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
+    run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
+    REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
+    // Each of these is part of what a checkpoint belongs to.
+    for (const auto& [option, value] :
+         std::vector<std::pair<std::string, std::string>>{{"--pool", "11"},
+                                                          {"--damage", "0"},
+                                                          {"--damage-radius", "0.2:0.35"},
+                                                          {"--damage-centre", "0.2"},
+                                                          {"--warmup", "5"},
+                                                          {"--betas", "0.8:0.91"}}) {
+        Words other = all;
+        *(std::find(other.begin(), other.end(), option) + 1) = value;
+        const Outcome outcome = nca_tool(other + Words{"-o", shop / "other", "--iterations", "7",
+                                                       "--resume", shop / "checkpoint"});
+        INFO(option << ": " << outcome.err);
+        REQUIRE(outcome.code == 1);
+        REQUIRE(contains(outcome.err, "another configuration"));
+    }
+}
+
+TEST_CASE("a resumed run ends with the bits and the log of a run that never stopped") {
+    const Workshop shop;
+    const auto run = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = nca_tool(
+            shop.train_words() + Words{"-o", shop / name, "--log", shop / (name + ".csv")} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(outcome.err.empty());
+        REQUIRE(outcome.out.empty());
+    };
+    run("whole", {"--iterations", "7"});
+    run("parts", {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
+    // As if it had been killed after its fifth iteration with the checkpoint of the third.
+    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
+    run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
+    REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
+
+    const auto without_seconds = [&](const std::string& name) {
+        std::ifstream log(shop / name);
+        Words rows;
+        std::string comment;
+        std::getline(log, comment);
+        REQUIRE(comment.starts_with("# engine: "));
+        for (std::string row; std::getline(log, row);) {
+            Words fields(1);
+            for (const char c : row) {
+                c == ',' ? fields.emplace_back() : fields.back() += c;
+            }
+            REQUIRE(fields.size() == 9);
+            fields.erase(fields.begin() + 5);
+            rows.push_back("");
+            for (const std::string& field : fields) {
+                rows.back() += field + ",";
+            }
+        }
+        return rows;
+    };
+    REQUIRE(without_seconds("whole.csv").size() == 8);
+    REQUIRE(without_seconds("whole.csv")[0] ==
+            "iteration,loss,steps,learning_rate,gradient_norm,dead,reset,recovery,");
+    REQUIRE(without_seconds("whole.csv") == without_seconds("parts.csv"));
+}
+
+TEST_CASE("resuming drops a row of the log that a crash cut off") {
+    const Workshop shop;
+    const std::string log = shop / "log.csv";
+    const Words words = shop.train_words() + Words{"-o", shop / "new", "--log", log};
+    REQUIRE(
+        nca_tool(words + Words{"--iterations", "3", "--checkpoint", shop / "checkpoint"}).code ==
+        0);
+    const std::string whole = read_file(log);
+    const std::size_t last = whole.rfind("\n2,") + 1;
+    REQUIRE(last > 1);
+    const auto resumed_from = [&](const std::string& text) {
+        write_file(log, text);
+        const Outcome outcome =
+            nca_tool(words + Words{"--iterations", "4", "--resume", shop / "checkpoint"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(log);
+    };
+    REQUIRE(resumed_from(whole).starts_with(whole + "3,"));
+    // In the middle, at the start of the last column, and in the middle with a line feed behind.
+    for (const std::string& cut : {whole.substr(0, last + 8), whole.substr(0, whole.size() - 1),
+                                   whole.substr(0, last + 2), whole.substr(0, last + 8) + "\n"}) {
+        INFO(cut);
+        REQUIRE(resumed_from(cut).starts_with(whole.substr(0, last) + "3,"));
+    }
+}
+
+TEST_CASE("a checkpoint of another configuration is refused and everything left alone") {
+    const Workshop shop;
+    const Words train = shop.train_words() + Words{"-o", shop.model, "--iterations", "3"};
+    REQUIRE(nca_tool(train + Words{"--checkpoint", shop / "checkpoint"}).code == 0);
+    write_file(shop / "log.csv", "mine\n");
+    const auto before = shop.contents();
+    const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
+    const std::vector<std::pair<Words, std::string>> cases = {
+        {{"--seed", "5"}, "seed"},
+        {{"--lr", "0.5"}, "rate"},
+        {{"--preset", "notebook"}, "preset"},
+    };
+    for (const auto& [change, named] : cases) {
+        const Outcome outcome = nca_tool(train + resume + change);
+        require_message(outcome, {"checkpoint", named});
+        REQUIRE(outcome.code == 1);
+        REQUIRE(shop.contents() == before);
+    }
+    // A run that is done has nothing to go on with, and its model stays.
+    const Outcome finished = nca_tool(train + resume);
+    require_message(finished, {"checkpoint", "3", "--iterations"});
+    REQUIRE(finished.code == 2);
+    REQUIRE(shop.contents() == before);
+    // A log that is none is not written over either.
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "4"} + resume);
+    require_message(outcome, {"log.csv"});
+    REQUIRE(outcome.code == 1);
+    REQUIRE(shop.contents() == before);
+    for (const char* name : {"missing", "target.png", "model.safetensors"}) {
+        const Outcome bad = nca_tool(shop.train_words() + Words{"-o", shop / "new", "--iterations",
+                                                                "3", "--resume", shop / name});
+        require_message(bad, {name});
+        REQUIRE(bad.code == 1);
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("a signal saves weights and checkpoint and prints the command that goes on") {
+    const int signal = GENERATE(SIGINT, SIGTERM, SIGHUP);
+    const Workshop shop;
+    const std::string output = shop / "stopped model";
+    const Words words = shop.train_words() + Words{"-o", output, "--log", shop / "log.csv"};
+    Process process(tool_command(words + Words{"--iterations", "100000000"}));
+    const auto rows = [&] {
+        const std::string log = read_file(shop / "log.csv");
+        return std::count(log.begin(), log.end(), '\n') - 2;  // the engine's and the header
+    };
+    REQUIRE(nca::test::eventually([&] { return rows() > 1; }));
+    process.kill(signal);
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(contains(stopped.err, "go on with: "));
+    REQUIRE(contains(stopped.err, "--resume '" + output + ".checkpoint'"));
+    const std::int64_t done = nca::Model::load(output).history.iterations;
+    REQUIRE(rows() == done);
+
+    const Outcome resumed = nca_tool(words + Words{"--iterations", std::to_string(done + 2),
+                                                   "--resume", output + ".checkpoint"});
+    INFO(resumed.err);
+    REQUIRE(resumed.code == 0);
+    REQUIRE(nca::Model::load(output).history.iterations == done + 2);
+    REQUIRE(rows() == done + 2);
+}
+
+TEST_CASE("a signal saves the checkpoint also where the model cannot be written any more") {
+    const Workshop shop;
+    const bool both = GENERATE(false, true);
+    const std::string log = shop / "log.csv";
+    const std::string checkpoint = shop / (both ? "gone/checkpoint" : "checkpoint");
+    std::filesystem::create_directory(shop / "gone");
+    const Words words = {"-o",           shop / "gone/model", "--log",   log,
+                         "--checkpoint", checkpoint,          "--every", "100000000",
+                         "--iterations", "100000000"};
+    Process process(tool_command(shop.train_words() + words));
+    REQUIRE(nca::test::eventually([&] { return contains(read_file(log), "\n2,"); }));
+    std::filesystem::remove_all(shop / "gone");
+    process.kill(SIGINT);
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(contains(stopped.err, "cannot write " + (shop / "gone/model")));
+    REQUIRE(contains(stopped.err, "cannot write " + checkpoint) == both);
+    REQUIRE(contains(stopped.err, "go on with: ") == !both);
+    REQUIRE(std::filesystem::exists(checkpoint) == !both);
+}
+
+TEST_CASE("a second signal ends the tool at once") {
+    const Workshop shop;
+    // One iteration takes longer than this test.
+    Process process(
+        tool_command({"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "0",
+                      "--batch", "1", "--steps", "99998:99999", "--threads", "1"}));
+    REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
+    // Two that arrive before the tool has run at all are one to it, so there may be a third.
+    REQUIRE(nca::test::eventually([&] {
+        process.kill(SIGINT);
+        return process.has_ended();
+    }));
+    REQUIRE(process.wait().signal == SIGINT);
+    REQUIRE_FALSE(std::filesystem::exists(shop / "new"));
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT
+// nca train with several targets.
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include "host/tool/threads.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/page.hpp"
+#include "tests/support/tool.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+using namespace nca::test;
+
+namespace {
+
+// A folder with three targets that are not alike.
+struct Gallery : Folder {
+    Gallery() {
+        for (const std::string& name : names) {
+            nca::Image picture = disc_picture();
+            for (std::size_t i = 0; i < picture.pixels.size(); i += 4) {
+                picture.pixels[i] = static_cast<std::uint8_t>(40 * name.size());
+            }
+            nca::save_png(target(name), picture);
+        }
+    }
+    std::string target(const std::string& name) const { return *this / (name + ".png"); }
+    Words train_words(const Words& targets, int threads) const {
+        Words words = {"train"};
+        for (const std::string& name : targets) {
+            words.push_back(target(name));
+        }
+        return words + Words{"--size",
+                             "8",
+                             "--padding",
+                             "2",
+                             "--batch",
+                             "2",
+                             "--steps",
+                             "2:5",
+                             "--quiet",
+                             "--threads",
+                             std::to_string(threads)};
+    }
+    std::string file(const std::string& folder, const std::string& name) const {
+        return read_file(*this / (folder + "/" + name));
+    }
+
+    const Words names = {"a", "bb", "c c"};
+};
+
+}  // namespace
+
+TEST_CASE("several targets become what each becomes alone, whatever the number of threads") {
+    const Gallery gallery;
+    for (const std::string& name : gallery.names) {
+        REQUIRE(nca_tool(gallery.train_words({name}, 1) +
+                         Words{"-o", gallery / (name + ".alone"), "--iterations", "6"})
+                    .code == 0);
+    }
+    REQUIRE(read_file(gallery / "a.alone") != read_file(gallery / "bb.alone"));
+    for (const int threads : {1, 2, 3, 7}) {
+        const std::string folder = "new/" + std::to_string(threads);
+        const Outcome outcome = nca_tool(gallery.train_words(gallery.names, threads) +
+                                         Words{"-o", gallery / folder, "--iterations", "6"});
+        INFO(threads << " threads: " << outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(outcome.out.empty());
+        REQUIRE(outcome.err.empty());
+        for (const std::string& name : gallery.names) {
+            REQUIRE(gallery.file(folder, name + ".safetensors") ==
+                    read_file(gallery / (name + ".alone")));
+        }
+    }
+}
+
+TEST_CASE("of several targets each has its files, and the threads are shared out") {
+    const Gallery gallery;
+    Words words = gallery.train_words(gallery.names, 4);
+    std::erase(words, "--quiet");
+    const std::string folder = gallery / "new";
+    const Outcome outcome = nca_tool(words + Words{"-o", folder, "--checkpoint", folder, "--log",
+                                                   folder, "--report", folder, "--pictures", folder,
+                                                   "--iterations", "2", "--device", "cpu"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "2 iterations of each of 3 targets, 3 at a time"));
+    for (const std::string& name : gallery.names) {
+        INFO(name);
+        REQUIRE(contains(outcome.out, folder + "/" + name + ".safetensors: 2 iterations"));
+        REQUIRE(nca::Model::load(folder + "/" + name + ".safetensors").history.target ==
+                name + ".png");
+        REQUIRE_FALSE(gallery.file("new", name + ".checkpoint").empty());
+        const std::string log = gallery.file("new", name + ".csv");
+        REQUIRE(
+            log.starts_with(name == "a" ? "# engine: cpu, 2 threads" : "# engine: cpu, 1 thread"));
+        REQUIRE(std::count(log.begin(), log.end(), '\n') == 4);
+        REQUIRE(contains(gallery.file("new", name + ".html"), "<h1>" + name + ".png</h1>"));
+        REQUIRE_FALSE(gallery.file("new/" + name, "grown.png").empty());
+    }
+}
+
+TEST_CASE("one of several trainings that fails does not stop the others, and is named") {
+    const Gallery gallery;
+    const Words words = gallery.train_words(gallery.names, 2) + Words{"-o", gallery / "new"};
+    // A checkpoint of another seed is refused when its turn comes.
+    REQUIRE(nca_tool(words + Words{"--iterations", "2", "--checkpoint", gallery / "c"}).code == 0);
+    REQUIRE(nca_tool(gallery.train_words({"bb"}, 1) + Words{"-o", gallery / "other", "--iterations",
+                                                            "2", "--seed", "9", "--checkpoint",
+                                                            gallery / "c/bb.checkpoint"})
+                .code == 0);
+    const std::string before = gallery.file("new", "bb.safetensors");
+    const Outcome outcome = nca_tool(words + Words{"--iterations", "4", "--resume", gallery / "c"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "nca: bb: " + (gallery / "c/bb.checkpoint") +
+                                      " is a checkpoint of another configuration"));
+    REQUIRE(outcome.err.ends_with("nca: 1 of 3 trainings failed: bb\n"));
+    REQUIRE(gallery.file("new", "bb.safetensors") == before);
+    for (const char* name : {"a", "c c"}) {
+        REQUIRE(nca::Model::load(gallery / ("new/" + std::string(name) + ".safetensors"))
+                    .history.iterations == 4);
+    }
+}
+
+TEST_CASE("one bad target of several is refused before anything is trained or made") {
+    const Gallery gallery;
+    const auto before = gallery.contents();
+    for (const Words& words :
+         {gallery.train_words({"a", "missing"}, 1),
+          gallery.train_words({"a", "bb"}, 1) + Words{"--resume", gallery / "missing"}}) {
+        const Outcome outcome = nca_tool(words + Words{"-o", gallery / "new"});
+        require_message(outcome, {"missing"});
+        REQUIRE(outcome.code == 1);
+    }
+    REQUIRE(gallery.contents() == before);
+    const Outcome outcome =
+        nca_tool(gallery.train_words(gallery.names, 1) + Words{"-o", gallery.target("a") + "/x"});
+    require_message(outcome, {"cannot write", "a.png/x"});
+    REQUIRE(outcome.code == 1);
+    REQUIRE(gallery.contents() == before);
+}
+
+TEST_CASE("a signal stops several trainings, and one command goes on with all of them") {
+    const Gallery gallery;
+    const std::string models = gallery / "new models";
+    const Words words = gallery.train_words(gallery.names, 2) +
+                        Words{"-o", models, "--log", models, "--iterations"};
+    Process process(tool_command(words + Words{"100000000"}));
+    for (const char* name : {"a.csv", "bb.csv"}) {
+        REQUIRE(nca::test::eventually(
+            [&] { return contains(gallery.file("new models", name), "\n2,"); }));
+    }
+    process.kill(GENERATE(SIGINT, SIGTERM));
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(contains(stopped.err, "nca: stopped with 0 of 3 trainings done\n"));
+    REQUIRE(nca::test::all_between(stopped.err, "go on with: ", "\n").size() == 1);
+    REQUIRE(stopped.err.ends_with(" --resume '" + models + "'\n"));
+    std::int64_t most = 0;
+    for (const char* name : {"a", "bb"}) {
+        REQUIRE(contains(stopped.err, "nca: " + std::string(name) + ": stopped after "));
+        most = std::max(most,
+                        nca::Model::load(models + "/" + name + ".safetensors").history.iterations);
+    }
+    REQUIRE_FALSE(std::filesystem::exists(models + "/c c.safetensors"));
+
+    const std::string all = std::to_string(most + 2);
+    const Outcome resumed = nca_tool(words + Words{all, "--resume", models});
+    INFO(resumed.err);
+    REQUIRE(resumed.code == 0);
+    for (const std::string& name : gallery.names) {
+        const std::string path = models + "/" + name;
+        REQUIRE(nca::Model::load(path + ".safetensors").history.iterations == most + 2);
+        const std::string log = read_file(path + ".csv");
+        REQUIRE(std::count(log.begin(), log.end(), '\n') == most + 4);
+    }
+    REQUIRE(nca_tool(gallery.train_words({"a"}, 1) +
+                     Words{"-o", gallery / "alone", "--iterations", all})
+                .code == 0);
+    REQUIRE(read_file(gallery / "alone") == read_file(models + "/a.safetensors"));
+
+    // What is done is left alone.
+    const auto written = std::filesystem::last_write_time(models + "/a.safetensors");
+    Words loud = words + Words{all, "--resume", models};
+    std::erase(loud, "--quiet");
+    const Outcome again = nca_tool(loud);
+    INFO(again.err);
+    REQUIRE(again.code == 0);
+    REQUIRE(contains(again.err, "a: all " + all + " iterations are done already"));
+    REQUIRE(std::filesystem::last_write_time(models + "/a.safetensors") == written);
+}
+
+TEST_CASE("on a terminal there is one live line, also of several targets") {
+    const std::string script = find_program("script");  // makes a terminal for a program
+    if (script.empty()) {
+        WARN("skipped: no program script");
+        return;
+    }
+    const Gallery gallery;
+    for (const Words& targets : {Words{"a"}, gallery.names}) {
+        const bool several = targets.size() > 1;
+        // More than the 200 ms after which there is a line.
+        Words words =
+            gallery.train_words(targets, 2) +
+            Words{"-o", gallery / (several ? "new" : "new model"), "--iterations", "8000"};
+        std::erase(words, "--quiet");
+        std::string command;
+        for (const std::string& word : tool_command(words)) {
+            command += "'" + word + "' ";
+        }
+        const Outcome outcome = Process({script, "-qec", command, "/dev/null"}).wait();
+        INFO(outcome.out);
+        REQUIRE(outcome.code == 0);
+        const std::string line = several ? "\r3 automata: iteration " : "\riteration ";
+        REQUIRE(contains(outcome.out, line));
+        REQUIRE(contains(outcome.out, several ? "/24000  " : "/8000  "));
+        REQUIRE(contains(outcome.out, " it/s  median loss ") == several);
+        // What is said after it begins on a clear line.
+        REQUIRE(contains(outcome.out, "\r\033[K" + (gallery / "new")));
+    }
+}
+
+TEST_CASE("threads are shared out evenly, and each training has one") {
+    using nca::tool::thread_share;
+    for (const int threads : {1, 2, 3, 7, 64}) {
+        for (const int trainings : {2, 3, 7, 100}) {
+            int sum = 0;
+            for (int i = 0; i < trainings; ++i) {
+                const int share = thread_share(threads, trainings, i);
+                REQUIRE(share >= 1);
+                REQUIRE(share <= thread_share(threads, trainings, 0));
+                REQUIRE(share >= thread_share(threads, trainings, 0) - 1);
+                sum += share;
+            }
+            REQUIRE(sum == std::max(threads, trainings));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+// nca train with one target.
+#include <nca/image.hpp>
+#include <nca/model.hpp>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/tool.hpp"
+
+#include <cstdint>
+#include <string>
+
+using namespace nca::test;
+
+TEST_CASE("training says what it runs on, names its model and notes an image without alpha") {
+    const Workshop shop;
+    write_file(shop / "opaque.tga", opaque_picture(10));
+    const Outcome outcome =
+        nca_tool({"train", shop / "opaque.tga", "-o", shop / "new", "--iterations", "2", "--size",
+                  "8", "--padding", "2", "--steps", "2:5"});
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "running on"));
+    REQUIRE(contains(outcome.err, "opaque"));
+    REQUIRE(contains(outcome.err, "12x12 cells"));
+    REQUIRE(contains(outcome.err, "2..4 steps"));
+    REQUIRE(contains(outcome.out, shop / "new"));
+    const nca::Model model = nca::Model::load(shop / "new");
+    REQUIRE(model.history.preset == "growing");
+    REQUIRE(model.history.target == "opaque.tga");
+    REQUIRE(model.history.iterations == 2);
+    REQUIRE(model.history.loss > 0);
+}
+
+TEST_CASE("a target that is transparent where the start cell is gets a warning") {
+    const Workshop shop;
+    Words words = shop.train_words() + Words{"-o", shop / "new", "--iterations", "1"};
+    std::erase(words, "--quiet");
+    for (const int alpha : {0, 255}) {
+        nca::Image picture = disc_picture();
+        for (int y = 3; y < 9; ++y) {
+            for (int x = 2; x < 8; ++x) picture.pixel(y, x)[3] = static_cast<std::uint8_t>(alpha);
+        }
+        nca::save_png(shop.target, picture);
+        REQUIRE(contains(nca_tool(words).err, "transparent in the middle") == (alpha == 0));
+    }
+}
+
+TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
+    const Workshop shop;
+    for (const char* choice : {"0", "1"}) {
+        const Words words = {"--preset", "notebook", "--identity-filter", choice, "--iterations",
+                             "1",        "-o",       shop / "new"};
+        REQUIRE(nca_tool(shop.train_words() + words).code == 0);
+        const nca::Rule rule = nca::Model::load(shop / "new").rule;
+        REQUIRE(rule.filters[0][4] == (*choice == '1' ? 1.0F : 0.0F));
+        REQUIRE(rule.edges == nca::Edges::circular);
+    }
+}
+
+TEST_CASE("a run that failed on the way and has learnt nothing leaves the old model alone") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--lr", "10", "--iterations", "4"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "back to the last good weights"));
+    REQUIRE(contains(outcome.err, "has learnt nothing"));
+    REQUIRE(contains(outcome.err, shop.model + " was not written"));
+    REQUIRE(shop.contents() == before);
+}
+
+TEST_CASE("training that fails for good leaves the old model alone") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const Outcome outcome = nca_tool(shop.train_words() +
+                                     Words{"-o", shop.model, "--lr", "1e30", "--iterations", "50"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "learning rate"));
+    REQUIRE(contains(outcome.err, "was not written"));
+    REQUIRE(shop.contents() == before);
+}
