@@ -134,6 +134,8 @@ std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments...
     return message_of<std::logic_error>([] { cudaDeviceSynchronize(); });
 }
 
+inline void nothing_kernel() {}
+
 inline auto contains(const std::string& part) { return Catch::Matchers::ContainsSubstring(part); }
 
 }  // namespace nca::test
