@@ -136,10 +136,19 @@ std::vector<std::uint8_t> train_a_little(const char* name) {
 }  // namespace
 
 TEST_CASE("nothing in cuda/ knows of the tests' executor") {
-    const std::regex known(R"(executor::|#\s*(?:if|include).*(?:EXECUTOR|executor|TEST))");
-    REQUIRE(std::regex_search("#if defined(NCA_CUDA_EXECUTOR)", known));
+    // Its name, a condition on the tests, or a function that only the tests could give a body.
+    const std::regex known(
+        R"([Ee]xecutor|EXECUTOR|the tests|#\s*(?:if|include).*TEST|void\s+\w+\([^)]*\)\s*\{\s*\})");
+    for (const char* leftover :
+         {"#if defined(NCA_CUDA_EXECUTOR)", "executor::run();", "// as the executor does",
+          "#ifdef NCA_TEST", "inline void name_launch(const char*) {}",
+          "// For the record of what the tests have run."}) {
+        CAPTURE(leftover);
+        REQUIRE(std::regex_search(leftover, known));
+    }
     int files = 0;
     for (const auto& file : std::filesystem::recursive_directory_iterator(NCA_CUDA_SOURCE_DIR)) {
+        if (!file.is_regular_file()) continue;
         CAPTURE(file.path());
         REQUIRE_FALSE(std::regex_search(text_of(file.path()), known));
         ++files;
@@ -168,7 +177,6 @@ TEST_CASE("every kernel in cuda/ is run") {
         INFO(name);
         REQUIRE(executor::launched_kernels().count(name) == 1);
     }
-    REQUIRE(executor::launched_kernels().count("unnamed") == 0);
 }
 
 TEST_CASE("threads, warps and blocks that run in reverse order give the same bits") {

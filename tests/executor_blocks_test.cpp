@@ -181,7 +181,6 @@ TEST_CASE("a flag that nobody raises is an error that names who waits for it") {
     const WithInterleaving with(GENERATE(values(all_interleavings)));
     const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>{6, 9});
     const bool together = GENERATE(true, false);
-    nca::executor::name_next_launch("wait_for_flag_kernel");
     const std::string message = complaint({3, 40, 0, nullptr, together}, wait_for_flag_kernel,
                                           static_cast<const std::uint32_t*>(flags.data()));
     CHECK_THAT(message, contains("kernel wait_for_flag_kernel, block (1, 0, 0): thread (3, 0, 0)"));

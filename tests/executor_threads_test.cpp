@@ -282,7 +282,6 @@ TEST_CASE("a warp barrier does not separate warps") {
 }
 
 TEST_CASE("threads that wait at different barriers are an error that names both") {
-    nca::executor::name_next_launch("different_barriers_kernel");
     const std::string message = complaint({{2, 3}, 64}, different_barriers_kernel);
     CHECK_THAT(message, contains("different_barriers_kernel"));
     CHECK_THAT(message, contains("block (0, 0, 0)"));

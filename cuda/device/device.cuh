@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What CUDA has and C++ lacks, each behind one small function. The tests compile the kernels as
-// C++ and have a file of this name of their own (tests/support/executor/cuda/device), in which the
-// same functions do the same on the host.
+// What CUDA has and C++ lacks, each behind one small function. This is the only file with PTX.
 
 #include <cuda_runtime.h>
 
@@ -126,9 +124,6 @@ __device__ inline void wait_for_older_copies() {
 __device__ inline void prefetch(const float* global) {
     asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
 }
-
-// The name of the kernel that this thread launches next, for the tests' record of what has run.
-inline void name_launch(const char*) {}
 
 // Programmatic dependent launch (compute capability 9.0 and later): a kernel that was launched as
 // the dependent of another may begin while that one still runs, and waits here until all that it

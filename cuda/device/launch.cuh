@@ -16,7 +16,7 @@
 
 namespace nca::cuda {
 
-// A kernel and its name, for errors and for the record of what the tests have run.
+// A kernel and its name, for errors.
 #define NCA_KERNEL(kernel) #kernel, kernel
 
 struct LaunchShape {
@@ -87,7 +87,6 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
             cudaStream_t stream, Arguments&&... arguments) {
     prepare_kernel(name, handle_of(kernel), shape.shared_bytes);
     if (LoadingOnly::here()) return;
-    name_launch(name);
     const LaunchConfig config(shape, stream);
     check_kernel(cudaLaunchKernelEx(config.get(), kernel, std::forward<Arguments>(arguments)...),
                  name);

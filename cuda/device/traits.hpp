@@ -3,7 +3,7 @@
 
 #include <nca/sizes.hpp>
 
-// A function that kernels and the host call.
+// A function that kernels and the host call. Only nvcc knows the two words.
 #ifdef __CUDACC__
 #define NCA_HOST_DEVICE __host__ __device__
 #else

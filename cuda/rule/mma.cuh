@@ -12,8 +12,8 @@
 // an A, whose registers they already are.
 //
 // Compute capability 8.0 and later; elsewhere these functions must not be called, and kernels that
-// do are next to nothing. Sums are float32; tensor cores are thought to round them towards zero,
-// which the executor does. PTX ISA, "Warp Level Matrix Instructions". Tests: tests/mma_test.cpp.
+// do are next to nothing. Sums are float32; tensor cores are thought to round them towards zero.
+// PTX ISA, "Warp Level Matrix Instructions". Tests: tests/mma_test.cpp.
 
 #include "cuda/device/device.cuh"
 

@@ -78,14 +78,12 @@ inline void blas_product_kernel(BlasProduct product) {
     }
 }
 
-inline cublasStatus_t launch_blas(const char* name, cublasHandle_t handle,
-                                  const BlasProduct& product) {
+inline cublasStatus_t launch_blas(cublasHandle_t handle, const BlasProduct& product) {
     if (product.m == 0 || product.n == 0) return CUBLAS_STATUS_SUCCESS;
     cudaLaunchConfig_t config = {};
     config.blockDim = dim3(64);
     config.gridDim = dim3(2);
     config.stream = handle->stream;
-    name_next_launch(name);
     const cudaError_t error = cudaLaunchKernelEx(&config, blas_product_kernel, product);
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
@@ -158,16 +156,15 @@ inline cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t trans
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     const bool tf32 = handle->mode == CUBLAS_TF32_TENSOR_OP_MATH;
-    return nca::executor::launch_blas("cublasSgemm", handle,
-                                      {C,
-                                       ldc,
-                                       {A, lda, transposed_a, tf32},
-                                       {B, ldb, transposed_b, tf32},
-                                       m,
-                                       n,
-                                       k,
-                                       *alpha,
-                                       *beta});
+    return nca::executor::launch_blas(handle, {C,
+                                               ldc,
+                                               {A, lda, transposed_a, tf32},
+                                               {B, ldb, transposed_b, tf32},
+                                               m,
+                                               n,
+                                               k,
+                                               *alpha,
+                                               *beta});
 }
 
 // y = alpha op(A) x + beta y, with A m x n.
@@ -184,14 +181,13 @@ inline cublasStatus_t cublasSgemv(cublasHandle_t handle, cublasOperation_t trans
     const bool transposed = trans != CUBLAS_OP_N;
     // y^T = alpha x^T op(A)^T + beta y^T: a vector is a matrix of one row, with incx from column to
     // column.
-    return nca::executor::launch_blas("cublasSgemv", handle,
-                                      {y,
-                                       incy,
-                                       {x, incx, false, false},
-                                       {A, lda, !transposed, false},
-                                       1,
-                                       transposed ? n : m,
-                                       transposed ? m : n,
-                                       *alpha,
-                                       *beta});
+    return nca::executor::launch_blas(handle, {y,
+                                               incy,
+                                               {x, incx, false, false},
+                                               {A, lda, !transposed, false},
+                                               1,
+                                               transposed ? n : m,
+                                               transposed ? m : n,
+                                               *alpha,
+                                               *beta});
 }

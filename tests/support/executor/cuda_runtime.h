@@ -84,9 +84,6 @@ namespace nca::executor {
 // asked for. Throws std::logic_error where that is none.
 void* shared_arena();
 
-// The name under which this OS thread's next launch is known.
-void name_next_launch(const char* name);
-
 // A barrier is known by what it is and where it is written.
 struct Place {
     const char* what;

@@ -91,7 +91,6 @@ inline curandStatus_t curandGenerateUniform(curandGenerator_t generator, float* 
     config.blockDim = dim3(64);
     config.gridDim = dim3(1);
     config.stream = generator->stream;
-    nca::executor::name_next_launch("curandGenerateUniform");
     const cudaError_t error = cudaLaunchKernelEx(&config, nca::executor::uniform_kernel, outputPtr,
                                                  num, generator->seed, generator->offset);
     generator->offset += num;

@@ -57,7 +57,9 @@ Interleaving interleaving();
 // or early by chance, whatever the order is.
 void set_schedule_seed(std::uint64_t seed);
 
-// All kernels that have run. One whose launch had no name is "unnamed".
+// The name of a kernel, without its namespaces and template arguments.
+std::string name_of_kernel(const void* kernel);
+// The names of all kernels that have run.
 std::set<std::string> launched_kernels();
 
 void set_device_count(int count);          // 1 at first

@@ -82,7 +82,6 @@ std::atomic<int> running_code = 75;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
-thread_local std::string next_launch;
 
 // What every call returns.
 cudaError_t report(cudaError_t error) {
@@ -513,13 +512,10 @@ void fail_graph_launch(int after) {
     runtime().graph_launches_left = after;
 }
 
-void name_next_launch(const char* name) { next_launch = name; }
-
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work thread) {
-    std::string name = std::exchange(next_launch, {});
-    if (name.empty()) name = "unnamed";
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.load(kernel)) return error;
+        std::string name = name_of_kernel(kernel);
         const auto* const early =
             find_attribute(config, cudaLaunchAttributeProgrammaticStreamSerialization);
         if (early && early->programmaticStreamSerializationAllowed != 0 && code() < 90) {

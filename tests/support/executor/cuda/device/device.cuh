@@ -60,8 +60,6 @@ inline void end_copy_group() { executor::end_copy_group(); }
 inline void wait_for_older_copies() { executor::finish_older_copies(); }
 inline void prefetch(const float*) {}
 
-inline void name_launch(const char* name) { executor::name_next_launch(name); }
-
 // Kernels follow each other as always.
 inline void let_dependents_start() {}
 inline void wait_for_predecessor() {}
