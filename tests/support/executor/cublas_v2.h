@@ -22,12 +22,8 @@ enum cublasStatus_t {
     CUBLAS_STATUS_EXECUTION_FAILED = 13,
     CUBLAS_STATUS_NOT_SUPPORTED = 15
 };
-enum cublasOperation_t { CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUBLAS_OP_C = 2 };
-enum cublasMath_t {
-    CUBLAS_DEFAULT_MATH = 0,
-    CUBLAS_PEDANTIC_MATH = 2,
-    CUBLAS_TF32_TENSOR_OP_MATH = 3
-};
+enum cublasOperation_t { CUBLAS_OP_N = 0, CUBLAS_OP_T = 1 };
+enum cublasMath_t { CUBLAS_DEFAULT_MATH = 0, CUBLAS_TF32_TENSOR_OP_MATH = 3 };
 
 struct cublasContext {
     cudaStream_t stream = nullptr;
@@ -89,7 +85,7 @@ inline cublasStatus_t launch_blas(cublasHandle_t handle, const BlasProduct& prod
 }
 
 inline bool is_operation(cublasOperation_t operation) {
-    return operation == CUBLAS_OP_N || operation == CUBLAS_OP_T || operation == CUBLAS_OP_C;
+    return operation == CUBLAS_OP_N || operation == CUBLAS_OP_T;
 }
 
 }  // namespace nca::executor

@@ -26,7 +26,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
@@ -39,9 +38,6 @@ struct dim3 {
     constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
     constexpr operator uint3() const { return {x, y, z}; }
     unsigned x, y, z;
-};
-struct alignas(8) int2 {
-    int x, y;
 };
 struct alignas(8) uint2 {
     unsigned x, y;
@@ -56,10 +52,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
-constexpr uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
-constexpr int2 make_int2(int x, int y) { return {x, y}; }
 constexpr uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-constexpr uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 constexpr float2 make_float2(float x, float y) { return {x, y}; }
 constexpr float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -162,16 +155,6 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = _
     return nca::executor::ballot(mask, predicate, {"__ballot_sync", file, line});
 }
 
-inline int __any_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
-                      int line = __builtin_LINE()) {
-    return nca::executor::ballot(mask, predicate, {"__any_sync", file, line}) != 0;
-}
-
-inline int __all_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
-                      int line = __builtin_LINE()) {
-    return nca::executor::ballot(mask, predicate == 0, {"__all_sync", file, line}) == 0;
-}
-
 inline unsigned __reduce_add_sync(unsigned mask, unsigned value,
                                   const char* file = __builtin_FILE(),
                                   int line = __builtin_LINE()) {
@@ -227,44 +210,17 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
     });
 }
 
-inline unsigned __umulhi(unsigned a, unsigned b) {
-    return static_cast<unsigned>(std::uint64_t(a) * b >> 32);
-}
 [[noreturn]] inline void __trap() { throw std::logic_error("__trap"); }
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
-inline int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
 // One half of high:low, shifted by 0 to 31.
-inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
-    return static_cast<unsigned>((std::uint64_t(high) << 32 | low) << (shift & 31) >> 32);
-}
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return static_cast<unsigned>((std::uint64_t(high) << 32 | low) >> (shift & 31));
 }
-inline unsigned __brev(unsigned x) {
-    unsigned reversed = 0;
-    for (int i = 0; i < 32; ++i) reversed |= (x >> i & 1U) << (31 - i);
-    return reversed;
-}
-
-template <class T>
-T __ldg(const T* address) {
-    return *address;
-}
-template <class T>
-T __ldcg(const T* address) {
-    return *address;
-}
-template <class T>
-void __stcg(T* address, T value) {
-    *address = value;
-}
 
 // One CUDA thread runs at a time, so that every access is atomic and in order.
-inline void __threadfence() {}
 
 template <class T>
 concept AtomicInteger = std::same_as<T, int> || std::same_as<T, unsigned>;
@@ -274,14 +230,6 @@ T atomicAdd(T* address, std::type_identity_t<T> value) {
     const T old = *address;
     *address = static_cast<T>(static_cast<unsigned>(old) + static_cast<unsigned>(value));
     return old;
-}
-template <AtomicInteger T>
-T atomicOr(T* address, std::type_identity_t<T> value) {
-    return std::exchange(*address, *address | value);
-}
-template <AtomicInteger T>
-T atomicAnd(T* address, std::type_identity_t<T> value) {
-    return std::exchange(*address, *address & value);
 }
 template <AtomicInteger T>
 T atomicXor(T* address, std::type_identity_t<T> value) {
@@ -299,7 +247,6 @@ enum cudaError {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
-    cudaErrorInvalidMemcpyDirection = 21,
     cudaErrorInsufficientDriver = 35,
     cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
@@ -308,15 +255,12 @@ enum cudaError {
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorIllegalState = 401,
     cudaErrorNotReady = 600,
-    cudaErrorIllegalAddress = 700,
-    cudaErrorLaunchOutOfResources = 701,
     cudaErrorLaunchFailure = 719,
     cudaErrorCooperativeLaunchTooLarge = 720,
     cudaErrorNotSupported = 801,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
     cudaErrorStreamCaptureIsolation = 905,
-    cudaErrorStreamCaptureImplicit = 906,
     cudaErrorStreamCaptureWrongThread = 908,
     cudaErrorInvalidClusterSize = 912,
     cudaErrorUnknown = 999
@@ -326,43 +270,21 @@ using cudaError_t = cudaError;
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
-cudaError_t cudaPeekAtLastError();
 
 // Devices
 
 struct cudaDeviceProp {
     char name[256];
-    std::size_t totalGlobalMem;
-    std::size_t sharedMemPerBlock;
-    int regsPerBlock;
-    int warpSize;
-    int maxThreadsPerBlock;
-    int maxThreadsDim[3];
-    int maxGridSize[3];
     int major;
     int minor;
     int multiProcessorCount;
-    int maxThreadsPerMultiProcessor;
-    std::size_t sharedMemPerMultiprocessor;
     std::size_t sharedMemPerBlockOptin;
-};
-
-enum cudaDeviceAttr {
-    cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrComputeCapabilityMajor = 75,
-    cudaDevAttrComputeCapabilityMinor = 76,
-    cudaDevAttrCooperativeLaunch = 95,
-    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
-    cudaDevAttrClusterLaunch = 120
 };
 
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-cudaError_t cudaDriverGetVersion(int* version);
-cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaDeviceSynchronize();
 
 // Memory
@@ -370,11 +292,9 @@ cudaError_t cudaDeviceSynchronize();
 using cudaStream_t = struct CUstream_st*;
 
 enum cudaMemcpyKind {
-    cudaMemcpyHostToHost = 0,
     cudaMemcpyHostToDevice = 1,
     cudaMemcpyDeviceToHost = 2,
-    cudaMemcpyDeviceToDevice = 3,
-    cudaMemcpyDefault = 4
+    cudaMemcpyDeviceToDevice = 3
 };
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
@@ -409,17 +329,10 @@ using cudaEvent_t = struct CUevent_st*;
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 
-inline constexpr unsigned cudaStreamDefault = 0;
+// The only kinds of streams, events and captures: others are refused.
 inline constexpr unsigned cudaStreamNonBlocking = 1;
-inline constexpr unsigned cudaEventDefault = 0;
-inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
-
-enum cudaStreamCaptureMode {
-    cudaStreamCaptureModeGlobal = 0,
-    cudaStreamCaptureModeThreadLocal = 1,
-    cudaStreamCaptureModeRelaxed = 2
-};
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaStreamCaptureStatus {
     cudaStreamCaptureStatusNone = 0,
     cudaStreamCaptureStatusActive = 1,
@@ -438,9 +351,6 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
-cudaError_t cudaEventSynchronize(cudaEvent_t event);
-cudaError_t cudaEventQuery(cudaEvent_t event);
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long flags = 0);
@@ -461,10 +371,7 @@ struct cudaFuncAttributes {
     int maxDynamicSharedSizeBytes;
 };
 
-enum cudaFuncAttribute {
-    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
-    cudaFuncAttributePreferredSharedMemoryCarveout = 9
-};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
@@ -490,7 +397,6 @@ requires std::is_function_v<Kernel> cudaError_t cudaOccupancyMaxActiveBlocksPerM
 }
 
 enum cudaLaunchAttributeID {
-    cudaLaunchAttributeIgnore = 0,
     cudaLaunchAttributeCooperative = 2,
     cudaLaunchAttributeClusterDimension = 4,
     cudaLaunchAttributeProgrammaticStreamSerialization = 6

@@ -18,7 +18,7 @@ enum curandStatus {
     CURAND_STATUS_INITIALIZATION_FAILED = 203
 };
 using curandStatus_t = curandStatus;
-enum curandRngType { CURAND_RNG_PSEUDO_DEFAULT = 100, CURAND_RNG_PSEUDO_PHILOX4_32_10 = 161 };
+enum curandRngType { CURAND_RNG_PSEUDO_PHILOX4_32_10 = 161 };
 using curandRngType_t = curandRngType;
 
 struct curandGenerator_st {
@@ -51,9 +51,7 @@ inline void uniform_kernel(float* output, std::size_t count, std::uint64_t seed,
 
 inline curandStatus_t curandCreateGenerator(curandGenerator_t* generator,
                                             curandRngType_t rng_type) {
-    if (rng_type != CURAND_RNG_PSEUDO_DEFAULT && rng_type != CURAND_RNG_PSEUDO_PHILOX4_32_10) {
-        return CURAND_STATUS_TYPE_ERROR;
-    }
+    if (rng_type != CURAND_RNG_PSEUDO_PHILOX4_32_10) return CURAND_STATUS_TYPE_ERROR;
     int device = 0;
     if (cudaGetDevice(&device) != cudaSuccess) return CURAND_STATUS_INITIALIZATION_FAILED;
     *generator = new curandGenerator_st;

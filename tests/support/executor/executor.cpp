@@ -1030,12 +1030,12 @@ void* shared_arena() {
     return block.arena().data();
 }
 
-void defer_copy(void* shared, const void* global, std::size_t bytes) {
+void defer_copy(void* shared, const void* global) {
+    constexpr std::size_t bytes = 16;
     Multiprocessor& block = inside_kernel("defer_copy");
-    const auto aligned = [bytes](const void* at) {
+    const auto aligned = [](const void* at) {
         return reinterpret_cast<std::uintptr_t>(at) % bytes == 0;
     };
-    if (bytes != 4 && bytes != 8 && bytes != 16) block.fail("copies that are not 4, 8, 16 bytes");
     if (!aligned(shared) || !aligned(global)) block.fail("a copy that is not aligned to its size");
     block.defer_copy({shared, global, bytes, false});
 }

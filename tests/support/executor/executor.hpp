@@ -67,9 +67,7 @@ void set_driver_missing(bool missing);     // as on a machine without a driver
 void set_memory_limit(std::size_t bytes);  // of device memory; 8 GiB at first
 std::size_t memory_in_use();               // of device memory, in bytes
 void set_architecture_supported(bool supported);
-void set_multiprocessors(int count);  // of every device; 2 at first
-// Whether it launches clusters, if its compute capability is 9.0 or more; it does at first.
-void set_clusters_supported(bool supported);
+void set_multiprocessors(int count);                // of every device; 2 at first
 void set_compute_capability(int major, int minor);  // 7.5 at first
 // What the newest code is for that the build has, 80 for 8.0; at first there is code for every
 // device. Older code runs on a newer device, and does not have what came later: a dependent launch

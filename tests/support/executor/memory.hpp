@@ -16,9 +16,9 @@ namespace nca::executor {
 // Throws where the memory is not the block's, or not aligned to 16 bytes.
 void require_shared(const void* begin, std::size_t bytes, const Place& place);
 
-// An asynchronous copy from global to shared memory, of 4, 8 or 16 bytes, which the thread that
-// starts it must finish. Late is when that is done; never, if it is not.
-void defer_copy(void* shared, const void* global, std::size_t bytes);
+// An asynchronous copy of 16 bytes from global to shared memory, which the thread that starts it
+// must finish. Late is when that is done; never, if it is not.
+void defer_copy(void* shared, const void* global);
 void finish_copies();
 // Ends a group of copies; finishes all groups but the last.
 void end_copy_group();

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -28,7 +27,6 @@ struct Operation {
     CUstream_st* stream;
     std::vector<std::shared_ptr<Operation>> after;  // in other streams
     bool done = false;
-    std::chrono::steady_clock::time_point finished{};
 };
 
 using Work = std::function<void()>;
@@ -36,7 +34,6 @@ using Work = std::function<void()>;
 struct Capture {
     std::vector<Work> work;
     std::thread::id thread;
-    cudaStreamCaptureMode mode;
     bool valid = true;
 };
 
@@ -45,7 +42,6 @@ struct Capture {
 
 struct CUstream_st {
     int device;
-    bool blocking;  // waits for the legacy default stream, and that for it
     bool destroyed = false;
     std::deque<std::shared_ptr<nca::executor::Operation>> queue{};
     std::unique_ptr<nca::executor::Capture> capture{};
@@ -53,7 +49,6 @@ struct CUstream_st {
 
 struct CUevent_st {
     int device;
-    bool timing;
     std::shared_ptr<nca::executor::Operation> last{};  // null before the first record
 };
 
@@ -158,16 +153,12 @@ public:
     // The stream of a handle; null where there is no such stream.
     CUstream_st* find(cudaStream_t handle) {
         if (!handle) {
-            return &default_streams.try_emplace(current_device, CUstream_st{current_device, true})
+            return &default_streams.try_emplace(current_device, CUstream_st{current_device})
                         .first->second;
         }
         const auto found = std::ranges::find_if(
             streams, [&](const CUstream_st& s) { return &s == handle && !s.destroyed; });
         return found == streams.end() ? nullptr : &*found;
-    }
-    bool is_default(const CUstream_st& stream) const {
-        const auto found = default_streams.find(stream.device);
-        return found != default_streams.end() && &found->second == &stream;
     }
 
     // Queues the work or, where the stream captures, records it.
@@ -177,21 +168,6 @@ public:
             if (!stream.capture->valid) return cudaErrorStreamCaptureInvalidated;
             stream.capture->work.push_back(std::move(work));
             return cudaSuccess;
-        }
-        if (is_default(stream)) {
-            for (CUstream_st& other : streams) {
-                if (!other.blocking || other.device != stream.device) continue;
-                if (other.capture) {
-                    other.capture->valid = false;
-                    return cudaErrorStreamCaptureImplicit;
-                }
-                if (!other.queue.empty()) after.push_back(other.queue.back());
-            }
-        } else if (stream.blocking) {
-            const auto found = default_streams.find(stream.device);
-            if (found != default_streams.end() && !found->second.queue.empty()) {
-                after.push_back(found->second.queue.back());
-            }
         }
         stream.queue.push_back(
             std::make_shared<Operation>(Operation{std::move(work), &stream, std::move(after)}));
@@ -239,8 +215,7 @@ public:
     // Whether this OS thread captures, which forbids it the calls that wait.
     Capture* capture_here() {
         for (CUstream_st& stream : streams) {
-            if (stream.capture && stream.capture->thread == std::this_thread::get_id() &&
-                stream.capture->mode != cudaStreamCaptureModeRelaxed) {
+            if (stream.capture && stream.capture->thread == std::this_thread::get_id()) {
                 return stream.capture.get();
             }
         }
@@ -272,7 +247,6 @@ public:
     }
 
     void choose_code() { running_code = std::min(newest_code, major * 10 + minor); }
-    bool clusters_supported() const { return clusters_allowed && major >= 9; }
 
     // Every call that wants a kernel loads it.
     cudaError_t load(const void* kernel) {
@@ -291,7 +265,7 @@ public:
         return clusters;
     }
     cudaError_t check_cluster(const dim3& grid, const dim3& cluster) const {
-        if (!clusters_supported()) return cudaErrorNotSupported;
+        if (major < 9) return cudaErrorNotSupported;
         const auto divides = [](unsigned part, unsigned all) {
             return part > 0 && all % part == 0;
         };
@@ -312,7 +286,6 @@ public:
     int major = 7;
     int minor = 5;
     std::size_t shared_at_most = 64 << 10;
-    bool clusters_allowed = true;
     int newest_code = 1000;
     int graph_launches_left = -1;  // until one fails; negative: none does
 
@@ -332,7 +305,6 @@ public:
 private:
     static void finish(Operation& operation) {
         operation.done = true;
-        operation.finished = std::chrono::steady_clock::now();
         operation.work = nullptr;
         operation.after.clear();
     }
@@ -377,20 +349,13 @@ cudaError_t destroy_in(std::list<T>& all, T* handle) {
 
 cudaError_t check_copy(const Runtime& cuda, const void* to, const void* from, std::size_t bytes,
                        cudaMemcpyKind kind) {
-    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
-        return cudaErrorInvalidMemcpyDirection;
-    }
     const auto valid = [&](const void* memory, bool device) {
         return device ? cuda.device_memory.holds_all_of(memory, bytes)
                       : !cuda.device_memory.holds_any_of(memory, bytes);
     };
-    const auto any = [&](const void* memory) {
-        return valid(memory, true) || valid(memory, false);
-    };
     const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    const bool good = kind == cudaMemcpyDefault ? any(to) && any(from)
-                                                : valid(to, to_device) && valid(from, from_device);
+    const bool good = valid(to, to_device) && valid(from, from_device);
     return good ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -405,8 +370,6 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration",
      "invalid configuration argument"},
-    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection",
-     "invalid copy direction for memcpy"},
     {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
      "CUDA driver version is insufficient for CUDA runtime version"},
     {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
@@ -418,10 +381,6 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorIllegalState, "cudaErrorIllegalState",
      "the operation cannot be performed in the present state"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
-    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress",
-     "an illegal memory access was encountered"},
-    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
-     "too many resources requested for launch"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge",
      "too many blocks in cooperative launch"},
@@ -432,8 +391,6 @@ constexpr ErrorText error_texts[] = {
      "operation failed due to a previous error during capture"},
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
      "dependency created on uncaptured work in another stream"},
-    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
-     "operation would make the legacy stream depend on a capturing blocking stream"},
     {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
      "attempt to terminate a thread-local capture sequence from another thread"},
     {cudaErrorInvalidClusterSize, "cudaErrorInvalidClusterSize", "cluster misconfiguration"},
@@ -495,10 +452,6 @@ void set_compute_capability(int major, int minor) {
 void set_shared_limit(std::size_t bytes) {
     const std::lock_guard lock(runtime().mutex);
     runtime().shared_at_most = bytes;
-}
-void set_clusters_supported(bool supported) {
-    const std::lock_guard lock(runtime().mutex);
-    runtime().clusters_allowed = supported;
 }
 
 void set_newest_code(int code) {
@@ -565,7 +518,6 @@ using namespace nca::executor;
 const char* cudaGetErrorName(cudaError_t error) { return text_of(error).name; }
 const char* cudaGetErrorString(cudaError_t error) { return text_of(error).text; }
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
-cudaError_t cudaPeekAtLastError() { return last_error; }
 
 // Devices
 
@@ -596,61 +548,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.check_device(device)) return error;
         *properties = {.name = "kernel executor",
-                       .totalGlobalMem = cuda.memory_limit,
-                       .sharedMemPerBlock = shared_without_asking,
-                       .regsPerBlock = 65536,
-                       .warpSize = warpSize,
-                       .maxThreadsPerBlock = 1024,
-                       .maxThreadsDim = {1024, 1024, 64},
-                       .maxGridSize = {0x7fffffff, 65535, 65535},
                        .major = cuda.major,
                        .minor = cuda.minor,
                        .multiProcessorCount = cuda.multiprocessors,
-                       .maxThreadsPerMultiProcessor = 1024,
-                       .sharedMemPerMultiprocessor = cuda.shared_at_most,
                        .sharedMemPerBlockOptin = cuda.shared_at_most};
         return cudaSuccess;
     });
-}
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-    cudaDeviceProp properties;
-    if (const cudaError_t error = cudaGetDeviceProperties(&properties, device)) return error;
-    switch (attribute) {
-        case cudaDevAttrMultiProcessorCount:
-            *value = properties.multiProcessorCount;
-            return cudaSuccess;
-        case cudaDevAttrComputeCapabilityMajor:
-            *value = properties.major;
-            return cudaSuccess;
-        case cudaDevAttrComputeCapabilityMinor:
-            *value = properties.minor;
-            return cudaSuccess;
-        case cudaDevAttrCooperativeLaunch:
-            *value = 1;
-            return cudaSuccess;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = static_cast<int>(properties.sharedMemPerBlockOptin);
-            return cudaSuccess;
-        case cudaDevAttrClusterLaunch:
-            return locked([&](Runtime& cuda) {
-                *value = cuda.clusters_supported();
-                return cudaSuccess;
-            });
-    }
-    return report(cudaErrorInvalidValue);
-}
-
-cudaError_t cudaDriverGetVersion(int* version) {
-    return locked([&](Runtime& cuda) {
-        *version = cuda.driver_missing ? 0 : CUDART_VERSION;
-        return cudaSuccess;
-    });
-}
-
-cudaError_t cudaRuntimeGetVersion(int* version) {
-    *version = CUDART_VERSION;
-    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize() {
@@ -755,8 +658,8 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, std::size_t bytes, cudaStr
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.usable()) return error;
-        if (flags > cudaStreamNonBlocking) return cudaErrorInvalidValue;
-        *stream = &cuda.streams.emplace_back(CUstream_st{current_device, flags == 0});
+        if (flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
+        *stream = &cuda.streams.emplace_back(CUstream_st{current_device});
         return cudaSuccess;
     });
 }
@@ -816,7 +719,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     });
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     return locked([&](Runtime& cuda) {
         CUstream_st* const found = cuda.find(stream);
         if (!found) return cudaErrorInvalidResourceHandle;
@@ -824,7 +727,6 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
         if (found->capture) return cudaErrorIllegalState;
         found->capture = std::make_unique<Capture>();
         found->capture->thread = std::this_thread::get_id();
-        found->capture->mode = mode;
         return cudaSuccess;
     });
 }
@@ -835,8 +737,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
         CUstream_st* const found = cuda.find(stream);
         if (!found) return cudaErrorInvalidResourceHandle;
         if (!found->capture) return cudaErrorIllegalState;
-        if (found->capture->thread != std::this_thread::get_id() &&
-            found->capture->mode != cudaStreamCaptureModeRelaxed) {
+        if (found->capture->thread != std::this_thread::get_id()) {
             found->capture->valid = false;
             return cudaErrorStreamCaptureWrongThread;
         }
@@ -863,9 +764,8 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.usable()) return error;
-        if (flags > (cudaEventBlockingSync | cudaEventDisableTiming)) return cudaErrorInvalidValue;
-        const bool timing = (flags & cudaEventDisableTiming) == 0;
-        *event = &cuda.events.emplace_back(CUevent_st{current_device, timing});
+        if (flags != cudaEventDisableTiming) return cudaErrorInvalidValue;
+        *event = &cuda.events.emplace_back(CUevent_st{current_device});
         return cudaSuccess;
     });
 }
@@ -886,40 +786,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         }
         if (const cudaError_t error = cuda.submit(*found, nullptr)) return error;
         event->last = found->queue.back();
-        return cudaSuccess;
-    });
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    return locked([&](Runtime& cuda) {
-        if (!find_in(cuda.events, event)) return cudaErrorInvalidResourceHandle;
-        const std::shared_ptr<Operation> last = event->last;
-        return waiting(cuda, [&] {
-            if (last) cuda.complete(*last);
-        });
-    });
-}
-
-// See cudaStreamQuery.
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-    return locked([&](Runtime& cuda) {
-        if (!find_in(cuda.events, event)) return cudaErrorInvalidResourceHandle;
-        if (!event->last || event->last->done) return cudaSuccess;
-        waiting(cuda, [&] { cuda.step(*event->last->stream); });
-        return cudaErrorNotReady;
-    });
-}
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-    return locked([&](Runtime& cuda) {
-        for (const cudaEvent_t event : {start, end}) {
-            if (!find_in(cuda.events, event) || !event->timing || !event->last) {
-                return cudaErrorInvalidResourceHandle;
-            }
-        }
-        if (!start->last->done || !end->last->done) return cudaErrorNotReady;
-        const auto elapsed = end->last->finished - start->last->finished;
-        *milliseconds = std::chrono::duration<float, std::milli>(elapsed).count();
         return cudaSuccess;
     });
 }
@@ -965,10 +831,9 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 
 // Kernels
 
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
     return locked([&](Runtime& cuda) {
         if (const cudaError_t error = cuda.load(kernel)) return error;
-        if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
         if (value < 0 || static_cast<std::size_t>(value) > cuda.shared_at_most) {
             return cudaErrorInvalidValue;
         }

@@ -53,7 +53,7 @@ inline void store4_if(std::uint32_t wanted, float* global, float4 value) {
 }
 
 inline void copy_async(float* shared, const float* global) {
-    executor::defer_copy(shared, global, sizeof(float4));
+    executor::defer_copy(shared, global);
 }
 inline void wait_for_copies() { executor::finish_copies(); }
 inline void end_copy_group() { executor::end_copy_group(); }
