@@ -20,10 +20,7 @@ namespace {
 constexpr unsigned all_lanes = 0xffffffffU;
 
 __global__ void positions_kernel(unsigned* result) {
-    const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-    const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    result[block * threads + thread] += block * 1000 + thread;
+    result[blockIdx.x * blockDim.x + threadIdx.x] += blockIdx.x * 1000 + threadIdx.x;
 }
 
 // Each thread gets what another one wrote.
@@ -197,8 +194,8 @@ __global__ void reduce_kernel(Reduced* result) {
 
 TEST_CASE("every thread of every block runs once and knows its place") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const Numbers<unsigned> result(std::vector<unsigned>(3 * 2 * 4 * 5 * 7 * 2));
-    REQUIRE(launch({{3, 2, 4}, {5, 7, 2}}, positions_kernel, result.data()) == cudaSuccess);
+    const Numbers<unsigned> result(std::vector<unsigned>(24 * 70));
+    REQUIRE(launch({24, 70}, positions_kernel, result.data()) == cudaSuccess);
     const std::vector<unsigned> values = result.download();
     for (unsigned i = 0; i < values.size(); ++i) REQUIRE(values[i] == i / 70 * 1000 + i % 70);
 }
@@ -206,10 +203,10 @@ TEST_CASE("every thread of every block runs once and knows its place") {
 TEST_CASE("a block barrier separates writes from reads, in both orders") {
     const InOrder in_order(GENERATE(Order::forward, Order::reverse));
     const int threads = GENERATE(1, 31, 33, 256, 1024);
-    const auto reversed =
-        result_of<int>(threads, {1, threads, sizeof(int) * threads}, reverse_kernel<true>);
-    const auto moved =
-        result_of<int>(threads, {2, threads, sizeof(int) * threads}, barriers_in_loop_kernel);
+    Shape shape{1, static_cast<unsigned>(threads), sizeof(int) * threads};
+    const auto reversed = result_of<int>(threads, shape, reverse_kernel<true>);
+    shape.blocks = 2;
+    const auto moved = result_of<int>(threads, shape, barriers_in_loop_kernel);
     for (int i = 0; i < threads; ++i) {
         REQUIRE(reversed[i] == threads - 1 - i);
         REQUIRE(moved[i] == (i + 5) % threads);
@@ -274,22 +271,22 @@ TEST_CASE("a warp barrier does not separate warps") {
 }
 
 TEST_CASE("threads that wait at different barriers are an error that names both") {
-    const std::string message = complaint({{2, 3}, 64}, different_barriers_kernel);
+    const std::string message = complaint({6, 64}, different_barriers_kernel);
     CHECK_THAT(message, contains("different_barriers_kernel"));
-    CHECK_THAT(message, contains("block (0, 0, 0)"));
-    CHECK_THAT(message, contains("thread (0, 0, 0) at __syncthreads"));
-    CHECK_THAT(message, contains("thread (40, 0, 0) at __syncthreads"));
+    CHECK_THAT(message, contains("block 0"));
+    CHECK_THAT(message, contains("thread 0 at __syncthreads"));
+    CHECK_THAT(message, contains("thread 40 at __syncthreads"));
     CHECK_THAT(message, contains("executor_threads_test.cpp:"));
 }
 
 TEST_CASE("a barrier that some threads never reach is an error") {
     const std::string message = complaint({1, 32}, unreached_barrier_kernel);
-    CHECK_THAT(message, contains("thread (3, 0, 0) at __syncthreads"));
-    CHECK_THAT(message, contains("thread (0, 0, 0) at __syncwarp"));
+    CHECK_THAT(message, contains("thread 3 at __syncthreads"));
+    CHECK_THAT(message, contains("thread 0 at __syncwarp"));
 }
 
 TEST_CASE("a collective without one of its lanes is an error") {
-    CHECK_THAT(complaint({1, 32}, finished_lane_kernel), contains("thread (4, 0, 0)"));
+    CHECK_THAT(complaint({1, 32}, finished_lane_kernel), contains("thread 4"));
     CHECK_THAT(complaint({1, 10}, lane_beyond_warp_kernel), contains("lane 20"));
     CHECK_THAT(complaint({1, 32}, partial_mask_kernel), contains("full warp"));
 }

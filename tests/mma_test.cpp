@@ -43,8 +43,8 @@ Moved moved(const Moved& from) {
     Moved result;
     constexpr int pitch = 16;
     nca::executor::run({.kernel = "matrices_test",
-                        .grid = 1,
-                        .block = 32,
+                        .blocks = 1,
+                        .threads = 32,
                         .shared_bytes = 32 * pitch * 2,
                         .thread = [&] {
                             auto* const shared =
@@ -86,7 +86,7 @@ std::array<float, rows * columns> multiplied(const Product& product) {
     const nca::test::TensorDevice device;
     std::array<float, rows* columns> result = {};
     nca::executor::run(
-        {.kernel = "mma_test", .grid = 1, .block = 32, .shared_bytes = 0, .thread = [&] {
+        {.kernel = "mma_test", .blocks = 1, .threads = 32, .shared_bytes = 0, .thread = [&] {
              const int lane = static_cast<int>(threadIdx.x);
              float a[8], b[4];
              for (int i = 0; i < 8; ++i) a[i] = product.a[a_row(lane, i) * depth + a_k(lane, i)];
@@ -330,8 +330,8 @@ TEST_CASE("rows of matrices lie in shared memory, at multiples of 16 bytes") {
         const nca::test::TensorDevice device;
         return nca::test::message_of<std::logic_error>([&] {
             nca::executor::run({.kernel = "matrices_test",
-                                .grid = 1,
-                                .block = 32,
+                                .blocks = 1,
+                                .threads = 32,
                                 .shared_bytes = 512,
                                 .thread = [&] {
                                     auto* const shared =

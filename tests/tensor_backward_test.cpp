@@ -138,8 +138,8 @@ Results block_results(const Network& network, int count, const PartialGradients*
     using Rows = BackwardRows<parts>;
     executor::run(
         {.kernel = "tensor_backward_test",
-         .grid = 1,
-         .block = Traits::threads,
+         .blocks = 1,
+         .threads = Traits::threads,
          .shared_bytes = sizeof(SharedStorage<parts>),
          .thread = [&] {
              auto& shared = shared_storage<SharedStorage<parts>, 227 * 1024>();

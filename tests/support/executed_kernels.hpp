@@ -90,20 +90,21 @@ inline constexpr auto all_interleavings = {Interleaving::by_barrier,
                                            Interleaving::one_block_late, Interleaving::random};
 
 struct Shape {
-    dim3 grid = 1;
-    dim3 block = 1;
+    unsigned blocks = 1;
+    unsigned threads = 1;  // of a block
     std::size_t shared_bytes = 0;
     cudaStream_t stream = nullptr;
     bool cooperative = false;
-    dim3 cluster = 0;  // none
+    unsigned cluster_blocks = 0;  // no clusters
 };
 
-inline Shape in_clusters(dim3 cluster, dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
-    return {grid, block, shared_bytes, nullptr, false, cluster};
+inline Shape in_clusters(unsigned cluster_blocks, unsigned blocks, unsigned threads,
+                         std::size_t shared_bytes = 0) {
+    return {blocks, threads, shared_bytes, nullptr, false, cluster_blocks};
 }
 
-inline Shape cooperative(dim3 grid, dim3 block, std::size_t shared_bytes = 0) {
-    return {grid, block, shared_bytes, nullptr, true};
+inline Shape cooperative(unsigned blocks, unsigned threads, std::size_t shared_bytes = 0) {
+    return {blocks, threads, shared_bytes, nullptr, true};
 }
 
 template <class... Types, class... Arguments>
@@ -112,9 +113,10 @@ cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... ar
     attributes[0].id = cudaLaunchAttributeCooperative;
     attributes[0].val.cooperative = shape.cooperative;
     attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
-    const cudaLaunchConfig_t config{shape.grid,   shape.block, shape.shared_bytes,
-                                    shape.stream, attributes,  shape.cluster.x == 0 ? 1U : 2U};
+    attributes[1].val.clusterDim = {shape.cluster_blocks, 1, 1};
+    const cudaLaunchConfig_t config{shape.blocks,       shape.threads,
+                                    shape.shared_bytes, shape.stream,
+                                    attributes,         shape.cluster_blocks == 0 ? 1U : 2U};
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

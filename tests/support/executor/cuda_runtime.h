@@ -35,8 +35,6 @@ struct uint3 {
 };
 struct dim3 {
     constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
-    constexpr operator uint3() const { return {x, y, z}; }
     unsigned x, y, z;
 };
 struct alignas(8) uint2 {
@@ -64,7 +62,8 @@ constexpr int max(int a, int b) { return a > b ? a : b; }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 
-// Of the CUDA thread that runs at the moment.
+// Of the CUDA thread that runs at the moment. Threads, blocks and clusters lie in rows: y and z of
+// a launch are 1.
 extern constinit thread_local uint3 threadIdx;
 extern constinit thread_local uint3 blockIdx;
 extern constinit thread_local dim3 blockDim;

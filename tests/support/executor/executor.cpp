@@ -166,7 +166,7 @@ struct Lane {
     State state = State::finished;
     bool exchanges = false;  // at a warp barrier that is a collective
     bool news = false;       // since it was resumed: it has read or changed what others wait for
-    uint3 thread{};
+    unsigned thread = 0;
     Block* block = nullptr;
     Warp* warp = nullptr;
     int in_warp = 0;
@@ -227,17 +227,12 @@ private:
     std::size_t bytes_;
 };
 
-std::string text(const uint3& v) {
-    return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) +
-           ")";
-}
-
 std::string text(const Place& place) {
     return std::string(place.what) + ", " + place.file + ":" + std::to_string(place.line);
 }
 
 std::string text(const Lane& lane) {
-    return "thread " + text(lane.thread) + " at " + text(lane.place);
+    return "thread " + std::to_string(lane.thread) + " at " + text(lane.place);
 }
 
 std::string text(const Arrivals& barrier) {
@@ -271,7 +266,7 @@ struct Warp {
 
 // A block that is resident.
 struct Block {
-    uint3 index{};
+    unsigned index = 0;
     std::optional<Arena> arena;
     std::span<const std::unique_ptr<Lane>> lanes;
     std::vector<Warp> warps;
@@ -301,11 +296,6 @@ bool all_in(std::span<const std::unique_ptr<Lane>> lanes, State state) {
     return std::ranges::all_of(lanes, [=](const auto& lane) {
         return lane->state == state || lane->state == State::finished;
     });
-}
-
-uint3 position(std::uint64_t i, const dim3& extent) {
-    const std::uint64_t rest = i / extent.x;
-    return {unsigned(i % extent.x), unsigned(rest % extent.y), unsigned(rest / extent.y)};
 }
 
 // Two maps of the process for each stack, of the 65,530 that Linux allows.
@@ -486,8 +476,8 @@ fiber Multiprocessor::live(Lane& lane, fiber scheduler) {
 
 void Multiprocessor::resume(Lane& lane) {
     current_ = &lane;
-    threadIdx = lane.thread;
-    if (lane.block) blockIdx = lane.block->index;
+    threadIdx.x = lane.thread;
+    if (lane.block) blockIdx.x = lane.block->index;
     leave_stack(scheduler_stack_, lane.stack);
     lane.rest = std::move(lane.rest).resume();
     enter_stack(scheduler_stack_, nullptr);
@@ -529,7 +519,8 @@ void Multiprocessor::together(void* own, std::size_t bytes, void (*work)(void*),
 void Multiprocessor::end_thread() {
     Lane& lane = *current_;
     if (!lane.unread_stores.empty()) {
-        fail("thread " + text(lane.thread) + " has finished before its bulk stores have read " +
+        fail("thread " + std::to_string(lane.thread) +
+             " has finished before its bulk stores have read " +
              "shared memory: it has not called wait_bulk_reads");
     }
     for (BulkStore& store : lane.stores_to_end) stores_to_end_.push_back(std::move(store));
@@ -575,10 +566,12 @@ void write(std::vector<BulkStore>& stores) {
 Arrivals& Multiprocessor::arrivals(Block& block, void* barrier) const {
     const auto found = block.barriers.find(barrier);
     if (found == block.barriers.end()) {
-        fail("uses an arrival barrier that block " + text(block.index) + " has not initialized");
+        fail("uses an arrival barrier that block " + std::to_string(block.index) +
+             " has not initialized");
     }
     if (std::memcmp(barrier, &barrier_mark, sizeof barrier_mark) != 0) {
-        fail("an arrival barrier of block " + text(block.index) + " has been written over");
+        fail("an arrival barrier of block " + std::to_string(block.index) +
+             " has been written over");
     }
     return found->second;
 }
@@ -726,8 +719,8 @@ void Multiprocessor::deliver_late(Block& block, const Arrivals& barrier) const {
 }
 
 void Multiprocessor::fail(const Block& block, const std::string& what) const {
-    throw std::logic_error("kernel " + launch_->kernel + ", block " + text(block.index) + ": " +
-                           what);
+    throw std::logic_error("kernel " + launch_->kernel + ", block " + std::to_string(block.index) +
+                           ": " + what);
 }
 
 void Multiprocessor::run(const Launch& launch) {
@@ -735,13 +728,11 @@ void Multiprocessor::run(const Launch& launch) {
     reverse_ = order() == Order::reverse;
     interleaving_ = interleaving();
     chance_ = Chance(the_seed);
-    blockDim = launch.block;
-    gridDim = launch.grid;
-    threads_ = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-    const std::uint64_t blocks = std::uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-    const std::uint64_t together =
-        launch.cooperative ? blocks
-                           : std::uint64_t(launch.cluster.x) * launch.cluster.y * launch.cluster.z;
+    blockDim = launch.threads;
+    gridDim = launch.blocks;
+    threads_ = static_cast<int>(launch.threads);
+    const std::uint64_t blocks = launch.blocks;
+    const std::uint64_t together = launch.cooperative ? blocks : launch.cluster_blocks;
     if (together * threads_ > most_lanes) {
         throw std::logic_error("kernel " + launch.kernel + ": " + std::to_string(together) +
                                " blocks of " + std::to_string(threads_) +
@@ -759,18 +750,12 @@ void Multiprocessor::run(const Launch& launch) {
 
 // The block with that number in the order of this run: cluster after cluster.
 void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
-    const dim3& grid = launch_->grid;
-    const dim3& cluster = launch_->cluster;
-    const std::size_t size = std::size_t{cluster.x} * cluster.y * cluster.z;
-    const dim3 clusters(grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z);
-    const std::uint64_t count = std::uint64_t(clusters.x) * clusters.y * clusters.z;
+    const std::size_t size = launch_->cluster_blocks;
     const std::uint64_t rank = nth<std::uint64_t>(number % size, size);
-    const uint3 of_cluster = position(nth(number / size, count), clusters);
-    const uint3 in_cluster = position(rank, cluster);
 
     Block& block = *blocks_[slot];
-    block.index = {of_cluster.x * cluster.x + in_cluster.x, of_cluster.y * cluster.y + in_cluster.y,
-                   of_cluster.z * cluster.z + in_cluster.z};
+    block.index = static_cast<unsigned>(
+        nth<std::uint64_t>(number / size, launch_->blocks / size) * size + rank);
     block.rank = static_cast<unsigned>(rank);
     const std::size_t first = slot / size * size;
     block.cluster = std::span(blocks_).subspan(first, size);
@@ -790,7 +775,7 @@ void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
     for (int i = 0; i < threads_; ++i) {
         Lane& lane = *block.lanes[i];
         lane.state = State::ready;
-        lane.thread = position(i, launch_->block);
+        lane.thread = static_cast<unsigned>(i);
         lane.block = &block;
         lane.warp = &block.warps[i / warpSize];
         lane.warp->first = i / warpSize * warpSize;
@@ -919,8 +904,8 @@ void Multiprocessor::run_warp(Block& block, Warp& warp) {
         if (any_in(lanes, State::polling)) return;
         const auto finished = std::ranges::find(lanes, State::finished, &Lane::state);
         if ((*at_barrier)->exchanges && finished != lanes.end()) {
-            fail(block, text(**at_barrier) + " waits for thread " + text((*finished)->thread) +
-                            ", which has finished");
+            fail(block, text(**at_barrier) + " waits for thread " +
+                            std::to_string((*finished)->thread) + ", which has finished");
         }
         for (const auto& lane : lanes) {
             if (lane->state != State::finished) lane->state = State::ready;
@@ -978,9 +963,10 @@ void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes
         if (!one) one = lane.get();
         if (same(lane->place, one->place)) continue;
         const bool elsewhere = lane->block != one->block;
-        fail(*one->block, "threads wait at different barriers: " + text(*one) + "; " +
-                              (elsewhere ? "block " + text(lane->block->index) + ", " : "") +
-                              text(*lane));
+        fail(*one->block,
+             "threads wait at different barriers: " + text(*one) + "; " +
+                 (elsewhere ? "block " + std::to_string(lane->block->index) + ", " : "") +
+                 text(*lane));
     }
 }
 

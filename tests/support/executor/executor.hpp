@@ -81,12 +81,12 @@ void set_shared_limit(std::size_t bytes);  // of a block that asks; 64 KiB at fi
 // The launch of one kernel.
 struct Launch {
     std::string kernel;
-    dim3 grid;
-    dim3 block;
+    unsigned blocks;
+    unsigned threads;  // of a block
     std::size_t shared_bytes;
     std::function<void()> thread;
     bool cooperative = false;  // all blocks are resident at once
-    dim3 cluster = 1;
+    unsigned cluster_blocks = 1;
 };
 
 // After so many launches of graphs the next one fails, once.

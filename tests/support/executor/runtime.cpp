@@ -264,17 +264,11 @@ public:
         }
         return clusters;
     }
-    cudaError_t check_cluster(const dim3& grid, const dim3& cluster) const {
+    cudaError_t check_cluster(unsigned blocks, unsigned cluster_blocks) const {
         if (major < 9) return cudaErrorNotSupported;
-        const auto divides = [](unsigned part, unsigned all) {
-            return part > 0 && all % part == 0;
-        };
-        if (!divides(cluster.x, grid.x) || !divides(cluster.y, grid.y) ||
-            !divides(cluster.z, grid.z)) {
-            return cudaErrorInvalidClusterSize;
-        }
-        const std::uint64_t blocks = std::uint64_t(cluster.x) * cluster.y * cluster.z;
-        return blocks > most_cluster_blocks ? cudaErrorInvalidClusterSize : cudaSuccess;
+        const bool fits = cluster_blocks > 0 && cluster_blocks <= most_cluster_blocks &&
+                          blocks % cluster_blocks == 0;
+        return fits ? cudaSuccess : cudaErrorInvalidClusterSize;
     }
 
     std::recursive_mutex mutex;
@@ -475,39 +469,35 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, Work th
             throw std::logic_error(name +
                                    " is launched as a dependent, and its code does not wait");
         }
-        const dim3& block = config.blockDim;
-        const dim3& grid = config.gridDim;
-        const auto within = [](unsigned size, unsigned most) { return size >= 1 && size <= most; };
-        if (!within(block.x, 1024) || !within(block.y, 1024) || !within(block.z, 64) ||
-            block.x * block.y * block.z > 1024 || !within(grid.x, 0x7fffffff) ||
-            !within(grid.y, 65535) || !within(grid.z, 65535)) {
+        const auto row = [](const dim3& size, unsigned most) {
+            return size.x >= 1 && size.x <= most && size.y == 1 && size.z == 1;
+        };
+        if (!row(config.blockDim, 1024) || !row(config.gridDim, 0x7fffffff)) {
             return cudaErrorInvalidConfiguration;
         }
+        const unsigned blocks = config.gridDim.x;
         if (config.dynamicSmemBytes > cuda.shared_limit(kernel)) return cudaErrorInvalidValue;
         const auto* const together = find_attribute(config, cudaLaunchAttributeCooperative);
         const bool cooperative = together && together->cooperative != 0;
-        dim3 cluster = 1;
+        unsigned cluster_blocks = 1;
         if (const auto* const shape = find_attribute(config, cudaLaunchAttributeClusterDimension)) {
-            cluster = dim3(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
-            const cudaError_t error = cuda.check_cluster(grid, cluster);
-            if (error) return error;
+            cluster_blocks = shape->clusterDim.x;
+            if (const cudaError_t error = cuda.check_cluster(blocks, cluster_blocks)) return error;
         }
-        const unsigned cluster_blocks = cluster.x * cluster.y * cluster.z;
         const int clusters = cuda.resident_clusters(cluster_blocks);
         if (clusters == 0) return cudaErrorInvalidClusterSize;
-        const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y * grid.z;
         if (cooperative && blocks > std::uint64_t(clusters) * cluster_blocks) {
             return cudaErrorCooperativeLaunchTooLarge;
         }
         CUstream_st* const stream = cuda.find(config.stream);
         if (!stream || stream->device != current_device) return cudaErrorInvalidResourceHandle;
-        return cuda.submit(*stream,
-                           [launch = Launch{std::move(name), grid, block, config.dynamicSmemBytes,
-                                            std::move(thread), cooperative, cluster},
-                            &cuda] {
-                               cuda.kernels.insert(launch.kernel);
-                               run(launch);
-                           });
+        return cuda.submit(*stream, [launch = Launch{std::move(name), blocks, config.blockDim.x,
+                                                     config.dynamicSmemBytes, std::move(thread),
+                                                     cooperative, cluster_blocks},
+                                     &cuda] {
+            cuda.kernels.insert(launch.kernel);
+            run(launch);
+        });
     });
 }
 
@@ -871,9 +861,9 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel,
         if (!shape || config->dynamicSmemBytes > cuda.shared_limit(kernel)) {
             return cudaErrorInvalidValue;
         }
-        const dim3 cluster(shape->clusterDim.x, shape->clusterDim.y, shape->clusterDim.z);
-        const cudaError_t error = cuda.check_cluster(config->gridDim, cluster);
-        if (!error) *clusters = cuda.resident_clusters(cluster.x * cluster.y * cluster.z);
+        const unsigned cluster_blocks = shape->clusterDim.x;
+        const cudaError_t error = cuda.check_cluster(config->gridDim.x, cluster_blocks);
+        if (!error) *clusters = cuda.resident_clusters(cluster_blocks);
         return error;
     });
 }
