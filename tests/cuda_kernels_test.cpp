@@ -32,12 +32,6 @@ using test::Start;
 
 namespace {
 
-// Sets the order back to what it was.
-struct InReverse {
-    InReverse() { executor::set_order(executor::Order::reverse); }
-    ~InReverse() { executor::set_order(executor::Order::forward); }
-};
-
 // Leaves so many bytes of device memory for a while.
 struct MemoryLeft {
     explicit MemoryLeft(std::size_t bytes) {
@@ -187,7 +181,7 @@ TEST_CASE("threads, warps and blocks that run in reverse order give the same bit
         REQUIRE(test::largest_magnitude(expected.gradients.weights) > 0);
         const auto advanced = test::run_advance(*make_engine(Device::cuda()), example);
         REQUIRE(advanced == expected.states.back());
-        const InReverse reverse;
+        const test::BlockSchedule reverse(executor::Order::reverse);
         REQUIRE((test::run_rollout(*make_engine(Device::cuda()), example) == expected));
         REQUIRE(test::run_advance(*make_engine(Device::cuda()), example) == advanced);
     }
@@ -196,7 +190,7 @@ TEST_CASE("threads, warps and blocks that run in reverse order give the same bit
 TEST_CASE("training in reverse order gives the same bits") {
     for (const char* name : {"notebook", "growing", "regenerating"}) {
         const auto expected = train_a_little(name);
-        const InReverse reverse;
+        const test::BlockSchedule reverse(executor::Order::reverse);
         REQUIRE(train_a_little(name) == expected);
     }
 }
@@ -207,7 +201,7 @@ TEST_CASE("more tiles than blocks give the gradients of the reference") {
         .height = 17, .width = 2105, .batch = 1, .steps = 1, .start = Start::seed};
     const Case example = test::random_case(options, 2);
     const auto expected = test::run_rollout(*make_engine(Device::cuda()), example);
-    const InReverse reverse;
+    const test::BlockSchedule reverse(executor::Order::reverse);
     REQUIRE((test::run_rollout(*make_engine(Device::cuda()), example) == expected));
     const auto reference = test::expected_of(example, {0, 0});
     REQUIRE(reference.has_value());

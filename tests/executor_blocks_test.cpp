@@ -115,9 +115,8 @@ __global__ void cooperative_throw_kernel(std::uint32_t* flag) {
 
 std::vector<float> relayed(void (*kernel)(float*, std::uint32_t*, int), Order order,
                            Interleaving interleaving) {
-    const WithDevice device(8, 0, 8, 64 << 10);
-    const InOrder in_order(order);
-    const WithInterleaving with(interleaving);
+    const ExecutedDevice device(8, 0, 8, 64 << 10);
+    const BlockSchedule schedule(order, interleaving);
     const Numbers<float> values(std::vector<float>(16 * 40));
     const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>(16));
     REQUIRE(launch(cooperative(16, 40), kernel, values.data(), flags.data(), 3) == cudaSuccess);
@@ -127,8 +126,8 @@ std::vector<float> relayed(void (*kernel)(float*, std::uint32_t*, int), Order or
 }  // namespace
 
 TEST_CASE("the blocks of a cooperative launch are resident together, each with its own memory") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse),
+                                 GENERATE(values(all_interleavings)));
     const Numbers<unsigned> result(4 * 64);
     const Numbers<std::uint32_t> counter(std::vector<std::uint32_t>{0});
     REQUIRE(launch(cooperative(4, 64, sizeof(unsigned) * 64), resident_kernel, result.data(),
@@ -160,9 +159,9 @@ TEST_CASE("blocks that do not wait give other bits in some interleaving") {
 }
 
 TEST_CASE("a barrier of the grid can be made of flags") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const WithInterleaving with(GENERATE(values(all_interleavings)));
-    const WithDevice device(8, 0, 32, 64 << 10);
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse),
+                                 GENERATE(values(all_interleavings)));
+    const ExecutedDevice device(8, 0, 32, 64 << 10);
     const unsigned blocks = GENERATE(1, 4, 64);
     std::vector<unsigned> expected(blocks, 1);
     const Numbers<unsigned> result(expected);
@@ -177,8 +176,8 @@ TEST_CASE("a barrier of the grid can be made of flags") {
 }
 
 TEST_CASE("a flag that nobody raises is an error that names who waits for it") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse),
+                                 GENERATE(values(all_interleavings)));
     const Numbers<std::uint32_t> flags(std::vector<std::uint32_t>{6, 9});
     const bool together = GENERATE(true, false);
     const std::string message = complaint({3, 40, 0, nullptr, together}, wait_for_flag_kernel,
@@ -198,8 +197,8 @@ TEST_CASE("flags that are raised already hold nobody up") {
 }
 
 TEST_CASE("a lane may poll while its warp waits for it and other warps for the block") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse),
+                                 GENERATE(values(all_interleavings)));
     const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
     CHECK(complaint(cooperative(2, 64), poll_before_barrier_kernel, flag.data()).empty());
 }
@@ -207,7 +206,7 @@ TEST_CASE("a lane may poll while its warp waits for it and other warps for the b
 TEST_CASE("random turns are the same for a seed, differ between seeds, and leave some behind") {
     constexpr unsigned blocks = 4, warps = 3, threads = warps * 32, rounds = 20;
     const auto order = [](std::uint64_t seed, Interleaving interleaving = Interleaving::random) {
-        const WithInterleaving with(interleaving, seed);
+        const BlockSchedule schedule(Order::forward, interleaving, seed);
         const Numbers<unsigned> counter(std::vector<unsigned>{0});
         return result_of<unsigned>(rounds * blocks * threads, cooperative(blocks, threads),
                                    order_kernel, counter.data(), rounds);
@@ -240,8 +239,8 @@ TEST_CASE("random turns are the same for a seed, differ between seeds, and leave
 }
 
 TEST_CASE("what one block of a cooperative launch throws ends them all") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
-    const WithInterleaving with(GENERATE(values(all_interleavings)));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse),
+                                 GENERATE(values(all_interleavings)));
     const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
     REQUIRE(launch(cooperative(4, 33), cooperative_throw_kernel, flag.data()) == cudaSuccess);
     REQUIRE(message_of<std::runtime_error>([] { cudaDeviceSynchronize(); }) == "block 2");
@@ -254,14 +253,14 @@ TEST_CASE("a cooperative launch of more blocks than are resident at once fails")
     CHECK(launch(cooperative(5, 1), nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
     CHECK(launch({5, 1}, nothing_kernel) == cudaSuccess);
     CHECK(cudaGetLastError() == cudaErrorCooperativeLaunchTooLarge);
-    const WithDevice device(8, 0, 66, 64 << 10);
+    const ExecutedDevice device(8, 0, 66, 64 << 10);
     CHECK(complaint(cooperative(64, 256), nothing_kernel).empty());
     CHECK_THAT(complaint(cooperative(65, 256), nothing_kernel), contains("65 blocks of 256"));
     CHECK(launch(cooperative(133, 1), nothing_kernel) == cudaErrorCooperativeLaunchTooLarge);
 }
 
 TEST_CASE("one cluster runs after the other, unless the launch is cooperative") {
-    const WithDevice device(9, 0, 16, 64 << 10);
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
     const Numbers<unsigned> result(4 * 32);
     const Numbers<std::uint32_t> counter(std::vector<std::uint32_t>{0});
     Shape shape = in_clusters(2, 4, 32, sizeof(unsigned) * 32);

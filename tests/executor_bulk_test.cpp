@@ -119,10 +119,9 @@ __global__ void store_and_tell_kernel(float* values, std::uint32_t* flag) {
 struct Run {
     explicit Run(Order order, Interleaving interleaving = Interleaving::by_barrier,
                  std::uint64_t seed = 0)
-        : device(9, 0, 16, 64 << 10), in_order(order), with(interleaving, seed) {}
-    WithDevice device;
-    InOrder in_order;
-    WithInterleaving with;
+        : device(9, 0, 16, 64 << 10), schedule(order, interleaving, seed) {}
+    ExecutedDevice device;
+    BlockSchedule schedule;
 };
 
 constexpr unsigned blocks = 4, numbers = blocks * pieces * piece;
@@ -239,7 +238,7 @@ TEST_CASE("bulk copies that a GPU does not have are errors that say why") {
 }
 
 TEST_CASE("bulk copies need code for 9.0") {
-    const WithDevice device(8, 0, 16, 64 << 10);
+    const ExecutedDevice device(8, 0, 16, 64 << 10);
     const Numbers<float> to(100);
     CHECK_THAT(complaint({1, threads, sizeof(Storage)}, store_kernel<Fault::no_fence>, to.data()),
                contains("bulk_store: a trap"));

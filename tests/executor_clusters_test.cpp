@@ -157,9 +157,8 @@ Shape ring_shape() { return in_clusters(ring_blocks, 2 * ring_blocks, 32, sizeof
 
 std::vector<float> ring_result(void (*kernel)(float*, unsigned), Order order,
                                Interleaving interleaving) {
-    const WithDevice device(9, 0, 16, 64 << 10);
-    const InOrder in_order(order);
-    const WithInterleaving with(interleaving);
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
+    const BlockSchedule schedule(order, interleaving);
     const Numbers<float> values(ring_start());
     REQUIRE(launch(ring_shape(), kernel, values.data(), ring_rounds) == cudaSuccess);
     return values.download();
@@ -167,8 +166,8 @@ std::vector<float> ring_result(void (*kernel)(float*, unsigned), Order order,
 
 std::string ring_complaint(void (*kernel)(float*, unsigned), Order order,
                            unsigned rounds = ring_rounds) {
-    const WithDevice device(9, 0, 16, 64 << 10);
-    const InOrder in_order(order);
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
+    const BlockSchedule schedule(order);
     const Numbers<float> values(ring_start());
     return complaint(ring_shape(), kernel, values.data(), rounds);
 }
@@ -176,18 +175,17 @@ std::string ring_complaint(void (*kernel)(float*, unsigned), Order order,
 }  // namespace
 
 TEST_CASE("blocks know their place in their cluster") {
-    const WithDevice device(9, 0, 16, 64 << 10);
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const auto ranks = result_of<unsigned>(24, in_clusters(6, 24, 1), ranks_kernel);
     for (unsigned i = 0; i < 24; ++i) REQUIRE(ranks[i] == 600 + i % 6);
     for (const unsigned rank : result_of<unsigned>(6, {6, 1}, ranks_kernel)) REQUIRE(rank == 100);
 }
 
 TEST_CASE("a cluster barrier separates the blocks of a cluster that have not finished") {
-    const WithDevice device(9, 0, 16, 64 << 10);
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
     const auto run = [](void (*kernel)(unsigned*), Order order, Interleaving interleaving) {
-        const InOrder in_order(order);
-        const WithInterleaving with(interleaving);
+        const BlockSchedule schedule(order, interleaving);
         const Numbers<unsigned> values(std::vector<unsigned>(12 * 40, 1));
         REQUIRE(launch(in_clusters(4, 12, 40), kernel, values.data()) == cudaSuccess);
         return values.download();
@@ -211,7 +209,7 @@ TEST_CASE("a cluster barrier separates the blocks of a cluster that have not fin
 }
 
 TEST_CASE("blocks of a cluster that wait at different barriers are an error that names both") {
-    const WithDevice device(9, 0, 16, 64 << 10);
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
     const std::string message = complaint(in_clusters(2, 2, 3), different_cluster_barriers_kernel);
     CHECK_THAT(message, contains("block 0"));
     CHECK_THAT(message, contains("block 1, thread 0 at cluster_barrier"));
@@ -272,8 +270,8 @@ TEST_CASE("asynchronous stores that cannot arrive are errors") {
 }
 
 TEST_CASE("asynchronous stores are of 8 and 16 bytes") {
-    const WithDevice device(9, 0, 16, 64 << 10);
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const auto stored =
         result_of<float>(12, in_clusters(2, 2, 1, sizeof(RingStorage)), store_sizes_kernel);
     for (int i = 0; i < 12; ++i) REQUIRE(stored[i] == static_cast<float>(i / 6 * 10 + i % 6));
@@ -282,8 +280,8 @@ TEST_CASE("asynchronous stores are of 8 and 16 bytes") {
 }
 
 TEST_CASE("a store into a block that has ended is an error") {
-    const WithDevice device(9, 0, 16, 64 << 10);
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const ExecutedDevice device(9, 0, 16, 64 << 10);
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
     CHECK_THAT(
         complaint(in_clusters(2, 2, 1, sizeof(RingStorage)), store_into_ended_kernel, flag.data()),
@@ -306,7 +304,7 @@ TEST_CASE("clusters need a device that has them, and must fit it") {
     };
     CHECK(run(2, 4) == cudaErrorNotSupported);
     CHECK(clusters_at_once(2) == -cudaErrorNotSupported);
-    const WithDevice device(9, 0, 40, 64 << 10);  // in groups of 16, 16 and 8
+    const ExecutedDevice device(9, 0, 40, 64 << 10);  // in groups of 16, 16 and 8
     CHECK(run(2, 4) == cudaSuccess);
     CHECK(run(2, 5) == cudaErrorInvalidClusterSize);
     CHECK(run(0, 4) == cudaSuccess);  // none

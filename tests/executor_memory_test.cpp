@@ -101,7 +101,7 @@ TEST_CASE("the device is as large and as new as a test has set it") {
     };
     constexpr auto largest = cudaFuncAttributeMaxDynamicSharedMemorySize;
     {
-        const WithDevice device(9, 0, 132, 227 << 10);
+        const ExecutedDevice device(9, 0, 132, 227 << 10);
         CHECK(properties().major == 9);
         CHECK(properties().minor == 0);
         CHECK(properties().multiProcessorCount == 132);

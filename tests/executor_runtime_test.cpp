@@ -75,7 +75,7 @@ __global__ void cluster_place_kernel() { nca::executor::cluster_rank(); }
 }  // namespace
 
 TEST_CASE("what a kernel throws comes out of the call that waits, and later kernels run") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     for (const unsigned culprit : {0U, 45U, 99U}) {
         const Stream stream;
         const Numbers<int> result(1);
@@ -194,7 +194,7 @@ TEST_CASE("a kernel that is first launched in a capture spoils it") {
 }
 
 TEST_CASE("older code has what it was compiled for, on a newer device too") {
-    const WithDevice device(9, 0, 2, 64 << 10);
+    const ExecutedDevice device(9, 0, 2, 64 << 10);
     const auto code_of = [] {
         cudaFuncAttributes attributes;
         REQUIRE(cudaFuncGetAttributes(&attributes, nothing_kernel) == cudaSuccess);

@@ -193,7 +193,7 @@ __global__ void reduce_kernel(Reduced* result) {
 }  // namespace
 
 TEST_CASE("every thread of every block runs once and knows its place") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const Numbers<unsigned> result(std::vector<unsigned>(24 * 70));
     REQUIRE(launch({24, 70}, positions_kernel, result.data()) == cudaSuccess);
     const std::vector<unsigned> values = result.download();
@@ -201,7 +201,7 @@ TEST_CASE("every thread of every block runs once and knows its place") {
 }
 
 TEST_CASE("a block barrier separates writes from reads, in both orders") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const int threads = GENERATE(1, 31, 33, 256, 1024);
     Shape shape{1, static_cast<unsigned>(threads), sizeof(int) * threads};
     const auto reversed = result_of<int>(threads, shape, reverse_kernel<true>);
@@ -214,14 +214,13 @@ TEST_CASE("a block barrier separates writes from reads, in both orders") {
 }
 
 TEST_CASE("a missing barrier gives other bits in reverse order") {
-    const auto run = [](Order order) {
-        const InOrder in_order(order);
+    const auto run = [](Order order, Interleaving interleaving = Interleaving::by_barrier) {
+        const BlockSchedule schedule(order, interleaving);
         return result_of<int>(64, {1, 64, sizeof(int) * 64}, reverse_kernel<false>);
     };
     REQUIRE(run(Order::forward) != run(Order::reverse));
     REQUIRE(run(Order::forward) == run(Order::forward));
-    const WithInterleaving with(Interleaving::random);
-    REQUIRE(run(Order::forward) !=
+    REQUIRE(run(Order::forward, Interleaving::random) !=
             result_of<int>(64, {1, 64, sizeof(int) * 64}, reverse_kernel<true>));
 }
 
@@ -233,7 +232,7 @@ TEST_CASE("a block barrier does not wait for threads that have finished") {
 }
 
 TEST_CASE("the lanes of a warp exchange values, in both orders") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const auto sums = result_of<int>(96, {1, 96}, warp_sum_kernel);
     for (int i = 0; i < 96; ++i) REQUIRE(sums[i] == 31 * 16 + i / 32 * 32 * 32);
 
@@ -250,7 +249,7 @@ TEST_CASE("the lanes of a warp exchange values, in both orders") {
 }
 
 TEST_CASE("the lanes of a warp reduce values, and shuffle wide ones") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const auto reduced = result_of<Reduced>(32, {1, 32}, reduce_kernel);
     for (unsigned lane = 0; lane < 32; ++lane) {
         const Reduced expected{.sum = 32,  // and 31 * 2^32
@@ -311,14 +310,14 @@ TEST_CASE("atomics add up, and integer intrinsics count bits") {
 }
 
 TEST_CASE("a thread may poll while others of its block and its warp wait at a barrier") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const Numbers<std::uint32_t> flag(std::vector<std::uint32_t>{0});
     REQUIRE(launch({1, 64}, flag_within_block_kernel, flag.data()) == cudaSuccess);
     REQUIRE(flag.download() == std::vector<std::uint32_t>{2});
 }
 
 TEST_CASE("the lanes of a warp work on pieces together, in both orders") {
-    const InOrder in_order(GENERATE(Order::forward, Order::reverse));
+    const BlockSchedule schedule(GENERATE(Order::forward, Order::reverse));
     const auto sums = result_of<int>(96, {1, 96}, together_kernel);
     for (int i = 0; i < 96; ++i) {
         const int first = i / 32 * 512;

@@ -7,6 +7,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/compare.hpp"
 #include "tests/support/executor/executor.hpp"
+#include "tests/support/tensor_device.hpp"
 
 #include <nca/error.hpp>
 
@@ -29,12 +30,6 @@ using test::CaseOptions;
 using test::Start;
 
 namespace {
-
-// Sets the order back to what it was.
-struct InReverse {
-    InReverse() { executor::set_order(executor::Order::reverse); }
-    ~InReverse() { executor::set_order(executor::Order::forward); }
-};
 
 // A stream that does not wait for the default one: work that is not queued on it is missed.
 class OwnStream {
@@ -364,7 +359,7 @@ TEST_CASE("threads and blocks of the unfused rollout in reverse order give the s
             with_rule({.height = 18, .width = 9, .batch = 2, .steps = 3}, variant), 1);
         const Result expected = run(example);
         REQUIRE(test::largest_magnitude(expected.grad_weights) > 0);
-        const InReverse reverse;
+        const test::BlockSchedule reverse(executor::Order::reverse);
         REQUIRE((run(example) == expected));
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Kernels of the executor's own tests: their memory, how they are launched, and in what order.
+// Kernels of the executor's own tests: their memory, and how they are launched.
 
 #include "tests/support/catch.hpp"
 #include "tests/support/executor/executor.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/tensor_device.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -45,44 +46,6 @@ public:
 private:
     T* data_ = nullptr;
     std::size_t size_;
-};
-
-// Runs a test in one order and leaves the usual one behind.
-class InOrder {
-public:
-    explicit InOrder(Order order) { executor::set_order(order); }
-    ~InOrder() { executor::set_order(Order::forward); }
-    InOrder(const InOrder&) = delete;
-    InOrder& operator=(const InOrder&) = delete;
-};
-
-class WithInterleaving {
-public:
-    explicit WithInterleaving(Interleaving interleaving, std::uint64_t seed = 0) {
-        executor::set_schedule_seed(seed);
-        executor::set_interleaving(interleaving);
-    }
-    ~WithInterleaving() { executor::set_interleaving(Interleaving::by_barrier); }
-    WithInterleaving(const WithInterleaving&) = delete;
-    WithInterleaving& operator=(const WithInterleaving&) = delete;
-};
-
-// Another device than the usual one, while a test runs.
-class WithDevice {
-public:
-    WithDevice(int major, int minor, int multiprocessors, std::size_t shared_limit) {
-        set(major, minor, multiprocessors, shared_limit);
-    }
-    ~WithDevice() { set(7, 5, 2, 64 << 10); }
-    WithDevice(const WithDevice&) = delete;
-    WithDevice& operator=(const WithDevice&) = delete;
-
-private:
-    static void set(int major, int minor, int multiprocessors, std::size_t shared_limit) {
-        executor::set_compute_capability(major, minor);
-        executor::set_multiprocessors(multiprocessors);
-        executor::set_shared_limit(shared_limit);
-    }
 };
 
 inline constexpr auto all_interleavings = {Interleaving::by_barrier,

@@ -1,34 +1,42 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Devices for the executor that have tensor cores, and engines on them.
+// What the executor is told: the device that it stands for, and the order of threads and blocks.
 
 #include "tests/support/executor/executor.hpp"
 
 #include <nca/device.hpp>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace nca::test {
 
-// A device like an H100, with fewer multiprocessors, while it lives. The executor holds two blocks
-// on each.
-struct TensorDevice {
-    explicit TensorDevice(int multiprocessors = 8) {
-        executor::set_compute_capability(9, 0);
-        executor::set_shared_limit(227 * 1024);
+// The executor's device while this lives: another one than the usual one.
+class ExecutedDevice {
+public:
+    ExecutedDevice(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        set(major, minor, multiprocessors, shared_limit);
+    }
+    ~ExecutedDevice() { set(7, 5, 2, 64 << 10); }
+    ExecutedDevice(const ExecutedDevice&) = delete;
+    ExecutedDevice& operator=(const ExecutedDevice&) = delete;
+
+private:
+    static void set(int major, int minor, int multiprocessors, std::size_t shared_limit) {
+        executor::set_compute_capability(major, minor);
         executor::set_multiprocessors(multiprocessors);
+        executor::set_shared_limit(shared_limit);
     }
-    ~TensorDevice() {
-        executor::set_compute_capability(7, 5);
-        executor::set_shared_limit(64 * 1024);
-        executor::set_multiprocessors(2);
-    }
-    TensorDevice(const TensorDevice&) = delete;
-    TensorDevice& operator=(const TensorDevice&) = delete;
 };
 
-// An order of threads and a way of blocks to take turns, while it lives.
+// A device like an H100, with fewer multiprocessors. The executor holds two blocks on each.
+struct TensorDevice : ExecutedDevice {
+    explicit TensorDevice(int multiprocessors = 8)
+        : ExecutedDevice(9, 0, multiprocessors, 227 << 10) {}
+};
+
+// The order of threads, and how blocks take turns, while this lives.
 struct BlockSchedule {
     explicit BlockSchedule(executor::Order order,
                            executor::Interleaving interleaving = executor::Interleaving::by_barrier,
