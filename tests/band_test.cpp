@@ -286,8 +286,8 @@ TEST_CASE("bands agree with double, however the grid is cut") {
             INFO(describe(one.options, precision));
             const BandResult result = run_bands(drawn, one.cut, precision);
             const Errors errors = errors_of(result, drawn);
-            // What the rounding of operands comes to in a chain of so many steps, if that of its
-            // terms is independent: 9 neighbours, 48 perceptions, 128 hidden units.
+            // The error of a chain of so many steps whose operands are rounded, if the roundings
+            // of its terms are independent: 9 neighbours, 48 perceptions, 128 hidden units.
             const double terms = one.options.steps * (9 + perception + hidden);
             const bool precise = precision == Precision::precise;
             CHECK(errors.step <= (precise ? 1e-6 : 0x1p-10));

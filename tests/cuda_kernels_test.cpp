@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the executor can say of the CUDA engine beyond the tests that all engines share: races, what
-// is queued and when it runs, memory, and what is said when something is missing.
+// Tests of the CUDA engine that only the executor can make: races, what is queued and when it runs,
+// memory, and the messages where something is missing.
 #include "cuda/engine/cuda_engine.hpp"
 #include "cuda/training/cuda_training_loop.hpp"
 #include "host/training/composed_training_loop.hpp"
@@ -120,7 +120,7 @@ std::vector<CaseOptions> varied_cases() {
         {.height = 1, .width = 2, .batch = 3, .steps = 5, .own_filters = true}};
 }
 
-// Three iterations with all that they leave behind.
+// Everything that three iterations leave behind.
 std::vector<std::uint8_t> train_a_little(const char* name) {
     Trainer trainer(test::small_picture(), test::small_config(name), Device::cuda());
     for (int i = 0; i < 3; ++i) trainer.iterate();
@@ -434,7 +434,7 @@ TEST_CASE("steps are queued on the stream and have not run when the call returns
 
 TEST_CASE("steps can be captured into a graph of the caller's") {
     const OnStream on(Device::cuda(), {.height = 9, .width = 17, .steps = 2});
-    // Once for the scratch, twice for the result that the graph has to have.
+    // The first call makes the scratch, the second the result that the graph must have.
     on.advance(2);
     on.start_again();
     on.advance(2);
@@ -482,7 +482,7 @@ TEST_CASE("a graph of the caller's stays valid when a later call needs more scra
     Tape tape;  // lives as long as the graph that fills it
     const cudaGraphExec_t graph = on.captured([&] { tape = roll(12); });
 
-    // More of everything, whose memory must not come from under the graph.
+    // This call needs more memory of every kind. It must leave the graph its own.
     test::run_rollout(*on.engine, test::random_case({.height = 40, .width = 24, .batch = 2}, 2));
     REQUIRE(cudaGraphLaunch(graph, on.stream) == cudaSuccess);
     REQUIRE(cudaStreamSynchronize(on.stream) == cudaSuccess);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every precision and form of rollout that a CUDA device can have, on a device. Each has test cases
 // and a tag of its own, such as [fast-bands], so that it can be run in a process of its own: a
-// kernel that hangs or faults takes nothing else along. The executor's tests of them are in
+// kernel that hangs or faults stops no other tests. The executor's tests of them are in
 // tensor_engine_test.cpp.
 #include <nca/engine.hpp>
 #include <nca/trainer.hpp>
@@ -91,7 +91,7 @@ Device device_of(const Variant& variant) {
     return device;
 }
 
-// Why such a batch cannot have the variant on this machine; empty where it can.
+// Why the variant cannot run such a batch on this machine; empty where it can.
 std::string obstacle(const Variant& variant, int batch, int height, int width) {
     try {
         const Device device = device_of(variant);

@@ -35,7 +35,7 @@ __global__ void relay_kernel(float* values, std::uint32_t* flags, int rounds) {
     }
 }
 
-// All blocks wait for each other; which threads poll is a matter of taste.
+// All blocks wait for each other. Any of their threads may poll.
 __global__ void grid_barrier_kernel(unsigned* values, std::uint32_t* flags, unsigned rounds) {
     const unsigned blocks = gridDim.x;
     for (unsigned round = 1; round <= rounds; ++round) {
@@ -88,7 +88,7 @@ __global__ void poll_before_barrier_kernel(std::uint32_t* flag) {
     __syncthreads();
 }
 
-// In what order threads come here: of all blocks, and after each barrier anew.
+// The order in which the threads of all blocks come here, after each barrier again.
 __global__ void order_kernel(unsigned* result, unsigned* counter, unsigned rounds) {
     const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
     for (unsigned round = 0; round < rounds; ++round) {
@@ -230,8 +230,8 @@ TEST_CASE("random turns are the same for a seed, differ between seeds, and leave
         std::sort(sorted.begin(), sorted.end());
         for (unsigned i = 0; i < sorted.size(); ++i) REQUIRE(sorted[i] == i);
         warps_change |= came[32] < came[0];
-        // A block is whole rounds ahead of another one, which no fixed way of taking turns does but
-        // the one that lets them run as far as they can.
+        // A block is whole rounds ahead of another one. Of the fixed interleavings only
+        // as_far_as_possible does that.
         CHECK(first_block_in_lead(came) > static_cast<int>(blocks * threads));
     }
     CHECK(warps_change);

@@ -52,8 +52,8 @@ __device__ void load(Storage& shared, const float* from) {
               shared.loaded);
 }
 
-// Adds one to each number: a piece comes, threads change it, and it goes. Pieces of a block, one
-// after the other.
+// Adds one to each number. A block loads a piece, changes it and stores it, one piece after the
+// other.
 template <Fault fault>
 __global__ void add_one_kernel(float* to, const float* from) {
     auto& shared = shared_storage<Storage>();
@@ -80,7 +80,7 @@ __global__ void add_one_kernel(float* to, const float* from) {
     }
 }
 
-// Stores what is not at an address, of a size or of a memory that bulk stores take.
+// A bulk store with a wrong address, size or memory.
 template <Fault fault>
 __global__ void store_kernel(float* to) {
     auto& shared = shared_storage<Storage>();

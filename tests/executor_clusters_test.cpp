@@ -108,7 +108,7 @@ __global__ void ring_kernel(float* values, unsigned rounds) {
     for (unsigned i = 0; i < ring_numbers; ++i) mine[i * threads + thread] = own[i];
 }
 
-// Both sizes that can be stored, of numbers that say where they belong; into the next block.
+// Stores of both sizes into the next block. Each number says where it belongs.
 __global__ void store_sizes_kernel(float* result) {
     auto& shared = *static_cast<RingStorage*>(nca::executor::shared_arena());
     float* const received = shared.received[0][0];

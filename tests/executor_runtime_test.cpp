@@ -60,14 +60,14 @@ __global__ void sum_kernel(int* result, const __grid_constant__ Big big) {
     *result = std::accumulate(std::begin(big.values), std::end(big.values), 0);
 }
 
-// As CUDA does at its first launch.
+// CUDA loads a kernel at its first launch.
 template <class Kernel>
 void load(Kernel* kernel) {
     cudaFuncAttributes attributes;
     REQUIRE(cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess);
 }
 
-// Of a name of its own, so that no test has loaded it.
+// No other test launches this one, so that it is not loaded yet.
 __global__ void never_loaded_kernel() {}
 
 __global__ void cluster_place_kernel() { nca::executor::cluster_rank(); }

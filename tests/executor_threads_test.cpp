@@ -82,7 +82,7 @@ __global__ void collectives_kernel(Collected* result) {
                     .odd = __ballot_sync(all_lanes, lane % 2)};
 }
 
-// Between warps, a barrier of a warp is none.
+// A barrier of a warp does not separate warps.
 template <bool of_block>
 __global__ void read_other_warp_kernel(int* result) {
     int* const shared = static_cast<int*>(nca::executor::shared_arena());
@@ -150,8 +150,8 @@ void sum_up(Piece (&pieces)[warpSize]) {
 }
 void turn_round(int (&lanes)[warpSize]) { std::reverse(lanes, lanes + warpSize); }
 
-// Three times, so that the first of a warp come back for the third before the last have left the
-// second.
+// Three times, so that the first lanes of a warp begin the third time before the last lanes have
+// left the second.
 __global__ void together_kernel(int* result) {
     int lane = static_cast<int>(threadIdx.x) % warpSize;
     nca::executor::together<turn_round>(lane, {"first", __FILE__, __LINE__});

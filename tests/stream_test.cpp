@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Steps that stream, executed on a CPU: grids of any size and state, whoever has a strip.
+// Steps that stream, executed on a CPU: grids of any size and state, with strips divided in many
+// ways among the warps.
 #include "cuda/rule/model.hpp"
 #include "cuda/step/stream_plan.hpp"
 #include "tests/support/catch.hpp"

@@ -271,7 +271,7 @@ TEST_CASE("training on tensor cores by steps is the same in any schedule") {
 
 namespace {
 
-// Whether such a grid runs in bands here, which every engine on a TensorDevice does that has them.
+// Whether such a grid runs in bands here.
 void require_bands(int batch, int height, int width) {
     const auto engine = make_engine(cuda_device(Precision::precise));
     REQUIRE(engine->rollout_form(batch, height, width).form == RolloutForm::bands);

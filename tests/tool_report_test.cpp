@@ -54,7 +54,7 @@ void require_whole_page(const std::string& page, const std::string& says) {
     REQUIRE(page.size() < (1 << 20));
 }
 
-// What a browser makes of a page, and what it says.
+// A browser's view of a page, and its messages.
 Outcome browse(const std::string& browser, const std::string& page,
                const Words& more = {"--dump-dom"}) {
     const Folder profile;
@@ -228,8 +228,8 @@ TEST_CASE("a browser shows the report, on a phone too") {
     REQUIRE_FALSE(contains(shown.err, "CONSOLE"));
     require_points(nca::test::curve_of(shown.out), points_of_log(shop / "log.csv"));
 
-    // The same page with a question to the browser at its end, in a frame as wide as a phone: no
-    // window is.
+    // The same page with a question to the browser at its end, in a frame as wide as a phone,
+    // because no window can be that narrow.
     const std::string question =
         "<script>addEventListener('load', () => {"
         "const images = [...document.images].filter(i => i.complete && i.naturalWidth > 0);"

@@ -33,7 +33,7 @@ TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
     run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
     run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
     REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
-    // Each of these is part of what a checkpoint belongs to.
+    // A checkpoint belongs to one value of each of these.
     for (const auto& [option, value] :
          std::vector<std::pair<std::string, std::string>>{{"--pool", "11"},
                                                           {"--damage", "0"},
@@ -139,12 +139,12 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
         REQUIRE(outcome.code == 1);
         REQUIRE(shop.contents() == before);
     }
-    // A run that is done has nothing to go on with, and its model stays.
+    // A run that is done cannot be resumed, and its model stays.
     const Outcome finished = nca_tool(train + resume);
     require_message(finished, {"checkpoint", "3", "--iterations"});
     REQUIRE(finished.code == 2);
     REQUIRE(shop.contents() == before);
-    // A log that is none is not written over either.
+    // A file that is not a log is not overwritten either.
     const Outcome outcome =
         nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "4"} + resume);
     require_message(outcome, {"log.csv"});
@@ -216,7 +216,7 @@ TEST_CASE("a second signal ends the tool at once") {
         tool_command({"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "0",
                       "--batch", "1", "--steps", "99998:99999", "--threads", "1"}));
     REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
-    // Two that arrive before the tool has run at all are one to it, so there may be a third.
+    // Two signals that arrive before the tool runs count as one, so there may have to be a third.
     REQUIRE(nca::test::eventually([&] {
         process.kill(SIGINT);
         return process.has_ended();

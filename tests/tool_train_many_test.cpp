@@ -186,7 +186,7 @@ TEST_CASE("a signal stops several trainings, and one command goes on with all of
                 .code == 0);
     REQUIRE(read_file(gallery / "alone") == read_file(models + "/a.safetensors"));
 
-    // What is done is left alone.
+    // Trainings that are done are left alone.
     const auto written = std::filesystem::last_write_time(models + "/a.safetensors");
     Words loud = words + Words{all, "--resume", models};
     std::erase(loud, "--quiet");
@@ -222,7 +222,7 @@ TEST_CASE("on a terminal there is one live line, also of several targets") {
         REQUIRE(contains(outcome.out, line));
         REQUIRE(contains(outcome.out, several ? "/24000  " : "/8000  "));
         REQUIRE(contains(outcome.out, " it/s  median loss ") == several);
-        // What is said after it begins on a clear line.
+        // The next message begins on an empty line.
         REQUIRE(contains(outcome.out, "\r\033[K" + (gallery / "new")));
     }
 }

@@ -60,8 +60,8 @@ TrainingConfig all_fire_config() {
     return config;
 }
 
-// Nothing changes and the loss is an ordinary one, but a hidden unit reads this of a channel that
-// is one in the start cell, and the gradients of the second layer with it.
+// Nothing changes and the loss is an ordinary one. But a hidden unit has this value at the start
+// cell, and with it the gradients of the second layer are large.
 Weights with_large_gradient(float value) {
     Weights weights(true);
     weights.view().w1[visible_channels * filter_count] = value;
@@ -178,7 +178,7 @@ TEST_CASE("training whose every update explodes gives up, and its model is the l
 
 namespace {
 
-// Of an empty grid, for the growing preset and the small picture.
+// The loss of an empty grid, for the growing preset and the small picture.
 double blank_loss() {
     const auto target = make_target(small_picture(), small_config("growing"));
     return plain_loss(std::vector<float>(target.size() / visible_channels * channels), target);
@@ -235,7 +235,7 @@ TEST_CASE("a loss that stays at a blank image's is noticed, in time and not befo
                                                       ContainsSubstring("a pool of start cells"));
                     REQUIRE(report.reset == config.pool);
                     REQUIRE(after.progress.good_iterations == 0);
-                    // Back to what was good, or to something else than where it began.
+                    // Back to good weights, or on with new ones.
                     if (learnt) {
                         REQUIRE(after.current.weights == run.checkpoint.anchor.weights);
                     } else {
@@ -285,7 +285,7 @@ TEST_CASE("a run has learnt once a hundred losses lie clearly below a blank imag
             TrainingConfig config = small_config("growing");
             config.rule.fire_rate = 0;
             Prepared run(config, any_device(), Weights(true));
-            // The last one is that of the iteration to come, about a blank image's.
+            // The iteration to come adds the last one, about a blank image's loss.
             run.checkpoint.progress.recent_losses.assign(99, share * blank);
             run.checkpoint.progress.good_iterations = good;
             REQUIRE(run.iterate().recovery.empty());

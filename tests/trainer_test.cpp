@@ -57,9 +57,9 @@ std::vector<reference::Grid<double>> batch_states(const Checkpoint& before) {
     return states;
 }
 
-// Whether a float may decide otherwise than a double whether a cell lives or a hidden unit is on.
-// Both are looked at with room for a float32 error; that of a pre-activation is relative to the sum
-// of its terms' magnitudes. One that is exactly zero is so in floats, too.
+// Whether a cell may live, or a hidden unit be on, in floats and not in double, or the other way
+// round: within a float32 error. That of a pre-activation is relative to the sum of its terms'
+// magnitudes. One that is exactly zero is so in floats, too.
 bool near_a_kink(const Rule& rule, const reference::Parameters<double>& weights,
                  const std::vector<reference::Rollout<double>>& rollouts) {
     const auto magnitude = [](auto& values) {
@@ -142,9 +142,9 @@ double worst_share(std::span<const float> actual, const std::vector<double>& exp
     return worst;
 }
 
-// Runs one iteration and holds all that it did against the double reference, which starts from the
-// trainer's own weights and moments: so three iterations that agree one by one agree as a whole,
-// and no error is amplified. False, and nothing is checked, where the rollout comes near a kink.
+// Runs one iteration and compares all that it did with the double reference. The reference starts
+// from the trainer's own weights and moments, so that no error of an earlier iteration is
+// amplified. False, and nothing is checked, where the rollout comes near a kink.
 bool iteration_agrees(Trainer& trainer) {
     const TrainingConfig& config = trainer.config();
     const Checkpoint before = inside(trainer);
@@ -235,7 +235,8 @@ bool iteration_agrees(Trainer& trainer) {
         sharp += tolerance[i] <= 1e-2 * report.learning_rate;
     }
     REQUIRE(worst_share(after.current.weights.all(), expected.weights.all, tolerance) <= 1);
-    // Adam makes an update of rounding errors where a gradient cancels; that must be rare.
+    // Where the terms of a gradient cancel, Adam makes an update of rounding errors. That must be
+    // rare.
     REQUIRE(sharp >= tolerance.size() * 9 / 10);
     return true;
 }

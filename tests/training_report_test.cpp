@@ -273,7 +273,7 @@ TEST_CASE("each engine's rows in a log have a comment on top, and old logs have 
     REQUIRE(append(3, 5, "other") == 3);
     const Lines two = {"# engine: a; b?", "iteration", "0", "1", "2", "# engine: other", "3", "4"};
     REQUIRE(outline() == two);
-    // Back before the other engine began: nothing of it is left.
+    // After going back to before the other engine began, nothing of it is left.
     REQUIRE(append(2, 3, "a; b\n") == 2);
     REQUIRE(outline() == Lines{"# engine: a; b?", "iteration", "0", "1", "2"});
     append(0, 1, "other");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The end of an iteration in one launch against the launches that do the same one after the other.
+// The end of an iteration in one launch, compared with several launches that do the same.
 #include "cuda/device/device_memory.hpp"
 #include "cuda/rule/rule_kernels.hpp"
 #include "cuda/training/training_kernels.hpp"

@@ -21,8 +21,8 @@ inline std::string why_no_cuda() {
     }
 }
 
-// The tests are built twice: for the engines that this machine has, and for the CUDA engine whose
-// kernels the executor runs on the CPU.
+// The tests are built twice: for the engines of this machine, and for the CUDA engine with kernels
+// that the executor runs on the CPU.
 #ifdef NCA_TEST_EXECUTED_ENGINE
 inline constexpr bool executed_engine = true;
 #else

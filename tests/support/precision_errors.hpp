@@ -14,7 +14,7 @@
 
 namespace nca::test {
 
-// What the rounding of operands comes to in a chain of so many steps, if the roundings of its terms
+// The error of a chain of so many steps whose operands are rounded, if the roundings of its terms
 // are independent: 9 neighbours, 48 perceptions, 128 hidden units. Sums on tensor cores are cut,
 // not rounded, and the error of cutting grows with their number.
 inline double tolerance(Precision precision, int steps) {

@@ -83,7 +83,8 @@ struct Stack {
     void* fake = nullptr;
 };
 
-// Guarded stacks. The sanitizer's marks on one go with it: its addresses will be other memory.
+// Stacks with guard pages. A stack that is freed loses the sanitizer's marks: its addresses will be
+// other memory.
 class StackAllocator {
 public:
     boost::context::stack_context allocate() { return allocator_.allocate(); }
@@ -282,8 +283,8 @@ struct Block {
     bool has_loaded = false;    // in bulk
 };
 
-// What an arrival barrier holds, whose state is kept elsewhere: so that one that was not
-// initialized or has been written over is found out.
+// What the memory of an arrival barrier holds. Its state is kept elsewhere; a missing mark shows a
+// barrier that was not initialized or has been written over.
 constexpr std::uint64_t barrier_mark = 0x6d62617272696572;
 constexpr unsigned most_arrivals = (1U << 20) - 1;  // and bytes
 
@@ -291,21 +292,21 @@ bool any_in(std::span<const std::unique_ptr<Lane>> lanes, State state) {
     return std::ranges::any_of(lanes, [=](const auto& lane) { return lane->state == state; });
 }
 
-// Or finished.
+// Whether all are in this state or have finished.
 bool all_in(std::span<const std::unique_ptr<Lane>> lanes, State state) {
     return std::ranges::all_of(lanes, [=](const auto& lane) {
         return lane->state == state || lane->state == State::finished;
     });
 }
 
-// Two maps of the process for each stack, of the 65,530 that Linux allows.
+// Each stack takes two of the 65,530 memory maps that Linux allows a process.
 constexpr std::uint64_t most_lanes = 64 * 256;
 
-// A kernel that polls may read what it has read before, because it asks for less; so many rounds
-// in which all lanes did no more than that are a deadlock.
+// A lane that polls may read the same value again and still go on, because it waits for less. So
+// only this many rounds in which no lane does anything else count as a deadlock.
 constexpr int patience = 100;
 
-// In random interleaving one warp and one block in so many falls behind, by up to 2^6 rounds.
+// In random interleaving one warp in 8 and one block in 16 falls behind, by up to 2^6 rounds.
 constexpr int late_warps = 8;
 constexpr int late_blocks = 16;
 constexpr int most_late_log2 = 6;
@@ -505,7 +506,7 @@ void Multiprocessor::together(void* own, std::size_t bytes, void (*work)(void*),
         all.work = work;
         all.mixed = false;
     }
-    // Then they wait at different places, which is found out.
+    // Then they wait at different places, which check_together finds.
     all.mixed |= all.work != work;
     if (++all.brought == warpSize) {
         all.brought = 0;
@@ -703,8 +704,8 @@ void Multiprocessor::deliver(const Store& store) const {
     store.barrier->complete_if_due();
 }
 
-// Delivers what reports to the barrier, as late as possible: nothing before all of it can complete
-// the phase, and no more than does. The last store comes first.
+// Delivers the stores that report to the barrier as late as possible: only when those under way can
+// complete the phase, and only as many as that takes. The last store comes first.
 void Multiprocessor::deliver_late(Block& block, const Arrivals& barrier) const {
     std::vector<Store>& stores = block.stores;
     std::size_t under_way = 0;
@@ -726,7 +727,7 @@ void Multiprocessor::fail(const Block& block, const std::string& what) const {
 void Multiprocessor::run(const Launch& launch) {
     launch_ = &launch;
     reverse_ = order() == Order::reverse;
-    interleaving_ = interleaving();
+    interleaving_ = the_interleaving;
     chance_ = Chance(the_seed);
     blockDim = launch.threads;
     gridDim = launch.blocks;
@@ -748,7 +749,7 @@ void Multiprocessor::run(const Launch& launch) {
     }
 }
 
-// The block with that number in the order of this run: cluster after cluster.
+// Makes the block with this number resident, counted in the order of this run.
 void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
     const std::size_t size = launch_->cluster_blocks;
     const std::uint64_t rank = nth<std::uint64_t>(number % size, size);
@@ -793,7 +794,7 @@ void Multiprocessor::run_resident() {
     const std::span<const std::unique_ptr<Block>> blocks = std::span(blocks_).first(resident_);
     try {
         for (int idle = 0; !std::ranges::all_of(blocks, finished);) {
-            // Nobody is made to wait once nothing happens, so that this has an end.
+            // After a round without progress nobody is made late any more: the loop has to end.
             may_be_late_ = idle == 0;
             const bool random = interleaving_ == Interleaving::random;
             idle = (random ? run_random_round() : run_round()) ? 0 : idle + 1;
@@ -836,8 +837,8 @@ bool Multiprocessor::run_random_round() {
     return progress;
 }
 
-// Whether a warp or a block, which has so many rounds left to be late, lets this one go by. One
-// that does not may fall behind from the next round on.
+// Whether a warp or a block skips this round, because it has rounds left to be late. One that does
+// not may fall behind from the next round on.
 bool Multiprocessor::is_late(int& rounds, int odds) {
     if (rounds > 0) {
         --rounds;
@@ -847,8 +848,8 @@ bool Multiprocessor::is_late(int& rounds, int odds) {
     return false;
 }
 
-// In a round without progress: skips as many as it takes until the next one is late no longer.
-// False where nobody is late.
+// After a round without progress: skips as many rounds as it takes until one warp or block is late
+// no longer. False where nobody is late.
 bool Multiprocessor::let_time_pass() {
     int least = 0;
     const auto each = [&](auto work) {
@@ -866,8 +867,8 @@ bool Multiprocessor::let_time_pass() {
     return least > 0;
 }
 
-// Runs the block until all its threads wait at a barrier or poll, each of them once. False where
-// that was all they did.
+// Runs each thread of the block until it waits at a barrier, has polled once or has finished. False
+// where they only polled.
 bool Multiprocessor::take_turn(Block& block) {
     if (block.finished) return false;
     progress_ = false;
@@ -923,7 +924,8 @@ void Multiprocessor::resume_ready(Lane& lane) {
     if (!polled || lane.state != State::polling || lane.news) progress_ = true;
 }
 
-// Where all threads of the block, or of its cluster, that have not finished wait at one.
+// Lets threads go on where all of the block, or of its cluster, that have not finished wait at a
+// barrier.
 void Multiprocessor::pass_barriers(const Block& block) {
     const auto pass = [](std::span<const std::unique_ptr<Lane>> lanes) {
         for (const auto& lane : lanes) {
@@ -953,8 +955,8 @@ void Multiprocessor::finish(Block& block) {
     block.arena.reset();
 }
 
-// All threads that wait must wait at the same barrier. Threads of other warps may wait at one of
-// their warp, for a lane that polls.
+// All threads that wait must wait at the same barrier. The threads of a warp in which a lane polls
+// may wait at a barrier of their warp meanwhile.
 void Multiprocessor::check_together(std::span<const std::unique_ptr<Lane>> lanes,
                                     bool of_warp) const {
     const Lane* one = nullptr;
@@ -1008,7 +1010,6 @@ void set_order(Order order) { the_order = order; }
 Order order() { return the_order; }
 void set_schedule_seed(std::uint64_t seed) { the_seed = seed; }
 void set_interleaving(Interleaving interleaving) { the_interleaving = interleaving; }
-Interleaving interleaving() { return the_interleaving; }
 
 void* shared_arena() {
     Multiprocessor& block = inside_kernel("shared_arena");

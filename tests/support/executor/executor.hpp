@@ -4,24 +4,23 @@
 // Runs CUDA kernels on a CPU, for tests.
 //
 // Each CUDA thread is a fiber. One block runs at a time, all of its threads on the OS thread that
-// waits for the work; warp after warp, each until all its lanes wait at a block barrier or have
-// finished. So a race between threads of a block shows as a result that depends on the order: run
-// a kernel in both and demand equal bits. The executor throws std::logic_error where threads wait
-// at different barriers, and where a block wrote beyond its shared memory (address sanitizer, in
-// builds that have it, stops there by itself).
+// waits for the work: warp after warp, each until all its lanes wait at a block barrier or have
+// finished. A race between threads of a block makes the result depend on the order of the threads:
+// run a kernel in both orders and demand equal bits. The executor throws std::logic_error where
+// threads wait at different barriers, and where a block wrote beyond its shared memory. (In builds
+// with address sanitizer the sanitizer stops there.)
 //
-// The blocks of a cooperative launch are all resident, those of a cluster while their cluster runs,
-// and take turns; so a race between them shows as a result that depends on the interleaving as
-// well. A thread that polls a flag with acquire_flag, or waits for arrivals, lets all others go on
-// first; where they do nothing but read the same values again, the executor throws. A loop that
-// waits for another thread in any other way never ends.
+// All blocks of a cooperative launch, and all blocks of a cluster, are resident together and take
+// turns. A race between them makes the result depend on the interleaving as well. A thread that
+// polls a flag with acquire_flag, or waits for arrivals, lets all others go on first. Where all
+// threads only read the same values again, the executor throws. A loop that waits for another
+// thread in any other way never ends.
 //
 // Work in streams is only queued, and runs when somebody waits for it: code that forgets to wait
-// finds its results missing. Device memory is full of NaN at first. Unlike a GPU, kernels that
-// have thrown leave no trace: all queued work is dropped and the next call starts afresh. What a
-// kernel threw comes out of the call that waited for it; of cudaFree and the others that
-// destructors call, it comes out of the next call that waits, or else ends the process with an
-// error.
+// finds its results missing. Device memory is full of NaN at first. After an exception in a kernel
+// all queued work is dropped, and the next call starts afresh, unlike on a GPU. The call that
+// waited for the kernel throws the exception. cudaFree, which destructors call, keeps it for the
+// next call that waits; if there is none, the process ends with an error.
 //
 // The device has compute capability 7.5 and its limits, unless a test sets others; events cannot be
 // recorded in a capture. A kernel is loaded by its first launch, or by asking for its attributes;
@@ -37,9 +36,9 @@
 
 namespace nca::executor {
 
-// Of the lanes of a warp, the warps of a block, the blocks of a grid, and the streams of a device
-// that somebody waits for. Asynchronous copies and stores are as late as they may be in forward
-// order, and early in reverse.
+// The order of the lanes of a warp, the warps of a block, the blocks of a grid, and the streams of
+// a device that somebody waits for. Asynchronous copies and stores happen as late as they may in
+// forward order, and at once in reverse order.
 enum class Order { forward, reverse };
 void set_order(Order order);
 Order order();
@@ -52,9 +51,8 @@ enum class Interleaving {
     random               // blocks, and warps within them, in random order, and some of them late
 };
 void set_interleaving(Interleaving interleaving);
-Interleaving interleaving();
-// Of Interleaving::random; each launch begins it anew. Asynchronous copies and stores are then late
-// or early by chance, whatever the order is.
+// The seed of Interleaving::random; each launch begins with it again. In this interleaving chance
+// decides whether an asynchronous copy or store is late or early.
 void set_schedule_seed(std::uint64_t seed);
 
 // The name of a kernel, without its namespaces and template arguments.
@@ -69,9 +67,9 @@ std::size_t memory_in_use();               // of device memory, in bytes
 void set_architecture_supported(bool supported);
 void set_multiprocessors(int count);                // of every device; 2 at first
 void set_compute_capability(int major, int minor);  // 7.5 at first
-// What the newest code is for that the build has, 80 for 8.0; at first there is code for every
-// device. Older code runs on a newer device, and does not have what came later: a dependent launch
-// is an error, because nobody would wait, and tensor cores and clusters are traps.
+// The compute capability of the newest code in the build, 80 for 8.0; at first there is code for
+// every device. A newer device runs older code, which lacks what came later: a dependent launch is
+// an error, because the kernel would not wait, and tensor cores and clusters are traps.
 void set_newest_code(int code);
 int code();  // that runs on the device
 // Throws std::logic_error in code for an earlier device.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What reaches memory by other ways than an assignment: asynchronous copies and stores, flags, and
-// the barriers that count what has arrived. A GPU may do such a thing at once or as late as
-// somebody waits for it: in reverse order it is done at once, in forward order as late as may be.
-// Each function throws std::logic_error where it is misused.
+// Asynchronous copies and stores, flags, and the barriers that count what has arrived. A GPU may do
+// a copy or a store at once, or only when somebody waits for it. In reverse order it is done at
+// once, in forward order as late as possible. Each function throws std::logic_error where it is
+// misused.
 
 #include <cuda_runtime.h>
 
@@ -17,7 +17,7 @@ namespace nca::executor {
 void require_shared(const void* begin, std::size_t bytes, const Place& place);
 
 // An asynchronous copy of 16 bytes from global to shared memory, which the thread that starts it
-// must finish. Late is when that is done; never, if it is not.
+// must finish. A late copy is done when the thread finishes it.
 void defer_copy(void* shared, const void* global);
 void finish_copies();
 // Ends a group of copies; finishes all groups but the last.
@@ -33,8 +33,8 @@ unsigned cluster_blocks();
 void cluster_barrier(const Place& place);
 
 // An arrival barrier takes 8 bytes of shared memory and works as an mbarrier does: its phase is
-// complete when all arrivals and all bytes are there that it waits for. Late, for what reports to
-// it, is when a thread waits for it, the last one first.
+// complete when all arrivals and all bytes are there that it waits for. Late stores arrive when a
+// thread waits for the barrier, the last one first.
 void init_arrivals(void* barrier, unsigned arrivals);
 void expect_bytes(void* barrier, unsigned bytes);
 void wait_arrivals(void* barrier, unsigned parity, const Place& place);
@@ -43,7 +43,8 @@ void store_async(void* shared, const void* value, std::size_t bytes, void* barri
 // Bulk copies. A load reads global memory when it arrives. A late store reads shared memory when
 // its thread waits for that, and is in global memory when its thread waits for that or when all
 // blocks that are resident together have ended. A thread must not end before its stores have read.
-// Whether what they read was fenced cannot be told; that a block never has a fence can.
+// The executor cannot tell whether a value that they read was fenced. It notices a block without
+// any fence.
 void bulk_load(void* shared, const void* global, std::size_t bytes, void* barrier);
 void bulk_store(void* global, const void* shared, std::size_t bytes);
 void wait_bulk_reads();

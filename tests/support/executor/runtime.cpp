@@ -91,7 +91,7 @@ struct FreeMemory {
 // Memory of one kind, by address.
 class Allocations {
 public:
-    // Null where there is none to be had. Exactly of that size, so that address sanitizer sees an
+    // Null where there is no memory left. Exactly of that size, so that address sanitizer sees an
     // index beyond it.
     void* add(std::size_t bytes) {
         void* memory = nullptr;
@@ -174,7 +174,7 @@ public:
         return cudaSuccess;
     }
 
-    // Runs what the stream has to do next, and before it what that waits for.
+    // Runs the stream's next piece of work, and before it the work that it waits for.
     void step(CUstream_st& stream) {
         const std::shared_ptr<Operation> operation = stream.queue.front();
         for (const auto& other : operation->after) complete(*other);
@@ -212,7 +212,7 @@ public:
         for (CUstream_st& stream : streams) empty(stream);
     }
 
-    // Whether this OS thread captures, which forbids it the calls that wait.
+    // The capture of this OS thread, which may not call what waits; null where there is none.
     Capture* capture_here() {
         for (CUstream_st& stream : streams) {
             if (stream.capture && stream.capture->thread == std::this_thread::get_id()) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands in for cuda/device/device.cuh where the kernels are compiled as C++ and run on a CPU: the
-// same functions with the same signatures, but that some take the place that calls them for
+// Stands in for cuda/device/device.cuh where the kernels are compiled as C++ and run on a CPU. It
+// has the same functions with the same signatures; some also take the place that calls them, for
 // messages.
 
 #include <cuda_runtime.h>
@@ -52,9 +52,7 @@ inline void store4_if(std::uint32_t wanted, float* global, float4 value) {
     if (wanted != 0) store4(global, value);
 }
 
-inline void copy_async(float* shared, const float* global) {
-    executor::defer_copy(shared, global);
-}
+inline void copy_async(float* shared, const float* global) { executor::defer_copy(shared, global); }
 inline void wait_for_copies() { executor::finish_copies(); }
 inline void end_copy_group() { executor::end_copy_group(); }
 inline void wait_for_older_copies() { executor::finish_older_copies(); }
