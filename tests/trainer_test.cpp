@@ -142,6 +142,48 @@ double worst_share(std::span<const float> actual, const std::vector<double>& exp
     return worst;
 }
 
+// Requires the weights and moments that an update with these gradients leaves. The gradients of a
+// float32 trainer have this relative error.
+void require_update(const Parameters& before, const Parameters& after,
+                    const reference::Parameters<double>& gradients, double relative,
+                    const AdamOptions& options) {
+    auto low = gradients, high = gradients;
+    const auto& moments = before.first_moments;
+    for (const ParameterTensor& tensor : parameter_tensors(before.weights.has_output_bias())) {
+        const auto values = std::span(gradients.all).subspan(tensor.offset, tensor.size);
+        const double scale = test::largest_magnitude(values);
+        for (std::size_t i = tensor.offset; i < tensor.offset + tensor.size; ++i) {
+            const double g = gradients.all[i];
+            if (g == 0) continue;  // a sum of zeros in floats too
+            // The rounding of the first moment is as good as one of the gradient.
+            const double error = relative * (scale + std::abs(g)) +
+                                 4 * unit * (std::abs(g) + 9 * std::abs(double(moments[i])));
+            low.all[i] = g - error;
+            high.all[i] = g + error;
+        }
+    }
+    const Updated expected = update(before, gradients, options);
+    const Updated lowest = update(before, low, options);
+    const Updated highest = update(before, high, options);
+    REQUIRE(worst_share(after.first_moments, expected.first_moments.all,
+                        allowed(expected.first_moments.all, lowest.first_moments.all,
+                                highest.first_moments.all, 4)) <= 1);
+    REQUIRE(worst_share(after.second_moments, expected.second_moments.all,
+                        allowed(expected.second_moments.all, lowest.second_moments.all,
+                                highest.second_moments.all, 8)) <= 1);
+    auto tolerance = allowed(expected.weights.all, lowest.weights.all, highest.weights.all, 1);
+    std::size_t sharp = 0;
+    for (std::size_t i = 0; i < tolerance.size(); ++i) {
+        const double step = expected.weights.all[i] - double(before.weights.all()[i]);
+        tolerance[i] += 16 * unit * std::abs(step);  // a dozen roundings
+        sharp += tolerance[i] <= 1e-2 * options.learning_rate;
+    }
+    REQUIRE(worst_share(after.weights.all(), expected.weights.all, tolerance) <= 1);
+    // Where the terms of a gradient cancel, Adam makes an update of rounding errors. That must be
+    // rare.
+    REQUIRE(sharp >= tolerance.size() * 9 / 10);
+}
+
 // Runs one iteration and compares all that it did with the double reference. The reference starts
 // from the trainer's own weights and moments, so that no error of an earlier iteration is
 // amplified. False, and nothing is checked, where the rollout comes near a kink.
@@ -203,41 +245,7 @@ bool iteration_agrees(Trainer& trainer) {
     if (config.normalise_gradients) reference::normalise(gradients);
     const AdamOptions options{.learning_rate = float(report.learning_rate),
                               .update = after.current.updates};
-    auto low = gradients, high = gradients;
-    const auto& moments = before.current.first_moments;
-    for (const ParameterTensor& tensor : parameter_tensors(config.output_bias)) {
-        const auto values = std::span(gradients.all).subspan(tensor.offset, tensor.size);
-        const double scale = test::largest_magnitude(values);
-        for (std::size_t i = tensor.offset; i < tensor.offset + tensor.size; ++i) {
-            const double g = gradients.all[i];
-            if (g == 0) continue;  // a sum of zeros in floats too
-            // The rounding of the first moment is as good as one of the gradient.
-            const double error = relative * (scale + std::abs(g)) +
-                                 4 * unit * (std::abs(g) + 9 * std::abs(double(moments[i])));
-            low.all[i] = g - error;
-            high.all[i] = g + error;
-        }
-    }
-    const Updated expected = update(before.current, gradients, options);
-    const Updated lowest = update(before.current, low, options);
-    const Updated highest = update(before.current, high, options);
-    REQUIRE(worst_share(after.current.first_moments, expected.first_moments.all,
-                        allowed(expected.first_moments.all, lowest.first_moments.all,
-                                highest.first_moments.all, 4)) <= 1);
-    REQUIRE(worst_share(after.current.second_moments, expected.second_moments.all,
-                        allowed(expected.second_moments.all, lowest.second_moments.all,
-                                highest.second_moments.all, 8)) <= 1);
-    auto tolerance = allowed(expected.weights.all, lowest.weights.all, highest.weights.all, 1);
-    std::size_t sharp = 0;
-    for (std::size_t i = 0; i < tolerance.size(); ++i) {
-        const double step = expected.weights.all[i] - weights.all[i];
-        tolerance[i] += 16 * unit * std::abs(step);  // a dozen roundings
-        sharp += tolerance[i] <= 1e-2 * report.learning_rate;
-    }
-    REQUIRE(worst_share(after.current.weights.all(), expected.weights.all, tolerance) <= 1);
-    // Where the terms of a gradient cancel, Adam makes an update of rounding errors. That must be
-    // rare.
-    REQUIRE(sharp >= tolerance.size() * 9 / 10);
+    require_update(before.current, after.current, gradients, relative, options);
     return true;
 }
 
