@@ -121,7 +121,7 @@ namespace {
 double tolerance_of(Precision precision) { return precision == Precision::fast ? 3e-3 : 1e-4; }
 
 // How far the largest alpha around a cell is from the threshold, in the cell where it is closest.
-double closest_to_threshold(const Rule& rule, const reference::Grid<double>& state) {
+double closest_to_threshold(const Rule& rule, const reference::SampleState<double>& state) {
     double closest = 1;
     for (int cell = 0; cell < state.cells(); ++cell) {
         double largest = 0;
@@ -134,7 +134,7 @@ double closest_to_threshold(const Rule& rule, const reference::Grid<double>& sta
 }
 
 double closest_to_threshold(const Rule& rule, const reference::Parameters<double>& parameters,
-                            const reference::Rollout<double>& rollout) {
+                            const reference::SampleTape<double>& rollout) {
     double closest = 1;
     for (int step = 0; step < rollout.steps(); ++step) {
         const auto& state = rollout.states[step];
@@ -151,7 +151,7 @@ ReferenceCheck::ReferenceCheck(const Trainer& trainer)
     : model_(trainer.model()), target_(trainer.target()), grid_(trainer.config().grid()) {
     constexpr int steps = 6, most_tries = 30;
     constexpr double wide = 5e-3;
-    reference::Grid<double> start(grid_, grid_);
+    reference::SampleState<double> start(grid_, grid_);
     const auto values = model_.rule.start_values();
     std::copy(values.begin(), values.end(), start.cell(grid_ / 2 * grid_ + grid_ / 2));
     const reference::Parameters<double> parameters(model_.weights);
@@ -167,7 +167,7 @@ ReferenceCheck::ReferenceCheck(const Trainer& trainer)
     }
     const reference::GradientCheck check(model_.rule, parameters, {start}, target_, options_);
     const auto gradients = check.gradients();
-    last_ = check.rollouts().front().last().values;
+    last_ = check.tapes().front().last().values;
     grad_weights_ = gradients.parameters.all;
     grad_first_ = gradients.states.front().values;
 }
@@ -212,7 +212,7 @@ double step_error(const Model& model, ConstStateView before, ConstStateView afte
         const int y = reach + int(words[0] % std::uint32_t(before.height - 2 * reach));
         const int x = reach + int(words[1] % std::uint32_t(before.width - 2 * reach));
         const int sample = int(words[2] % std::uint32_t(before.batch));
-        reference::Grid<double> crop(side, side);
+        reference::SampleState<double> crop(side, side);
         reference::Mask fire(crop.cells());
         for (int cell = 0; cell < crop.cells(); ++cell) {
             const int cy = y - reach + cell / side, cx = x - reach + cell % side;

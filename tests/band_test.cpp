@@ -170,7 +170,7 @@ Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = f
     const std::size_t floats = drawn.state.size();
     std::vector<double> step_error(std::size_t(drawn.options.steps)), step_norm = step_error;
     for (int sample = 0; sample < drawn.batch; ++sample) {
-        reference::Rollout<double> rollout;
+        reference::SampleTape<double> rollout;
         for (int step = 0; step <= drawn.options.steps; ++step) {
             const ConstStateView view = {result.states.data() + std::size_t(step) * floats,
                                          drawn.batch, drawn.height, drawn.width, MemorySpace::host};

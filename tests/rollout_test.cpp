@@ -138,7 +138,7 @@ TEST_CASE("the check's loss is that of the rollout's last states") {
     const Case drawn = test::random_case({.batch = 2, .steps = 3}, 4);
     const GradientCheck check = make_check(drawn);
     double sum = 0;
-    for (const auto& rollout : check.rollouts()) {
+    for (const auto& rollout : check.tapes()) {
         REQUIRE(rollout.steps() == 3);
         const auto& last = rollout.last();
         for (int cell = 0; cell < last.cells(); ++cell) {
@@ -193,7 +193,7 @@ TEST_CASE("a rollout of no steps is the state, and its gradient passes unchanged
 }
 
 TEST_CASE("living cells are counted by their own alpha") {
-    Grid<float> state(2, 2);
+    SampleState<float> state(2, 2);
     state.cell(0)[alpha_channel] = 0.1F;
     state.cell(1)[alpha_channel] = 0.11F;
     state.cell(2)[0] = 1;

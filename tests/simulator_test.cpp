@@ -112,7 +112,7 @@ TEST_CASE("a simulator does what the double reference does") {
     fill(simulator, 0.5F);
     simulator.step(steps);
 
-    nca::reference::Grid<double> start(height, width);
+    nca::reference::SampleState<double> start(height, width);
     start.values.assign(start.values.size(), 0.5);
     const auto rollout = nca::reference::rollout_forward(
         model.rule, nca::reference::Parameters<double>(model.weights), start,

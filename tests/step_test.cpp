@@ -16,8 +16,8 @@ using test::Uniform;
 
 namespace {
 
-Grid<double> random_grid(int height, int width, Uniform& uniform) {
-    Grid<double> grid(height, width);
+SampleState<double> random_grid(int height, int width, Uniform& uniform) {
+    SampleState<double> grid(height, width);
     for (double& value : grid.values) value = uniform(-1, 1);
     return grid;
 }
@@ -26,7 +26,9 @@ double dot(const std::vector<double>& a, const std::vector<double>& b) {
     return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
-Mask all_cells(const Grid<double>& grid, std::uint8_t value) { return Mask(grid.cells(), value); }
+Mask all_cells(const SampleState<double>& grid, std::uint8_t value) {
+    return Mask(grid.cells(), value);
+}
 
 // All weights zero but an output of the given amount on every channel.
 Parameters<double> constant_update(double amount) {
@@ -40,7 +42,7 @@ Parameters<double> constant_update(double amount) {
 TEST_CASE("perception sums each filter over the 3x3 without flipping it") {
     Rule rule = notebook_rule();
     rule.filters[2] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
-    Grid<double> state(5, 5);
+    SampleState<double> state(5, 5);
     state.cell(2 * 5 + 2)[7] = 1;
     const auto p = perceive(rule, state);
     const auto at = [&](int y, int x, int k) { return p[((y * 5 + x) * channels + 7) * 3 + k]; };
@@ -57,7 +59,7 @@ TEST_CASE("perception sums each filter over the 3x3 without flipping it") {
 
 TEST_CASE("perception wraps at a circular edge and sees zeros beyond a zero edge") {
     Rule rule = notebook_rule();
-    Grid<double> state(3, 4);
+    SampleState<double> state(3, 4);
     state.cell(0)[0] = 1;
     const auto sobel_x = [&](int y, int x) {
         return perceive(rule, state)[(y * 4 + x) * perception + 1];
@@ -75,10 +77,10 @@ TEST_CASE("perceive_backward is the adjoint of perceive") {
         for (const auto& [height, width] : {std::array{1, 1}, {3, 5}, {2, 2}, {7, 4}}) {
             Uniform uniform(height);
             const Rule rule = test::random_rule({.edges = edges, .own_filters = true}, uniform);
-            const Grid<double> v = random_grid(height, width, uniform);
+            const SampleState<double> v = random_grid(height, width, uniform);
             std::vector<double> w(std::size_t(height) * width * perception);
             for (double& value : w) value = uniform(-1, 1);
-            Grid<double> transposed(height, width);
+            SampleState<double> transposed(height, width);
             perceive_backward(rule, w, transposed);
             const double forward = dot(perceive(rule, v), w);
             const double backward = dot(v.values, transposed.values);
@@ -89,7 +91,7 @@ TEST_CASE("perceive_backward is the adjoint of perceive") {
 }
 
 TEST_CASE("life mask wraps at a circular edge") {
-    Grid<double> state(4, 5);
+    SampleState<double> state(4, 5);
     state.cell(0)[alpha_channel] = 1;
     const Mask mask = living(state, Edges::circular);
     REQUIRE(mask == Mask{1, 1, 0, 0, 1,  //
@@ -99,7 +101,7 @@ TEST_CASE("life mask wraps at a circular edge") {
 }
 
 TEST_CASE("life mask does not wrap at a zero edge") {
-    Grid<double> state(4, 5);
+    SampleState<double> state(4, 5);
     state.cell(0)[alpha_channel] = 1;
     const Mask mask = living(state, Edges::zero);
     REQUIRE(mask == Mask{1, 1, 0, 0, 0,  //
@@ -109,7 +111,7 @@ TEST_CASE("life mask does not wrap at a zero edge") {
 }
 
 TEST_CASE("a cell whose alpha is exactly the threshold is not living") {
-    Grid<double> state(1, 1);
+    SampleState<double> state(1, 1);
     state.cell(0)[alpha_channel] = living_threshold;
     REQUIRE(living(state, Edges::zero) == Mask{0});
     state.cell(0)[alpha_channel] = std::nextafter(double(living_threshold), 1.0);
@@ -118,7 +120,7 @@ TEST_CASE("a cell whose alpha is exactly the threshold is not living") {
 
 TEST_CASE("only life before and after keeps a cell under pre-and-post life") {
     Rule rule;
-    Grid<double> state(1, 4);
+    SampleState<double> state(1, 4);
     state.cell(0)[alpha_channel] = 1;
     const auto parameters = constant_update(0.5);
     const auto fire = all_cells(state, 1);
@@ -134,7 +136,7 @@ TEST_CASE("only life before and after keeps a cell under pre-and-post life") {
 
 TEST_CASE("a cell that does not fire keeps its state") {
     Uniform uniform(1);
-    Grid<double> state = random_grid(2, 2, uniform);
+    SampleState<double> state = random_grid(2, 2, uniform);
     for (int cell = 0; cell < 4; ++cell) state.cell(cell)[alpha_channel] = 1;
     const auto next = step_forward(Rule{}, constant_update(0.25), state, {0, 1, 0, 0}).next;
     REQUIRE(next.cell(0)[5] == state.cell(0)[5]);
@@ -152,7 +154,7 @@ TEST_CASE("the notebook's rule gives the state that was worked out by hand") {
     b1[1] = -1;
     w2[2 * hidden + 0] = 0.5;
     w2[2 * hidden + 1] = 0.25;
-    Grid<double> state(1, 3);
+    SampleState<double> state(1, 3);
     for (int x = 0; x < 3; ++x) state.cell(x)[alpha_channel] = 1;
     state.cell(0)[0] = 1;
     state.cell(1)[0] = 2;
@@ -170,7 +172,7 @@ TEST_CASE("the notebook's rule gives the state that was worked out by hand") {
 TEST_CASE("the step size scales the update") {
     Rule rule;
     rule.step_size = 0.5F;
-    const Grid<double> state(1, 1);
+    const SampleState<double> state(1, 1);
     const auto next = step_forward(rule, constant_update(1), state, Mask{1}).z;
     REQUIRE(next.cell(0)[3] == 0.5);
 }
@@ -180,9 +182,9 @@ TEST_CASE("ReLU's slope at 0 is 0") {
     Uniform uniform(2);
     Parameters<double> parameters(true);
     for (std::size_t i = 0; i < w2_size; ++i) parameters.view().w2[i] = uniform(-1, 1);
-    Grid<double> state = random_grid(2, 3, uniform);
+    SampleState<double> state = random_grid(2, 3, uniform);
     for (int cell = 0; cell < 6; ++cell) state.cell(cell)[alpha_channel] = 1;
-    const Grid<double> grad_next = random_grid(2, 3, uniform);
+    const SampleState<double> grad_next = random_grid(2, 3, uniform);
     Parameters<double> gradient(true);
     const Mask everywhere = all_cells(state, 1);
     const auto grad_state =
@@ -196,8 +198,8 @@ TEST_CASE("ReLU's slope at 0 is 0") {
 TEST_CASE("a step back adds to the gradients and passes nothing through dead cells") {
     Uniform uniform(3);
     const Parameters<double> parameters(test::random_weights({}, uniform));
-    const Grid<double> state = random_grid(3, 3, uniform);
-    const Grid<double> grad_next = random_grid(3, 3, uniform);
+    const SampleState<double> state = random_grid(3, 3, uniform);
+    const SampleState<double> grad_next = random_grid(3, 3, uniform);
     const Mask fire = all_cells(state, 1), dead = all_cells(state, 0);
     Parameters<double> gradient(true);
     for (double& value : gradient.all) value = 7;

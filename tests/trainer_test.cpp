@@ -31,7 +31,7 @@ const double step_terms = 9 + perception + hidden + 1;
 
 // The batch that an iteration starts from, as the paper's program makes it: sorted by loss, the
 // worst replaced, circles cut out of the best. The draws are the trainer's (pool_test.cpp).
-std::vector<reference::Grid<double>> batch_states(const Checkpoint& before) {
+std::vector<reference::SampleState<double>> batch_states(const Checkpoint& before) {
     const TrainingConfig& config = before.config;
     auto states = start_states(config);
     if (config.pool == 0) return states;
@@ -61,7 +61,7 @@ std::vector<reference::Grid<double>> batch_states(const Checkpoint& before) {
 // round: within a float32 error. That of a pre-activation is relative to the sum of its terms'
 // magnitudes. One that is exactly zero is so in floats, too.
 bool near_a_kink(const Rule& rule, const reference::Parameters<double>& weights,
-                 const std::vector<reference::Rollout<double>>& rollouts) {
+                 const std::vector<reference::SampleTape<double>>& rollouts) {
     const auto magnitude = [](auto& values) {
         for (auto& value : values) value = std::abs(value);
     };
@@ -213,11 +213,11 @@ bool iteration_agrees(Trainer& trainer) {
         config.rule, weights, starts, make_target(small_picture(), config),
         {report.steps,
          {fire_seed(config, before.progress.recoveries), std::uint32_t(report.iteration)}});
-    if (near_a_kink(config.rule, weights, check.rollouts())) return false;
+    if (near_a_kink(config.rule, weights, check.tapes())) return false;
 
     double largest = 0;
     int dead = 0;
-    for (const auto& rollout : check.rollouts()) {
+    for (const auto& rollout : check.tapes()) {
         for (const auto& state : rollout.states) {
             largest = std::max(largest, test::largest_magnitude(state.values));
         }

@@ -134,7 +134,7 @@ public:
         if (options.steps == 0) return;
         const Shape shape{state.batch, state.height, state.width};
         pack(*packed_, weights);
-        const Rollout rollout(rule, *packed_, options.key);
+        const RolloutConstants rollout(rule, *packed_, options.key);
         // Even steps live in the caller's memory, odd ones in ours, which is kept for the next
         // call.
         if (!odd_ || odd_->shape() != shape) odd_ = std::make_unique<SlotStore>(shape, 1);
@@ -162,7 +162,7 @@ public:
         tape->output_bias = weights.b2 != nullptr;
         pack(tape->weights, weights);
         std::copy_n(state.data, state.size(), tape->store->state(0));
-        const Rollout rollout(rule, tape->weights, options.key);
+        const RolloutConstants rollout(rule, tape->weights, options.key);
         roll_forward(rollout, tape->store->shape(), options.steps,
                      [&](int step, int sample) { return tape->store->slot(step, sample); });
         return Tape(std::move(tape));
@@ -179,7 +179,7 @@ public:
         const Shape& shape = from->store->shape();
         check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
         if (!from->output_bias) grad_weights.b2 = nullptr;
-        const Rollout rollout(from->rule, from->weights, from->key);
+        const RolloutConstants rollout(from->rule, from->weights, from->key);
         const Bands bands{shape.height};
         std::vector<PackedGradients> gradients(std::size_t(shape.batch) * bands.count());
         std::vector<BackwardWork> work;
@@ -276,7 +276,8 @@ private:
     }
 
     template <class SlotOf>
-    void roll_forward(const Rollout& rollout, const Shape& shape, int steps, SlotOf slot_of) {
+    void roll_forward(const RolloutConstants& rollout, const Shape& shape, int steps,
+                      SlotOf slot_of) {
         std::vector<ForwardWork> work;
         work.reserve(shape.batch);
         for (int sample = 0; sample < shape.batch; ++sample) {

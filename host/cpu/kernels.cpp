@@ -138,7 +138,7 @@ void mlp_backward(float* grad_p, PackedGradients& gradients, float* h, float* gr
 }
 
 // Where a cell's channels begin in its grid, in floats.
-HWY_INLINE std::ptrdiff_t offset_of(Cell cell, int width) {
+HWY_INLINE std::ptrdiff_t offset_of(Place cell, int width) {
     return (std::ptrdiff_t(cell.y) * width + cell.x) * channels;
 }
 
@@ -150,7 +150,7 @@ struct Neighbourhood {
 };
 
 HWY_INLINE Neighbourhood neighbourhood(const float* grid, Edges edges, int height, int width,
-                                       Cell at) {
+                                       Place at) {
     Neighbourhood result;
     const bool inside = at.y > 0 && at.y < height - 1 && at.x > 0 && at.x < width - 1;
     const std::ptrdiff_t row = std::ptrdiff_t(width) * channels;
@@ -175,13 +175,14 @@ HWY_INLINE Neighbourhood neighbourhood(const float* grid, Edges edges, int heigh
 }
 
 void perceive(float* p, const Stencil& stencil, const float* grid, int height, int width,
-              const Cell* cells, int count) {
+              const Place* cells, int count) {
     const Tag d;
     const std::ptrdiff_t row = std::ptrdiff_t(width) * channels;
     for (int r = 0; r < count; ++r, p += perception) {
         // Going back, states come from main memory: ask early for the row below, which is the one
         // that no earlier cell has touched.
-        const Cell ahead = cells[r + prefetch_distance < count ? r + prefetch_distance : count - 1];
+        const Place ahead =
+            cells[r + prefetch_distance < count ? r + prefetch_distance : count - 1];
         hwy::Prefetch(grid + (ahead.y + 1 < height ? ahead.y + 1 : ahead.y) * row +
                       std::ptrdiff_t(ahead.x) * channels);
         const Neighbourhood near = neighbourhood(grid, stencil.edges, height, width, cells[r]);
@@ -202,10 +203,10 @@ void perceive(float* p, const Stencil& stencil, const float* grid, int height, i
 }
 
 void perceive_adjoint(float* grad_state, const Stencil& stencil, const float* grad_p, int height,
-                      int width, int top, int bottom, const Cell* cells, int count) {
+                      int width, int top, int bottom, const Place* cells, int count) {
     const Tag d;
     for (int r = 0; r < count; ++r, grad_p += perception) {
-        const Cell at = cells[r];
+        const Place at = cells[r];
 #pragma GCC unroll 3
         for (int dy = -1; dy <= 1; ++dy) {
             int y = at.y + dy;
@@ -233,7 +234,7 @@ void perceive_adjoint(float* grad_state, const Stencil& stencil, const float* gr
 }
 
 void apply_update(float* z, const float* x, const float* u, float step_size, int width,
-                  const Cell* cells, int count) {
+                  const Place* cells, int count) {
     const Tag d;
     const Vec step = hn::Set(d, step_size);
     for (int r = 0; r < count; ++r) {
@@ -246,7 +247,7 @@ void apply_update(float* z, const float* x, const float* u, float step_size, int
 }
 
 void gather_gradient(float* grad_u, const float* grad_state, float step_size, int width,
-                     const Cell* cells, int count) {
+                     const Place* cells, int count) {
     const Tag d;
     const Vec step = hn::Set(d, step_size);
     for (int r = 0; r < count; ++r) {
@@ -304,23 +305,23 @@ HWY_EXPORT(measure_peak);
 HWY_EXPORT(target_name);
 
 void perceive(float* p, const Stencil& stencil, const float* grid, int height, int width,
-              const Cell* cells, int count) {
+              const Place* cells, int count) {
     HWY_DYNAMIC_DISPATCH(perceive)(p, stencil, grid, height, width, cells, count);
 }
 
 void perceive_adjoint(float* grad_state, const Stencil& stencil, const float* grad_p, int height,
-                      int width, int top, int bottom, const Cell* cells, int count) {
+                      int width, int top, int bottom, const Place* cells, int count) {
     HWY_DYNAMIC_DISPATCH(perceive_adjoint)
     (grad_state, stencil, grad_p, height, width, top, bottom, cells, count);
 }
 
 void apply_update(float* z, const float* x, const float* u, float step_size, int width,
-                  const Cell* cells, int count) {
+                  const Place* cells, int count) {
     HWY_DYNAMIC_DISPATCH(apply_update)(z, x, u, step_size, width, cells, count);
 }
 
 void gather_gradient(float* grad_u, const float* grad_state, float step_size, int width,
-                     const Cell* cells, int count) {
+                     const Place* cells, int count) {
     HWY_DYNAMIC_DISPATCH(gather_gradient)(grad_u, grad_state, step_size, width, cells, count);
 }
 

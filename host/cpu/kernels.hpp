@@ -50,27 +50,28 @@ struct Stencil {
     Edges edges;
 };
 
-struct Cell {
+// The place of a cell in its grid.
+struct Place {
     std::int32_t y;
     std::int32_t x;
 };
 
 // p[r] = perceive(grid)(cells[r]); grid [height, width, channels], p [count, perception].
 void perceive(float* p, const Stencil& stencil, const float* grid, int height, int width,
-              const Cell* cells, int count);
+              const Place* cells, int count);
 
 // z[cells[r]] = x[cells[r]] + step_size * u[r]; grids [., width, channels], u [count, channels].
 void apply_update(float* z, const float* x, const float* u, float step_size, int width,
-                  const Cell* cells, int count);
+                  const Place* cells, int count);
 
 // grad_u[r] = step_size * grad_state[cells[r]].
 void gather_gradient(float* grad_u, const float* grad_state, float step_size, int width,
-                     const Cell* cells, int count);
+                     const Place* cells, int count);
 
 // grad_state += perceive^T(grad_p), for target rows top .. bottom - 1 only. Adds in the order of
 // cells, so that each target cell sees a fixed order of sums.
 void perceive_adjoint(float* grad_state, const Stencil& stencil, const float* grad_p, int height,
-                      int width, int top, int bottom, const Cell* cells, int count);
+                      int width, int top, int bottom, const Place* cells, int count);
 
 // h = relu(p W1^T + b1), u = h W2^T + b2; p [rows, perception], h [rows, hidden], u [rows,
 // channels]. 16,384 operations a row.

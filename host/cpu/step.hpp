@@ -36,8 +36,8 @@ struct Slot {
 };
 
 // What all steps of a rollout share.
-struct Rollout {
-    Rollout(const Rule& rule, const PackedWeights& weights, const FireKey& key);
+struct RolloutConstants {
+    RolloutConstants(const Rule& rule, const PackedWeights& weights, const FireKey& key);
 
     const PackedWeights& weights;
     Stencil stencil;
@@ -79,11 +79,11 @@ void scan_state(const Slot& slot, ForwardWork& work, int top, int bottom);
 
 // First phase: z into next.state, for rows top .. bottom - 1.
 void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& scratch,
-                 const Rollout& rollout, int step, int sample, int top, int bottom);
+                 const RolloutConstants& rollout, int step, int sample, int top, int bottom);
 
 // Second phase: kills what does not live; next is complete.
-void mask_band(const Slot& next, const Slot& now, ForwardWork& work, const Rollout& rollout,
-               int step, int sample, int top, int bottom);
+void mask_band(const Slot& next, const Slot& now, ForwardWork& work,
+               const RolloutConstants& rollout, int step, int sample, int top, int bottom);
 
 // --- backward ----------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ public:
     // Rows of band b start at row_start(b); each band has room for all its cells and one more,
     // padded to whole tiles.
     std::ptrdiff_t row_start(int band) const;
-    std::unique_ptr<Cell[]> cells;
+    std::unique_ptr<Place[]> cells;
     std::unique_ptr<float[], void (*)(void*)> grad_p;  // [rows, perception], 64-byte aligned
     std::vector<int> row_begin;  // of grid row y, counted from the band's first row
     std::vector<int> row_end;
@@ -111,11 +111,11 @@ private:
 // First phase: masks grad_state by the life after the step, gathers the rows of the band, adds
 // their weight gradients to gradients, and leaves grad_p in work.
 void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& work,
-                   Scratch& scratch, const Rollout& rollout, const Slot& now, const Slot& next,
-                   int step, int sample, int band);
+                   Scratch& scratch, const RolloutConstants& rollout, const Slot& now,
+                   const Slot& next, int step, int sample, int band);
 
 // Second phase: grad_state += perceive^T(grad_p), on the band's own cells.
-void backward_stencil(float* grad_state, BackwardWork& work, const Rollout& rollout,
+void backward_stencil(float* grad_state, BackwardWork& work, const RolloutConstants& rollout,
                       const Slot& next, int band);
 
 }  // namespace nca::cpu

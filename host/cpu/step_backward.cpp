@@ -19,7 +19,7 @@ BackwardWork::BackwardWork(int height, int width)
     row_cells = {bits_.data() + words, height, width};
     // Room for every cell; the pages of rows that never come are never touched.
     const std::size_t rows = row_start(bands_.count());
-    cells = std::make_unique_for_overwrite<Cell[]>(rows);
+    cells = std::make_unique_for_overwrite<Place[]>(rows);
     const std::size_t bytes = (rows * perception * sizeof(float) + 63) / 64 * 64;
     grad_p.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
     if (!grad_p) throw std::bad_alloc();
@@ -30,12 +30,12 @@ std::ptrdiff_t BackwardWork::row_start(int band) const {
 }
 
 void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& work,
-                   Scratch& scratch, const Rollout& rollout, const Slot& now, const Slot& next,
-                   int step, int sample, int band) {
+                   Scratch& scratch, const RolloutConstants& rollout, const Slot& now,
+                   const Slot& next, int step, int sample, int band) {
     const int height = now.may_live.height;
     const int width = now.may_live.width;
     const Bands bands{height};
-    Cell* cells = work.cells.get() + work.row_start(band);
+    Place* cells = work.cells.get() + work.row_start(band);
     float* grad_p = work.grad_p.get() + work.row_start(band) * perception;
     alignas(64) float shared_grad_u[channels] = {};
     bool any_shared = false;
@@ -83,7 +83,7 @@ void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& 
     }
 }
 
-void backward_stencil(float* grad_state, BackwardWork& work, const Rollout& rollout,
+void backward_stencil(float* grad_state, BackwardWork& work, const RolloutConstants& rollout,
                       const Slot& next, int band) {
     const int height = next.may_live.height;
     const int width = next.may_live.width;

@@ -6,7 +6,8 @@
 
 namespace nca::cpu {
 
-Rollout::Rollout(const Rule& rule, const PackedWeights& packed, const FireKey& key)
+RolloutConstants::RolloutConstants(const Rule& rule, const PackedWeights& packed,
+                                   const FireKey& key)
     : weights(packed),
       stencil{rule.filters, rule.edges},
       fire(key, rule.fire_rate),
@@ -63,7 +64,7 @@ void clear(float* cell) { std::memset(cell, 0, channels * sizeof(float)); }
 
 // The gathered rows through perception, MLP and update, and the alpha bits of their results.
 void update_rows(const Slot& next, const Slot& now, ForwardWork& work, Scratch& scratch,
-                 const Rollout& rollout, const Cell* cells, int count) {
+                 const RolloutConstants& rollout, const Place* cells, int count) {
     if (count == 0) return;
     const auto [bits, height, width] = now.may_live;
     perceive(scratch.p, rollout.stencil, now.state, height, width, cells, count);
@@ -81,9 +82,9 @@ void update_rows(const Slot& next, const Slot& now, ForwardWork& work, Scratch& 
 }  // namespace
 
 void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& scratch,
-                 const Rollout& rollout, int step, int sample, int top, int bottom) {
+                 const RolloutConstants& rollout, int step, int sample, int top, int bottom) {
     const int width = now.may_live.width;
-    Cell cells[chunk_rows];
+    Place cells[chunk_rows];
     int count = 0;
     for (int y = top; y < bottom; ++y) {
         for (int w = 0; w < now.may_live.words(); ++w) {
@@ -128,8 +129,8 @@ void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& 
     update_rows(next, now, work, scratch, rollout, cells, count);
 }
 
-void mask_band(const Slot& next, const Slot& now, ForwardWork& work, const Rollout& rollout,
-               int step, int sample, int top, int bottom) {
+void mask_band(const Slot& next, const Slot& now, ForwardWork& work,
+               const RolloutConstants& rollout, int step, int sample, int top, int bottom) {
     const int width = now.may_live.width;
     for (int y = top; y < bottom; ++y) {
         for (int w = 0; w < now.may_live.words(); ++w) {
@@ -138,10 +139,10 @@ void mask_band(const Slot& next, const Slot& now, ForwardWork& work, const Rollo
             for_each_bit(work.written.word(y, w) & ~life,
                          [&](int i) { clear(cell_at(next.state, width, y, w * 64 + i)); });
             // Living cells that fired among zeros; the first phase left them out.
-            const std::uint64_t lonely = life & ~now.may_live.dilated(y, w, rollout.edges);
+            const std::uint64_t empty = life & ~now.may_live.dilated(y, w, rollout.edges);
             const std::uint64_t born = rollout.fire.word(
                 step, sample, std::uint32_t(y) * std::uint32_t(width) + std::uint32_t(w) * 64,
-                lonely);
+                empty);
             for_each_bit(born, [&](int i) {
                 copy(cell_at(next.state, width, y, w * 64 + i), rollout.empty_step);
             });

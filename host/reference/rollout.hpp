@@ -18,13 +18,13 @@
 
 namespace nca::reference {
 
-// One Grid for each sample of a batch in host memory.
+// The samples of a batch in host memory.
 template <class Real>
-std::vector<Grid<Real>> split_batch(ConstStateView batch) {
-    std::vector<Grid<Real>> samples;
+std::vector<SampleState<Real>> split_batch(ConstStateView batch) {
+    std::vector<SampleState<Real>> samples;
     for (int sample = 0; sample < batch.batch; ++sample) {
         const ConstStateView view = batch.sample(sample);
-        Grid<Real> grid(batch.height, batch.width);
+        SampleState<Real> grid(batch.height, batch.width);
         grid.values.assign(view.data, view.data + view.size());
         samples.push_back(std::move(grid));
     }
@@ -41,40 +41,42 @@ inline Mask fire_mask(const FireKey& key, float fire_rate, int step, int sample,
     return mask;
 }
 
-// One sample through all steps.
+// What the rollout of one sample leaves for backward.
 template <class Real>
-struct Rollout {
-    std::vector<Grid<Real>> states;  // [steps + 1]; the first is the state that it started from
-    std::vector<Mask> fire;          // [steps]
-    std::vector<Mask> life;          // [steps]
+struct SampleTape {
+    std::vector<SampleState<Real>>
+        states;              // [steps + 1]; the first is the state that it started from
+    std::vector<Mask> fire;  // [steps]
+    std::vector<Mask> life;  // [steps]
 
     int steps() const { return static_cast<int>(fire.size()); }
-    const Grid<Real>& first() const { return states.front(); }
-    const Grid<Real>& last() const { return states.back(); }
+    const SampleState<Real>& first() const { return states.front(); }
+    const SampleState<Real>& last() const { return states.back(); }
 };
 
 template <class Real>
-Rollout<Real> rollout_forward(const Rule& rule, const Parameters<Real>& parameters,
-                              const Grid<Real>& state, const RolloutOptions& options, int sample) {
-    Rollout<Real> rollout{{state}, {}, {}};
+SampleTape<Real> rollout_forward(const Rule& rule, const Parameters<Real>& parameters,
+                                 const SampleState<Real>& state, const RolloutOptions& options,
+                                 int sample) {
+    SampleTape<Real> tape{{state}, {}, {}};
     for (int t = 0; t < options.steps; ++t) {
-        rollout.fire.push_back(
+        tape.fire.push_back(
             fire_mask(options.key, rule.fire_rate, t, sample, state.height, state.width));
-        auto [z, life, next] = step_forward(rule, parameters, rollout.last(), rollout.fire.back());
-        rollout.life.push_back(std::move(life));
-        rollout.states.push_back(std::move(next));
+        auto [z, life, next] = step_forward(rule, parameters, tape.last(), tape.fire.back());
+        tape.life.push_back(std::move(life));
+        tape.states.push_back(std::move(next));
     }
-    return rollout;
+    return tape;
 }
 
 // From the gradient of the last state to that of the first; adds to the parameters' gradients.
 template <class Real>
-Grid<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters,
-                            const Rollout<Real>& rollout, Grid<Real> grad_state,
-                            Parameters<Real>& grad_parameters) {
-    for (int t = rollout.steps() - 1; t >= 0; --t) {
-        grad_state = step_backward(rule, parameters, rollout.states[t], rollout.fire[t],
-                                   rollout.life[t], grad_state, grad_parameters);
+SampleState<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters,
+                                   const SampleTape<Real>& tape, SampleState<Real> grad_state,
+                                   Parameters<Real>& grad_parameters) {
+    for (int t = tape.steps() - 1; t >= 0; --t) {
+        grad_state = step_backward(rule, parameters, tape.states[t], tape.fire[t], tape.life[t],
+                                   grad_state, grad_parameters);
     }
     return grad_state;
 }
@@ -82,8 +84,9 @@ Grid<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters
 // The last state of a rollout whose masks are given. A smooth function of parameters and state but
 // for the kinks of ReLU, and its derivative is what rollout_backward computes.
 template <class Real>
-Grid<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters, Grid<Real> state,
-                          const std::vector<Mask>& fire, const std::vector<Mask>& life) {
+SampleState<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters,
+                                 SampleState<Real> state, const std::vector<Mask>& fire,
+                                 const std::vector<Mask>& life) {
     for (std::size_t t = 0; t < fire.size(); ++t) {
         state = masked(update(rule, parameters, state, fire[t]), life[t]);
     }
@@ -93,7 +96,7 @@ Grid<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters, 
 // Mean squared error of one sample's visible channels. target is [height, width,
 // visible_channels].
 template <class Real, class Target>
-Real loss(const Grid<Real>& state, std::span<const Target> target) {
+Real loss(const SampleState<Real>& state, std::span<const Target> target) {
     Real sum = 0;
     for (int cell = 0; cell < state.cells(); ++cell) {
         for (int c = 0; c < visible_channels; ++c) {
@@ -107,8 +110,9 @@ Real loss(const Grid<Real>& state, std::span<const Target> target) {
 
 // The gradient of the batch's loss, the mean over its samples, with respect to one of them.
 template <class Real, class Target>
-Grid<Real> loss_gradient(const Grid<Real>& state, std::span<const Target> target, int batch) {
-    Grid<Real> grad_state(state.height, state.width);
+SampleState<Real> loss_gradient(const SampleState<Real>& state, std::span<const Target> target,
+                                int batch) {
+    SampleState<Real> grad_state(state.height, state.width);
     const Real scale = Real(2) / (Real(state.cells()) * visible_channels * batch);
     for (int cell = 0; cell < state.cells(); ++cell) {
         for (int c = 0; c < visible_channels; ++c) {
@@ -122,7 +126,7 @@ Grid<Real> loss_gradient(const Grid<Real>& state, std::span<const Target> target
 
 // Cells whose own alpha is above living_threshold.
 template <class Real>
-int count_living(const Grid<Real>& state) {
+int count_living(const SampleState<Real>& state) {
     int count = 0;
     for (int cell = 0; cell < state.cells(); ++cell) {
         count += state.cell(cell)[alpha_channel] > Real(living_threshold);
@@ -136,33 +140,34 @@ class GradientCheck {
 public:
     struct Gradients {
         Parameters<double> parameters;
-        std::vector<Grid<double>> states;  // of the first state of each sample
+        std::vector<SampleState<double>> states;  // of the first state of each sample
     };
 
     // target is [height, width, visible_channels].
-    GradientCheck(Rule rule, Parameters<double> parameters, const std::vector<Grid<double>>& states,
-                  std::vector<float> target, const RolloutOptions& options)
+    GradientCheck(Rule rule, Parameters<double> parameters,
+                  const std::vector<SampleState<double>>& states, std::vector<float> target,
+                  const RolloutOptions& options)
         : rule_(rule), parameters_(std::move(parameters)), target_(std::move(target)) {
-        for (const Grid<double>& state : states) {
-            const int sample = static_cast<int>(rollouts_.size());
-            rollouts_.push_back(rollout_forward(rule_, parameters_, state, options, sample));
+        for (const SampleState<double>& state : states) {
+            const int sample = static_cast<int>(tapes_.size());
+            tapes_.push_back(rollout_forward(rule_, parameters_, state, options, sample));
         }
     }
 
-    const std::vector<Rollout<double>>& rollouts() const { return rollouts_; }
+    const std::vector<SampleTape<double>>& tapes() const { return tapes_; }
 
     double loss() const {
         double sum = 0;
-        for (const auto& rollout : rollouts_) sum += sample_loss(rollout.last());
+        for (const auto& tape : tapes_) sum += sample_loss(tape.last());
         return sum / batch();
     }
 
     Gradients gradients() const {
         Gradients result{Parameters<double>(parameters_.output_bias), {}};
-        for (const auto& rollout : rollouts_) {
+        for (const auto& tape : tapes_) {
             const auto target = std::span<const float>(target_);
-            result.states.push_back(rollout_backward(rule_, parameters_, rollout,
-                                                     loss_gradient(rollout.last(), target, batch()),
+            result.states.push_back(rollout_backward(rule_, parameters_, tape,
+                                                     loss_gradient(tape.last(), target, batch()),
                                                      result.parameters));
         }
         return result;
@@ -175,38 +180,38 @@ public:
         up.all[parameter] += epsilon;
         down.all[parameter] -= epsilon;
         double difference = 0;
-        for (const auto& rollout : rollouts_) {
-            difference += frozen_loss(up, rollout.first(), rollout) -
-                          frozen_loss(down, rollout.first(), rollout);
+        for (const auto& tape : tapes_) {
+            difference +=
+                frozen_loss(up, tape.first(), tape) - frozen_loss(down, tape.first(), tape);
         }
         return difference / (2 * epsilon * batch());
     }
 
-    // With respect to one value of a sample's first state, an index into Grid::values.
+    // With respect to one value of a sample's first state, an index into SampleState::values.
     double central_difference(int sample, std::size_t value, double epsilon = 1e-6) const {
-        const Rollout<double>& rollout = rollouts_[sample];
-        Grid<double> up = rollout.first(), down = rollout.first();
+        const SampleTape<double>& tape = tapes_[sample];
+        SampleState<double> up = tape.first(), down = tape.first();
         up.values[value] += epsilon;
         down.values[value] -= epsilon;
         const double difference =
-            frozen_loss(parameters_, up, rollout) - frozen_loss(parameters_, down, rollout);
+            frozen_loss(parameters_, up, tape) - frozen_loss(parameters_, down, tape);
         return difference / (2 * epsilon * batch());
     }
 
 private:
-    int batch() const { return static_cast<int>(rollouts_.size()); }
-    double sample_loss(const Grid<double>& state) const {
+    int batch() const { return static_cast<int>(tapes_.size()); }
+    double sample_loss(const SampleState<double>& state) const {
         return reference::loss(state, std::span<const float>(target_));
     }
-    double frozen_loss(const Parameters<double>& parameters, const Grid<double>& first,
-                       const Rollout<double>& masks) const {
+    double frozen_loss(const Parameters<double>& parameters, const SampleState<double>& first,
+                       const SampleTape<double>& masks) const {
         return sample_loss(frozen_rollout(rule_, parameters, first, masks.fire, masks.life));
     }
 
     Rule rule_;
     Parameters<double> parameters_;
     std::vector<float> target_;
-    std::vector<Rollout<double>> rollouts_;  // one for each sample
+    std::vector<SampleTape<double>> tapes_;  // one for each sample
 };
 
 }  // namespace nca::reference

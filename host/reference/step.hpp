@@ -26,13 +26,13 @@ namespace nca::reference {
 
 // The state of one sample, or the gradient of one.
 template <class Real>
-struct Grid {
+struct SampleState {
     int height = 0;
     int width = 0;
     std::vector<Real> values;  // [height, width, channels]
 
-    Grid() = default;
-    Grid(int rows, int columns)
+    SampleState() = default;
+    SampleState(int rows, int columns)
         : height(rows), width(columns), values(std::size_t(rows) * columns * channels) {}
 
     int cells() const { return height * width; }
@@ -67,7 +67,7 @@ inline int cell_at(int y, int x, int height, int width, Edges edges) {
 
 // [height, width, perception]
 template <class Real>
-std::vector<Real> perceive(const Rule& rule, const Grid<Real>& state) {
+std::vector<Real> perceive(const Rule& rule, const SampleState<Real>& state) {
     std::vector<Real> perceived(std::size_t(state.cells()) * perception);
     Real* p = perceived.data();
     for (int y = 0; y < state.height; ++y) {
@@ -92,7 +92,7 @@ std::vector<Real> perceive(const Rule& rule, const Grid<Real>& state) {
 // The transpose of perceive: adds perceive^T(grad_perceived) to grad_state.
 template <class Real>
 void perceive_backward(const Rule& rule, const std::vector<Real>& grad_perceived,
-                       Grid<Real>& grad_state) {
+                       SampleState<Real>& grad_state) {
     const int height = grad_state.height, width = grad_state.width;
     const Real* grad_p = grad_perceived.data();
     for (int y = 0; y < height; ++y) {
@@ -141,10 +141,10 @@ Activations<Real> network(const Parameters<Real>& parameters, const Real* p) {
 
 // z = x + fire * step_size * u
 template <class Real>
-Grid<Real> update(const Rule& rule, const Parameters<Real>& parameters, const Grid<Real>& state,
-                  const Mask& fire) {
+SampleState<Real> update(const Rule& rule, const Parameters<Real>& parameters,
+                         const SampleState<Real>& state, const Mask& fire) {
     const std::vector<Real> perceived = perceive(rule, state);
-    Grid<Real> z = state;
+    SampleState<Real> z = state;
     for (int cell = 0; cell < state.cells(); ++cell) {
         if (!fire[cell]) continue;
         const auto [a, h, u] = network(parameters, &perceived[std::size_t(cell) * perception]);
@@ -155,7 +155,7 @@ Grid<Real> update(const Rule& rule, const Parameters<Real>& parameters, const Gr
 
 // Where the largest alpha of the 3x3 is above living_threshold; beyond a zero edge alpha is 0.
 template <class Real>
-Mask living(const Grid<Real>& state, Edges edges) {
+Mask living(const SampleState<Real>& state, Edges edges) {
     Mask mask(state.cells());
     for (int y = 0; y < state.height; ++y) {
         for (int x = 0; x < state.width; ++x) {
@@ -173,7 +173,7 @@ Mask living(const Grid<Real>& state, Edges edges) {
 }
 
 template <class Real>
-Mask life_mask(const Rule& rule, const Grid<Real>& state, const Grid<Real>& z) {
+Mask life_mask(const Rule& rule, const SampleState<Real>& state, const SampleState<Real>& z) {
     Mask life = living(z, rule.edges);
     if (rule.life == Life::pre_and_post) {
         const Mask before = living(state, rule.edges);
@@ -184,7 +184,7 @@ Mask life_mask(const Rule& rule, const Grid<Real>& state, const Grid<Real>& z) {
 
 // z * life; a dead cell is zero even where z is not finite.
 template <class Real>
-Grid<Real> masked(Grid<Real> z, const Mask& life) {
+SampleState<Real> masked(SampleState<Real> z, const Mask& life) {
     for (int cell = 0; cell < z.cells(); ++cell) {
         for (int c = 0; c < channels; ++c) {
             if (!life[cell]) z.cell(cell)[c] = 0;
@@ -196,31 +196,32 @@ Grid<Real> masked(Grid<Real> z, const Mask& life) {
 // One step forward: the next state, and what backward wants to know about the step.
 template <class Real>
 struct Step {
-    Grid<Real> z;
+    SampleState<Real> z;
     Mask life;
-    Grid<Real> next;
+    SampleState<Real> next;
 };
 
 template <class Real>
 Step<Real> step_forward(const Rule& rule, const Parameters<Real>& parameters,
-                        const Grid<Real>& state, const Mask& fire) {
-    Grid<Real> z = update(rule, parameters, state, fire);
+                        const SampleState<Real>& state, const Mask& fire) {
+    SampleState<Real> z = update(rule, parameters, state, fire);
     Mask life = life_mask(rule, state, z);
-    Grid<Real> next = masked(z, life);
+    SampleState<Real> next = masked(z, life);
     return {std::move(z), std::move(life), std::move(next)};
 }
 
 // One step backward: from the gradient of the next state to that of the state. The gradients of the
 // parameters are added to. Fire and life are constants; ReLU's slope at 0 is 0.
 template <class Real>
-Grid<Real> step_backward(const Rule& rule, const Parameters<Real>& parameters,
-                         const Grid<Real>& state, const Mask& fire, const Mask& life,
-                         const Grid<Real>& grad_next, Parameters<Real>& grad_parameters) {
+SampleState<Real> step_backward(const Rule& rule, const Parameters<Real>& parameters,
+                                const SampleState<Real>& state, const Mask& fire, const Mask& life,
+                                const SampleState<Real>& grad_next,
+                                Parameters<Real>& grad_parameters) {
     const auto [w1, b1, w2, b2] = parameters.view();
     const auto [grad_w1, grad_b1, grad_w2, grad_b2] = grad_parameters.view();
     const std::vector<Real> perceived = perceive(rule, state);
     std::vector<Real> grad_perceived(perceived.size());
-    const Grid<Real> grad_z = masked(grad_next, life);
+    const SampleState<Real> grad_z = masked(grad_next, life);
 
     for (int cell = 0; cell < state.cells(); ++cell) {
         if (!fire[cell] || !life[cell]) continue;  // grad_u is zero
@@ -247,7 +248,7 @@ Grid<Real> step_backward(const Rule& rule, const Parameters<Real>& parameters,
         }
     }
 
-    Grid<Real> grad_state = grad_z;
+    SampleState<Real> grad_state = grad_z;
     perceive_backward(rule, grad_perceived, grad_state);
     return grad_state;
 }

@@ -38,7 +38,7 @@ public:
     explicit GradcheckReference(const GradcheckProblem& problem)
         : problem_(problem), parameters_(problem.model.weights) {
         int sample = 0;
-        for (const reference::Grid<double>& state :
+        for (const reference::SampleState<double>& state :
              reference::split_batch<double>(problem.view())) {
             rollouts_.push_back(reference::rollout_forward(problem.model.rule, parameters_, state,
                                                            problem.options, sample++));
@@ -55,7 +55,7 @@ public:
 
     std::vector<double> gradient() const {
         reference::Parameters<double> result(parameters_.output_bias);
-        for (const reference::Rollout<double>& rollout : rollouts_) {
+        for (const reference::SampleTape<double>& rollout : rollouts_) {
             reference::rollout_backward(
                 problem_.model.rule, parameters_, rollout,
                 reference::loss_gradient(rollout.last(), target(), problem_.batch), result);
@@ -87,7 +87,7 @@ private:
 
     const GradcheckProblem& problem_;
     reference::Parameters<double> parameters_;
-    std::vector<reference::Rollout<double>> rollouts_;  // one for each sample
+    std::vector<reference::SampleTape<double>> rollouts_;  // one for each sample
     std::vector<std::vector<reference::Mask>> needed_;  // fire and life, for each sample and step
 };
 

@@ -164,7 +164,7 @@ struct Margins {
     double alpha = std::numeric_limits<double>::infinity();  // largest alpha of any 3x3 to 0.1
     double relu = std::numeric_limits<double>::infinity();   // any a to 0
 
-    void look_at(const reference::Grid<double>& state, Edges edges) {
+    void look_at(const reference::SampleState<double>& state, Edges edges) {
         for (int y = 0; y < state.height; ++y) {
             for (int x = 0; x < state.width; ++x) {
                 double largest = 0;
@@ -181,7 +181,7 @@ struct Margins {
 };
 
 inline Margins margins(const Rule& rule, const reference::Parameters<double>& parameters,
-                       const reference::Rollout<double>& rollout) {
+                       const reference::SampleTape<double>& rollout) {
     Margins result;
     for (int t = 0; t < rollout.steps(); ++t) {
         const auto& state = rollout.states[t];
@@ -201,9 +201,9 @@ inline Margins margins(const Rule& rule, const reference::Parameters<double>& pa
 
 // What the double reference makes of a case.
 struct Expected {
-    std::vector<reference::Rollout<double>> rollouts;  // one for each sample
+    std::vector<reference::SampleTape<double>> rollouts;  // one for each sample
     reference::Parameters<double> grad_weights{true};
-    std::vector<reference::Grid<double>> grad_first;  // one for each sample
+    std::vector<reference::SampleState<double>> grad_first;  // one for each sample
 };
 
 // Nothing where the case comes closer to a kink than the margins.

@@ -24,16 +24,16 @@ inline double tolerance(Precision precision, int steps) {
 }
 
 // A rollout in double with the life masks of the engine's: those that each of its states leads to.
-inline reference::Rollout<double> frozen(const Case& drawn,
-                                         const std::vector<std::vector<float>>& states,
-                                         int sample) {
+inline reference::SampleTape<double> frozen(const Case& drawn,
+                                            const std::vector<std::vector<float>>& states,
+                                            int sample) {
     const reference::Parameters<double> parameters(drawn.weights);
     const auto state_of = [&](int step) {
         const ConstStateView view = {states[std::size_t(step)].data(), drawn.batch, drawn.height,
                                      drawn.width, MemorySpace::host};
         return reference::split_batch<double>(view)[std::size_t(sample)];
     };
-    reference::Rollout<double> rollout{{state_of(0)}, {}, {}};
+    reference::SampleTape<double> rollout{{state_of(0)}, {}, {}};
     for (int step = 0; step < drawn.options.steps; ++step) {
         rollout.fire.push_back(reference::fire_mask(drawn.options.key, drawn.rule.fire_rate, step,
                                                     sample, drawn.height, drawn.width));

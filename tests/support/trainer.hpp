@@ -51,13 +51,13 @@ inline void require_uniform(std::span<const float> values, double bound) {
             5 * bound * bound * std::sqrt(4.0 / 45 / count));
 }
 
-inline std::vector<reference::Grid<double>> start_states(const TrainingConfig& config) {
-    reference::Grid<double> grid(config.grid(), config.grid());
+inline std::vector<reference::SampleState<double>> start_states(const TrainingConfig& config) {
+    reference::SampleState<double> grid(config.grid(), config.grid());
     double* cell = grid.cell(config.grid() / 2 * config.grid() + config.grid() / 2);
     cell[alpha_channel] = 1;
     if (config.rule.start_cell == StartCell::alpha_and_hidden)
         std::fill(cell + visible_channels, cell + channels, 1.0);
-    return std::vector<reference::Grid<double>>(std::size_t(config.batch), grid);
+    return std::vector<reference::SampleState<double>>(std::size_t(config.batch), grid);
 }
 
 inline std::vector<float> dense(const StatePool& pool, int index) {
