@@ -17,7 +17,7 @@ struct CUstream_st;
 
 namespace nca {
 
-// The stream that CUDA work is queued on; cudaStream_t is this type. The CPU engine ignores it.
+// The stream that CUDA work is queued on: the same type as cudaStream_t. The CPU engine ignores it.
 using Stream = CUstream_st*;
 
 // Whether backward adds to the weight gradients or replaces them.
@@ -28,11 +28,11 @@ struct RolloutOptions {
     FireKey key;
 };
 
-// What forward remembers for backward: the states of all steps, and a copy of rule and weights.
-// Move-only. Its memory goes back to the engine for the next rollout when it is destroyed.
+// What forward remembers for backward: the states of all steps, and copies of rule and weights.
+// Move-only. When a tape is destroyed, the engine keeps its memory for the next rollout.
 class NCA_API Tape {
 public:
-    // The engine's own part.
+    // What the engine that made the tape implements.
     class Storage {
     public:
         virtual ~Storage() = default;
@@ -44,9 +44,11 @@ public:
     explicit Tape(std::unique_ptr<Storage> storage) : storage_(std::move(storage)) {}
 
     explicit operator bool() const { return storage_ != nullptr; }
-    // These throw InvalidArgument where the tape is empty or has no such step.
+    // How many steps it has. Throws InvalidArgument where the tape is empty.
     int steps() const;
-    // The state after so many steps, in the engine's memory; 0 is the state that forward was given.
+    // The state after `step` steps, in the engine's memory; step 0 is the state that forward was
+    // given. Valid while the tape lives. Throws InvalidArgument where the tape is empty or step is
+    // not in 0 .. steps().
     ConstStateView state(int step) const;
     ConstStateView last() const { return state(steps()); }
     Storage* storage() const { return storage_.get(); }
@@ -55,97 +57,112 @@ private:
     std::unique_ptr<Storage> storage_;
 };
 
-// The target as the loss sees it, [height, width, visible_channels] in engine memory.
+// The target of the loss, [height, width, visible_channels] floats in the engine's memory.
 struct TargetView {
     const float* data = nullptr;
     int height = 0;
     int width = 0;
 };
 
-// Adam's settings for one update. Kingma and Ba, "Adam", 2015, with bias correction.
+// The options of one Adam update. Kingma and Ba, "Adam", ICLR 2015, with bias correction.
 struct AdamOptions {
     float learning_rate = 2e-3F;
     float beta1 = 0.9F;
     float beta2 = 0.999F;
     float epsilon = 1e-8F;
     bool normalise_gradients = false;  // divide each tensor by its L2 norm + 1e-8 first
-    std::int64_t update = 1;           // counts from 1
+    std::int64_t update = 1;           // the number of this update, from 1
 };
 
 // How an engine runs the rollouts of a batch.
 struct ChosenForm {
-    RolloutForm form = RolloutForm::steps;  // never automatic; the CPU engine has steps alone
-    std::string text;                       // for people: "one kernel a step"
+    RolloutForm form = RolloutForm::steps;  // never automatic; always steps on the CPU
+    std::string text;                       // to be shown: "one kernel a step"
 };
 
 struct Model;  // nca/model.hpp
 
-// Runs automata forward and backward. Made by make_engine. One engine may be used from one thread
-// at a time; two engines are independent. All pointers are in the engine's own memory space. With
-// one seed the results are the same bits in every run, whatever the number of threads.
+// Runs automata forward and backward. Made by make_engine. An engine must not be used by two
+// threads at the same time; two engines are independent. All pointers are to the engine's own
+// memory space. The same seed gives the same bits in every run, with any number of threads.
+//
+// On CUDA, advance, forward, backward, loss and adam queue their work on the stream and return
+// before it is done. On the CPU every function returns when its work is done. They throw
+// InvalidArgument for a bad argument; on CUDA also CudaError, when a call fails or the device has
+// not enough memory.
 class NCA_API Engine {
 public:
     virtual ~Engine() = default;
 
     virtual MemorySpace memory_space() const = 0;
-    // For people: "cpu, 2 threads, AVX-512".
+    // To be shown: "cpu, 2 threads, AVX-512".
     virtual std::string description() const = 0;
-    // What its matrix products are computed in: on the CPU always exact.
+    // What its matrix products are computed in; exact on the CPU.
     virtual Precision precision() const = 0;
-    // The form that forward and backward take for such a batch.
+    // The form in which it runs rollouts of such a batch and rule.
     virtual ChosenForm rollout_form(int batch, int height, int width,
                                     const Rule& rule = {}) const = 0;
 
-    // Zeroed memory of the engine, in floats. Throws Error naming the bytes wanted when there is
-    // not enough.
+    // `size` floats of the engine's memory, all zero. Waits until they are. Throws Error where
+    // there is not enough memory.
     virtual Buffer allocate(std::size_t size) = 0;
+    // A batch of empty grids. Throws InvalidArgument where a size is below 1 or the whole is larger
+    // than any memory, and what allocate throws.
     State make_state(int batch, int height, int width);
 
-    // Copies; both wait until the copy is done.
+    // Copy floats from host memory to the engine's and back. Both run after the work that is queued
+    // on the stream, and wait until the copy is done.
     virtual void copy_from_host(float* destination, std::span<const float> source,
                                 Stream stream = nullptr) = 0;
     virtual void copy_to_host(std::span<float> destination, const float* source,
                               Stream stream = nullptr) = 0;
 
-    // Runs options.steps steps in place and remembers nothing. Asynchronous on CUDA.
+    // Runs options.steps steps and overwrites state by the last one. Keeps no tape.
     virtual void advance(const Rule& rule, ConstWeightsView weights, StateView state,
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
-    // Runs options.steps steps and remembers what backward needs: 16 floats per cell and step.
-    // Neither state nor weights need to outlive the call's work on the stream.
+    // Runs options.steps steps and returns the tape that backward needs, 16 floats for each cell
+    // and step. state and weights must stay as they are until the call's work on the stream is
+    // done.
     virtual Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
-    // Back through all steps of the tape (design of the formulae: docs/mathematics.md).
-    // grad_state [batch, height, width, channels] holds the gradient of the tape's last state and
-    // is overwritten by the gradient of its first; grad_weights is added to or overwritten. Where
-    // the weights have no b2, grad_weights.b2 is ignored and may be null. Asynchronous on CUDA.
+    // The gradients of all steps of a tape of this engine (docs/mathematics.md). grad_state [batch,
+    // height, width, channels] holds the gradient of the tape's last state and is overwritten by
+    // the gradient of its first state. grad_weights is overwritten or added to. Where the weights
+    // have no b2, grad_weights.b2 is ignored and may be null.
     virtual void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
                           Accumulate accumulate, Stream stream = nullptr) = 0;
 
-    // Mean squared error of the visible channels over batch, height and width, and its gradient:
-    // loss[sample] = sum of (state - target)^2 / (height * width * 4), so that the batch's loss is
-    // their mean; grad_state is overwritten (hidden channels get 0) by the gradient of that mean;
-    // living[sample] counts cells with alpha above living_threshold. Overwrites all three.
+    // The loss: the mean squared error of the visible channels over batch, height and width.
+    // Overwrites
+    //   loss[batch]: sum of (state - target)^2 / (height * width * 4) of each sample, so that the
+    //       batch's loss is their mean;
+    //   grad_state [batch, height, width, channels]: the gradient of the batch's loss, 0 in hidden
+    //       channels;
+    //   living[batch]: how many cells of each sample have their own alpha above living_threshold.
     virtual void loss(StateView grad_state, float* loss, float* living, ConstStateView state,
                       TargetView target, Stream stream = nullptr) = 0;
 
-    // One Adam update of weights, first_moments and second_moments ([parameter_count] floats each,
-    // laid out as Weights::all()) from grad_weights, which is overwritten by its normalised value
-    // where the options ask for it. norms[4] receives each tensor's L2 norm before that.
+    // One Adam update of weights, first_moments and second_moments by grad_weights. Each has
+    // parameter_count(output_bias) floats, laid out as Weights::all(). Overwrites norms[4] by the
+    // L2 norm of each tensor's gradient (0 where there is no b2), then divides grad_weights by them
+    // where options.normalise_gradients is set.
     virtual void adam(float* weights, float* first_moments, float* second_moments,
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
-    // The same for a model in host memory; a CUDA engine uploads its weights first.
+    // The same for a model in host memory. A CUDA engine copies its weights to the device and waits
+    // for the device.
     Tape forward(const Model& model, ConstStateView state, const RolloutOptions& options,
                  Stream stream = nullptr);
     void advance(const Model& model, StateView state, const RolloutOptions& options,
                  Stream stream = nullptr);
 };
 
-// Throws NotCompiled when a CUDA device is asked for and the library was built without CUDA,
-// CudaError when there is no such device, InvalidArgument for a negative number of threads.
+// Throws NotCompiled where a CUDA device is asked for and the library was built without CUDA,
+// CudaError where there is no such device, no code for it, or the precision needs another device;
+// InvalidArgument where threads is not in 0..1024.
 NCA_API std::unique_ptr<Engine> make_engine(const Device& device = Device::automatic());
 
 }  // namespace nca

@@ -8,8 +8,8 @@
 
 namespace nca {
 
-// Everything the library throws. what() is one message: what happened, what was given and what was
-// expected, and what to do about it.
+// The base of everything that the library throws (but std::bad_alloc). what() says what happened,
+// what was given, what was expected and what to do.
 class NCA_API Error : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;
@@ -39,7 +39,7 @@ public:
     using Error::Error;
 };
 
-// This build of the library has no CUDA engine.
+// CUDA was asked for, but the library was built without it.
 class NCA_API NotCompiled : public Error {
 public:
     using Error::Error;

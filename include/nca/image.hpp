@@ -12,12 +12,13 @@
 
 namespace nca {
 
-// [height, width, 4] bytes, RGBA, straight alpha.
+// A picture in host memory. Functions that take one throw InvalidArgument where it has no pixels,
+// or more or fewer than height * width.
 struct Image {
-    int height = 0;
+    int height = 0;  // pixels
     int width = 0;
-    std::vector<std::uint8_t> pixels;
-    bool had_alpha = true;  // false: the file had none and was taken as opaque
+    std::vector<std::uint8_t> pixels;  // [height, width, 4], RGBA, straight alpha
+    bool had_alpha = true;             // false: the file had no alpha, so every pixel is opaque
 
     std::uint8_t* pixel(int y, int x) { return pixels.data() + (std::size_t(y) * width + x) * 4; }
     const std::uint8_t* pixel(int y, int x) const {
@@ -25,44 +26,52 @@ struct Image {
     }
 };
 
-// The largest side of an image that is read, in pixels.
+// The largest side of an image that load_image reads, in pixels.
 inline constexpr int largest_image_side = 8192;
 
-// Reads PNG, JPEG, BMP, TGA or static GIF. Throws IoError, or FormatError where the file is not a
-// whole image or larger than largest_image_side.
+// Reads PNG, JPEG, BMP, TGA or the first frame of a GIF. Throws IoError where the file cannot be
+// read, FormatError where it is not a whole image or a side is longer than largest_image_side.
 NCA_API Image load_image(const std::filesystem::path& path);
 
-// The same for an image to train on: also throws FormatError where a side is shorter than 8 pixels
+// The same for an image to train on. Throws FormatError also where a side is shorter than 8 pixels
 // or every pixel is transparent.
 NCA_API Image load_target(const std::filesystem::path& path);
 
-// Resamples with stb_image_resize's filters on premultiplied pixels.
+// Resamples to another size with a Catmull-Rom filter; colours are weighted by alpha. Throws
+// InvalidArgument where a new side is not in 1 .. 2 * largest_image_side.
 NCA_API Image resize(const Image& image, int height, int width);
 
-// Every pixel as a square of scale x scale pixels. scale >= 1.
+// Makes each pixel a square of scale x scale pixels. Throws InvalidArgument where scale is below 1
+// or a new side is above 2 * largest_image_side.
 NCA_API Image enlarge(const Image& image, int scale);
 
-// The image on opaque white.
+// The image on a white background, opaque.
 NCA_API Image on_white(const Image& image);
 
-// One grid of a state in host memory as a picture with straight alpha, as the rule reads colours.
+// The picture of one grid in host memory, one pixel for each cell. Colours are divided by alpha
+// where the rule has them premultiplied; values outside 0..1 are cut off. Throws InvalidArgument
+// where the view has more than one grid or is in device memory.
 NCA_API Image picture(const Rule& rule, ConstStateView grid);
 
 // The bytes of a PNG file.
 NCA_API std::vector<std::uint8_t> encode_png(const Image& image);
 
-// Writers. The old file stays until the new one is whole. All throw IoError.
+// The functions below write files. They throw IoError where that fails; the old file stays until
+// the new one is complete.
 NCA_API void save_png(const std::filesystem::path& path, const Image& image);
 
-// Animations that loop for ever. All frames have one size, centiseconds is the time of each, the
-// last frame stays for a second. Throw InvalidArgument where there is no frame or sizes differ.
-// GIF has no half-transparent pixels: hand it frames from on_white, or alpha is cut at one half.
+// An animation that loops for ever. Each frame is shown for that many hundredths of a second, the
+// last for at least a whole second. Throws InvalidArgument where there is no frame, frames have
+// different sizes, a side is above 65535 pixels (GIF) or 16383 (WebP), or centiseconds is not in
+// 1..65535. A GIF has no half-transparent pixels: pixels with alpha below 128 become transparent,
+// the others opaque. Use frames of on_white to avoid that.
 NCA_API void save_gif(const std::filesystem::path& path, std::span<const Image> frames,
                       int centiseconds);
 NCA_API void save_webp(const std::filesystem::path& path, std::span<const Image> frames,
                        int centiseconds);
 
-// float32 .npy, [height, width, channels], one grid in host memory.
+// A NumPy file of one grid in host memory, float32, [height, width, channels]. Throws
+// InvalidArgument where the view has more than one grid or is in device memory.
 NCA_API void save_npy(const std::filesystem::path& path, ConstStateView grid);
 
 }  // namespace nca

@@ -11,14 +11,14 @@
 
 namespace nca {
 
-// How a model came to be; shown by `nca info`, kept in the file, not needed to run it.
+// How a model was trained. Stored in the model's file, not needed to run it.
 struct TrainingHistory {
     std::string preset;  // empty: unknown
     std::string target;  // file name of the target
     std::int64_t iterations = 0;
-    int height = 0;  // the grid it was trained on, in cells; 0: unknown
+    int height = 0;  // of the grid, in cells; 0: unknown
     int width = 0;
-    int padding = 0;  // dead cells around the target, on each side
+    int padding = 0;  // empty cells around the target, on each side
     double loss = 0;  // mean of the last 100 iterations
     std::uint32_t seed = 0;
 
@@ -30,7 +30,7 @@ struct Model {
     Rule rule;
     Weights weights;
     TrainingHistory history;
-    bool rule_in_file = true;  // false: the file had no rule and the notebook's was assumed
+    bool rule_in_file = true;  // false: the file had no rule, so rule is notebook_rule()
 
     // Reads a safetensors file (docs/file-formats.md). Throws IoError where it cannot be read,
     // FormatError where it is not such a file, has other shapes, or holds a value that is not
@@ -38,8 +38,8 @@ struct Model {
     NCA_API static Model load(const std::filesystem::path& path);
 
     // Writes a safetensors file that the notebook's PyTorch module loads unchanged. The old file
-    // stays until the new one is whole. Throws IoError, and InvalidArgument where a weight is not
-    // finite.
+    // stays until the new one is complete. Throws IoError where the file cannot be written,
+    // InvalidArgument where a weight is not finite.
     NCA_API void save(const std::filesystem::path& path) const;
 };
 
@@ -49,12 +49,13 @@ struct Model {
 // it is not such a file.
 NCA_API Model load_distill_json(const std::filesystem::path& path);
 
-// Writes a model for the web demo. The file holds weights and nothing else: the demo runs them by
-// distill_demo_rule() whatever the model's rule, which the caller should compare. Each weight is
-// rounded to the nearest of 256 values, so it changes by at most 1/255 of the largest magnitude in
-// its tensor; a tensor of zeros, as an absent output bias is written, stays zero. The old file
-// stays until the new one is whole. Throws IoError, and InvalidArgument where a weight is not
-// finite or above 1.7e38, half of the largest float.
+// Writes a model for the web demo. The file holds only weights, and the demo runs them by
+// distill_demo_rule(): the caller should check that the model has this rule. Each weight is rounded
+// to the nearest of 256 values, so it changes by at most 1/255 of the largest magnitude in its
+// tensor. A tensor of zeros stays zero; a missing output bias is written as zeros. The old file
+// stays until the new one is complete. Throws IoError where the file cannot be written,
+// InvalidArgument where a weight is not finite or has a magnitude above 1.7e38, half of the largest
+// float.
 NCA_API void save_distill_json(const std::filesystem::path& path, const Model& model);
 
 }  // namespace nca

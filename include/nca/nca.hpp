@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The whole public interface. Three levels, each built on the next: Simulator runs a trained
-// automaton, Trainer trains one, Engine differentiates any loss of yours.
+// The whole public interface. Simulator runs a trained automaton. Trainer trains one. Both use
+// Engine, which also gives the gradients of a loss of your own.
 #include <nca/device.hpp>
 #include <nca/engine.hpp>
 #include <nca/error.hpp>

@@ -8,28 +8,28 @@
 
 namespace nca {
 
-// What lies beyond the edge of the grid, for perception and for the life mask alike.
+// What perception and the life mask find beyond the edge of the grid.
 enum class Edges {
-    circular,  // the opposite side
-    zero,      // dead cells
+    circular,  // the cells of the opposite side
+    zero,      // cells of zeros
 };
 
-// When a cell is kept: living after the update, or both before and after it.
+// Which cells a step keeps: the life mask. Cells that it does not keep become zero.
 enum class Life {
-    post,
-    pre_and_post,
+    post,          // those that are living after the update
+    pre_and_post,  // those that are living both before and after the update
 };
 
-// What plant_seed writes into the start cell; all other channels are zero.
+// The values of the start cell; its other channels are zero.
 enum class StartCell {
     alpha,             // alpha = 1
     alpha_and_hidden,  // alpha = 1 and the twelve hidden channels = 1
 };
 
-// A 3x3 filter, row-major, cross-correlated (not flipped): filter[(dy + 1) * 3 + (dx + 1)].
+// A 3x3 filter: filter[(dy + 1) * 3 + (dx + 1)] is the factor of the cell at (y + dy, x + dx).
 using Filter = std::array<float, 9>;
 
-// Everything about an automaton but its weights. The default is the rule of the `growing` preset
+// Everything about an automaton except its weights. The default is the rule of the `growing` preset
 // (Mordvintsev et al., Distill 2020, experiment 1).
 struct Rule {
     std::array<Filter, filter_count> filters = {{
@@ -40,8 +40,8 @@ struct Rule {
     Edges edges = Edges::zero;
     Life life = Life::pre_and_post;
     StartCell start_cell = StartCell::alpha_and_hidden;
-    float fire_rate = 0.5F;     // in 0..1, the chance that a cell updates in a step
-    float step_size = 1.0F;     // finite
+    float fire_rate = 0.5F;     // in 0..1: the probability that a cell fires in a step
+    float step_size = 1.0F;     // finite; an update is step_size * u
     bool premultiplied = true;  // colour channels hold colour * alpha
 
     bool operator==(const Rule&) const = default;
@@ -49,18 +49,20 @@ struct Rule {
     // Throws InvalidArgument where a value is outside its range or not finite.
     NCA_API void validate() const;
 
-    // The values of the start cell.
+    // All channels of the start cell.
     NCA_API std::array<float, channels> start_values() const;
 
     // The rule with its last two filters rotated: cos * Sx - sin * Sy and sin * Sx + cos * Sy.
+    // Throws InvalidArgument where degrees is not finite.
     NCA_API Rule rotated(double degrees) const;
 };
 
-// The notebook's rule: circular edges, plain Sobel, life after the update, straight alpha.
+// The notebook's rule: circular edges, Sobel filters without the factor 1/8, Life::post, a start
+// cell of alpha, straight alpha.
 NCA_API Rule notebook_rule();
 
-// The rule that the web demo of the Distill article runs every model by: that of the `growing`
-// preset with circular edges.
+// The rule by which the web demo of the Distill article runs every model: that of the `growing`
+// preset, with circular edges.
 NCA_API Rule distill_demo_rule();
 
 }  // namespace nca

@@ -12,33 +12,39 @@ namespace nca {
 
 struct SimulatorOptions {
     Device device = Device::automatic();
-    int height = 72;  // cells
+    int height = 72;  // of the grid, in cells: each in 1..16384, 2^26 cells at most
     int width = 72;
-    std::uint32_t seed = 0;
+    std::uint32_t seed = 0;  // of the fire masks
 };
 
-// One grid and the automaton that lives on it. The grid is empty at first.
+// Runs a model on one grid, which is empty at first. Places are (y, x) in cells; they count from 0,
+// from the top and from the left. On CUDA all functions that read or write cells, but step, wait
+// until the queued steps are done. Failures of CUDA throw CudaError.
 class NCA_API Simulator {
 public:
-    // Throws InvalidArgument for a bad size or rule, and whatever make_engine throws.
+    // Throws InvalidArgument for a bad size or rule, Error where there is not enough memory, and
+    // what make_engine throws.
     Simulator(Model model, const SimulatorOptions& options = {});
 
     // Overwrites one cell by the rule's start cell. Throws InvalidArgument outside the grid.
     void plant_seed(int y, int x);
-    // Queues so many steps; on CUDA returns before they are done.
+    // Runs that many steps. On CUDA it queues them and returns before they are done. Throws
+    // InvalidArgument where steps is negative or above 2^24.
     void step(int steps = 1);
-    // Kills the cells whose centre is at most radius cells from (y, x).
+    // Clears the cells whose centre is at most radius cells from (y, x). Throws InvalidArgument
+    // where a number is not finite or the radius is negative.
     void erase_circle(double y, double x, double radius);
-    // Kills the rectangle of rows top .. bottom - 1 and columns left .. right - 1.
+    // Clears rows top .. bottom - 1 of columns left .. right - 1, as far as they are in the grid.
     void erase_rectangle(int top, int left, int bottom, int right);
 
-    std::int64_t steps_done() const { return steps_done_; }
+    std::int64_t steps_done() const { return steps_done_; }  // queued ones included
     const Model& model() const { return model_; }
     Engine& engine() const { return *engine_; }
-    // The state in the engine's own memory, [1, height, width, channels].
+    // The state in the engine's memory, [1, height, width, channels].
     StateView state() { return state_.view(); }
-    // Copies; both wait until all queued steps are done. [height, width, channels] floats.
+    // A copy of the state, [height, width, channels] floats.
     std::vector<float> download() const;
+    // The state as a picture, one pixel for each cell.
     Image picture() const;
 
 private:

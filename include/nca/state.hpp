@@ -11,12 +11,11 @@
 
 namespace nca {
 
-// Where memory lies. A field and not a type, because one engine interface serves both: an engine
-// checks each view that it is given and throws InvalidArgument when it cannot reach the memory.
+// Where memory lies. An engine checks the space of each view that it is given, and throws
+// InvalidArgument where it is not its own.
 enum class MemorySpace { host, device };
 
-// A batch of grids, [batch, height, width, channels], float32, channels last, contiguous. Does not
-// own its memory.
+// A batch of grids, [batch, height, width, channels] floats, contiguous. Does not own its memory.
 template <class T>
 struct BasicStateView {
     T* data = nullptr;
@@ -34,7 +33,7 @@ struct BasicStateView {
     BasicStateView sample(int index) const {
         return {data + std::size_t(index) * height * width * channels, 1, height, width, space};
     }
-    // To a view that only reads. A template, since no type converts to itself.
+    // Converts to a view that only reads. A template, because no class can convert to itself.
     template <class U>
     requires std::is_same_v<U, const T>
     operator BasicStateView<U>() const { return {data, batch, height, width, space}; }
@@ -42,10 +41,10 @@ struct BasicStateView {
 using StateView = BasicStateView<float>;
 using ConstStateView = BasicStateView<const float>;
 
-// Floats in an engine's memory. Move-only; made by Engine::allocate.
+// Owns floats in an engine's memory. Move-only; made by Engine::allocate.
 class NCA_API Buffer {
 public:
-    using Release = void (*)(float*);
+    using Release = void (*)(float*);  // frees the memory
 
     Buffer() = default;
     Buffer(float* data, std::size_t size, MemorySpace space, Release release)
@@ -61,7 +60,8 @@ private:
     MemorySpace space_ = MemorySpace::host;
 };
 
-// A batch of grids in an engine's memory. Move-only; made by Engine::make_state, zero at first.
+// Owns a batch of grids in an engine's memory. Move-only; made by Engine::make_state, zero at
+// first.
 class NCA_API State {
 public:
     State() = default;

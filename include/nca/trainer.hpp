@@ -15,72 +15,77 @@
 
 namespace nca {
 
-// The target as a training run sees it: [grid, grid, 4] floats in 0..1, scaled, centred, padded,
-// premultiplied where the rule says so. Throws FormatError where nothing visible is left of it.
+// The target of a training run, [grid, grid, 4] floats in 0..1 in host memory: the image scaled to
+// config.target_size, centred and padded; colours are premultiplied where config.rule says so.
+// Throws InvalidArgument for a bad configuration, FormatError where no pixel of the scaled image
+// has alpha above living_threshold.
 NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig& config);
 
-// What one call of iterate did.
+// What one iteration did.
 struct IterationReport {
-    std::int64_t iteration = 0;  // the number of the finished iteration, from 0
+    std::int64_t iteration = 0;  // its number, from 0
     int steps = 0;
     double loss = 0;
     double learning_rate = 0;
     double gradient_norm = 0;  // L2 norm over all tensors, before normalisation
-    int dead = 0;              // samples without a living cell at the end
-    // States of the pool that became the start cell: the worst of the batch, those that died or
-    // exploded, after a recovery all.
+    int dead = 0;              // samples without a cell of alpha above living_threshold at the end
+    // How many states of the pool became the start cell: the worst of the batch and those that died
+    // or exploded; after a recovery all.
     int reset = 0;
-    std::string recovery;  // not empty: training failed and this was done about it
+    std::string recovery;  // not empty: training failed; says why and what was done
 };
 
-// Trains one automaton. Deterministic: the same target, configuration and engine give the same
-// bits.
+// Trains one automaton. The same target, configuration and engine give the same bits in every run.
+// A trainer must not be used by two threads at the same time. Functions that read or write values
+// of the device wait for it, and throw CudaError where it fails.
 class NCA_API Trainer {
 public:
-    // Throws InvalidArgument for a bad configuration and whatever make_engine throws.
+    // Throws what make_target and make_engine throw, and Error where there is not enough memory.
     Trainer(const Image& target, const TrainingConfig& config,
             const Device& device = Device::automatic());
     ~Trainer();
     Trainer(Trainer&&) noexcept;
     Trainer& operator=(Trainer&&) noexcept;
 
-    // One update of the weights; waits for it. When training fails - the loss is not finite or
-    // explodes, every sample died, or the loss stays at a blank image's - it goes back to the last
-    // good weights and to start cells, halves the learning rate, begins the warm-up again, and says
-    // so in the report. Where the loss never left a blank image's it takes new weights. When that
-    // has happened 13 times without 100 good iterations in between (600 in a run that has learnt
-    // nothing yet; a warm-up's do not count) it throws Error.
+    // Runs one iteration, which is one update of the weights, and waits for it.
+    //
+    // An iteration fails where a loss, gradient or weight is not finite or is much too large, or
+    // where every sample died; a run fails where the loss stays at that of an empty grid. The
+    // trainer then recovers: it goes back to the last good weights (to new ones where nothing was
+    // learnt) and to start cells, halves the learning rate, begins the warm-up again, and says so
+    // in the report. It throws Error at the 13th failure without 100 good iterations in between
+    // (600 where nothing was learnt yet; those of a warm-up are not counted).
     IterationReport iterate();
-    // Up to so many, as many as the engine does best without the host looking on: one on the CPU,
-    // up to 32 on CUDA. Fewer where one failed. Waits for them; gives a report for each.
+    // Runs at least one and at most `most` iterations, as many as the engine runs best in one call:
+    // one on the CPU, up to 32 on CUDA; it ends at one that fails. Waits for them and returns a
+    // report of each. Throws what iterate() throws, InvalidArgument where most is below 1.
     std::vector<IterationReport> iterate(int most);
 
     // How many iterations are done.
     std::int64_t iteration() const;
     const TrainingConfig& config() const;
     Engine& engine() const;
-    // The target on the grid, [grid, grid, 4] floats.
+    // The target on the grid, [grid, grid, 4] floats in host memory.
     const std::vector<float>& target() const;
     // The loss of an empty grid.
     double blank_loss() const;
-    // What the last iteration started from and ended with, [batch, grid, grid, channels] floats;
-    // zero before the first; of no meaning where one failed. These copy from the device and wait.
+    // Copies of the states that the last iteration started from and ended with, [batch, grid, grid,
+    // channels] floats. Zero before the first iteration; of no meaning where it failed.
     std::vector<float> states_before() const;
     std::vector<float> states_after() const;
-    // The first so many states of the pool, fewer where it has fewer: [count, grid, grid,
-    // channels].
+    // Copies of the first `count` states of the pool, [count, grid, grid, channels] floats; of all
+    // where it has fewer.
     std::vector<float> pool_states(int count) const;
-    // The weights of the last iteration that went well, with their rule and history: the last that
-    // a forward pass has tried, so without that iteration's update; after resume those of the
-    // checkpoint. Always finite.
+    // The weights that the last good iteration's rollout used, without that iteration's update;
+    // after resume those of the checkpoint. Always finite. With rule and history.
     Model model() const;
-    // Goes into the history of the models that it saves.
+    // The name that the history of models and checkpoints has for the target.
     void set_target_name(std::string name);
 
-    // Everything that is needed to go on bit for bit. Throws IoError.
+    // Saves all that resume needs to continue training with the same bits. Throws IoError.
     void save_checkpoint(const std::filesystem::path& path) const;
-    // Goes on from a checkpoint of the same configuration and target; throws FormatError naming the
-    // first difference otherwise.
+    // Continues from a checkpoint. Throws IoError where it cannot be read, FormatError where it is
+    // no checkpoint or of another configuration or target; the message names the first difference.
     void resume(const std::filesystem::path& path);
 
 private:

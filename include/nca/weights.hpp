@@ -12,8 +12,8 @@
 
 namespace nca {
 
-// The four parameter tensors, in the memory of whoever owns them. b2 is null where the automaton
-// has no output bias.
+// The four tensors of the weights, in host or device memory. Does not own them. b2 is null where
+// the automaton has no output bias.
 template <class T>
 struct BasicWeightsView {
     T* w1 = nullptr;  // [hidden, perception]
@@ -21,7 +21,7 @@ struct BasicWeightsView {
     T* w2 = nullptr;  // [channels, hidden]
     T* b2 = nullptr;  // [channels] or null
 
-    // To a view that only reads. A template, since no type converts to itself.
+    // Converts to a view that only reads. A template, because no class can convert to itself.
     template <class U>
     requires std::is_same_v<U, const T>
     operator BasicWeightsView<U>() const { return {w1, b1, w2, b2}; }
@@ -29,7 +29,7 @@ struct BasicWeightsView {
 using WeightsView = BasicWeightsView<float>;
 using ConstWeightsView = BasicWeightsView<const float>;
 
-// Layout of the parameters in one contiguous array: w1, b1, w2, b2.
+// The layout of the weights in one contiguous array: w1, b1, w2, b2. Sizes are in floats.
 inline constexpr std::size_t w1_size = std::size_t{hidden} * perception;
 inline constexpr std::size_t b1_size = hidden;
 inline constexpr std::size_t w2_size = std::size_t{channels} * hidden;
@@ -39,13 +39,14 @@ constexpr std::size_t parameter_count(bool output_bias) {
     return w1_size + b1_size + w2_size + (output_bias ? b2_size : 0);
 }
 
+// The view of such an array of parameter_count(output_bias) values.
 template <class T>
 constexpr BasicWeightsView<T> view_parameters(T* all, bool output_bias) {
     return {all, all + w1_size, all + w1_size + b1_size,
             output_bias ? all + w1_size + b1_size + w2_size : nullptr};
 }
 
-// The parameters in host memory, all zero at first.
+// The weights in host memory, all zero at first.
 class NCA_API Weights {
 public:
     Weights() : Weights(true) {}
@@ -53,7 +54,7 @@ public:
         : values_(parameter_count(output_bias)), output_bias_(output_bias) {}
 
     bool has_output_bias() const { return output_bias_; }
-    std::span<float> all() { return values_; }
+    std::span<float> all() { return values_; }  // w1, b1, w2, b2
     std::span<const float> all() const { return values_; }
     WeightsView view() { return view_parameters(values_.data(), output_bias_); }
     ConstWeightsView view() const { return view_parameters(values_.data(), output_bias_); }
@@ -65,13 +66,14 @@ private:
     bool output_bias_;
 };
 
-// One parameter tensor by its name in files ("net.0.weight", ...), for loops over all of them.
+// One tensor of the weights.
 struct ParameterTensor {
-    const char* name;
-    std::size_t offset;  // into Weights::all()
-    std::size_t size;
-    std::vector<std::int64_t> shape;  // as PyTorch's 1x1 convolutions have it
+    const char* name;                 // in files: "net.0.weight", ...
+    std::size_t offset;               // into Weights::all()
+    std::size_t size;                 // in floats
+    std::vector<std::int64_t> shape;  // of PyTorch's 1x1 convolutions
 };
+// All tensors, in the order of Weights::all().
 NCA_API std::vector<ParameterTensor> parameter_tensors(bool output_bias);
 
 }  // namespace nca
