@@ -6,7 +6,7 @@
 namespace nca {
 namespace {
 
-// The model's weights where the engine can read them: as they are, or a copy held by buffer.
+// The model's weights in the engine's memory: the model's own, or a copy that buffer then holds.
 ConstWeightsView reachable(Engine& engine, const Model& model, Buffer& buffer, Stream stream) {
     if (engine.memory_space() == MemorySpace::host) return model.weights.view();
     const auto all = model.weights.all();

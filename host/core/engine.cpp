@@ -2,8 +2,9 @@
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
 
+#include <fmt/format.h>
+
 #include <cstdint>
-#include <string>
 
 #include "host/core/checks.hpp"
 
@@ -20,19 +21,15 @@ ConstStateView Tape::state(int step) const {
 }
 
 State Engine::make_state(int batch, int height, int width) {
-    if (batch < 1 || height < 1 || width < 1) {
-        throw InvalidArgument("a state of " + std::to_string(batch) + " x " +
-                              std::to_string(height) + " x " + std::to_string(width) +
-                              " cells: expected at least 1 x 1 x 1");
-    }
-    // Each side is below 2^31, so two of them fit and the third may not.
+    const auto refuse = [&](const char* advice) {
+        throw InvalidArgument(
+            fmt::format("a state of {} x {} x {} cells: {}", batch, height, width, advice));
+    };
+    if (batch < 1 || height < 1 || width < 1) refuse("expected at least 1 x 1 x 1");
+    // Two of these numbers have a product below 2^62; that of all three may overflow.
     const std::size_t cells = std::size_t(height) * width;
     constexpr std::size_t most = SIZE_MAX / channels / sizeof(float);
-    if (cells > most / std::size_t(batch)) {
-        throw InvalidArgument("a state of " + std::to_string(batch) + " x " +
-                              std::to_string(height) + " x " + std::to_string(width) +
-                              " cells: use a smaller batch or grid");
-    }
+    if (cells > most / std::size_t(batch)) refuse("use a smaller batch or grid");
     return {allocate(cells * batch * channels), batch, height, width};
 }
 

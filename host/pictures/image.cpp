@@ -15,7 +15,7 @@
 namespace nca {
 namespace {
 
-// An uncompressed image of the largest size with 16 bits per channel has half of this.
+// Twice the size of an uncompressed image of the largest sides with 16 bits per channel.
 constexpr std::size_t max_image_file_bytes = std::size_t{1} << 30;
 constexpr int smallest_target_side = 8;
 
@@ -31,7 +31,7 @@ Image empty_image(int height, int width) {
     return image;
 }
 
-// The result of resize or enlarge, refused before it gets memory.
+// Refuses a size for the result of resize or enlarge, before memory is allocated for it.
 void check_new_size(std::int64_t height, std::int64_t width) {
     constexpr int largest = 2 * largest_image_side;
     if (height < 1 || width < 1 || height > largest || width > largest) {
@@ -55,11 +55,7 @@ Image load_target(const std::filesystem::path& path) {
             "{} has {} x {} pixels, expected at least {} x {} to train on", path.string(),
             image.width, image.height, smallest_target_side, smallest_target_side));
     }
-    bool visible = false;
-    for (std::size_t i = alpha_channel; i < image.pixels.size(); i += 4) {
-        visible = visible || image.pixels[i] > 0;
-    }
-    if (!visible) {
+    if (!any_alpha(image.pixels, [](int alpha) { return alpha > 0; })) {
         throw FormatError(
             fmt::format("{} is transparent everywhere, so there is nothing to grow; "
                         "use an image with a visible part",
@@ -112,7 +108,7 @@ Image picture(const Rule& rule, ConstStateView grid) {
             const float* cell = grid.cell(0, y, x);
             std::uint8_t* pixel = image.pixel(y, x);
             const float alpha = cell[alpha_channel];
-            // An alpha above 1 is shown as 1, and so the colours are divided by that.
+            // An alpha above 1 is shown as 1, so colours are not divided by more than 1.
             const float divisor = rule.premultiplied && alpha > 0 ? std::min(alpha, 1.0F) : 1.0F;
             for (int c = 0; c < 3; ++c) pixel[c] = to_byte(cell[c] / divisor);
             pixel[alpha_channel] = to_byte(alpha);

@@ -6,10 +6,12 @@
 
 #include <fmt/format.h>
 
+#include <vector>
+
 namespace nca {
 
 // Throws InvalidArgument where the image has no pixels, not as many as its size says, or 2^31 bytes
-// and more, which the encoders cannot count.
+// or more: the encoders count bytes in an int.
 inline void check_image(const Image& image) {
     constexpr std::size_t largest_bytes = (std::size_t{1} << 31) - 1;
     constexpr std::size_t bytes_per_pixel = 4;
@@ -26,6 +28,15 @@ inline void check_image(const Image& image) {
                                           image.width, image.height, image.pixels.size(),
                                           expected));
     }
+}
+
+// Whether the predicate holds for the alpha of any pixel; values is [pixels, 4].
+template <class Value, class Predicate>
+bool any_alpha(const std::vector<Value>& values, Predicate predicate) {
+    for (std::size_t i = alpha_channel; i < values.size(); i += visible_channels) {
+        if (predicate(values[i])) return true;
+    }
+    return false;
 }
 
 // Throws InvalidArgument unless the view is one grid in host memory.

@@ -23,7 +23,8 @@ namespace {
 
 constexpr int last_frame_centiseconds = 100;
 
-// Checks all frames and the time of each; largest_side is the format's.
+// Throws InvalidArgument where frames or the time of each are not as image.hpp says; largest_side
+// is the format's, in pixels.
 void check_frames(std::span<const Image> frames, int centiseconds, int largest_side) {
     if (frames.empty()) throw InvalidArgument("an animation of no frames, expected at least one");
     constexpr int longest = 65535;
@@ -53,13 +54,6 @@ int frame_time(std::span<const Image> frames, std::size_t index, int centisecond
     return last ? std::max(centiseconds, last_frame_centiseconds) : centiseconds;
 }
 
-bool has_transparency(const Image& image) {
-    for (std::size_t i = alpha_channel; i < image.pixels.size(); i += 4) {
-        if (image.pixels[i] < opaque_from) return true;
-    }
-    return false;
-}
-
 }  // namespace
 
 void save_png(const std::filesystem::path& path, const Image& image) {
@@ -68,12 +62,14 @@ void save_png(const std::filesystem::path& path, const Image& image) {
 
 void save_gif(const std::filesystem::path& path, std::span<const Image> frames, int centiseconds) {
     check_frames(frames, centiseconds, 65535);
-    const bool transparent = std::ranges::any_of(frames, has_transparency);
+    const bool transparent = std::ranges::any_of(frames, [](const Image& frame) {
+        return any_alpha(frame.pixels, [](int alpha) { return alpha < opaque_from; });
+    });
 
     std::vector<std::uint8_t> bytes;
     CGIF_Config config = {};
     config.attrFlags = CGIF_ATTR_IS_ANIMATED | CGIF_ATTR_NO_GLOBAL_TABLE;
-#ifdef CGIF_GEN_KEEP_IDENT_FRAMES  // versions that do not know it keep every frame
+#ifdef CGIF_GEN_KEEP_IDENT_FRAMES  // versions of cgif without this flag always keep equal frames
     config.genFlags = CGIF_GEN_KEEP_IDENT_FRAMES;
 #endif
     config.width = static_cast<std::uint16_t>(frames[0].width);
@@ -85,7 +81,6 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         all.insert(all.end(), data, data + size);
         return 0;
     };
-    // cgif reports any failure of the frames again when it is closed.
     CGIF* gif = cgif_newgif(&config);
     if (gif == nullptr) throw std::bad_alloc();
     int result = CGIF_OK;
@@ -96,7 +91,8 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         frame.numLocalPaletteEntries = static_cast<std::uint16_t>(paletted.palette.size() / 3);
         frame.pImageData = paletted.indices.data();
         frame.attrFlags = CGIF_FRAME_ATTR_USE_LOCAL_TABLE;
-        // With transparency each frame replaces the one before; else only what changed is stored.
+        // Without transparency only the rectangle that changed is stored. With it each frame
+        // replaces the frame before it.
         if (transparent) {
             frame.attrFlags |= CGIF_FRAME_ATTR_HAS_ALPHA;
             frame.transIndex = transparent_index;
@@ -106,6 +102,7 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         frame.delay = static_cast<std::uint16_t>(frame_time(frames, i, centiseconds));
         result = cgif_addframe(gif, &frame);
     }
+    // It reports a frame that failed once more.
     const int close_result = cgif_close(gif);
     if (result != CGIF_OK || close_result != CGIF_OK) {
         throw IoError(
@@ -124,8 +121,8 @@ void save_webp(const std::filesystem::path& path, std::span<const Image> frames,
     };
     WebPAnimEncoderOptions options;
     WebPConfig config;
-    // Effort 1 of 0..9: pixel squares come out almost three times as large with 0, and 3% smaller
-    // at best with the higher ones, which take twice as long.
+    // Effort 1 of 0..9. For pictures made of squares, 0 makes the file almost three times as large;
+    // the higher ones make it at most 3% smaller and take twice as long.
     if (WebPAnimEncoderOptionsInit(&options) == 0 || WebPConfigInit(&config) == 0 ||
         WebPConfigLosslessPreset(&config, 1) == 0) {
         fail("libwebp has another version than the one it was compiled with");
@@ -163,8 +160,8 @@ void save_webp(const std::filesystem::path& path, std::span<const Image> frames,
 
 void save_npy(const std::filesystem::path& path, ConstStateView grid) {
     check_grid(grid);
-    // NumPy's format 1.0: magic, version, header length (2 bytes), header ending at a multiple of
-    // 64 with a line feed, data.
+    // NumPy's format 1.0: magic, version, length of the header (2 bytes), header, data. The header
+    // ends with a line feed, at a multiple of 64 bytes from the begin of the file.
     const std::array<std::uint8_t, 8> magic = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0};
     std::string header =
         fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}, {}), }}",

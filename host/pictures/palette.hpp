@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// An image in at most 255 colours and one transparent one, as GIF needs it. Included by
-// image_writers.cpp only, and by its test.
+// Reduces an image to at most 255 colours and a transparent one, as GIF needs it. Included only by
+// image_writers.cpp and its test.
 
 #include <nca/image.hpp>
 
@@ -20,7 +20,8 @@ inline constexpr int opaque_from = 128;  // alpha below this is transparent
 inline constexpr std::size_t most_colours = 255;
 
 struct PalettedImage {
-    std::vector<std::uint8_t> palette;  // [colours, 3], the first for transparent pixels
+    std::vector<std::uint8_t>
+        palette;  // [colours, 3], RGB; the first is that of transparent pixels
     std::vector<std::uint8_t> indices;  // [height, width]
 };
 
@@ -32,7 +33,7 @@ struct Colour {
 };
 using Colours = std::vector<Colour>;
 
-// Colours that will become one: those from begin to end.
+// Colours that become one colour of the palette: those from begin to end.
 struct Box {
     Colours::iterator begin;
     Colours::iterator end;
@@ -62,8 +63,8 @@ inline Box make_box(Colours::iterator begin, Colours::iterator end) {
     return box;
 }
 
-// The boxes of at most most_colours colours: again and again the box with the largest error is cut
-// in two at its mean, across its widest axis.
+// Puts the colours into at most most_colours boxes. Begins with one box for all; cuts the box with
+// the largest error into two, at its mean along its widest axis, until there are enough boxes.
 inline std::vector<Box> cut_into_boxes(Colours& colours) {
     std::vector<Box> boxes;
     if (colours.empty()) return boxes;
@@ -80,7 +81,7 @@ inline std::vector<Box> cut_into_boxes(Colours& colours) {
         auto middle = std::partition(worst->begin, worst->end, [&](const Colour& colour) {
             return colour.rgb[axis] < worst->mean[axis];
         });
-        // Rounding may put a mean on the edge of its box.
+        // Because of rounding the mean may be at the edge of the box, but no part may be empty.
         if (middle == worst->begin) ++middle;
         if (middle == worst->end) --middle;
         const Box upper = make_box(middle, worst->end);
@@ -92,7 +93,8 @@ inline std::vector<Box> cut_into_boxes(Colours& colours) {
 
 }  // namespace palette_detail
 
-// Exact where there are at most most_colours different colours.
+// The image with each colour replaced by the mean of its box. Exact where there are at most
+// most_colours different colours.
 inline PalettedImage reduce_colours(const Image& image) {
     using palette_detail::Colours;
     const auto key_of = [](const std::uint8_t* pixel) {
@@ -102,7 +104,8 @@ inline PalettedImage reduce_colours(const Image& image) {
     PalettedImage result;
     result.indices.assign(pixels, transparent_index);
 
-    // First each pixel's place among the different colours, in order of appearance.
+    // First, find the different colours, in order of appearance, and the place of each pixel's
+    // colour among them.
     constexpr std::uint32_t transparent = ~std::uint32_t{0};
     std::unordered_map<std::uint32_t, std::uint32_t> places;
     std::vector<std::uint32_t> place_of_pixel(pixels, transparent);
@@ -123,7 +126,8 @@ inline PalettedImage reduce_colours(const Image& image) {
         ++colours[place_of_pixel[i]].count;
     }
 
-    // Then the index of each colour's box; the boxes reorder the colours, so by colour.
+    // Then find the palette index of each of these places. cut_into_boxes has reordered the
+    // colours, so the places are looked up.
     std::vector<std::uint8_t> index_of_place(colours.size());
     result.palette.assign(3, 0);
     for (const auto& box : palette_detail::cut_into_boxes(colours)) {

@@ -36,8 +36,8 @@
 namespace nca {
 namespace {
 
-// What stb_image reads from. It decodes a file that was cut off without complaint, missing bytes
-// being zeros, so this remembers when it asked for bytes past the end.
+// What stb_image reads from. stb_image decodes a file that was cut off without an error: it takes
+// missing bytes as zeros. So this remembers whether it asked for bytes after the end.
 struct Source {
     std::span<const std::uint8_t> rest;
     bool ran_out = false;
@@ -48,7 +48,8 @@ struct Source {
         const std::size_t count = std::min(wanted, source.rest.size());
         if (count > 0) std::memcpy(data, source.rest.data(), count);
         source.rest = source.rest.subspan(count);
-        // It fills a buffer of this size ahead of need; every other read is of bytes that it wants.
+        // stb_image fills a buffer of this size before it needs all of it, so a read of this size
+        // may get less. Bytes of every other read are needed.
         constexpr std::size_t read_ahead = sizeof(stbi__context::buffer_start);
         if (count == 0 || (count < wanted && wanted != read_ahead)) source.ran_out = true;
         return static_cast<int>(count);
@@ -62,6 +63,7 @@ struct Source {
     static int at_end(void* user) { return static_cast<Source*>(user)->rest.empty(); }
 };
 
+// The message for an image that cannot be read; reason is stb_image's.
 std::string failure(const std::string& name, bool ran_out, const std::string& reason) {
     if (reason == "too large") {
         return fmt::format("{} is larger than {} x {} pixels; scale it down first", name,
@@ -103,8 +105,8 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
 Image resample(const Image& image, int height, int width) {
     Image result{.height = height, .width = width, .pixels = {}, .had_alpha = image.had_alpha};
     result.pixels.resize(std::size_t(height) * width * 4);
-    // Bytes are averaged as they are, not as light: like the notebook's image library, whose filter
-    // this is too.
+    // Averages the bytes themselves and not the light that they stand for. The notebook's image
+    // library does the same, with the same filter.
     const int done = stbir_resize_uint8_generic(
         image.pixels.data(), image.width, image.height, 0, result.pixels.data(), width, height, 0,
         4, alpha_channel, 0, STBIR_EDGE_CLAMP, STBIR_FILTER_CATMULLROM, STBIR_COLORSPACE_LINEAR,

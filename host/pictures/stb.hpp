@@ -8,17 +8,19 @@
 #include <string>
 #include <vector>
 
-// The stb libraries behind three functions, of which encode_png is in nca/image.hpp. Their own
-// symbols stay inside stb.cpp, so that a program with stb of its own can link the library.
+// stb.cpp is the only file that includes the stb libraries, and hides their symbols, so that a
+// program with its own copy of stb can link this library. Its third function, encode_png, is
+// declared in nca/image.hpp.
 namespace nca {
 
-// Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF; name stands for the file in messages.
-// Throws FormatError where the bytes are no such image, end early, or a side is longer than
-// largest_image_side (before the pixels get memory).
+// Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF; messages call the file `name`. Throws
+// FormatError where the bytes are no such image, end too early, or a side is longer than
+// largest_image_side; in the last case no memory is allocated for the pixels.
 Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name);
 
-// To another size by the Catmull-Rom filter, widened where pixels are merged; colours are weighted
-// by alpha, edges repeated. The same size gives the same pixels.
+// Resamples to another size with the Catmull-Rom filter, which is widened where pixels are merged.
+// Colours are weighted by alpha; beyond an edge its pixels are repeated. The same size gives the
+// same pixels.
 Image resample(const Image& image, int height, int width);
 
 }  // namespace nca

@@ -6,6 +6,7 @@
 #include <nca/error.hpp>
 #include <nca/trainer.hpp>
 
+#include "host/pictures/image_check.hpp"
 #include "host/training/config_fields.hpp"
 
 namespace nca {
@@ -77,11 +78,7 @@ std::vector<float> make_target(const Image& image, const TrainingConfig& config)
             cell[alpha_channel] = alpha;
         }
     }
-    bool visible = false;
-    for (std::size_t i = alpha_channel; i < target.size(); i += visible_channels) {
-        visible = visible || target[i] > living_threshold;
-    }
-    if (!visible) {
+    if (!any_alpha(target, [](float alpha) { return alpha > living_threshold; })) {
         throw FormatError(
             fmt::format("the target has no pixel with alpha above {} once it is scaled to {} "
                         "cells: use an image "
