@@ -27,7 +27,8 @@ void check_size(int height, int width) {
     }
 }
 
-// Overwrites columns left .. right - 1 of a row by dead cells; the grid's edges bound both.
+// Overwrites columns left .. right - 1 of row y by zeros. The columns are inside the grid; zeros
+// has at least as many floats as a row of it.
 void erase_run(Engine& engine, StateView state, const std::vector<float>& zeros, int y, int left,
                int right) {
     const std::size_t cells = static_cast<std::size_t>(right - left);
@@ -62,8 +63,8 @@ void Simulator::step(int steps) {
     if (steps < 0) {
         throw InvalidArgument(fmt::format("{} steps: expected 0 or more", steps));
     }
-    // The first step is part of the key, so that step(3) and three times step(1) draw alike. It
-    // comes round again after 2^32 steps.
+    // The first step is part of the key, so that one call of step(3) and three calls of step(1)
+    // draw the same fire masks. It starts again at 0 after 2^32 steps.
     const FireKey key{.seed = seed_, .first_step = static_cast<std::uint32_t>(steps_done_)};
     const ConstWeightsView weights =
         view_parameters<const float>(weights_.data(), model_.weights.has_output_bias());
@@ -86,7 +87,7 @@ void Simulator::erase_circle(double y, double x, double radius) {
             continue;
         }
         const double half = std::sqrt((radius - distance) * (radius + distance));
-        // Bounded while still double: an int need not hold the ends of a huge circle.
+        // Clamped before the conversion: the ends of a very large circle do not fit into an int.
         const int left = static_cast<int>(std::clamp<double>(std::ceil(x - half), 0, state.width));
         const int right =
             static_cast<int>(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));

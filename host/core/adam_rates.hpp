@@ -7,14 +7,15 @@
 
 namespace nca {
 
-// What an update of Adam makes of its learning rate and bias corrections, for every engine.
+// The factors of an Adam update, the same for every engine:
+// weight -= rate * m / (sqrt(v) * scale2 + epsilon).
 struct AdamRates {
     float rate = 0;    // learning_rate / (1 - beta1^update)
     float scale2 = 0;  // 1 / sqrt(1 - beta2^update)
 };
 
 inline AdamRates adam_rates(const AdamOptions& options) {
-    // In double: 1 - beta2^i loses its digits in float32 while i is small.
+    // In double: in float32 the difference has few correct digits while update is small.
     const double correction1 = 1 - std::pow(double(options.beta1), double(options.update));
     const double correction2 = 1 - std::pow(double(options.beta2), double(options.update));
     return {static_cast<float>(options.learning_rate / correction1),

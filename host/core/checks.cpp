@@ -24,7 +24,7 @@ void check_state(const char* name, ConstStateView state, MemorySpace space) {
         throw InvalidArgument(fmt::format("{} has {} x {} x {} cells: expected at least 1 x 1 x 1",
                                           name, state.batch, state.height, state.width));
     }
-    // Cells are numbered with 32 bits, in the draws of the fire masks too.
+    // The index of a cell has 32 bits, also in the random draws of the fire masks.
     if (std::int64_t(state.height) * state.width > std::int64_t{1} << 30) {
         throw InvalidArgument(fmt::format("{} has grids of {} x {} cells: expected at most 2^30",
                                           name, state.height, state.width));
@@ -53,7 +53,7 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
     rule.validate();
     check_state("the state", state, space);
     check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
-    constexpr int most_steps = 1 << 24;  // a tape has room for one state more
+    constexpr int most_steps = 1 << 24;
     if (options.steps < 0 || options.steps > most_steps) {
         throw InvalidArgument(fmt::format("{} steps: expected 0 to {}", options.steps, most_steps));
     }

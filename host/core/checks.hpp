@@ -3,14 +3,14 @@
 
 #include <nca/engine.hpp>
 
-// The preconditions of Engine's functions, the same for every engine. All throw InvalidArgument.
-// space is the memory that the engine can reach.
+// The preconditions of Engine's functions, which every engine checks with these. All throw
+// InvalidArgument. space is the engine's own memory space.
 namespace nca {
 
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space);
 
-// last is the tape's last state; output_bias says whether its weights have b2.
+// last is the tape's last state; output_bias says whether the tape's weights have b2.
 void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
                     WeightsView grad_weights, MemorySpace space);
 
@@ -20,7 +20,7 @@ void check_loss(StateView grad_state, const float* loss, const float* living, Co
 void check_adam(const float* weights, const float* first_moments, const float* second_moments,
                 const float* grad_weights, const float* norms, const AdamOptions& options);
 
-// step is in 0 .. steps.
+// step has to be in 0 .. steps.
 void check_tape_step(int step, int steps);
 
 }  // namespace nca

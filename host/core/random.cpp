@@ -24,7 +24,7 @@ std::uint64_t fire_threshold(float fire_rate) {
                         "step, such as 0.5",
                         fire_rate));
     }
-    // The product is exact, so that only rates below 2^-8 are rounded at all.
+    // The product is exact; llround rounds only those of rates below 2^-8.
     return static_cast<std::uint64_t>(std::llround(static_cast<double>(fire_rate) * 0x1p32));
 }
 

@@ -18,7 +18,7 @@ void check_known(int value, int count, const char* name) {
     }
 }
 
-// A multiple of 90 degrees leaves 1e-16 where there should be nothing.
+// 0 for a sine or cosine that is 0 but for rounding: at multiples of 90 degrees it is near 1e-16.
 double without_rounding_error(double value) { return std::abs(value) < 1e-15 ? 0.0 : value; }
 
 }  // namespace
