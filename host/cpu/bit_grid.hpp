@@ -9,8 +9,8 @@
 
 namespace nca::cpu {
 
-// A bit for each cell of one grid, rows of whole 64-bit words; bit x % 64 of word x / 64 is column
-// x. Bits past the width are zero.
+// One bit for each cell of a grid. A row has whole 64-bit words: column x is bit x % 64 of word
+// x / 64, and the bits after the last column are zero. Does not own its memory.
 struct BitGrid {
     std::uint64_t* bits;  // [height, words]
     int height;
@@ -26,7 +26,8 @@ struct BitGrid {
         return rest >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << rest) - 1;
     }
 
-    // Word w of row y, each bit set where any bit of its 3x3 neighbourhood is.
+    // Word w of row y of the grid in which a bit is set where any bit of its 3x3 neighbourhood is
+    // set here.
     std::uint64_t dilated(int y, int w, Edges edges) const {
         const int last = words() - 1;
         const int last_bit = (width - 1) % 64;
@@ -47,7 +48,7 @@ struct BitGrid {
     }
 
 private:
-    // Word w of rows y - 1, y and y + 1, joined.
+    // Word w of rows y - 1, y and y + 1, joined by or.
     std::uint64_t three_rows(int y, int w, Edges edges) const {
         std::uint64_t joined = word(y, w);
         if (y > 0) {

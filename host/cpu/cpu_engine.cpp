@@ -30,8 +30,9 @@ struct Shape {
     std::size_t grid_floats() const { return std::size_t(height) * width * channels; }
 };
 
-// The slots of all samples at a number of consecutive steps. Zero at first; what one rollout leaves
-// in it is what its bits say, so the next rollout clears no more than that.
+// The slots of all samples for a number of consecutive states. All zero at first. It may be used
+// again without being cleared: may_live tells which cells are left from the rollout before, and a
+// step clears those that it does not overwrite.
 class SlotStore {
 public:
     SlotStore(const Shape& shape, int steps)
@@ -61,7 +62,7 @@ private:
     ZeroedMemory bits_;
 };
 
-// Memory of finished tapes, for the next one.
+// Keeps the memory of a destroyed tape for the next one.
 struct TapeCache {
     std::mutex mutex;
     std::unique_ptr<SlotStore> store;
@@ -106,7 +107,7 @@ public:
     }
 
     Buffer allocate(std::size_t size) override {
-        // At least one line, whole lines only, and no overflow on the way.
+        // aligned_alloc wants whole lines; at least one, so that the pointer is not null.
         constexpr std::size_t line = 64;
         constexpr std::size_t most = (SIZE_MAX - line) / sizeof(float);
         const std::size_t bytes = (std::min(size, most) * sizeof(float) / line + 1) * line;
@@ -135,8 +136,8 @@ public:
         const Shape shape{state.batch, state.height, state.width};
         pack(*packed_, weights);
         const RolloutConstants rollout(rule, *packed_, options.key);
-        // Even steps live in the caller's memory, odd ones in ours, which is kept for the next
-        // call.
+        // States after an even number of steps are in the caller's memory, the others in odd_,
+        // which is kept for the next call.
         if (!odd_ || odd_->shape() != shape) odd_ = std::make_unique<SlotStore>(shape, 1);
         const SlotStore& odd = *odd_;
         std::vector<std::uint64_t> even_bits(std::size_t(shape.batch) * shape.words());
@@ -242,9 +243,10 @@ public:
     }
 
 private:
-    // first(step, sample, band, scratch) for all bands of a sample, then second(step, sample,
-    // band), for each step in turn. Samples do not know of each other, so where they divide well
-    // among the threads each sample runs through all steps on one thread without ever waiting.
+    // For each step in turn calls first(step, sample, band, scratch) for all bands and then
+    // second(step, sample, band) for all bands. Where the batch divides well among the threads, a
+    // thread takes whole samples through all steps without a barrier: samples are independent.
+    // Otherwise the threads share the bands of all samples, with a barrier after each phase.
     template <class First, class Second>
     void run_steps(const Shape& shape, int steps, First first, Second second) {
         const int bands = Bands{shape.height}.count();

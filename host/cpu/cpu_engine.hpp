@@ -7,7 +7,8 @@
 
 namespace nca::cpu {
 
-// The engine for machines without a GPU. threads 0: one for each processor.
+// The engine that runs on the CPU. threads is in 0..1024, 0 for one for each processor; otherwise
+// throws InvalidArgument.
 std::unique_ptr<Engine> make_cpu_engine(int threads);
 
 }  // namespace nca::cpu

@@ -13,8 +13,8 @@ public:
     FireMask(const FireKey& key, float fire_rate)
         : key_(key), threshold_(fire_threshold(fire_rate)) {}
 
-    // Bit i: whether cell first_cell + i fires. Only the bits in wanted are right; the others of
-    // the result are zero. Step and sample count from the rollout's first.
+    // Bit i says whether cell first_cell + i of the grid fires, for the bits of wanted; all others
+    // are zero. step and sample are those of the rollout, from 0.
     std::uint64_t word(int step, int sample, std::uint32_t first_cell, std::uint64_t wanted) const;
 
 private:

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Every matrix product here is the same register tile: M rows by NV vectors of outputs stay in
-// registers while one loop runs over the summed index, broadcasting from the left operand. Each
-// output is one lane of one chain of fused multiply-adds in the order of that index, so results do
-// not depend on the width of the vectors, on the tile a row falls into, or on the number of rows.
+// Every matrix product here is made of the same register tile. A tile is M rows by NV vectors of
+// the result. It stays in registers while a loop runs over the summed index: in each round an
+// element of the left operand is broadcast and multiplied by a vector of the right operand. Each
+// number of the result is a sum of fused multiply-adds in the order of that index. So it does not
+// depend on the width of the vectors, on the tile that its row is in, or on the number of rows.
 #include <algorithm>
 #include <chrono>
 
-// Scalable vectors cannot be kept in arrays; the dropped x86 levels serve no processor in use.
+// Left out: scalable vectors, which cannot be kept in arrays, and x86 levels that no processor in
+// use needs.
 #define HWY_DISABLED_TARGETS \
     (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | HWY_SSSE3 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
@@ -26,20 +28,20 @@ using Vec = hn::Vec<Tag>;
 constexpr int lanes = int(HWY_LANES(float)) < channels ? int(HWY_LANES(float)) : channels;
 constexpr int prefetch_distance = 12;  // cells
 
-// Vectors of a panel: as many as leave the accumulators of a tile in registers (32 on AVX-512, 16
-// elsewhere) and divide the width.
+// How many vectors wide a tile is. The number divides the width, and is so small that the tile's
+// sums stay in registers: AVX-512 has 32, others 16.
 constexpr int panel_vectors(int width) {
     int vectors = lanes == 16 ? 4 : 2;
     while (width / lanes % vectors != 0) --vectors;
     return vectors;
 }
 
-enum class Start { zero, bias, sum };     // what the accumulators begin with: 0, bias[n], c[m, n]
-enum class Finish { store, relu, gate };  // what is written: a, max(a, 0), gate[m, n] > 0 ? a : 0
+enum class Start { zero, bias, sum };     // what the sums begin with: 0, bias[n], c[m, n]
+enum class Finish { store, relu, gate };  // what is written: s, max(s, 0), gate[m, n] > 0 ? s : 0
 
-// c[m, n] = finish(start + sum over k of a(m, k) b[k, n]) for M rows and NV vectors of columns;
-// a(m, k) = a[m * a_row + k * a_step], b[k, n] = b[k * b_step + n], c[m, n] = c[m * b_step + n]
-// (c and b are equally wide; extra is the bias [n] or the gate, shaped as c).
+// One tile: c[m, n] = finish(start + sum over k of a(m, k) b(k, n)), where
+// a(m, k) = a[m * a_row + k * a_step], b(k, n) = b[k * b_step + n], c(m, n) = c[m * b_step + n].
+// extra is the bias [n], or the gate in the layout of c.
 template <int M, int NV, int a_row, int a_step, int b_step, Start start, Finish finish>
 HWY_INLINE void tile(float* HWY_RESTRICT c, const float* HWY_RESTRICT a,
                      const float* HWY_RESTRICT b, const float* HWY_RESTRICT extra, int depth) {
@@ -82,7 +84,7 @@ HWY_INLINE void tile(float* HWY_RESTRICT c, const float* HWY_RESTRICT a,
     }
 }
 
-// All rows and columns of a product, M rows at a time; width is the length of a row of b and c.
+// A whole product, tile by tile; rows is a multiple of M. width is the length of a row of b and c.
 template <int M, int width, int a_row, int a_step, Start start, Finish finish>
 HWY_INLINE void product(float* c, const float* a, const float* b, const float* extra, int rows,
                         int depth) {
@@ -97,7 +99,7 @@ HWY_INLINE void product(float* c, const float* a, const float* b, const float* e
     }
 }
 
-// Hidden units in a tile of grad_W2: a power of two, because it has to divide 128.
+// How many rows a tile of grad_W2 has. It divides hidden, which row_tile does not.
 constexpr int hidden_tile = lanes == 16 ? 8 : 4;
 
 void hidden_layer(float* h, const PackedWeights& weights, const float* p, int rows) {
@@ -137,14 +139,14 @@ void mlp_backward(float* grad_p, PackedGradients& gradients, float* h, float* gr
                                                                          nullptr, rows, hidden);
 }
 
-// Where a cell's channels begin in its grid, in floats.
+// The offset of a cell in its grid, in floats.
 HWY_INLINE std::ptrdiff_t offset_of(Place cell, int width) {
     return (std::ptrdiff_t(cell.y) * width + cell.x) * channels;
 }
 
 alignas(64) const float zero_cell[channels] = {};
 
-// The nine cells around one, row by row; a cell of zeros stands in beyond a zero edge.
+// The cells of a 3x3 neighbourhood, row by row; zero_cell for those beyond a zero edge.
 struct Neighbourhood {
     const float* cell[9];
 };
@@ -179,8 +181,8 @@ void perceive(float* p, const Stencil& stencil, const float* grid, int height, i
     const Tag d;
     const std::ptrdiff_t row = std::ptrdiff_t(width) * channels;
     for (int r = 0; r < count; ++r, p += perception) {
-        // Going back, states come from main memory: ask early for the row below, which is the one
-        // that no earlier cell has touched.
+        // In backward the states come from main memory. Prefetch the row below a later cell: the
+        // rows above it have been read already.
         const Place ahead =
             cells[r + prefetch_distance < count ? r + prefetch_distance : count - 1];
         hwy::Prefetch(grid + (ahead.y + 1 < height ? ahead.y + 1 : ahead.y) * row +
@@ -259,7 +261,7 @@ void gather_gradient(float* grad_u, const float* grad_state, float step_size, in
     }
 }
 
-// Twelve chains hide the latency of a multiply-add on every x86 and ARM core in use.
+// Twelve independent sums hide the latency of a multiply-add on every x86 and ARM core in use.
 double measure_peak(double milliseconds) {
     using Clock = std::chrono::steady_clock;
     const Tag d;
@@ -283,7 +285,7 @@ double measure_peak(double milliseconds) {
     } while (elapsed.count() < milliseconds * 1e-3);
     Vec total = hn::Zero(d);
     for (int i = 0; i < chains; ++i) total = hn::Add(total, sum[i]);
-    // The result has to be used, or the loop would be removed.
+    // Uses the sums, because the compiler would remove the loop otherwise.
     return hn::GetLane(hn::SumOfLanes(d, total)) == -1.0F ? 0 : best;
 }
 
@@ -343,7 +345,7 @@ std::string instruction_set() {
     return name.starts_with("AVX3") ? "AVX-512" : name;
 }
 
-// Where row-major [hidden, channel * filter_count + filter] of the public layout lies.
+// The index of a weight in w1 of the public layout.
 static int public_w1_index(int unit, int filter, int channel) {
     return unit * perception + channel * filter_count + filter;
 }

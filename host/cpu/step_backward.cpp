@@ -17,7 +17,8 @@ BackwardWork::BackwardWork(int height, int width)
     bits_.resize(2 * words);
     may_be_nonzero = {bits_.data(), height, width};
     row_cells = {bits_.data() + words, height, width};
-    // Room for every cell; the pages of rows that never come are never touched.
+    // Room for every cell. Memory pages of rows that do not exist are never touched, and so cost
+    // nothing.
     const std::size_t rows = row_start(bands_.count());
     cells = std::make_unique_for_overwrite<Place[]>(rows);
     const std::size_t bytes = (rows * perception * sizeof(float) + 63) / 64 * 64;
@@ -45,20 +46,17 @@ void backward_rows(float* grad_state, PackedGradients& gradients, BackwardWork& 
         for (int w = 0; w < next.may_live.words(); ++w) {
             const std::uint64_t life = next.may_live.word(y, w);
             for_each_bit(work.may_be_nonzero.word(y, w) & ~life, [&](int i) {
-                std::fill_n(grad_state + (std::ptrdiff_t(y) * width + w * 64 + i) * channels,
-                            channels, 0.0F);
+                std::fill_n(cell_at(grad_state, width, y, w * 64 + i), channels, 0.0F);
             });
-            const std::uint64_t fired = rollout.fire.word(
-                step, sample, std::uint32_t(y) * std::uint32_t(width) + std::uint32_t(w) * 64,
-                life);
-            // Rows that perceive nothing but zeros are alike up to grad_u, and what they send to
-            // their dead neighbours is masked one step earlier: one row with the sum of their
-            // grad_u does for all. The first state's gradient is not masked, so not at step 0.
+            const std::uint64_t fired = rollout.fired(step, sample, now.may_live, y, w, life);
+            // Empty cells all have p = 0, so their rows differ only in grad_u. Their grad_p goes to
+            // cells that are zero before this step, where the life mask of the step before clears
+            // it. So the shared row, with the sum of their grad_u, stands for all of them. Before
+            // step 0 there is no life mask, so there every cell has its own row.
             const std::uint64_t near = step == 0 ? life : now.may_live.dilated(y, w, rollout.edges);
             for_each_bit(fired & near, [&](int i) { cells[count++] = {y, w * 64 + i}; });
             for_each_bit(fired & ~near, [&](int i) {
-                const float* grad =
-                    grad_state + (std::ptrdiff_t(y) * width + w * 64 + i) * channels;
+                const float* grad = cell_at(grad_state, width, y, w * 64 + i);
                 for (int c = 0; c < channels; ++c) shared_grad_u[c] += rollout.step_size * grad[c];
                 any_shared = true;
             });
@@ -97,8 +95,8 @@ void backward_stencil(float* grad_state, BackwardWork& work, const RolloutConsta
                          height, width, top, bottom, work.cells.get() + start,
                          work.row_end[last_y] - begin);
     };
-    // The rows of cells just above and below the band reach into it as well. A band that is the
-    // whole grid has itself on both sides, and its own rows reach around the edge already.
+    // The cells just above and below the band have neighbours in it, so their rows are added too.
+    // Where the band is the whole grid there are no others; perceive_adjoint goes around the edge.
     const int last_band = bands.count() - 1;
     const bool around = rollout.edges == Edges::circular && last_band > 0;
     if (band > 0 || around) {

@@ -12,9 +12,10 @@ RolloutConstants::RolloutConstants(const Rule& rule, const PackedWeights& packed
       stencil{rule.filters, rule.edges},
       fire(key, rule.fire_rate),
       edges(rule.edges),
-      needs_life_before(rule.life == Life::pre_and_post),
+      needs_living_before(rule.life == Life::pre_and_post),
       step_size(rule.step_size) {
-    // The same tiles that compute every other row, so that skipping changes no bit.
+    // By the code that computes every other row, so that an empty cell gets the same bits as it
+    // would get as a row.
     alignas(64) const float p[row_tile * perception] = {};
     alignas(64) float h[row_tile * hidden];
     alignas(64) float u0[row_tile * channels];
@@ -29,7 +30,7 @@ ForwardWork::ForwardWork(int height, int width) {
     const auto grid = [&](int i) { return BitGrid{bits_.data() + i * words, height, width}; };
     alpha_before = grid(0);
     alpha_after = grid(1);
-    life_before = grid(2);
+    living_before = grid(2);
     written = grid(3);
 }
 
@@ -41,7 +42,7 @@ void scan_state(const Slot& slot, ForwardWork& work, int top, int bottom) {
             std::uint64_t alpha = 0;
             const int count = std::min(64, slot.may_live.width - w * 64);
             for (int i = 0; i < count; ++i, cell += channels) {
-                // Not a number is other than zero too.
+                // NaN counts as nonzero.
                 const bool any = std::any_of(cell, cell + channels, [](float v) { return v != 0; });
                 nonzero |= std::uint64_t(any) << i;
                 alpha |= std::uint64_t(cell[alpha_channel] > living_threshold) << i;
@@ -54,15 +55,12 @@ void scan_state(const Slot& slot, ForwardWork& work, int top, int bottom) {
 
 namespace {
 
-float* cell_at(float* grid, int width, int y, int x) {
-    return grid + (std::ptrdiff_t(y) * width + x) * channels;
-}
-
-// One cell, of a size that the compiler knows: copy_n and fill_n would call the library.
+// For one cell. memcpy and memset of a constant size are inlined; copy_n and fill_n would call the
+// library.
 void copy(float* to, const float* from) { std::memcpy(to, from, channels * sizeof(float)); }
 void clear(float* cell) { std::memset(cell, 0, channels * sizeof(float)); }
 
-// The gathered rows through perception, MLP and update, and the alpha bits of their results.
+// Perception, MLP and update of the gathered rows; sets their bits in alpha_after.
 void update_rows(const Slot& next, const Slot& now, ForwardWork& work, Scratch& scratch,
                  const RolloutConstants& rollout, const Place* cells, int count) {
     if (count == 0) return;
@@ -88,14 +86,12 @@ void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& 
     int count = 0;
     for (int y = top; y < bottom; ++y) {
         for (int w = 0; w < now.may_live.words(); ++w) {
-            // A fired cell among zeros moves by a constant, and no alpha that is not above the
-            // threshold keeps anything alive: where that constant does not live by itself, only
-            // the neighbours of cells that may live matter here.
+            // near: the cells that are not empty. Where an empty cell fires it becomes empty_step,
+            // the same for all. mask_band writes these cells; here only their alpha matters, and
+            // only if it is above the threshold.
             const std::uint64_t near = now.may_live.dilated(y, w, rollout.edges);
             const std::uint64_t wanted = rollout.empty_step_lives ? now.may_live.valid(w) : near;
-            const std::uint64_t fired = rollout.fire.word(
-                step, sample, std::uint32_t(y) * std::uint32_t(width) + std::uint32_t(w) * 64,
-                wanted);
+            const std::uint64_t fired = rollout.fired(step, sample, now.may_live, y, w, wanted);
             const std::uint64_t active = fired & near;
             const std::uint64_t kept = now.may_live.word(y, w) & ~active;
             const std::uint64_t stale = next.may_live.word(y, w) & ~(active | kept);
@@ -103,10 +99,11 @@ void update_band(const Slot& next, const Slot& now, ForwardWork& work, Scratch& 
             work.written.word(y, w) = active | kept;
             work.alpha_after.word(y, w) = (work.alpha_before.word(y, w) & ~active) |
                                           (rollout.empty_step_lives ? fired & ~near : 0);
-            if (rollout.needs_life_before) {
-                work.life_before.word(y, w) = work.alpha_before.dilated(y, w, rollout.edges);
+            if (rollout.needs_living_before) {
+                work.living_before.word(y, w) = work.alpha_before.dilated(y, w, rollout.edges);
             }
-            // The tape's next state was last touched an iteration ago: ask early for the row below.
+            // The memory of the next state was last used an iteration ago and is in no cache:
+            // prefetch the row below.
             if (y + 1 < bottom) {
                 for_each_bit(near, [&](int i) {
                     __builtin_prefetch(cell_at(next.state, width, y + 1, w * 64 + i), 1);
@@ -135,15 +132,13 @@ void mask_band(const Slot& next, const Slot& now, ForwardWork& work,
     for (int y = top; y < bottom; ++y) {
         for (int w = 0; w < now.may_live.words(); ++w) {
             std::uint64_t life = work.alpha_after.dilated(y, w, rollout.edges);
-            if (rollout.needs_life_before) life &= work.life_before.word(y, w);
+            if (rollout.needs_living_before) life &= work.living_before.word(y, w);
             for_each_bit(work.written.word(y, w) & ~life,
                          [&](int i) { clear(cell_at(next.state, width, y, w * 64 + i)); });
-            // Living cells that fired among zeros; the first phase left them out.
+            // Empty cells that live; update_band did not write those that fired.
             const std::uint64_t empty = life & ~now.may_live.dilated(y, w, rollout.edges);
-            const std::uint64_t born = rollout.fire.word(
-                step, sample, std::uint32_t(y) * std::uint32_t(width) + std::uint32_t(w) * 64,
-                empty);
-            for_each_bit(born, [&](int i) {
+            const std::uint64_t fired = rollout.fired(step, sample, now.may_live, y, w, empty);
+            for_each_bit(fired, [&](int i) {
                 copy(cell_at(next.state, width, y, w * 64 + i), rollout.empty_step);
             });
             next.may_live.word(y, w) = life;

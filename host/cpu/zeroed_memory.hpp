@@ -12,8 +12,8 @@
 
 namespace nca::cpu {
 
-// Zeroed, page-aligned memory straight from the system: pages that are never written cost nothing,
-// which matters for a tape of mostly dead grids.
+// Zeroed, page-aligned memory from the operating system. A page that is never written takes no
+// memory: of a tape, most cells are empty in most states.
 class ZeroedMemory {
 public:
     explicit ZeroedMemory(std::size_t bytes) : data_(map(bytes), Unmap{bytes}) {}
@@ -30,7 +30,8 @@ private:
     };
 
     static void* map(std::size_t bytes) {
-        // The system would promise more than there is and end the process when it runs out.
+        // The system may promise more memory than there is, and then end the process when the
+        // memory is used.
         const auto physical = std::size_t(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
         void* pointer = bytes > physical ? MAP_FAILED
                                          : mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
