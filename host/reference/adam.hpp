@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The specification, continued: one update of the weights. Kingma and Ba, "Adam", ICLR 2015, with
-// bias correction, after the gradient normalisation of Mordvintsev et al.
+// The specification, continued: one update of the weights. First, where the options ask for it, the
+// gradients are normalised as in Mordvintsev et al., Distill 2020; then Adam with bias correction,
+// Kingma and Ba, "Adam", ICLR 2015.
 
 #include "host/reference/step.hpp"
 
@@ -13,7 +14,7 @@
 
 namespace nca::reference {
 
-// The L2 norm of each tensor: w1, b1, w2, b2 (0 without one).
+// The L2 norm of each tensor: w1, b1, w2, b2 (0 where there is no b2).
 template <class Real>
 std::array<Real, 4> tensor_norms(const Parameters<Real>& parameters) {
     const std::array<std::size_t, 4> sizes = {w1_size, b1_size, w2_size,
@@ -30,7 +31,7 @@ std::array<Real, 4> tensor_norms(const Parameters<Real>& parameters) {
     return norms;
 }
 
-// g / (||g|| + 1e-8), each tensor by itself.
+// Replaces g by g / (||g|| + 1e-8), for each tensor.
 template <class Real>
 void normalise(Parameters<Real>& gradients) {
     const std::array<Real, 4> norms = tensor_norms(gradients);
@@ -43,7 +44,8 @@ void normalise(Parameters<Real>& gradients) {
     }
 }
 
-// Updates weights and moments; the gradients are normalised in place where the options ask for it.
+// Updates weights and moments. Overwrites the gradients by the normalised ones where the options
+// ask for it.
 template <class Real>
 void adam(Parameters<Real>& weights, Parameters<Real>& first_moments,
           Parameters<Real>& second_moments, Parameters<Real>& gradients,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The specification, continued: rollouts, the loss, and central differences to hold gradients
-// against.
+// The specification, continued: rollouts, the loss, and central differences, which check gradients.
 
 #include "host/reference/step.hpp"
 
@@ -44,10 +43,9 @@ inline Mask fire_mask(const FireKey& key, float fire_rate, int step, int sample,
 // What the rollout of one sample leaves for backward.
 template <class Real>
 struct SampleTape {
-    std::vector<SampleState<Real>>
-        states;              // [steps + 1]; the first is the state that it started from
-    std::vector<Mask> fire;  // [steps]
-    std::vector<Mask> life;  // [steps]
+    std::vector<SampleState<Real>> states;  // [steps + 1], the first state included
+    std::vector<Mask> fire;                 // [steps]
+    std::vector<Mask> life;                 // [steps]
 
     int steps() const { return static_cast<int>(fire.size()); }
     const SampleState<Real>& first() const { return states.front(); }
@@ -69,7 +67,8 @@ SampleTape<Real> rollout_forward(const Rule& rule, const Parameters<Real>& param
     return tape;
 }
 
-// From the gradient of the last state to that of the first; adds to the parameters' gradients.
+// The gradient of the first state, from the gradient of the last state. Adds to the gradients of
+// the parameters.
 template <class Real>
 SampleState<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters,
                                    const SampleTape<Real>& tape, SampleState<Real> grad_state,
@@ -81,8 +80,8 @@ SampleState<Real> rollout_backward(const Rule& rule, const Parameters<Real>& par
     return grad_state;
 }
 
-// The last state of a rollout whose masks are given. A smooth function of parameters and state but
-// for the kinks of ReLU, and its derivative is what rollout_backward computes.
+// The last state of a rollout with given masks. As a function of parameters and state it is smooth
+// except at the kinks of ReLU, and rollout_backward computes its derivative.
 template <class Real>
 SampleState<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters,
                                  SampleState<Real> state, const std::vector<Mask>& fire,
@@ -108,7 +107,8 @@ Real loss(const SampleState<Real>& state, std::span<const Target> target) {
     return sum / Real(state.cells() * visible_channels);
 }
 
-// The gradient of the batch's loss, the mean over its samples, with respect to one of them.
+// The gradient of the batch's loss, which is the mean over `batch` samples, with respect to the
+// state of one of them.
 template <class Real, class Target>
 SampleState<Real> loss_gradient(const SampleState<Real>& state, std::span<const Target> target,
                                 int batch) {
@@ -135,12 +135,12 @@ int count_living(const SampleState<Real>& state) {
 }
 
 // The loss of a batch after a rollout, its gradients by rollout_backward, and its derivatives by
-// central differences with every mask frozen as it was in that rollout.
+// central differences. The rollouts of the differences use the masks of the first rollout.
 class GradientCheck {
 public:
     struct Gradients {
         Parameters<double> parameters;
-        std::vector<SampleState<double>> states;  // of the first state of each sample
+        std::vector<SampleState<double>> states;  // of each sample's first state
     };
 
     // target is [height, width, visible_channels].
@@ -173,8 +173,9 @@ public:
         return result;
     }
 
-    // With respect to one parameter, an index into Weights::all(). Runs two rollouts a sample. The
-    // default step leaves truncation and cancellation both near 1e-10 for a loss near 1.
+    // The derivative by one parameter, an index into Weights::all(). Runs two rollouts of each
+    // sample. With the default epsilon and a loss near 1, the errors of truncation and cancellation
+    // are both near 1e-10.
     double central_difference(std::size_t parameter, double epsilon = 1e-6) const {
         Parameters<double> up = parameters_, down = parameters_;
         up.all[parameter] += epsilon;
@@ -187,7 +188,7 @@ public:
         return difference / (2 * epsilon * batch());
     }
 
-    // With respect to one value of a sample's first state, an index into SampleState::values.
+    // The derivative by one value of a sample's first state, an index into SampleState::values.
     double central_difference(int sample, std::size_t value, double epsilon = 1e-6) const {
         const SampleTape<double>& tape = tapes_[sample];
         SampleState<double> up = tape.first(), down = tape.first();

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The specification: one step of an automaton, forward and backward, for one sample. Plain loops,
-// any floating-point type, nothing skipped but the cells that do not fire. Everything fast is
-// tested against this; docs/mathematics.md derives it.
+// The specification: one step of an automaton, forward and backward, for one sample. Plain loops in
+// any floating-point type, which skip only the cells that do not fire. The engines are tested
+// against it; docs/mathematics.md derives it.
 //
 //   p    = perceive(x)                   p[c * 3 + k] = sum over 3x3 of filter[k] * x[.., c]
 //   a    = W1 p + b1
 //   h    = relu(a)
 //   u    = W2 h + b2
 //   z    = x + fire * step_size * u
-//   life = living(z)  [and living(x)]    living(s) = max over 3x3 of alpha > living_threshold
-//   x'   = z * life
+//   life = living(z)                     with Life::pre_and_post: living(z) and living(x)
+//   x'   = z * life                      living(s) = max over 3x3 of alpha > living_threshold
 
 #include <nca/weights.hpp>
 #include <nca/rule.hpp>
@@ -40,10 +40,10 @@ struct SampleState {
     const Real* cell(int index) const { return values.data() + std::size_t(index) * channels; }
 };
 
-// [height, width], 1 where the cell fires, or lives.
+// [height, width], 1 where the cell fires, or where it lives.
 using Mask = std::vector<std::uint8_t>;
 
-// The weights, or their gradients, laid out as Weights::all(): w1, b1, w2, b2.
+// The weights, their gradients or their moments, laid out as Weights::all(): w1, b1, w2, b2.
 template <class Real>
 struct Parameters {
     bool output_bias;
@@ -58,14 +58,14 @@ struct Parameters {
     BasicWeightsView<const Real> view() const { return view_parameters(all.data(), output_bias); }
 };
 
-// The index of the cell at (y, x), which may lie one cell outside the grid: there it is the cell on
-// the opposite side, or -1 beyond a zero edge.
+// The index of the cell at (y, x), y * width + x. One cell outside the grid it is that of the cell
+// on the opposite side, or -1 with Edges::zero.
 inline int cell_at(int y, int x, int height, int width, Edges edges) {
     if (edges == Edges::zero && (y < 0 || y >= height || x < 0 || x >= width)) return -1;
     return (y + height) % height * width + (x + width) % width;
 }
 
-// [height, width, perception]
+// p of all cells, [height, width, perception].
 template <class Real>
 std::vector<Real> perceive(const Rule& rule, const SampleState<Real>& state) {
     std::vector<Real> perceived(std::size_t(state.cells()) * perception);
@@ -89,7 +89,7 @@ std::vector<Real> perceive(const Rule& rule, const SampleState<Real>& state) {
     return perceived;
 }
 
-// The transpose of perceive: adds perceive^T(grad_perceived) to grad_state.
+// grad_state += perceive^T(grad_perceived), the transpose of perceive.
 template <class Real>
 void perceive_backward(const Rule& rule, const std::vector<Real>& grad_perceived,
                        SampleState<Real>& grad_state) {
@@ -113,7 +113,7 @@ void perceive_backward(const Rule& rule, const std::vector<Real>& grad_perceived
     }
 }
 
-// What the network makes of one cell's perception.
+// What the MLP computes of the perception of one cell: a = W1 p + b1, h = relu(a), u = W2 h + b2.
 template <class Real>
 struct Activations {
     std::array<Real, hidden> a;
@@ -153,7 +153,8 @@ SampleState<Real> update(const Rule& rule, const Parameters<Real>& parameters,
     return z;
 }
 
-// Where the largest alpha of the 3x3 is above living_threshold; beyond a zero edge alpha is 0.
+// living(state): where the largest alpha of the 3x3 neighbourhood is above living_threshold; beyond
+// a zero edge alpha is 0.
 template <class Real>
 Mask living(const SampleState<Real>& state, Edges edges) {
     Mask mask(state.cells());
@@ -182,7 +183,7 @@ Mask life_mask(const Rule& rule, const SampleState<Real>& state, const SampleSta
     return life;
 }
 
-// z * life; a dead cell is zero even where z is not finite.
+// z * life. A cell that does not live is zero even where z is not finite.
 template <class Real>
 SampleState<Real> masked(SampleState<Real> z, const Mask& life) {
     for (int cell = 0; cell < z.cells(); ++cell) {
@@ -193,7 +194,7 @@ SampleState<Real> masked(SampleState<Real> z, const Mask& life) {
     return z;
 }
 
-// One step forward: the next state, and what backward wants to know about the step.
+// What a forward step computes; next is the state after it.
 template <class Real>
 struct Step {
     SampleState<Real> z;
@@ -210,8 +211,8 @@ Step<Real> step_forward(const Rule& rule, const Parameters<Real>& parameters,
     return {std::move(z), std::move(life), std::move(next)};
 }
 
-// One step backward: from the gradient of the next state to that of the state. The gradients of the
-// parameters are added to. Fire and life are constants; ReLU's slope at 0 is 0.
+// The gradient of the state, from the gradient of the state after the step. Adds to the gradients
+// of the parameters. fire and life count as constants; the slope of ReLU at 0 is 0.
 template <class Real>
 SampleState<Real> step_backward(const Rule& rule, const Parameters<Real>& parameters,
                                 const SampleState<Real>& state, const Mask& fire, const Mask& life,
