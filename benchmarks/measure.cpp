@@ -133,7 +133,7 @@ double closest_to_threshold(const Rule& rule, const reference::SampleState<doubl
     return closest;
 }
 
-double closest_to_threshold(const Rule& rule, const reference::Parameters<double>& parameters,
+double closest_to_threshold(const Rule& rule, const reference::WeightValues<double>& parameters,
                             const reference::SampleTape<double>& rollout) {
     double closest = 1;
     for (int step = 0; step < rollout.steps(); ++step) {
@@ -154,7 +154,7 @@ ReferenceCheck::ReferenceCheck(const Trainer& trainer)
     reference::SampleState<double> start(grid_, grid_);
     const auto values = model_.rule.start_values();
     std::copy(values.begin(), values.end(), start.cell(grid_ / 2 * grid_ + grid_ / 2));
-    const reference::Parameters<double> parameters(model_.weights);
+    const reference::WeightValues<double> parameters(model_.weights);
     double widest = -1;
     for (int i = 1; i <= most_tries && widest < wide; ++i) {
         const RolloutOptions options = {steps,
@@ -168,7 +168,7 @@ ReferenceCheck::ReferenceCheck(const Trainer& trainer)
     const reference::GradientCheck check(model_.rule, parameters, {start}, target_, options_);
     const auto gradients = check.gradients();
     last_ = check.tapes().front().last().values;
-    grad_weights_ = gradients.parameters.all;
+    grad_weights_ = gradients.weights.all;
     grad_first_ = gradients.states.front().values;
 }
 
@@ -205,7 +205,7 @@ double step_error(const Model& model, ConstStateView before, ConstStateView afte
     const double tolerance = tolerance_of(precision) / 10;
     // A cell after a step depends on the 5x5 around it: a crop of 7x7 has its own edges beyond.
     constexpr int reach = 3, side = 2 * reach + 1;
-    const reference::Parameters<double> parameters(model.weights);
+    const reference::WeightValues<double> parameters(model.weights);
     double worst = 0;
     for (int i = 0; i < 400; ++i) {
         const auto words = philox(i, Purpose::damage, {});

@@ -163,8 +163,8 @@ struct Errors {
 // Each step against double's from the same state, and the way back in double through these states,
 // so that life and hidden units are on or off as they were in the rollout.
 Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = false) {
-    const reference::Parameters<double> parameters(drawn.weights);
-    reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+    const reference::WeightValues<double> parameters(drawn.weights);
+    reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
     std::vector<double> grad_first;
     Errors errors = {};
     const std::size_t floats = drawn.state.size();
@@ -347,7 +347,7 @@ TEST_CASE("a trained lizard in bands stays where double has it", "[long]") {
     const BandResult result =
         run_bands(drawn, cut_at({6, 4, 5, 5, 5, 5, 4, 6}), Precision::precise);
     const auto expected = reference::rollout_forward(
-        drawn.rule, reference::Parameters<double>(drawn.weights),
+        drawn.rule, reference::WeightValues<double>(drawn.weights),
         reference::split_batch<double>(drawn.view())[0], drawn.options, 0);
     REQUIRE(relative_error(result.last, expected.last().values) <= 1e-5);
 }
@@ -391,7 +391,7 @@ namespace {
 
 // The largest error of u in a state, relative to the sum of the products |W2 h| that it is made of.
 double worst_error_of_u(const Case& drawn, const std::vector<float>& after) {
-    const reference::Parameters<double> parameters(drawn.weights);
+    const reference::WeightValues<double> parameters(drawn.weights);
     const auto before = reference::split_batch<double>(drawn.view())[0];
     const auto p = reference::perceive(drawn.rule, before);
     const auto weights = parameters.view();

@@ -389,7 +389,7 @@ TEST_CASE("Adam agrees with the reference over several updates") {
                 test::Uniform uniform(3);
                 Weights start(output_bias);
                 for (float& value : start.all()) value = uniform(-1, 1);
-                reference::Parameters<double> weights(start), first(output_bias),
+                reference::WeightValues<double> weights(start), first(output_bias),
                     second(output_bias);
                 const Buffer on_engine = test::upload(*engine, start.all());
                 const Buffer engine_first = engine->allocate(size);
@@ -399,7 +399,7 @@ TEST_CASE("Adam agrees with the reference over several updates") {
                     Weights gradient(output_bias);
                     for (float& value : gradient.all()) value = uniform(-2, 1);
                     gradient.all()[update] = 0;
-                    reference::Parameters<double> expected(gradient);
+                    reference::WeightValues<double> expected(gradient);
                     const auto expected_norms = reference::tensor_norms(expected);
                     const AdamOptions options = {
                         .learning_rate = 0.01F, .normalise_gradients = normalise, .update = update};

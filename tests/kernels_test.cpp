@@ -77,7 +77,7 @@ test::Tolerance tolerance(double largest) { return {128 * 0x1p-23 * largest, 128
 TEST_CASE("the MLP forward agrees with the reference, row by row") {
     for (const bool output_bias : {false, true}) {
         Setup setup(output_bias);
-        const reference::Parameters<double> parameters(setup.weights);
+        const reference::WeightValues<double> parameters(setup.weights);
         for (const int rows : {cpu::row_tile, 5 * cpu::row_tile, cpu::chunk_rows}) {
             cpu::mlp_forward(setup.rows->u, setup.rows->h, *setup.packed, setup.rows->p, rows);
             for (int row = 0; row < rows; ++row) {
@@ -105,12 +105,12 @@ TEST_CASE("the MLP backward agrees with the reference and adds to the gradients"
                       *setup.packed, setup.rows->p, setup.rows->grad_u, rows);
 
     const auto [w1, b1, w2, b2] = setup.weights.view();
-    reference::Parameters<double> expected(true);
+    reference::WeightValues<double> expected(true);
     std::fill(expected.all.begin(), expected.all.end(), before);
     const auto grad = expected.view();
     for (int row = 0; row < rows; ++row) {
         const auto p = setup.public_p(row);
-        const reference::Parameters<double> parameters(setup.weights);
+        const reference::WeightValues<double> parameters(setup.weights);
         const auto network = reference::network(parameters, p.data());
         const float* grad_u = setup.rows->grad_u + row * channels;
         std::vector<double> grad_p(perception);

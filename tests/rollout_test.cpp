@@ -25,7 +25,7 @@ const test::Tolerance difference_tolerance = {2e-9, 1e-6};
 const test::Margins difference_margins = {1e-4, 1e-4};
 
 GradientCheck make_check(const Case& drawn) {
-    return GradientCheck(drawn.rule, Parameters<double>(drawn.weights),
+    return GradientCheck(drawn.rule, WeightValues<double>(drawn.weights),
                          split_batch<double>(drawn.view()), drawn.target, drawn.options);
 }
 
@@ -46,12 +46,12 @@ void require_gradients_match_differences(const CaseOptions& options, std::size_t
     const auto gradients = check.gradients();
 
     std::vector<double> gradient, difference;
-    for (std::size_t i = 0; i < gradients.parameters.all.size(); i += stride) {
-        gradient.push_back(gradients.parameters.all[i]);
+    for (std::size_t i = 0; i < gradients.weights.all.size(); i += stride) {
+        gradient.push_back(gradients.weights.all[i]);
         difference.push_back(check.central_difference(i));
     }
     REQUIRE(test::worst_error(gradient, difference, difference_tolerance) <= 1);
-    const auto norms = tensor_norms(gradients.parameters);
+    const auto norms = tensor_norms(gradients.weights);
     for (int tensor = 0; tensor < 3; ++tensor) REQUIRE(norms[tensor] > 1e-3);
     REQUIRE((norms[3] > 1e-3) == options.output_bias);
     REQUIRE(test::largest_magnitude(gradient) > 1e-3);
@@ -115,7 +115,7 @@ TEST_CASE("gradients are central differences for all edges, life rules and biase
 TEST_CASE("the gradient check fails for one corrupted entry") {
     const Case drawn = smooth_case({.height = 2, .width = 2, .start = test::Start::random});
     const GradientCheck check = make_check(drawn);
-    auto gradients = check.gradients().parameters.all;
+    auto gradients = check.gradients().weights.all;
     std::vector<std::size_t> indices = {0, 47, w1_size + 3, w1_size + b1_size + 200};
     std::vector<double> gradient, difference;
     for (const std::size_t i : indices) {
@@ -155,7 +155,7 @@ TEST_CASE("the check's loss is that of the rollout's last states") {
 
 TEST_CASE("a frozen rollout takes its masks from outside") {
     const Case drawn = test::random_case({.steps = 2, .start = test::Start::random}, 6);
-    const Parameters<double> parameters(drawn.weights);
+    const WeightValues<double> parameters(drawn.weights);
     const auto first = split_batch<double>(drawn.view())[0];
     const auto rollout = rollout_forward(drawn.rule, parameters, first, drawn.options, 0);
     REQUIRE(frozen_rollout(drawn.rule, parameters, first, rollout.fire, rollout.life).values ==
@@ -182,11 +182,11 @@ TEST_CASE("a rollout draws its fire masks by seed, iteration, first step and fir
 
 TEST_CASE("a rollout of no steps is the state, and its gradient passes unchanged") {
     const Case drawn = test::random_case({.steps = 0}, 7);
-    const Parameters<double> parameters(drawn.weights);
+    const WeightValues<double> parameters(drawn.weights);
     const auto first = split_batch<double>(drawn.view())[0];
     const auto rollout = rollout_forward(drawn.rule, parameters, first, drawn.options, 0);
     REQUIRE(rollout.last().values == first.values);
-    Parameters<double> gradient(true);
+    WeightValues<double> gradient(true);
     REQUIRE(rollout_backward(drawn.rule, parameters, rollout, first, gradient).values ==
             first.values);
     REQUIRE(test::largest_magnitude(gradient.all) == 0);
@@ -201,7 +201,7 @@ TEST_CASE("living cells are counted by their own alpha") {
 }
 
 TEST_CASE("Adam's first update moves each weight by the learning rate against its gradient") {
-    Parameters<double> weights(true), first(true), second(true), gradient(true);
+    WeightValues<double> weights(true), first(true), second(true), gradient(true);
     gradient.all[0] = 3;
     gradient.all[w1_size] = -1e-3;
     adam(weights, first, second, gradient, {.learning_rate = 0.01F});
@@ -213,7 +213,7 @@ TEST_CASE("Adam's first update moves each weight by the learning rate against it
 }
 
 TEST_CASE("Adam's second update follows the paper's formula") {
-    Parameters<double> weights(false), first(false), second(false), gradient(false);
+    WeightValues<double> weights(false), first(false), second(false), gradient(false);
     AdamOptions options = {.learning_rate = 0.5F, .beta1 = 0.5F, .beta2 = 0.75F, .epsilon = 0};
     gradient.all[5] = 2;
     adam(weights, first, second, gradient, options);
@@ -227,7 +227,7 @@ TEST_CASE("Adam's second update follows the paper's formula") {
 }
 
 TEST_CASE("normalisation divides each tensor by its own norm") {
-    Parameters<double> gradient(true);
+    WeightValues<double> gradient(true);
     gradient.all[0] = 3;
     gradient.all[1] = 4;
     gradient.view().b1[0] = -100;

@@ -115,7 +115,7 @@ TEST_CASE("a simulator does what the double reference does") {
     nca::reference::SampleState<double> start(height, width);
     start.values.assign(start.values.size(), 0.5);
     const auto rollout = nca::reference::rollout_forward(
-        model.rule, nca::reference::Parameters<double>(model.weights), start,
+        model.rule, nca::reference::WeightValues<double>(model.weights), start,
         nca::RolloutOptions{.steps = steps, .key = {.seed = 3}}, 0);
     const std::vector<float> values = simulator.download();
     REQUIRE(values.size() == rollout.last().values.size());

@@ -31,8 +31,8 @@ Mask all_cells(const SampleState<double>& grid, std::uint8_t value) {
 }
 
 // All weights zero but an output of the given amount on every channel.
-Parameters<double> constant_update(double amount) {
-    Parameters<double> parameters(true);
+WeightValues<double> constant_update(double amount) {
+    WeightValues<double> parameters(true);
     for (int c = 0; c < channels; ++c) parameters.view().b2[c] = amount;
     return parameters;
 }
@@ -147,7 +147,7 @@ TEST_CASE("the notebook's rule gives the state that was worked out by hand") {
     // Three cells in a row, wrapped. Hidden unit 0 sees Sobel x of channel 0, unit 1 its identity
     // less 1; output 2 gets 0.5 of the first and 0.25 of the second.
     Rule rule = notebook_rule();
-    Parameters<double> parameters(false);
+    WeightValues<double> parameters(false);
     const auto [w1, b1, w2, b2] = parameters.view();
     w1[0 * perception + 1] = 1;
     w1[1 * perception + 0] = 1;
@@ -180,12 +180,12 @@ TEST_CASE("the step size scales the update") {
 TEST_CASE("ReLU's slope at 0 is 0") {
     // All of W1 and b1 are zero, so every pre-activation is exactly 0.
     Uniform uniform(2);
-    Parameters<double> parameters(true);
+    WeightValues<double> parameters(true);
     for (std::size_t i = 0; i < w2_size; ++i) parameters.view().w2[i] = uniform(-1, 1);
     SampleState<double> state = random_grid(2, 3, uniform);
     for (int cell = 0; cell < 6; ++cell) state.cell(cell)[alpha_channel] = 1;
     const SampleState<double> grad_next = random_grid(2, 3, uniform);
-    Parameters<double> gradient(true);
+    WeightValues<double> gradient(true);
     const Mask everywhere = all_cells(state, 1);
     const auto grad_state =
         step_backward(Rule{}, parameters, state, everywhere, everywhere, grad_next, gradient);
@@ -197,11 +197,11 @@ TEST_CASE("ReLU's slope at 0 is 0") {
 
 TEST_CASE("a step back adds to the gradients and passes nothing through dead cells") {
     Uniform uniform(3);
-    const Parameters<double> parameters(test::random_weights({}, uniform));
+    const WeightValues<double> parameters(test::random_weights({}, uniform));
     const SampleState<double> state = random_grid(3, 3, uniform);
     const SampleState<double> grad_next = random_grid(3, 3, uniform);
     const Mask fire = all_cells(state, 1), dead = all_cells(state, 0);
-    Parameters<double> gradient(true);
+    WeightValues<double> gradient(true);
     for (double& value : gradient.all) value = 7;
     const auto grad_state =
         step_backward(Rule{}, parameters, state, fire, dead, grad_next, gradient);
@@ -209,15 +209,15 @@ TEST_CASE("a step back adds to the gradients and passes nothing through dead cel
     REQUIRE(gradient.all == std::vector<double>(gradient.all.size(), 7));
 }
 
-TEST_CASE("parameters hold the weights in the order of Weights::all") {
+TEST_CASE("weight values are in the order of Weights::all") {
     Weights weights(true);
     for (std::size_t i = 0; i < weights.all().size(); ++i) weights.all()[i] = float(i);
-    const Parameters<double> parameters(weights);
+    const WeightValues<double> parameters(weights);
     REQUIRE(parameters.view().w1[1] == 1);
     REQUIRE(parameters.view().b1[0] == double(w1_size));
     REQUIRE(parameters.view().w2[0] == double(w1_size + b1_size));
     REQUIRE(parameters.view().b2[0] == double(w1_size + b1_size + w2_size));
-    REQUIRE(Parameters<float>(Weights(false)).view().b2 == nullptr);
+    REQUIRE(WeightValues<float>(Weights(false)).view().b2 == nullptr);
 }
 
 TEST_CASE("the comparison that the tests use fails on NaN, on other lengths and on one element") {

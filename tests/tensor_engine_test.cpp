@@ -141,7 +141,7 @@ TEST_CASE("a step back keeps its digits, whatever the size of states and gradien
             for (const Precision precision : tensor_precisions) {
                 const auto engine = make_engine(cuda_device(precision, RolloutForm::steps));
                 const test::RolloutResult result = test::run_rollout(*engine, drawn);
-                reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+                reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
                 const std::vector<double> first = expected_first(result, drawn, grad_weights);
                 REQUIRE(test::largest_magnitude(first) > 0);
                 REQUIRE(worst_tensor_error(result.gradients.weights, grad_weights.all) <=

@@ -60,7 +60,7 @@ std::vector<reference::SampleState<double>> batch_states(const Checkpoint& befor
 // Whether a cell may live, or a hidden unit be on, in floats and not in double, or the other way
 // round: within a float32 error. That of a pre-activation is relative to the sum of its terms'
 // magnitudes. One that is exactly zero is so in floats, too.
-bool near_a_kink(const Rule& rule, const reference::Parameters<double>& weights,
+bool near_a_kink(const Rule& rule, const reference::WeightValues<double>& weights,
                  const std::vector<reference::SampleTape<double>>& rollouts) {
     const auto magnitude = [](auto& values) {
         for (auto& value : values) value = std::abs(value);
@@ -94,21 +94,21 @@ bool near_a_kink(const Rule& rule, const reference::Parameters<double>& weights,
     return found.alpha < 3e-6 || found.relu < 1e-6;
 }
 
-reference::Parameters<double> to_double(const std::vector<float>& values, bool output_bias) {
-    reference::Parameters<double> result(output_bias);
+reference::WeightValues<double> to_double(const std::vector<float>& values, bool output_bias) {
+    reference::WeightValues<double> result(output_bias);
     result.all.assign(values.begin(), values.end());
     return result;
 }
 
 // The weights and moments after an update, and how far a float32 trainer may be from them.
 struct Updated {
-    reference::Parameters<double> weights, first_moments, second_moments;
+    reference::WeightValues<double> weights, first_moments, second_moments;
 };
 
-Updated update(const Parameters& before, reference::Parameters<double> gradients,
+Updated update(const Parameters& before, reference::WeightValues<double> gradients,
                const AdamOptions& options) {
     const bool output_bias = before.weights.has_output_bias();
-    Updated after{reference::Parameters<double>(before.weights),
+    Updated after{reference::WeightValues<double>(before.weights),
                   to_double(before.first_moments, output_bias),
                   to_double(before.second_moments, output_bias)};
     reference::adam(after.weights, after.first_moments, after.second_moments, gradients, options);
@@ -145,7 +145,7 @@ double worst_share(std::span<const float> actual, const std::vector<double>& exp
 // Requires the weights and moments that an update with these gradients leaves. The gradients of a
 // float32 trainer have this relative error.
 void require_update(const Parameters& before, const Parameters& after,
-                    const reference::Parameters<double>& gradients, double relative,
+                    const reference::WeightValues<double>& gradients, double relative,
                     const AdamOptions& options) {
     auto low = gradients, high = gradients;
     const auto& moments = before.first_moments;
@@ -202,7 +202,7 @@ bool iteration_agrees(Trainer& trainer) {
     REQUIRE(after.current.updates == before.current.updates + 1);
     REQUIRE(trainer.model().weights == before.current.weights);
 
-    const reference::Parameters<double> weights(before.current.weights);
+    const reference::WeightValues<double> weights(before.current.weights);
     const auto starts = batch_states(before);
     std::vector<float> taken;
     for (const auto& state : starts) {
@@ -235,7 +235,7 @@ bool iteration_agrees(Trainer& trainer) {
     // A gradient sums over all cells and steps, each at the end of a chain there and back.
     const double rows = cells * config.batch * report.steps;
     const double relative = rounding(2 * report.steps * step_terms + rows);
-    auto gradients = check.gradients().parameters;
+    auto gradients = check.gradients().weights;
     const auto norms = reference::tensor_norms(gradients);
     double norm = 0;
     for (const double n : norms) norm = std::hypot(norm, n);

@@ -16,15 +16,15 @@ namespace nca::reference {
 
 // The L2 norm of each tensor: w1, b1, w2, b2 (0 where there is no b2).
 template <class Real>
-std::array<Real, 4> tensor_norms(const Parameters<Real>& parameters) {
+std::array<Real, 4> tensor_norms(const WeightValues<Real>& values) {
     const std::array<std::size_t, 4> sizes = {w1_size, b1_size, w2_size,
-                                              parameters.output_bias ? b2_size : 0};
+                                              values.output_bias ? b2_size : 0};
     std::array<Real, 4> norms = {};
     std::size_t index = 0;
     for (int tensor = 0; tensor < 4; ++tensor) {
         Real sum = 0;
         for (std::size_t i = 0; i < sizes[tensor]; ++i, ++index) {
-            sum += parameters.all[index] * parameters.all[index];
+            sum += values.all[index] * values.all[index];
         }
         norms[tensor] = std::sqrt(sum);
     }
@@ -33,7 +33,7 @@ std::array<Real, 4> tensor_norms(const Parameters<Real>& parameters) {
 
 // Replaces g by g / (||g|| + 1e-8), for each tensor.
 template <class Real>
-void normalise(Parameters<Real>& gradients) {
+void normalise(WeightValues<Real>& gradients) {
     const std::array<Real, 4> norms = tensor_norms(gradients);
     for (std::size_t i = 0; i < gradients.all.size(); ++i) {
         const int tensor = i < w1_size                       ? 0
@@ -47,8 +47,8 @@ void normalise(Parameters<Real>& gradients) {
 // Updates weights and moments. Overwrites the gradients by the normalised ones where the options
 // ask for it.
 template <class Real>
-void adam(Parameters<Real>& weights, Parameters<Real>& first_moments,
-          Parameters<Real>& second_moments, Parameters<Real>& gradients,
+void adam(WeightValues<Real>& weights, WeightValues<Real>& first_moments,
+          WeightValues<Real>& second_moments, WeightValues<Real>& gradients,
           const AdamOptions& options) {
     if (options.normalise_gradients) normalise(gradients);
     const Real beta1 = options.beta1, beta2 = options.beta2;

@@ -53,14 +53,14 @@ struct SampleTape {
 };
 
 template <class Real>
-SampleTape<Real> rollout_forward(const Rule& rule, const Parameters<Real>& parameters,
+SampleTape<Real> rollout_forward(const Rule& rule, const WeightValues<Real>& weights,
                                  const SampleState<Real>& state, const RolloutOptions& options,
                                  int sample) {
     SampleTape<Real> tape{{state}, {}, {}};
     for (int t = 0; t < options.steps; ++t) {
         tape.fire.push_back(
             fire_mask(options.key, rule.fire_rate, t, sample, state.height, state.width));
-        auto [z, life, next] = step_forward(rule, parameters, tape.last(), tape.fire.back());
+        auto [z, life, next] = step_forward(rule, weights, tape.last(), tape.fire.back());
         tape.life.push_back(std::move(life));
         tape.states.push_back(std::move(next));
     }
@@ -68,26 +68,26 @@ SampleTape<Real> rollout_forward(const Rule& rule, const Parameters<Real>& param
 }
 
 // The gradient of the first state, from the gradient of the last state. Adds to the gradients of
-// the parameters.
+// the weights.
 template <class Real>
-SampleState<Real> rollout_backward(const Rule& rule, const Parameters<Real>& parameters,
+SampleState<Real> rollout_backward(const Rule& rule, const WeightValues<Real>& weights,
                                    const SampleTape<Real>& tape, SampleState<Real> grad_state,
-                                   Parameters<Real>& grad_parameters) {
+                                   WeightValues<Real>& grad_weights) {
     for (int t = tape.steps() - 1; t >= 0; --t) {
-        grad_state = step_backward(rule, parameters, tape.states[t], tape.fire[t], tape.life[t],
-                                   grad_state, grad_parameters);
+        grad_state = step_backward(rule, weights, tape.states[t], tape.fire[t], tape.life[t],
+                                   grad_state, grad_weights);
     }
     return grad_state;
 }
 
-// The last state of a rollout with given masks. As a function of parameters and state it is smooth
+// The last state of a rollout with given masks. As a function of weights and state it is smooth
 // except at the kinks of ReLU, and rollout_backward computes its derivative.
 template <class Real>
-SampleState<Real> frozen_rollout(const Rule& rule, const Parameters<Real>& parameters,
+SampleState<Real> frozen_rollout(const Rule& rule, const WeightValues<Real>& weights,
                                  SampleState<Real> state, const std::vector<Mask>& fire,
                                  const std::vector<Mask>& life) {
     for (std::size_t t = 0; t < fire.size(); ++t) {
-        state = masked(update(rule, parameters, state, fire[t]), life[t]);
+        state = masked(update(rule, weights, state, fire[t]), life[t]);
     }
     return state;
 }
@@ -139,18 +139,18 @@ int count_living(const SampleState<Real>& state) {
 class GradientCheck {
 public:
     struct Gradients {
-        Parameters<double> parameters;
+        WeightValues<double> weights;
         std::vector<SampleState<double>> states;  // of each sample's first state
     };
 
     // target is [height, width, visible_channels].
-    GradientCheck(Rule rule, Parameters<double> parameters,
+    GradientCheck(Rule rule, WeightValues<double> weights,
                   const std::vector<SampleState<double>>& states, std::vector<float> target,
                   const RolloutOptions& options)
-        : rule_(rule), parameters_(std::move(parameters)), target_(std::move(target)) {
+        : rule_(rule), weights_(std::move(weights)), target_(std::move(target)) {
         for (const SampleState<double>& state : states) {
             const int sample = static_cast<int>(tapes_.size());
-            tapes_.push_back(rollout_forward(rule_, parameters_, state, options, sample));
+            tapes_.push_back(rollout_forward(rule_, weights_, state, options, sample));
         }
     }
 
@@ -163,23 +163,23 @@ public:
     }
 
     Gradients gradients() const {
-        Gradients result{Parameters<double>(parameters_.output_bias), {}};
+        Gradients result{WeightValues<double>(weights_.output_bias), {}};
         for (const auto& tape : tapes_) {
             const auto target = std::span<const float>(target_);
-            result.states.push_back(rollout_backward(rule_, parameters_, tape,
+            result.states.push_back(rollout_backward(rule_, weights_, tape,
                                                      loss_gradient(tape.last(), target, batch()),
-                                                     result.parameters));
+                                                     result.weights));
         }
         return result;
     }
 
-    // The derivative by one parameter, an index into Weights::all(). Runs two rollouts of each
+    // The derivative by one weight, an index into Weights::all(). Runs two rollouts of each
     // sample. With the default epsilon and a loss near 1, the errors of truncation and cancellation
     // are both near 1e-10.
-    double central_difference(std::size_t parameter, double epsilon = 1e-6) const {
-        Parameters<double> up = parameters_, down = parameters_;
-        up.all[parameter] += epsilon;
-        down.all[parameter] -= epsilon;
+    double central_difference(std::size_t weight, double epsilon = 1e-6) const {
+        WeightValues<double> up = weights_, down = weights_;
+        up.all[weight] += epsilon;
+        down.all[weight] -= epsilon;
         double difference = 0;
         for (const auto& tape : tapes_) {
             difference +=
@@ -195,7 +195,7 @@ public:
         up.values[value] += epsilon;
         down.values[value] -= epsilon;
         const double difference =
-            frozen_loss(parameters_, up, tape) - frozen_loss(parameters_, down, tape);
+            frozen_loss(weights_, up, tape) - frozen_loss(weights_, down, tape);
         return difference / (2 * epsilon * batch());
     }
 
@@ -204,13 +204,13 @@ private:
     double sample_loss(const SampleState<double>& state) const {
         return reference::loss(state, std::span<const float>(target_));
     }
-    double frozen_loss(const Parameters<double>& parameters, const SampleState<double>& first,
+    double frozen_loss(const WeightValues<double>& weights, const SampleState<double>& first,
                        const SampleTape<double>& masks) const {
-        return sample_loss(frozen_rollout(rule_, parameters, first, masks.fire, masks.life));
+        return sample_loss(frozen_rollout(rule_, weights, first, masks.fire, masks.life));
     }
 
     Rule rule_;
-    Parameters<double> parameters_;
+    WeightValues<double> weights_;
     std::vector<float> target_;
     std::vector<SampleTape<double>> tapes_;  // one for each sample
 };

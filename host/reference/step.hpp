@@ -43,15 +43,15 @@ struct SampleState {
 // [height, width], 1 where the cell fires, or where it lives.
 using Mask = std::vector<std::uint8_t>;
 
-// The weights, their gradients or their moments, laid out as Weights::all(): w1, b1, w2, b2.
+// A value for each weight, laid out as Weights::all(): the weights, their gradients or moments.
 template <class Real>
-struct Parameters {
+struct WeightValues {
     bool output_bias;
     std::vector<Real> all;
 
-    explicit Parameters(bool has_output_bias)
+    explicit WeightValues(bool has_output_bias)
         : output_bias(has_output_bias), all(parameter_count(has_output_bias)) {}
-    explicit Parameters(const Weights& weights)
+    explicit WeightValues(const Weights& weights)
         : output_bias(weights.has_output_bias()), all(weights.all().begin(), weights.all().end()) {}
 
     BasicWeightsView<Real> view() { return view_parameters(all.data(), output_bias); }
@@ -122,8 +122,8 @@ struct Activations {
 };
 
 template <class Real>
-Activations<Real> network(const Parameters<Real>& parameters, const Real* p) {
-    const auto [w1, b1, w2, b2] = parameters.view();
+Activations<Real> network(const WeightValues<Real>& weights, const Real* p) {
+    const auto [w1, b1, w2, b2] = weights.view();
     Activations<Real> result;
     for (int j = 0; j < hidden; ++j) {
         Real a = b1[j];
@@ -141,13 +141,13 @@ Activations<Real> network(const Parameters<Real>& parameters, const Real* p) {
 
 // z = x + fire * step_size * u
 template <class Real>
-SampleState<Real> update(const Rule& rule, const Parameters<Real>& parameters,
+SampleState<Real> update(const Rule& rule, const WeightValues<Real>& weights,
                          const SampleState<Real>& state, const Mask& fire) {
     const std::vector<Real> perceived = perceive(rule, state);
     SampleState<Real> z = state;
     for (int cell = 0; cell < state.cells(); ++cell) {
         if (!fire[cell]) continue;
-        const auto [a, h, u] = network(parameters, &perceived[std::size_t(cell) * perception]);
+        const auto [a, h, u] = network(weights, &perceived[std::size_t(cell) * perception]);
         for (int c = 0; c < channels; ++c) z.cell(cell)[c] += Real(rule.step_size) * u[c];
     }
     return z;
@@ -203,23 +203,23 @@ struct Step {
 };
 
 template <class Real>
-Step<Real> step_forward(const Rule& rule, const Parameters<Real>& parameters,
+Step<Real> step_forward(const Rule& rule, const WeightValues<Real>& weights,
                         const SampleState<Real>& state, const Mask& fire) {
-    SampleState<Real> z = update(rule, parameters, state, fire);
+    SampleState<Real> z = update(rule, weights, state, fire);
     Mask life = life_mask(rule, state, z);
     SampleState<Real> next = masked(z, life);
     return {std::move(z), std::move(life), std::move(next)};
 }
 
 // The gradient of the state, from the gradient of the state after the step. Adds to the gradients
-// of the parameters. fire and life count as constants; the slope of ReLU at 0 is 0.
+// of the weights. fire and life count as constants; the slope of ReLU at 0 is 0.
 template <class Real>
-SampleState<Real> step_backward(const Rule& rule, const Parameters<Real>& parameters,
+SampleState<Real> step_backward(const Rule& rule, const WeightValues<Real>& weights,
                                 const SampleState<Real>& state, const Mask& fire, const Mask& life,
                                 const SampleState<Real>& grad_next,
-                                Parameters<Real>& grad_parameters) {
-    const auto [w1, b1, w2, b2] = parameters.view();
-    const auto [grad_w1, grad_b1, grad_w2, grad_b2] = grad_parameters.view();
+                                WeightValues<Real>& grad_weights) {
+    const auto [w1, b1, w2, b2] = weights.view();
+    const auto [grad_w1, grad_b1, grad_w2, grad_b2] = grad_weights.view();
     const std::vector<Real> perceived = perceive(rule, state);
     std::vector<Real> grad_perceived(perceived.size());
     const SampleState<Real> grad_z = masked(grad_next, life);
@@ -227,7 +227,7 @@ SampleState<Real> step_backward(const Rule& rule, const Parameters<Real>& parame
     for (int cell = 0; cell < state.cells(); ++cell) {
         if (!fire[cell] || !life[cell]) continue;  // grad_u is zero
         const Real* p = &perceived[std::size_t(cell) * perception];
-        const auto [a, h, u] = network(parameters, p);
+        const auto [a, h, u] = network(weights, p);
 
         std::array<Real, hidden> grad_h = {};
         for (int c = 0; c < channels; ++c) {

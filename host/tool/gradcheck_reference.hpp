@@ -54,7 +54,7 @@ public:
     }
 
     std::vector<double> gradient() const {
-        reference::Parameters<double> result(parameters_.output_bias);
+        reference::WeightValues<double> result(parameters_.output_bias);
         for (const reference::SampleTape<double>& rollout : rollouts_) {
             reference::rollout_backward(
                 problem_.model.rule, parameters_, rollout,
@@ -73,7 +73,7 @@ private:
     std::span<const float> target() const { return problem_.target; }
 
     double loss_with(std::size_t entry, double change) const {
-        reference::Parameters<double> changed = parameters_;
+        reference::WeightValues<double> changed = parameters_;
         changed.all[entry] += change;
         double sum = 0;
         for (std::size_t i = 0; i < rollouts_.size(); ++i) {
@@ -86,7 +86,7 @@ private:
     }
 
     const GradcheckProblem& problem_;
-    reference::Parameters<double> parameters_;
+    reference::WeightValues<double> parameters_;
     std::vector<reference::SampleTape<double>> rollouts_;  // one for each sample
     std::vector<std::vector<reference::Mask>> needed_;  // fire and life, for each sample and step
 };

@@ -180,7 +180,7 @@ struct Margins {
     }
 };
 
-inline Margins margins(const Rule& rule, const reference::Parameters<double>& parameters,
+inline Margins margins(const Rule& rule, const reference::WeightValues<double>& parameters,
                        const reference::SampleTape<double>& rollout) {
     Margins result;
     for (int t = 0; t < rollout.steps(); ++t) {
@@ -202,15 +202,15 @@ inline Margins margins(const Rule& rule, const reference::Parameters<double>& pa
 // What the double reference makes of a case.
 struct Expected {
     std::vector<reference::SampleTape<double>> rollouts;  // one for each sample
-    reference::Parameters<double> grad_weights{true};
+    reference::WeightValues<double> grad_weights{true};
     std::vector<reference::SampleState<double>> grad_first;  // one for each sample
 };
 
 // Nothing where the case comes closer to a kink than the margins.
 inline std::optional<Expected> expected_of(const Case& drawn, const Margins& least) {
-    const reference::Parameters<double> parameters(drawn.weights);
+    const reference::WeightValues<double> parameters(drawn.weights);
     Expected expected;
-    expected.grad_weights = reference::Parameters<double>(drawn.weights.has_output_bias());
+    expected.grad_weights = reference::WeightValues<double>(drawn.weights.has_output_bias());
     const auto states = reference::split_batch<double>(drawn.view());
     for (int sample = 0; sample < drawn.batch; ++sample) {
         expected.rollouts.push_back(reference::rollout_forward(

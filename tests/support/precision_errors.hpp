@@ -27,7 +27,7 @@ inline double tolerance(Precision precision, int steps) {
 inline reference::SampleTape<double> frozen(const Case& drawn,
                                             const std::vector<std::vector<float>>& states,
                                             int sample) {
-    const reference::Parameters<double> parameters(drawn.weights);
+    const reference::WeightValues<double> parameters(drawn.weights);
     const auto state_of = [&](int step) {
         const ConstStateView view = {states[std::size_t(step)].data(), drawn.batch, drawn.height,
                                      drawn.width, MemorySpace::host};
@@ -55,8 +55,8 @@ struct Errors {
 // The first state's gradient in double, whose life masks are those of the engine; the weights' is
 // added.
 inline std::vector<double> expected_first(const RolloutResult& result, const Case& drawn,
-                                          reference::Parameters<double>& grad_weights) {
-    const reference::Parameters<double> parameters(drawn.weights);
+                                          reference::WeightValues<double>& grad_weights) {
+    const reference::WeightValues<double> parameters(drawn.weights);
     std::vector<double> first;
     for (int sample = 0; sample < drawn.batch; ++sample) {
         const auto grad = reference::rollout_backward(
@@ -69,7 +69,7 @@ inline std::vector<double> expected_first(const RolloutResult& result, const Cas
 
 // Against double, whose life masks are those of the engine.
 inline Errors errors_of(const RolloutResult& result, const Case& drawn) {
-    reference::Parameters<double> grad_weights(drawn.weights.has_output_bias());
+    reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
     std::vector<double> last;
     for (int sample = 0; sample < drawn.batch; ++sample) {
         const auto rollout = frozen(drawn, result.states, sample);
