@@ -29,7 +29,7 @@ constexpr int lanes = int(HWY_LANES(float)) < channels ? int(HWY_LANES(float)) :
 constexpr int prefetch_distance = 12;  // cells
 
 // How many vectors wide a tile is. The number divides the width, and is so small that the tile's
-// sums stay in registers: AVX-512 has 32, others 16.
+// sums stay in registers, of which AVX-512 has 32 and the others 16.
 constexpr int panel_vectors(int width) {
     int vectors = lanes == 16 ? 4 : 2;
     while (width / lanes % vectors != 0) --vectors;

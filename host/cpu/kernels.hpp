@@ -13,7 +13,7 @@
 // need no alignment.
 namespace nca::cpu {
 
-// Rows are computed in tiles of so many rows; `rows` of the functions below is a multiple of it.
+// Rows are computed in tiles of this many rows; `rows` of the functions below is a multiple of it.
 inline constexpr int row_tile = 6;
 // How many rows are gathered at once: p, h and grad_h of a chunk stay in the second-level cache.
 inline constexpr int chunk_rows = 96;
@@ -34,7 +34,7 @@ struct alignas(64) PackedWeights {
 };
 void pack(PackedWeights& packed, ConstWeightsView weights);
 
-// The gradients of the weights, in the same order of p.
+// The gradients of the weights, with p in the same order.
 struct alignas(64) PackedGradients {
     float w1_t[perception * hidden];  // [perception, hidden]
     float w2_t[hidden * channels];    // [hidden, channels]
@@ -85,7 +85,7 @@ void mlp_backward(float* grad_p, PackedGradients& gradients, float* h, float* gr
                   const PackedWeights& weights, const float* p, const float* grad_u, int rows);
 
 // The measured peak of one core in operations per second: runs independent multiply-adds for about
-// so many milliseconds.
+// that many milliseconds.
 double measure_peak(double milliseconds);
 
 // The instruction set in use: "AVX-512", "AVX2", ...

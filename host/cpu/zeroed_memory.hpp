@@ -12,8 +12,8 @@
 
 namespace nca::cpu {
 
-// Zeroed, page-aligned memory from the operating system. A page that is never written takes no
-// memory: of a tape, most cells are empty in most states.
+// Zeroed, page-aligned memory from the operating system. A page takes memory only when it is
+// written, and a large part of a tape is never written: cells that do not live stay zero.
 class ZeroedMemory {
 public:
     explicit ZeroedMemory(std::size_t bytes) : data_(map(bytes), Unmap{bytes}) {}

@@ -102,7 +102,7 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         frame.delay = static_cast<std::uint16_t>(frame_time(frames, i, centiseconds));
         result = cgif_addframe(gif, &frame);
     }
-    // It reports a frame that failed once more.
+    // cgif_close reports the failure of a frame again.
     const int close_result = cgif_close(gif);
     if (result != CGIF_OK || close_result != CGIF_OK) {
         throw IoError(

@@ -20,8 +20,7 @@ inline constexpr int opaque_from = 128;  // alpha below this is transparent
 inline constexpr std::size_t most_colours = 255;
 
 struct PalettedImage {
-    std::vector<std::uint8_t>
-        palette;  // [colours, 3], RGB; the first is that of transparent pixels
+    std::vector<std::uint8_t> palette;  // [colours, 3]; the first is that of transparent pixels
     std::vector<std::uint8_t> indices;  // [height, width]
 };
 

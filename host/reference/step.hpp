@@ -58,8 +58,8 @@ struct WeightValues {
     BasicWeightsView<const Real> view() const { return view_parameters(all.data(), output_bias); }
 };
 
-// The index of the cell at (y, x), y * width + x. One cell outside the grid it is that of the cell
-// on the opposite side, or -1 with Edges::zero.
+// The index y * width + x of the cell at (y, x). For a place one cell outside the grid: that of the
+// cell on the opposite side, or -1 with Edges::zero.
 inline int cell_at(int y, int x, int height, int width, Edges edges) {
     if (edges == Edges::zero && (y < 0 || y >= height || x < 0 || x >= width)) return -1;
     return (y + height) % height * width + (x + width) % width;

@@ -106,8 +106,8 @@ public:
     // `size` floats of the engine's memory, all zero. Waits until they are. Throws Error where
     // there is not enough memory.
     virtual Buffer allocate(std::size_t size) = 0;
-    // A batch of empty grids. Throws InvalidArgument where a size is below 1 or the whole is larger
-    // than any memory, and what allocate throws.
+    // A batch of grids of zeros. Throws InvalidArgument where a size is below 1 or the whole is
+    // larger than any memory, and what allocate throws.
     State make_state(int batch, int height, int width);
 
     // Copy floats from host memory to the engine's and back. Both run after the work that is queued

@@ -18,7 +18,7 @@ struct TrainingHistory {
     std::int64_t iterations = 0;
     int height = 0;  // of the grid, in cells; 0: unknown
     int width = 0;
-    int padding = 0;  // empty cells around the target, on each side
+    int padding = 0;  // cells of zeros around the target, on each side
     double loss = 0;  // mean of the last 100 iterations
     std::uint32_t seed = 0;
 

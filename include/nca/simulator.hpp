@@ -17,8 +17,8 @@ struct SimulatorOptions {
     std::uint32_t seed = 0;  // of the fire masks
 };
 
-// Runs a model on one grid, which is empty at first. Places are (y, x) in cells; they count from 0,
-// from the top and from the left. On CUDA all functions that read or write cells, but step, wait
+// Runs a model on one grid, which is all zero at first. Places are (y, x) in cells; they count from
+// 0, from the top and from the left. On CUDA all functions that read or write cells, but step, wait
 // until the queued steps are done. Failures of CUDA throw CudaError.
 class NCA_API Simulator {
 public:

@@ -46,7 +46,7 @@ struct TrainingConfig {
     float smallest_damage = 0.1F;
     float largest_damage = 0.4F;
     int target_size = 40;    // the target's longer side is scaled to this, in cells
-    int padding = 16;        // empty cells around the target, on each side
+    int padding = 16;        // cells of zeros around the target, on each side
     std::uint32_t seed = 0;  // of all random numbers
 
     bool operator==(const TrainingConfig&) const = default;
