@@ -73,8 +73,8 @@ HELPERS = set("""
     Backward::grad_row Backward::offset_of Backward::row_before Backward::load_settled
     add_scaled add_w1_rows all_if at at_shared_address band_of_block bulk_load bulk_store cluster_rank
     count_bits difference expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below
-    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power kept
-    kept_shared_address lane_row largest_element largest_of_warp largest_over_warp life_before
+    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power opaque
+    opaque_shared_address lane_row largest_element largest_of_warp largest_over_warp life_before
     listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_hidden make_parts mma_fp16
     move_halves multiply multiply_small nanoseconds offset_of_listed operand_scale power_of_two
     rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address

@@ -54,13 +54,13 @@ FUNCTIONS = {
     "addresses, loads": "load_tile load_halo_states load_weights load_w1 load_backward_operands "
                         "prepare weight_scales prefetch_backward_operands prefetch_partial "
                         "wait_for_copies copy_async tile_at tile_count",
-    "masks, lists": "find_living mask_states decide_fates lives_before_step list_rows lives_before "
-                    "find_rows list_cell sum_of_counts load_lives_on",
+    "masks, lists": "find_life mask_states decide_fates is_living_before list_rows life_before "
+                    "find_rows list_cell sum_of_counts load_life_after",
     "perception": "perceived perceive_cell perceive_rows perceive_group perceive_chunk "
                   "perceive_with scale_of_rows store_p",
     "MLP": "update_rows mlp_forward_rows step_rows step_chunk start_grad_u finish_grad_u "
            "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
-           "sum_lone_cells compute_u0 send_rows_back put_grad_u scale_of_gradients unless_known "
+           "sum_shared_row compute_u0 send_rows_back put_grad_u scale_of_gradients unless_known "
            "store_grad_u add_b2 multiply_rows multiply_some make_hidden add_w1 add_w1_rows "
            "compute_grad_p",
     "gather": "gather_sent gather_plain gather_general perceive_adjoint write_grad_z",
@@ -74,7 +74,7 @@ PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function i
 # Functions that belong to whoever calls them.
 HELPERS = set("""
     wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset c_row c_column
-    load4 store4 add_scaled scaled zero4 element largest_element not_known_before forward_row_of
+    load4 store4 add_scaled scaled zero4 element largest_element opaque forward_row_of
     forward_quad_of sum_of_halves tiles_down tiles_across shared_address shared_storage sum_place
     write_next prefetch note_largest largest_of_warp largest_over_warp scale_to operand_scale
     power_of_two inverse_of_power make_parts make_a make_b split_columns store_operands halves
@@ -206,7 +206,7 @@ ROUNDS = [
     ("list_cell", "warp < thread / Traits::warp_size", 1, lambda e, warp, copy: min(warp, 4)),
     ("prefetch_partial", "i < partial_floats", 32 * THREADS, strided(PARTIAL_LINES)),
     ("write_grad_z", "round < rounds", 1, always(OWN * 4 // THREADS)),
-    ("sum_lone_cells", None, 1, always(0)),
+    ("sum_shared_row", None, 1, always(0)),
     ("step_rows", "first < shared.tile.all_rows()", None,
      lambda e, warp, copy: len(chunks(e))),
     ("compute_hidden", "k < Traits::perception", 4, always(12)),
@@ -247,15 +247,15 @@ CONDITIONS = [
     # Going back.
     (None, "shared.tile.any_rows", any_rows),
     (None, "shared.tile.all_rows() > 0", any_rows),
-    (None, "shared.tile.lone_rows > 0", always(0)),
+    (None, "shared.tile.shared_row > 0", always(0)),
     (None, "first < shared.tile.all_rows()", any_rows),
     ("list_rows", "const bool fires", own_inside),
-    ("lives_before", "args.life == nullptr", always(1), "args.life["),
+    ("life_before", "args.life_before == nullptr", always(1), "args.life_before["),
     ("note_senders", "if (cell < 0)", own_inside),
     ("write_grad_z", "if (cell < 0)", lambda e, warp, copy: e.inside),
-    ("write_grad_z", "lives_on[own]) {", lambda e, warp, copy: e.living / e.inside),  # behind it
-    ("write_grad_z", "lives_on[own] == 0", lambda e, warp, copy: e.living),
-    ("write_grad_z", "lives_on[own] != 0", lambda e, warp, copy: e.living, "grad = load4(at)"),
+    ("write_grad_z", "life_after[own]) {", lambda e, warp, copy: e.living / e.inside),  # behind it
+    ("write_grad_z", "life_after[own] == 0", lambda e, warp, copy: e.living),
+    ("write_grad_z", "life_after[own] != 0", lambda e, warp, copy: e.living, "grad = load4(at)"),
     ("gather_sent", "args.rule.plain_taps", always(1), "gather_plain("),
     # In exact, a chunk of rows at a time.
     ("step_rows", "if (first > 0)", has_later_chunks),
@@ -270,7 +270,7 @@ CONDITIONS = [
     ("start_grad_u", "row >= chunk", has_grad_u),
     ("finish_grad_u", "row >= chunk", share_of_warps(EXACT_ROWS * 4)),
     ("finish_grad_u", "first + row < shared.tile.rows", share_of_chunks(8), "wait_for_copies()"),
-    ("finish_grad_u", "first + row < shared.tile.all_rows()", always(0)),  # of lone cells
+    ("finish_grad_u", "first + row < shared.tile.all_rows()", always(0)),  # of the shared row
     ("step_rows", "rows > 8", lambda e, warp, copy: mean(n > 8 for n in chunks(e)),
      "step_chunk<4>"),
     ("write_grad_p", "first + start >= shared.tile.rows", share_of_chunks(4)),
@@ -282,7 +282,7 @@ CONDITIONS = [
     ("perceive_chunk", "rule.plain_taps", always(1), "perceive_with<true>"),
     ("perceive_with", "row < cells", has_piece),
     ("put_grad_u", "if (row < shared.tile.rows)", has_piece, "scaled(load4("),
-    ("put_grad_u", "row < shared.tile.all_rows()", always(0)),  # of lone cells
+    ("put_grad_u", "row < shared.tile.all_rows()", always(0)),  # of the shared row
     ("compute_grad_p", "first < count",
      lambda e, warp, copy: 1 if first_of_grad_p(warp) < e.rows else 0),
     ("compute_grad_p", "to == nullptr", writes_grad_p),
@@ -293,8 +293,8 @@ CONDITIONS = [
 # (function, piece of a line or None for the whole function, how likely a warp comes to such a
 # block).
 BLOCKS = [
-    ("find_living", "shared.states[thread * Traits::channels + c] != 0", always(0)),
-    ("lives_before_step", None, always(0)),
+    ("find_life", "shared.states[thread * Traits::channels + c] != 0", always(0)),
+    ("is_living_before", None, always(0)),
     ("perceive_adjoint", None, always(0)),  # of other filters
     ("perceive_chunk < send_rows_back", None, always(0)),  # of a second chunk
 ]
@@ -614,5 +614,5 @@ def explanation(architecture):
         f"second is for {second}. A block has one tile, edges are circular, and life is masked "
         "after the update; filters are the cell itself and Sobel's two. Where the lanes of a warp "
         "go different ways, all are counted. Not counted: what only the first or the last step "
-        "does, lone cells, and waiting (what is waited for is there at once). What a kernel does "
+        "does, the shared row, and waiting (what is waited for is there at once). What a kernel does "
         "before its tile, such as loading weights, and after it is included.", 104)

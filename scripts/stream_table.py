@@ -33,7 +33,7 @@ PHASES = ["loads", "fire bits", "masks", "rows", "queue", "perception", "MLP", "
 FUNCTIONS = {
     "loads": "Strip::ask_for",
     "fire bits": "Strip::draw fire_words philox4x32",
-    "masks": "Strip::look Strip::lived Strip::alphas Strip::not_empty Strip::note_life "
+    "masks": "Strip::look Strip::living_before Strip::alphas Strip::holding Strip::note_life "
              "Strip::note_marks",
     "rows": "Strip::take Strip::put",
     "queue": "Strip::queue_row_above Strip::push Strip::largest_around level_of",
@@ -47,8 +47,8 @@ PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function i
 HELPERS = set("""
     Strip::ballot Strip::source Strip::source_column Strip::floats_of Strip::is_masked
     Strip::cell_in Strip::place_of Strip::place_second_above Strip::store_cells Strip::uniform
-    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves kept
-    kept_shared_address largest_element largest_over_warp load4 load4_if load_byte make_parts mma_fp16
+    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves opaque
+    opaque_shared_address largest_element largest_over_warp load4 load4_if load_byte make_parts mma_fp16
     mma_fp16_from multiply multiply_add_pairs multiply_pairs multiply_small power_of_two
     relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 store4_if store_byte
     subtract_pairs sum_of wait_for_older_copies widened wrapped""".split())
@@ -88,11 +88,11 @@ CONDITIONS = [
     ("Strip::ask_for", "interior", always(1), "from + i * 8"),
     ("Strip::look", "args.first ?", always(1), ": widened(alpha_here"),
     ("Strip::look", "of_four == 0", always((HEIGHT / 4 + 1) / (HEIGHT + 2))),
-    ("Strip::lived", "static_cast<unsigned>(y) >=", always(0)),  # beyond the grid
+    ("Strip::living_before", "static_cast<unsigned>(y) >=", always(0)),  # beyond the grid
     ("Strip::take", "life_here != looked_at", is_dead),
     ("Strip::take", "row.columns != 0", is_own),
     ("Strip::take", "args.state_out != nullptr", always(0)),
-    ("Strip::take", "row.drifting != 0", is_dead),
+    ("Strip::take", "row.empty != 0", is_dead),
     ("Strip::note_life", "is_own) {", is_own),
     ("Strip::note_life", "if_noted != 0", always(0)),
     ("Strip::queue_row_above", "if (has_levels)", always(0)),

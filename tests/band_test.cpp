@@ -83,7 +83,7 @@ struct BandResult {
 // A rollout, back from the case's gradient, or from the loss with its target.
 BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
                      bool from_loss = false) {
-    const cuda::Grid grid = {drawn.batch, drawn.height, drawn.width};
+    const cuda::BatchShape grid = {drawn.batch, drawn.height, drawn.width};
     const auto steps = static_cast<std::size_t>(drawn.options.steps);
     const std::size_t rows = std::size_t(grid.batch) * grid.height *
                              static_cast<std::size_t>(cuda::band_words(grid.width));

@@ -223,7 +223,7 @@ TEST_CASE("engines agree with the reference where empty space comes alive, and w
     }
 }
 
-TEST_CASE("engines agree with the reference where lone cells come alive in empty space") {
+TEST_CASE("engines agree with the reference where empty cells come alive") {
     // So few fire that some do it far from all others, in every step: their rows of the weight
     // gradients differ in nothing but the gradient that comes in.
     const auto engines = test::make_engines_to_test();

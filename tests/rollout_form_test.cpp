@@ -29,12 +29,12 @@ const DeviceLimits hopper = {"H200", 90, 90, 132, 15};
 const DeviceLimits hopper_in_old_build = {"H200", 90, 80, 132, 0};
 const DeviceLimits small_hopper = {"half an H200", 90, 90, 60, 0};
 
-const Grid notebook = {8, 40, 40};
-const Grid growing = {8, 72, 72};
+const BatchShape notebook = {8, 40, 40};
+const BatchShape growing = {8, 72, 72};
 
 Rule rotated() { return Rule{}.rotated(30); }
 
-RolloutPlan plan(const DeviceLimits& limits, const Grid& grid, Precision precision,
+RolloutPlan plan(const DeviceLimits& limits, const BatchShape& grid, Precision precision,
                  const Rule& rule = {}) {
     return plan_rollout(limits, cuda_device(precision), grid, rule, {});
 }
@@ -64,7 +64,7 @@ TEST_CASE(
     "what keeps a rollout from running in bands is said, and refused where they are asked for") {
     const struct {
         DeviceLimits limits;
-        Grid grid;
+        BatchShape grid;
         Precision precision;
         Rule rule;
         std::string why;

@@ -257,10 +257,12 @@ TEST_CASE("filters that are not Sobel's are computed in exact whatever the preci
 }
 
 TEST_CASE("a plan has every cell once, and no warp much more than others") {
-    using cuda::Grid;
+    using cuda::BatchShape;
     using cuda::StreamPlan;
-    for (const Grid& grid : {Grid{1, 1, 1}, Grid{1, 1, 65537}, Grid{1, 65537, 1}, Grid{3, 40, 72},
-                             Grid{64, 256, 256}, Grid{1, 4096, 4096}, Grid{1, 16384, 16384}}) {
+    for (const BatchShape& grid :
+         {BatchShape{1, 1, 1}, BatchShape{1, 1, 65537}, BatchShape{1, 65537, 1},
+          BatchShape{3, 40, 72}, BatchShape{64, 256, 256}, BatchShape{1, 4096, 4096},
+          BatchShape{1, 16384, 16384}}) {
         for (const int warps : {1, 5, 132 * 10, 132 * 12}) {
             INFO(grid.batch << " x " << grid.height << " x " << grid.width << ", " << warps);
             const StreamPlan plan = cuda::plan_stream(grid, warps);

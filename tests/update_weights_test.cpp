@@ -17,7 +17,7 @@ using namespace nca::cuda;
 
 namespace {
 
-constexpr Grid grid = {3, 4, 5};
+constexpr BatchShape grid = {3, 4, 5};
 constexpr int partials = 11, losses_per_sample = 2;
 
 // A training's memory before an update. The executor's device memory is the host's.

@@ -38,9 +38,9 @@ namespace nca::bench {
 namespace {
 
 using cuda::add_scaled;
+using cuda::BatchShape;
 using cuda::cell_at;
 using cuda::elementwise_blocks;
-using cuda::Grid;
 using cuda::launch;
 using cuda::load4;
 using cuda::StepRule;
@@ -79,7 +79,7 @@ struct Piece {
     int x;
 };
 
-__device__ Piece piece_at(const Grid& grid, int i) {
+__device__ Piece piece_at(const BatchShape& grid, int i) {
     const int cell = i / Traits::quads;
     const int within = cell % (grid.height * grid.width);
     return {cell, i % Traits::quads, cell - within, within / grid.width, within % grid.width};
@@ -87,7 +87,7 @@ __device__ Piece piece_at(const Grid& grid, int i) {
 
 // p[c * 3 + k] = sum over 3x3 of filter[k] * x[.., c]. Overwrites p [cells, 48].
 __global__ void __launch_bounds__(Traits::threads)
-    perceive_kernel(float* p, const float* state, const Grid grid,
+    perceive_kernel(float* p, const float* state, const BatchShape grid,
                     const __grid_constant__ StepRule rule, int pieces) {
     for (int i = first_piece(); i < pieces; i += piece_stride()) {
         const Piece piece = piece_at(grid, i);
@@ -141,7 +141,8 @@ __global__ void __launch_bounds__(Traits::threads)
 }
 
 // living(s) = max over 3x3 of alpha > 0.1, at the cell of the piece.
-__device__ bool living(const float* state, const Grid& grid, bool circular, const Piece& piece) {
+__device__ bool living(const float* state, const BatchShape& grid, bool circular,
+                       const Piece& piece) {
     for (int i = 0; i < 9; ++i) {
         const int cell = cell_at(grid, circular, piece.y + i / 3 - 1, piece.x + i % 3 - 1);
         if (cell < 0) continue;
@@ -156,7 +157,7 @@ __device__ bool living(const float* state, const Grid& grid, bool circular, cons
 // null, life [cells].
 __global__ void __launch_bounds__(Traits::threads)
     life_kernel(float* next, std::uint8_t* life, const float* z, const float* state,
-                const Grid grid, bool circular, bool pre_and_post, int pieces) {
+                const BatchShape grid, bool circular, bool pre_and_post, int pieces) {
     for (int i = first_piece(); i < pieces; i += piece_stride()) {
         const Piece piece = piece_at(grid, i);
         const bool lives = living(z, grid, circular, piece) &&
@@ -195,8 +196,8 @@ __global__ void __launch_bounds__(Traits::threads)
 // grad_x = grad_z + perceive^T(grad_p): a cell gathers from the 3x3 cells that perceived it.
 // Overwrites grad_state [cells, 16], which may be grad_z.
 __global__ void __launch_bounds__(Traits::threads)
-    gather_kernel(float* grad_state, const float* grad_z, const float* grad_p, const Grid grid,
-                  const __grid_constant__ StepRule rule, int pieces) {
+    gather_kernel(float* grad_state, const float* grad_z, const float* grad_p,
+                  const BatchShape grid, const __grid_constant__ StepRule rule, int pieces) {
     for (int i = first_piece(); i < pieces; i += piece_stride()) {
         const Piece piece = piece_at(grid, i);
         float4 sum = load4(grad_z + i * 4);
@@ -254,7 +255,7 @@ const Rule& checked(const Rule& rule) {
     return rule;
 }
 
-Grid checked_grid(int batch, int height, int width, int most_steps) {
+BatchShape checked_grid(int batch, int height, int width, int most_steps) {
     constexpr long long most_cells = std::numeric_limits<int>::max() / Traits::hidden;
     if (batch < 1 || height < 1 || width < 1 || most_steps < 0 ||
         batch > most_cells / height / width) {

@@ -68,7 +68,7 @@ private:
     void queue_step_backward(float* grad_state, WeightsView grad_weights, const float* grad_next,
                              int step, cudaStream_t stream);
 
-    cuda::Grid grid_;
+    cuda::BatchShape grid_;
     cuda::StepRule rule_;
     float fire_rate_;
     bool output_bias_;

@@ -61,9 +61,10 @@ __device__ inline FourWords from_lane_below(FourWords bits) {
     return move_halves(bits, [](std::uint64_t half) { return from_lane_below(half); });
 }
 
-__device__ inline std::uint64_t kept(std::uint64_t value) {
-    return kept(static_cast<std::uint32_t>(value)) |
-           static_cast<std::uint64_t>(kept(static_cast<std::uint32_t>(value >> 32))) << 32;
+// As two values of 32 bits, which takes fewer instructions.
+__device__ inline std::uint64_t opaque(std::uint64_t value) {
+    return opaque(static_cast<std::uint32_t>(value)) |
+           static_cast<std::uint64_t>(opaque(static_cast<std::uint32_t>(value >> 32))) << 32;
 }
 
 // All bits or none; and a row whose words are all the same.
@@ -83,9 +84,9 @@ template <class Bits>
 class RowEdges {
 public:
     __device__ RowEdges(int width, bool circular)
-        : last(kept(static_cast<std::uint32_t>(width - 1 - first_of_end))),
-          cells(kept(whole_row<std::uint64_t>(width - first_of_end))),
-          beside(kept(circular ? cells : 0)) {}
+        : last(opaque(static_cast<std::uint32_t>(width - 1 - first_of_end))),
+          cells(opaque(whole_row<std::uint64_t>(width - first_of_end))),
+          beside(opaque(circular ? cells : 0)) {}
 
     // Any of the 3x3 around, of a row a lane; the first and last lane's is not known.
     __device__ Bits around(Bits b) const {
@@ -162,7 +163,7 @@ __device__ inline int wrapped_row(int row, int height) {
 template <class Bits>
 __device__ inline Bits& row_of(std::uint32_t* bits, const BandRollout& args, int step, int sample,
                                int row) {
-    const Grid& grid = args.grid;
+    const BatchShape& grid = args.grid;
     return reinterpret_cast<Bits*>(
         bits)[(std::size_t(step) * grid.batch + sample) * grid.height + row];
 }

@@ -59,7 +59,7 @@ struct BackwardShared {
 };
 
 template <int parts, int words>
-std::size_t shared_bytes(const Grid& grid, const BandCut& cut) {
+std::size_t shared_bytes(const BatchShape& grid, const BandCut& cut) {
     const std::size_t rows = static_cast<std::size_t>(cut.most_rows());
     return sizeof(BackwardShared<parts, words>) +
            3 * BandList<parts, words>::bytes(cut.most_rows()) +
@@ -162,7 +162,7 @@ public:
           lane(thread_ % Traits::warp_size),
           warp(thread_ / Traits::warp_size),
           quad(thread_ % Traits::quads),
-          zero(kept_shared_address(&shared_)),
+          zero(opaque_shared_address(&shared_)),
           row_bytes(static_cast<unsigned>(band.row_bytes)),
           list_bytes(static_cast<unsigned>(sizeof(List) + args_.cut.most_rows() * sizeof(ListRow))),
           lists(zero + static_cast<unsigned>(sizeof(Shared))),
@@ -933,7 +933,7 @@ __global__ void __launch_bounds__(Traits::threads, 1)
 
 }  // namespace
 
-bool band_backward_fits(const Grid& grid, const BandCut& cut, Precision precision) {
+bool band_backward_fits(const BatchShape& grid, const BandCut& cut, Precision precision) {
     return with_band_kernel(precision, grid.width, [&](auto parts, auto words) {
         return shared_bytes<parts, words>(grid, cut) <= most_band_shared_bytes;
     });

@@ -12,7 +12,7 @@
 // report to a barrier in the neighbour's shared memory, in two buffers in turns. Who sends for a
 // step knows that the neighbour has read what came two steps ago, because it has sent since.
 //
-// Cells that fire in an empty neighbourhood move by u0 without being listed. Where more cells are
+// Empty cells that fire change by u0 without being listed. Where more cells are
 // listed than there is room for, they are computed in several passes, and their z waits in global
 // memory until all have perceived.
 // Reference: host/reference/rollout.hpp. Tests: tests/band_test.cpp.
@@ -26,12 +26,12 @@ namespace {
 constexpr int alpha_rows = BandTraits::alpha_rows;
 constexpr unsigned cell_bytes = BandTraits::cell_bytes;
 
-// What a neighbour sends of its three nearest rows: who has an alpha above the threshold, and, for
-// a life before and after the step, who of them lived before it.
+// What a neighbour sends of its three nearest rows: which cells have an alpha above the threshold,
+// and, where life counts before and after a step, which of these are in living_before.
 template <int words>
 struct EdgeBits {
     RowBits<words> above[alpha_rows];
-    RowBits<words> lived[alpha_rows];
+    RowBits<words> living_before[alpha_rows];
 };
 
 // Of shared memory what has the same size for every grid. Behind it lie
@@ -43,11 +43,11 @@ struct ForwardShared {
     static constexpr int part_bytes = rows * OperandTraits::p_pitch;
 
     alignas(16) float zero[Traits::channels];
-    alignas(16) float u0[Traits::channels];   // times the step size
-    alignas(16) float b2[Traits::channels];   // the same
-    alignas(16) EdgeBits<words> edges[2][2];  // [buffer][above, below]
-    RowBits<words> above[most_band_rows];     // alpha above the threshold, of own x
-    RowBits<words> not_empty[most_band_rows + 2 * alpha_rows];  // of the first state
+    alignas(16) float u0[Traits::channels];                   // times the step size
+    alignas(16) float b2[Traits::channels];                   // the same
+    alignas(16) EdgeBits<words> edges[2][2];                  // [buffer][above, below]
+    RowBits<words> above[most_band_rows];                     // alpha above the threshold, of own x
+    RowBits<words> holding[most_band_rows + 2 * alpha_rows];  // of the first state
     ArrivalBarrier arrivals[2];
     std::uint32_t largest_weights[4];
     std::uint32_t magnitude;  // the largest of the step, at least that of a cell without neighbours
@@ -58,7 +58,7 @@ struct ForwardShared {
 };
 
 template <int parts, int words>
-std::size_t shared_bytes(const Grid& grid, const BandCut& cut) {
+std::size_t shared_bytes(const BatchShape& grid, const BandCut& cut) {
     const std::size_t cells = std::size_t(cut.most_rows()) * grid.width;
     return sizeof(ForwardShared<parts, words>) + std::size_t{4} * grid.width * cell_bytes +
            cells * (cell_bytes + sizeof(std::uint32_t));
@@ -74,10 +74,10 @@ struct LaneRow {
     // is own, or inside and next to an own one.
     std::uint32_t if_inside, if_own, if_near;
 
-    Bits life = 0;      // of x
-    Bits fires = 0;     // of the step before
-    Bits computed = 0;  // the same: whose neighbourhood is not empty
-    Bits lived = 0;     // before that step; for a life before and after it
+    Bits life = 0;           // of x
+    Bits fires = 0;          // of the step before
+    Bits computed = 0;       // the same: whose neighbourhood is not empty
+    Bits living_before = 0;  // before that step; for a life before and after it
 };
 
 template <int words>
@@ -91,9 +91,9 @@ __device__ LaneRow<words> lane_row(const BandRollout& args, const Band& band, in
     const int unclamped = lane - alpha_rows;
     const bool own = unclamped >= 0 && unclamped < band.rows;
     const bool near = unclamped >= -1 && unclamped <= band.rows;
-    result.if_inside = kept(all_if(inside));
-    result.if_own = kept(all_if(own));
-    result.if_near = kept(all_if(inside && near));
+    result.if_inside = opaque(all_if(inside));
+    result.if_own = opaque(all_if(own));
+    result.if_near = opaque(all_if(inside && near));
     return result;
 }
 
@@ -178,7 +178,7 @@ public:
           // The same in all lanes, and the compiler knows it.
           warp(__shfl_sync(whole_warp, thread_ / Traits::warp_size, 0)),
           quad(thread_ % Traits::quads),
-          zero(kept_shared_address(&shared_)),
+          zero(opaque_shared_address(&shared_)),
           row_bytes(static_cast<unsigned>(band.row_bytes)),
           halo(zero + static_cast<unsigned>(sizeof(Shared))),
           x(halo + 4 * row_bytes),
@@ -250,19 +250,19 @@ private:
         fence_async_proxy();
         __syncthreads();  // all is there
         const Bits inside = row_of_words<Bits>(mine.if_inside);
-        mine.life = shared.not_empty[mine.row + alpha_rows] & inside;
-        mine.lived = inside;
+        mine.life = shared.holding[mine.row + alpha_rows] & inside;
+        mine.living_before = inside;
         if (args.life != nullptr) {
             life_to = &row_of<Bits>(args.life, args, 0, band.sample, mine.in_sample);
         }
         const int rows_of_bits = alpha_rows * (args.rule.pre_and_post ? 2 : 1);
         const int each = band.row_bytes + rows_of_bits * static_cast<int>(sizeof(Bits));
-        arriving = kept(static_cast<unsigned>((band.has_above() + band.has_below()) * each));
+        arriving = opaque(static_cast<unsigned>((band.has_above() + band.has_below()) * each));
         const bool u0_lives = shared.u0[alpha_channel] > living_threshold;
-        if_own_and_u0_lives = kept(mine.if_own & all_if(u0_lives));
+        if_own_and_u0_lives = opaque(mine.if_own & all_if(u0_lives));
         const std::uint32_t if_writer = all_if(warp == Traits::warps - 1) & mine.if_own;
-        if_keeps_above = kept(if_writer & all_if(args.rule.pre_and_post || u0_lives));
-        if_writes_life = kept(if_writer & all_if(args.life != nullptr));
+        if_keeps_above = opaque(if_writer & all_if(args.rule.pre_and_post || u0_lives));
+        if_writes_life = opaque(if_writer & all_if(args.life != nullptr));
         cluster_barrier();  // all blocks can be sent to
         wait_for_predecessor();
     }
@@ -280,16 +280,16 @@ private:
         bits = address_of(shared.edges[0][mine.row < 0 ? 0 : 1].above) +
                static_cast<unsigned>(row) * row_of_bits;
         bits_stride = sizeof shared.edges[0];
-        lived_offset = alpha_rows * row_of_bits;
+        living_before_offset = alpha_rows * row_of_bits;
     }
     // What the lane writes into lists.
     __device__ void number_cells() {
-        lane_bit = kept(1U << lane);
-        lanes_before = kept(lane_bit - 1);
-        listed_row = kept(listed_cell(1, 1, band.width) - listed_cell(0, 1, band.width));
+        lane_bit = opaque(1U << lane);
+        lanes_before = opaque(lane_bit - 1);
+        listed_row = opaque(listed_cell(1, 1, band.width) - listed_cell(0, 1, band.width));
 #pragma unroll
         for (int word = 0; word < words; ++word) {
-            listed_lane[word] = kept(listed_cell(0, word * 32 + lane, band.width));
+            listed_lane[word] = opaque(listed_cell(0, word * 32 + lane, band.width));
         }
     }
     template <class T>
@@ -323,24 +323,24 @@ private:
             const bool inside = args.rule.circular || (row >= 0 && row < args.grid.height);
             const float* const from =
                 sample + std::size_t(wrapped_row(row, args.grid.height)) * pieces * 4;
-            Bits above = 0, not_empty = 0;
+            Bits above = 0, holding = 0;
             for (int word = 0; word < words; ++word) {
                 const int column = word * 32 + lane;
-                bool is_above = false, is_not_empty = false;
+                bool is_above = false, holds = false;
                 if (inside && column < band.width) {
                     const float* const cell = from + column * Traits::channels;
                     is_above = cell[alpha_channel] > living_threshold;
 #pragma unroll
                     for (int q = 0; q < Traits::quads; ++q) {
                         const float4 four = load4(cell + q * 4);
-                        is_not_empty |= four.x != 0 || four.y != 0 || four.z != 0 || four.w != 0;
+                        holds |= four.x != 0 || four.y != 0 || four.z != 0 || four.w != 0;
                     }
                 }
                 above |= Bits{__ballot_sync(whole_warp, is_above)} << (32 * word);
-                not_empty |= Bits{__ballot_sync(whole_warp, is_not_empty)} << (32 * word);
+                holding |= Bits{__ballot_sync(whole_warp, holds)} << (32 * word);
             }
             if (lane != 0) continue;
-            shared.not_empty[i] = not_empty;
+            shared.holding[i] = holding;
             if (i >= alpha_rows && i < band.rows + alpha_rows) {
                 shared.above[i - alpha_rows] = above;
                 continue;
@@ -349,7 +349,7 @@ private:
             const int at_edge = side == 0 ? i : i - band.rows - alpha_rows;
             for (int buffer = 0; buffer < 2; ++buffer) {
                 shared.edges[buffer][side].above[at_edge] = above;
-                shared.edges[buffer][side].lived[at_edge] = above;
+                shared.edges[buffer][side].living_before[at_edge] = above;
             }
         }
     }
@@ -360,23 +360,23 @@ private:
         const Bits inside = row_of_words<Bits>(mine.if_inside);
         const Bits near = row_of_words<Bits>(mine.if_near);
         const Bits own_row = row_of_words<Bits>(mine.if_own);
-        const Bits not_empty = mine.life | (mine.fires & mine.computed);
+        const Bits holding = mine.life | (mine.fires & mine.computed);
         const Bits moved_by_u0 = mine.fires & ~mine.computed;
         // Alpha of z above the threshold; of x, whose other cells are zero, it is above_living.
         const unsigned from = bits + static_cast<unsigned>(in) * bits_stride;
         const Bits above = at<Bits>(from) | (moved_by_u0 & row_of_words<Bits>(if_own_and_u0_lives));
         Bits life = edges.around(above) & inside;
         if (args.rule.pre_and_post) {
-            const Bits of_neighbour = at<Bits>(from + lived_offset);
-            above_living = (above & mine.lived & own_row) | (of_neighbour & ~own_row);
-            life &= mine.lived;
-            mine.lived = edges.around(above_living) & inside;
+            const Bits of_neighbour = at<Bits>(from + living_before_offset);
+            above_living = (above & mine.living_before & own_row) | (of_neighbour & ~own_row);
+            life &= mine.living_before;
+            mine.living_before = edges.around(above_living) & inside;
         } else {
             above_living = above;
-            born_empty = moved_by_u0 & life & near;
+            born = moved_by_u0 & life & near;
         }
         if (step == 0) life = mine.life;
-        died = not_empty & ~life & near;
+        died = holding & ~life & near;
         mine.life = life;
         if (if_writes_life != 0 && step > 0) {
             life_to += args.grid.batch * args.grid.height;
@@ -389,7 +389,7 @@ private:
     // Writes the list and clears who died, a row a warp; returns how many are listed.
     __device__ int list_cells(Bits listed, int in) {
         const auto count = static_cast<unsigned>(count_bits(listed));
-        const Bits changed = died | born_empty;
+        const Bits changed = died | born;
 #pragma unroll 1
         for (int i = warp; i < band.rows + 2; i += Traits::warps) {
             const int source = i + alpha_rows - 1, row = i - 1;
@@ -406,7 +406,7 @@ private:
                 to += 4 * static_cast<unsigned>(__popc(of_word));
             }
             const Bits cells = from_lane(changed, source);
-            if (cells != 0) reset_cells(row, in, cells, from_lane(born_empty, source));
+            if (cells != 0) reset_cells(row, in, cells, from_lane(born, source));
         }
         return static_cast<int>(sum_over_warp(count));
     }
@@ -681,11 +681,11 @@ private:
         const Bits moved_by_u0 = mine.fires & ~mine.computed;
         const Bits above =
             shared.above[mine.row] | (moved_by_u0 & row_of_words<Bits>(if_own_and_u0_lives));
-        const Bits lived = above & mine.lived;
+        const Bits living_before = above & mine.living_before;
         const auto send = [&](int side, int row, unsigned rank) {
             EdgeBits<words>& to = shared.edges[out][side];
             send_row(to.above[row], above, out, rank);
-            if (args.rule.pre_and_post) send_row(to.lived[row], lived, out, rank);
+            if (args.rule.pre_and_post) send_row(to.living_before[row], living_before, out, rank);
         };
         if (mine.row < alpha_rows && band.has_above()) send(1, mine.row, band.above);
         const int from_below = mine.row - (band.rows - alpha_rows);
@@ -712,12 +712,12 @@ private:
     LaneRow<words> mine;
     // The address of the lane's bits in the first buffer, how much further the second is, and how
     // far behind those of alpha the others are.
-    unsigned bits = 0, bits_stride = 0, lived_offset = 0;
+    unsigned bits = 0, bits_stride = 0, living_before_offset = 0;
     unsigned arriving = 0;  // bytes that the neighbours send in a step
     // As bits the lane and those before it; of a list, the lane's cells of row 0, and how much more
     // those of a row are than those of the row before.
     std::uint32_t lane_bit = 0, lanes_before = 0, listed_lane[words] = {}, listed_row = 0;
-    Bits above_living = 0, died = 0, born_empty = 0;
+    Bits above_living = 0, died = 0, born = 0;
     // All bits or none: whether the row is own and u0 above the threshold; whether the lane writes
     // above_living to shared memory, and the row's life to global memory, behind `life_to`, where
     // that of the step before is.
@@ -735,7 +735,7 @@ __global__ void __launch_bounds__(Traits::threads, 1)
 
 }  // namespace
 
-bool band_forward_fits(const Grid& grid, const BandCut& cut, Precision precision) {
+bool band_forward_fits(const BatchShape& grid, const BandCut& cut, Precision precision) {
     return with_band_kernel(precision, grid.width, [&](auto parts, auto words) {
         return shared_bytes<parts, words>(grid, cut) <= most_band_shared_bytes;
     });

@@ -16,7 +16,7 @@ constexpr int list_warps = 4;  // of a block
 __global__ void __launch_bounds__(Traits::threads)
     band_fire_kernel(const __grid_constant__ BandRollout args, int words) {
     let_dependents_start();
-    const Grid& grid = args.grid;
+    const BatchShape& grid = args.grid;
     const FireKey key =
         args.control != nullptr ? args.control->plans[args.control->cursor].key : args.model->key;
     const std::size_t all = std::size_t(args.steps) * grid.batch * grid.height * words;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(list_warps* Traits::warp_size)
 
 }  // namespace
 
-std::size_t band_list_bytes(const Grid& grid, const BandCut& cut, Precision precision) {
+std::size_t band_list_bytes(const BatchShape& grid, const BandCut& cut, Precision precision) {
     return with_band_kernel(precision, grid.width, [&](auto parts, auto words) {
         return BandList<parts, words>::bytes(cut.most_rows());
     });

@@ -39,7 +39,7 @@ inline int band_words(int width) { return width <= 64 ? 2 : 4; }
 // Everything that the launches of one rollout are told. Pointers that the comment calls optional
 // may be null.
 struct BandRollout {
-    Grid grid;
+    BatchShape grid;
     StepRule rule;
     BandCut cut;
     int steps = 0;       // at least one
@@ -70,11 +70,11 @@ struct BandRollout {
 };
 
 // Bytes of the lists of one band and step.
-std::size_t band_list_bytes(const Grid& grid, const BandCut& cut, Precision precision);
+std::size_t band_list_bytes(const BatchShape& grid, const BandCut& cut, Precision precision);
 
 // Whether such bands fit a block's shared memory, forward and back.
-bool band_forward_fits(const Grid& grid, const BandCut& cut, Precision precision);
-bool band_backward_fits(const Grid& grid, const BandCut& cut, Precision precision);
+bool band_forward_fits(const BatchShape& grid, const BandCut& cut, Precision precision);
+bool band_backward_fits(const BatchShape& grid, const BandCut& cut, Precision precision);
 
 // band_lists.cu: who fires in which step; first of all.
 void launch_band_fire(const BandRollout& rollout, cudaStream_t stream);

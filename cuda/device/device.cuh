@@ -26,28 +26,26 @@ __device__ inline unsigned shared_address(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// An address in shared memory in 32 bits, of which the compiler does not know where it is from: it
-// is kept, and not made anew wherever it is used; and what lies there.
-__device__ inline unsigned kept_shared_address(const void* shared) {
-    unsigned address = shared_address(shared);
-    asm volatile("" : "+r"(address));
-    return address;
+// Returns its argument. The compiler does not know that it does, so it keeps the value in a
+// register and does not compute it again; what follows from it in a loop it computes inside the
+// loop.
+template <class T>
+__device__ inline T opaque(T value) {
+    if constexpr (sizeof(T) == 4) {
+        asm volatile("" : "+r"(value));
+    } else {
+        asm volatile("" : "+l"(value));
+    }
+    return value;
+}
+
+// An address in shared memory as 32 bits, opaque; and what lies there.
+__device__ inline unsigned opaque_shared_address(const void* shared) {
+    return opaque(shared_address(shared));
 }
 template <class T>
 __device__ inline T& at_shared_address(unsigned address) {
     return *static_cast<T*>(__cvta_shared_to_generic(address));
-}
-
-// The value, of which the compiler does not know where it is from: it is kept, and not made anew
-// wherever it is used.
-__device__ inline std::uint32_t kept(std::uint32_t value) {
-    asm volatile("" : "+r"(value));
-    return value;
-}
-template <class T>
-__device__ inline T* kept(T* pointer) {
-    asm volatile("" : "+l"(pointer));
-    return pointer;
 }
 
 // A byte of global memory, whatever the compiler knows of the pointer.
@@ -532,13 +530,6 @@ __device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::
     __trap();
 #endif
     return c;
-}
-
-// The value, of which the compiler cannot tell that it is the one of before: what is computed from
-// it in a loop stays there, instead of in registers around the loop.
-__device__ inline int not_known_before(int value) {
-    asm volatile("" : "+r"(value));
-    return value;
 }
 
 }  // namespace nca::cuda

@@ -42,7 +42,7 @@ struct CudaTape : Tape::Storage {
     }
     int steps() const override { return last_step; }
     ConstStateView state(int step) const override {
-        const Grid& grid = memory->grid;
+        const BatchShape& grid = memory->grid;
         return {memory->state(step), grid.batch, grid.height, grid.width, MemorySpace::device};
     }
 
@@ -56,11 +56,11 @@ struct CudaTape : Tape::Storage {
 struct LossScratch {
     DeviceArray<LossPartial> sums;
 
-    bool fits(const Grid& grid) const { return sums.fits(size_for(grid)); }
-    void reserve(const Grid& grid) { sums.reserve(size_for(grid), "sums of the loss"); }
+    bool fits(const BatchShape& grid) const { return sums.fits(size_for(grid)); }
+    void reserve(const BatchShape& grid) { sums.reserve(size_for(grid), "sums of the loss"); }
 
 private:
-    static std::size_t size_for(const Grid& grid) {
+    static std::size_t size_for(const BatchShape& grid) {
         return static_cast<std::size_t>(loss_partials(grid));
     }
 };
@@ -117,7 +117,7 @@ void check_alignment(const char* name, const float* data) {
     }
 }
 
-Grid grid_of(ConstStateView state) { return {state.batch, state.height, state.width}; }
+BatchShape grid_of(ConstStateView state) { return {state.batch, state.height, state.width}; }
 
 class CudaEngine final : public Engine, public HasTrainingLoop {
 public:
@@ -173,7 +173,7 @@ public:
         check_alignment("the state", state.data);
         if (options.steps == 0) return;
         in_order(stream, [&] {
-            const Grid grid = grid_of(state);
+            const BatchShape grid = grid_of(state);
             model_.reserve(1, "the packed weights");
             const StepRule step = step_rule(rule);
             launch_pack_model(model_.data(), weights, step, options.key, nullptr, precision(),
@@ -198,7 +198,7 @@ public:
         check_alignment("the state", state.data);
         std::unique_ptr<CudaTape> tape;
         in_order(stream, [&] {
-            const Grid grid = grid_of(state);
+            const BatchShape grid = grid_of(state);
             const RolloutPlan& how = plan_of(grid, rule);
             tape = std::make_unique<CudaTape>(cache_, take_memory(grid, options.steps, how.cut));
             tape->last_step = options.steps;
@@ -263,7 +263,7 @@ public:
         check_alignment("grad_state", grad_state.data);
         check_alignment("the target", target.data);
         in_order(stream, [&] {
-            const Grid grid = grid_of(state);
+            const BatchShape grid = grid_of(state);
             reserve(loss_partial_, grid);
             launch_loss(grad_state.data, loss, living, loss_partial_.sums.data(), state.data,
                         target.data, grid, nullptr, stream);
@@ -332,7 +332,7 @@ private:
         }
     }
 
-    std::unique_ptr<TapeMemory> take_memory(const Grid& grid, int steps, const BandCut& cut) {
+    std::unique_ptr<TapeMemory> take_memory(const BatchShape& grid, int steps, const BandCut& cut) {
         std::unique_ptr<TapeMemory> cached;
         {
             const std::scoped_lock lock(cache_->mutex);
@@ -345,12 +345,12 @@ private:
         return std::make_unique<TapeMemory>(grid, steps, cut);
     }
 
-    RolloutPlan plan(const Grid& grid, const Rule& rule) const {
+    RolloutPlan plan(const BatchShape& grid, const Rule& rule) const {
         return plan_rollout(device_.limits, device_.asked_for, grid, rule, {});
     }
 
     // The same, found out once for each grid and kind of rule.
-    const RolloutPlan& plan_of(const Grid& grid, const Rule& rule) {
+    const RolloutPlan& plan_of(const BatchShape& grid, const Rule& rule) {
         const std::array<int, 4> key = {grid.batch, grid.height, grid.width,
                                         has_plain_filters(rule)};
         const auto found = plans_.find(key);

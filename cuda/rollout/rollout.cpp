@@ -10,7 +10,7 @@
 namespace nca::cuda {
 namespace {
 
-std::string size_of(const Grid& grid) {
+std::string size_of(const BatchShape& grid) {
     return fmt::format("{} x {} x {} cells", grid.batch, grid.height, grid.width);
 }
 
@@ -35,7 +35,7 @@ void launch_backward(const StepKernels& kernels, const StepBackwardArgs& args, b
 // steps steps from first_state, whose unmasked results alternate between the two z; then the last
 // mask. tape is null where nobody goes back. last_state may be first_state: the last step writes
 // there, unless it is the first one, too.
-void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
+void queue_steps(float* last_state, const PackedModel* model, const BatchShape& grid,
                  const float* first_state, const TapeMemory* tape, const StepRule& rule, int steps,
                  const ForwardScratch& scratch, const StepKernels& kernels, cudaStream_t stream) {
     const bool in_place = steps > 1 || last_state != first_state;
@@ -70,10 +70,10 @@ void queue_steps(float* last_state, const PackedModel* model, const Grid& grid,
 }
 
 // Words of a bit for each cell, and bands of all samples.
-std::size_t bits_of(const Grid& grid) {
+std::size_t bits_of(const BatchShape& grid) {
     return std::size_t(grid.batch) * grid.height * band_words(grid.width);
 }
-std::size_t bands_of_batch(const Grid& grid, const BandCut& cut) {
+std::size_t bands_of_batch(const BatchShape& grid, const BandCut& cut) {
     return std::size_t(grid.batch) * cut.bands;
 }
 
@@ -81,7 +81,7 @@ std::size_t bands_of_batch(const Grid& grid, const BandCut& cut) {
 struct BandSizes {
     std::size_t bits, bands, spilled, lists;
 
-    BandSizes(const Grid& grid, const BandCut& cut, Precision precision)
+    BandSizes(const BatchShape& grid, const BandCut& cut, Precision precision)
         : bits(bits_of(grid)),
           bands(bands_of_batch(grid, cut)),
           spilled(bands * (cut.most_rows() + 2) * grid.width * Traits::channels),
@@ -107,11 +107,11 @@ BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
 
 }  // namespace
 
-bool ForwardScratch::fits(const Grid& grid) const {
+bool ForwardScratch::fits(const BatchShape& grid) const {
     return z[1].fits(grid.floats()) && marks.fits(grid.cells());
 }
 
-void ForwardScratch::reserve(const Grid& grid) {
+void ForwardScratch::reserve(const BatchShape& grid) {
     const std::string what = "the states of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
         z[i].reserve(grid.floats(), what);
@@ -120,13 +120,13 @@ void ForwardScratch::reserve(const Grid& grid) {
     marks.reserve(grid.cells(), what);
 }
 
-bool BackwardScratch::fits(const Grid& grid) const {
+bool BackwardScratch::fits(const BatchShape& grid) const {
     return grad_z[1].fits(grid.floats()) && grad_p[1].fits(grid.cells() * Traits::perception) &&
            row[1].fits(grid.cells()) &&
            has_partial.fits(static_cast<std::size_t>(backward_blocks(grid)));
 }
 
-void BackwardScratch::reserve(const Grid& grid) {
+void BackwardScratch::reserve(const BatchShape& grid) {
     const auto blocks = static_cast<std::size_t>(backward_blocks(grid));
     const std::string what = "the gradients of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
@@ -138,15 +138,15 @@ void BackwardScratch::reserve(const Grid& grid) {
     has_partial.reserve(blocks, "sums of weight gradients");
 }
 
-bool BandScratch::fits(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+bool BandScratch::fits(const BatchShape& grid, const BandCut& cut, Precision precision, int steps,
                        bool back) const {
     const BandSizes sizes(grid, cut, precision);
     return fire.fits(sizes.bits * steps) && spill.fits(sizes.spilled) &&
            (!back || (lists.fits(sizes.lists * steps) && losses.fits(sizes.bands)));
 }
 
-void BandScratch::reserve(const Grid& grid, const BandCut& cut, Precision precision, int steps,
-                          bool back) {
+void BandScratch::reserve(const BatchShape& grid, const BandCut& cut, Precision precision,
+                          int steps, bool back) {
     const BandSizes sizes(grid, cut, precision);
     fire.reserve(sizes.bits * steps,
                  fmt::format("who fires, {} steps of {}", steps, size_of(grid)));
@@ -158,7 +158,7 @@ void BandScratch::reserve(const Grid& grid, const BandCut& cut, Precision precis
     losses.reserve(sizes.bands, "sums of the loss");
 }
 
-TapeMemory::TapeMemory(const Grid& tape_grid, int tape_steps, const BandCut& tape_cut)
+TapeMemory::TapeMemory(const BatchShape& tape_grid, int tape_steps, const BandCut& tape_cut)
     : grid(tape_grid),
       steps(tape_steps),
       cut(tape_cut),
@@ -181,9 +181,9 @@ void queue_forward(const TapeMemory& tape, const float* first_state, const StepR
                 scratch, kernels, stream);
 }
 
-void queue_advance(float* state, const PackedModel* model, const Grid& grid, const StepRule& rule,
-                   int steps, const ForwardScratch& scratch, const StepKernels& kernels,
-                   cudaStream_t stream) {
+void queue_advance(float* state, const PackedModel* model, const BatchShape& grid,
+                   const StepRule& rule, int steps, const ForwardScratch& scratch,
+                   const StepKernels& kernels, cudaStream_t stream) {
     queue_steps(state, model, grid, state, nullptr, rule, steps, scratch, kernels, stream);
 }
 
@@ -191,7 +191,7 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                     const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
                     const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream) {
-    const Grid& grid = tape.grid;
+    const BatchShape& grid = tape.grid;
     const int blocks = backward_blocks(grid);
     check(cudaMemsetAsync(scratch.has_partial.data(), 0, blocks * sizeof(std::uint32_t), stream),
           "clearing the sums of weight gradients");
@@ -208,8 +208,8 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                          .grad_p = last ? nullptr : scratch.grad_p[after].data(),
                          .row = last ? nullptr : scratch.row[after].data(),
                          .state = tape.state(step),
-                         .life = step > 0 ? tape.life_of(step) : nullptr,
-                         .next_life = tape.life_of(step + 1),
+                         .life_before = step > 0 ? tape.life_of(step) : nullptr,
+                         .life_after = tape.life_of(step + 1),
                          .model = tape.model.data(),
                          .grid = grid,
                          .rule = rule,
@@ -233,7 +233,7 @@ void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, co
     launch_band_forward(rollout, precision, stream);
 }
 
-void queue_advance_in_bands(float* state, const PackedModel* model, const Grid& grid,
+void queue_advance_in_bands(float* state, const PackedModel* model, const BatchShape& grid,
                             const BandCut& cut, const StepRule& rule, int steps,
                             const BandScratch& scratch, Precision precision, cudaStream_t stream) {
     BandRollout rollout = {.grid = grid,

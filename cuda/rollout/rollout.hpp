@@ -27,8 +27,8 @@ struct ForwardScratch {
     DeviceArray<std::uint8_t> living_before[2];
     DeviceArray<std::uint8_t> marks;  // of the last step
 
-    bool fits(const Grid& grid) const;
-    void reserve(const Grid& grid);
+    bool fits(const BatchShape& grid) const;
+    void reserve(const BatchShape& grid);
 };
 
 struct BackwardScratch {
@@ -38,8 +38,8 @@ struct BackwardScratch {
     DeviceArray<PartialGradients> partial;
     DeviceArray<std::uint32_t> has_partial;
 
-    bool fits(const Grid& grid) const;
-    void reserve(const Grid& grid);
+    bool fits(const BatchShape& grid) const;
+    void reserve(const BatchShape& grid);
 };
 
 // What a rollout in bands needs besides its tape.
@@ -52,14 +52,15 @@ struct BandScratch {
     DeviceArray<LossPartial> losses;        // [batch, bands]
 
     // steps: of one rollout, or most_advanced_steps of one that leaves no tape.
-    bool fits(const Grid& grid, const BandCut& cut, Precision precision, int steps,
+    bool fits(const BatchShape& grid, const BandCut& cut, Precision precision, int steps,
               bool back) const;
-    void reserve(const Grid& grid, const BandCut& cut, Precision precision, int steps, bool back);
+    void reserve(const BatchShape& grid, const BandCut& cut, Precision precision, int steps,
+                 bool back);
 };
 
 // States and life masks of a number of steps, and the model they were made with.
 struct TapeMemory {
-    Grid grid;
+    BatchShape grid;
     int steps = 0;              // that there is room for
     BandCut cut;                // of steps in bands; no bands: one kernel a step
     DeviceArray<float> states;  // [steps + 1, cells, 16] x
@@ -71,7 +72,7 @@ struct TapeMemory {
     DeviceArray<std::uint32_t> magnitudes;  // [steps, batch, bands]
 
     TapeMemory() = default;
-    TapeMemory(const Grid& grid, int steps, const BandCut& cut);
+    TapeMemory(const BatchShape& grid, int steps, const BandCut& cut);
     bool in_bands() const { return cut.bands > 0; }
     float* state(int step) const { return states.data() + std::size_t(step) * grid.floats(); }
     std::uint8_t* life_of(int step) const { return life.data() + std::size_t(step) * grid.cells(); }
@@ -83,9 +84,9 @@ void queue_forward(const TapeMemory& tape, const float* first_state, const StepR
                    cudaStream_t stream);
 
 // At least one step. Overwrites state by the last one; it is first_state as well.
-void queue_advance(float* state, const PackedModel* model, const Grid& grid, const StepRule& rule,
-                   int steps, const ForwardScratch& scratch, const StepKernels& kernels,
-                   cudaStream_t stream);
+void queue_advance(float* state, const PackedModel* model, const BatchShape& grid,
+                   const StepRule& rule, int steps, const ForwardScratch& scratch,
+                   const StepKernels& kernels, cudaStream_t stream);
 
 // At least one step. grad_last [cells, 16] is the last state's gradient; grad_first, which may be
 // the same memory, receives that of the first state unless it is null.
@@ -101,7 +102,7 @@ void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, co
 
 // Longer rollouts are so many steps at a time, so that who fires in all of them need not be kept.
 inline constexpr int most_advanced_steps = 256;
-void queue_advance_in_bands(float* state, const PackedModel* model, const Grid& grid,
+void queue_advance_in_bands(float* state, const PackedModel* model, const BatchShape& grid,
                             const BandCut& cut, const StepRule& rule, int steps,
                             const BandScratch& scratch, Precision precision, cudaStream_t stream);
 

@@ -50,7 +50,8 @@ constexpr int most_rows_in_bands = (1 << 24) - 1;
 static_assert(most_advanced_steps <= 256);
 
 // The best cut that a block's shared memory has room for; without bands where there is none.
-BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const double> row_load) {
+BandCut cut_that_fits(const BatchShape& grid, Precision precision,
+                      std::span<const double> row_load) {
     const int bands = bands_of(grid.height);
     if (bands == 0 || grid.width > most_band_width) return {};
     if (std::int64_t{grid.batch} * grid.height > most_rows_in_bands) return {};
@@ -66,7 +67,7 @@ BandCut cut_that_fits(const Grid& grid, Precision precision, std::span<const dou
 }
 
 // Why a grid that has no cut has none.
-std::string grid_obstacle(const Grid& grid) {
+std::string grid_obstacle(const BatchShape& grid) {
     const std::string cells = fmt::format("{}x{} cells", grid.height, grid.width);
     if (grid.height < fewest_band_rows) {
         return fmt::format("a band has at least {} rows, and {} have fewer rows", fewest_band_rows,
@@ -89,7 +90,7 @@ std::string grid_obstacle(const Grid& grid) {
                        bands_of(grid.height));
 }
 
-std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut& cut) {
+std::string text_of(const DeviceLimits& limits, const BatchShape& grid, const BandCut& cut) {
     // Of clusters with fewer blocks more fit, and how many is not known.
     const bool has_waves = cut.bands == most_bands && grid.batch > limits.band_clusters;
     const std::string waves =
@@ -99,8 +100,9 @@ std::string text_of(const DeviceLimits& limits, const Grid& grid, const BandCut&
 
 }  // namespace
 
-RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
-                         const Rule& rule, std::span<const double> row_load) {
+RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
+                         const BatchShape& grid, const Rule& rule,
+                         std::span<const double> row_load) {
     const Precision precision = asked_for.precision.value_or(Precision::exact);
     // Those of the way back are not.
     const std::string steps = precision == Precision::exact || has_sobel_filters(rule)

@@ -37,8 +37,9 @@ struct RolloutPlan {
 // The form for such a rollout. asked_for has its precision. row_load is as in cut_bands: of which
 // rows much is known to live, empty where nothing is. Throws CudaError where a form is asked for
 // that cannot be had.
-RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for, const Grid& grid,
-                         const Rule& rule, std::span<const double> row_load);
+RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
+                         const BatchShape& grid, const Rule& rule,
+                         std::span<const double> row_load);
 
 // What an engine computes in that is not told: precise on a device that runs rollouts in bands,
 // unless it is asked for steps; exact elsewhere.

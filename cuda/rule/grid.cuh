@@ -15,7 +15,7 @@ struct Tile {
     int left;
 };
 
-__device__ inline Tile tile_at(const Grid& grid, int index) {
+__device__ inline Tile tile_at(const BatchShape& grid, int index) {
     const int across = tiles_across(grid);
     const int per_sample = tiles_down(grid) * across;
     const int within = index % per_sample;
@@ -30,7 +30,7 @@ __device__ inline int wrapped(int i, int size) {
 
 // The cell at (y, x), which may lie outside the grid: there it is a cell on the opposite side, or
 // -1 beyond a zero edge. An index within the sample.
-__device__ inline int cell_at(const Grid& grid, bool circular, int y, int x) {
+__device__ inline int cell_at(const BatchShape& grid, bool circular, int y, int x) {
     const bool inside = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
     if (!inside) {
         if (!circular) return -1;
@@ -48,11 +48,11 @@ __device__ inline int halo_of_own(int own) {
 }
 
 // The index within the sample of an own cell; -1 where the tile reaches beyond the grid.
-__device__ inline int own_cell(const Grid& grid, const Tile& tile, int own) {
+__device__ inline int own_cell(const BatchShape& grid, const Tile& tile, int own) {
     const int y = tile.top + own_y(own), x = tile.left + own_x(own);
     return y < grid.height && x < grid.width ? y * grid.width + x : -1;
 }
-__device__ inline int halo_cell(const Grid& grid, bool circular, const Tile& tile, int halo) {
+__device__ inline int halo_cell(const BatchShape& grid, bool circular, const Tile& tile, int halo) {
     return cell_at(grid, circular, tile.top + halo / Traits::halo_width - 1,
                    tile.left + halo % Traits::halo_width - 1);
 }
@@ -70,7 +70,7 @@ __device__ inline bool any_around(const std::uint8_t* flags, int place, int widt
 
 // Copies the states of a tile and its halo to shared memory, [halo_cells, channels], zero beyond a
 // zero edge. Done after wait_for_copies and a barrier. All threads of the block take part.
-__device__ inline void load_halo_states(float* shared, const float* state, const Grid& grid,
+__device__ inline void load_halo_states(float* shared, const float* state, const BatchShape& grid,
                                         bool circular, const Tile& tile, int thread) {
     const float* sample =
         state + std::size_t(tile.sample) * grid.height * grid.width * Traits::channels;

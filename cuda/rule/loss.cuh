@@ -27,7 +27,7 @@ __device__ inline LossPartial sum_of_warp(const LossPartial& own) {
 // loss and living [batch] from the partial sums, in their order. The warps of the block share out
 // the samples.
 __device__ inline void finish_losses(float* loss, float* living, const LossPartial* partial,
-                                     int per_sample, const Grid& grid, int thread) {
+                                     int per_sample, const BatchShape& grid, int thread) {
     const int lane = thread % Traits::warp_size;
     const double values = double(grid.height) * grid.width * visible_channels;
     for (int sample = thread / Traits::warp_size; sample < grid.batch; sample += Traits::warps) {

@@ -16,14 +16,14 @@
 
 namespace nca::cuda {
 
-struct Grid {
+struct BatchShape {
     int batch = 0;
     int height = 0;
     int width = 0;
 
     std::size_t cells() const { return std::size_t(batch) * height * width; }
     std::size_t floats() const { return cells() * Traits::channels; }
-    bool operator==(const Grid&) const = default;
+    bool operator==(const BatchShape&) const = default;
 };
 
 // Whether a filter reads a neighbour where filters are the cell itself and Sobel x and y.
@@ -143,7 +143,7 @@ struct StreamWeights {
     // that two sets of sums are loaded.
     float b1[blocks][2][4][4];
     float b2[2][2][4][4];
-    float u0[Traits::channels];  // of a cell that fires among zeros, times the step size
+    float u0[Traits::channels];  // the update of an empty cell, times the step size
     float u_factor;              // of the second product's sums: makes them step_size * u
 };
 
@@ -153,7 +153,7 @@ struct PackedModel {
     float w2[Traits::channels * Traits::hidden];  // [16, 128], as in the model
     TensorWeights tensor;
     StreamWeights stream;
-    float u0[Traits::channels];  // W2 relu(b1) + b2: u of an empty neighbourhood
+    float u0[Traits::channels];  // W2 relu(b1) + b2: the update of an empty cell
     FireKey key;
 };
 

@@ -3,8 +3,8 @@
 //
 //   u0 = W2 relu(b1) + b2
 //
-// the update of a cell that fires among zeros. In `exact` u0 comes out of the very code that
-// computes every other row, for p = 0, so that skipping such rows changes no bit.
+// the update of an empty cell. In `exact` the code that computes every other row computes u0, too,
+// for p = 0, so that skipping such rows changes no bit.
 //
 // For tensor cores the weights lie as operands of their products as well: as float32, 90 KiB, and
 // as a streamed step multiplies them, 34 KiB.

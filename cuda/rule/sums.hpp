@@ -22,7 +22,7 @@ struct LossPartial {
     long long living;
 };
 // 2 / (height * width * 4 * batch)
-inline float loss_scale(const Grid& grid) {
+inline float loss_scale(const BatchShape& grid) {
     return static_cast<float>(2 /
                               (double(grid.height) * grid.width * visible_channels * grid.batch));
 }

@@ -20,7 +20,7 @@ struct GatherGradientArgs {
     const float* grad_z;      // [cells, 16]
     const float* grad_p;      // [cells, 48] where row is set
     const std::uint8_t* row;  // [cells]
-    Grid grid;
+    BatchShape grid;
     StepRule rule;
 };
 
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(Traits::threads)
 }  // namespace
 
 void launch_gather_gradient(float* grad_state, const float* grad_z, const float* grad_p,
-                            const std::uint8_t* row, const Grid& grid, const StepRule& rule,
+                            const std::uint8_t* row, const BatchShape& grid, const StepRule& rule,
                             cudaStream_t stream) {
     const long long pieces = static_cast<long long>(grid.cells()) * Traits::quads;
     launch(NCA_KERNEL(gather_gradient_kernel),

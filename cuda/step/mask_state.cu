@@ -18,7 +18,7 @@ namespace nca::cuda {
 namespace {
 
 // first: of the sample, in [cells].
-__device__ bool lives(const MaskStateArgs& args, std::size_t first, int y, int x) {
+__device__ bool lives_after(const MaskStateArgs& args, std::size_t first, int y, int x) {
     if (args.rule.pre_and_post &&
         args.living_before[first + std::size_t(y) * args.grid.width + x] == 0) {
         return false;
@@ -44,23 +44,23 @@ __global__ void __launch_bounds__(Traits::threads)
         const std::size_t first =
             std::size_t(row / args.grid.height) * args.grid.height * args.grid.width;
         const std::size_t row_cell = std::size_t(row) * args.grid.width;
-        bool is_living = false, is_written = false;
+        bool in_life = false, is_written = false;
         if (x < args.grid.width) {
-            is_living = lives(args, first, row % args.grid.height, x);
+            in_life = lives_after(args, first, row % args.grid.height, x);
             const bool holds = (args.marks[row_cell + x] & mark_holds) != 0;
-            is_written = args.state != args.state_out || (holds && !is_living);
-            if (args.life_out != nullptr) args.life_out[row_cell + x] = is_living;
+            is_written = args.state != args.state_out || (holds && !in_life);
+            if (args.life_out != nullptr) args.life_out[row_cell + x] = in_life;
         }
-        const unsigned living = __ballot_sync(0xffffffffU, is_living);
+        const unsigned life = __ballot_sync(0xffffffffU, in_life);
         const unsigned written = __ballot_sync(0xffffffffU, is_written);
         if (written == 0) continue;
         const std::size_t at = (row_cell + left) * Traits::channels;
         for (int piece = lane; piece < width * Traits::quads; piece += width) {
             const int cell = piece / Traits::quads;
             if ((written >> cell & 1) == 0) continue;
-            const bool lives_on = (living >> cell & 1) != 0;
+            const bool lives = (life >> cell & 1) != 0;
             store4(args.state_out + at + piece * 4,
-                   lives_on ? load4(args.state + at + piece * 4) : zero4());
+                   lives ? load4(args.state + at + piece * 4) : zero4());
         }
     }
 }

@@ -43,7 +43,7 @@ __device__ void write_grad_z(const BackwardStorage& shared, const StepBackwardAr
         if (cell < 0) continue;
         const std::size_t at = (sample + cell) * Traits::channels + quad * 4;
         float4 grad = zero4();
-        if (shared.tile.lives_on[own]) {
+        if (shared.tile.life_after[own]) {
             grad = load4(args.grad + at);
             if (args.grad_p != nullptr) {
                 const float4 sent = gather_sent(shared.tile, args, own, quad);
@@ -96,16 +96,16 @@ __device__ void finish_grad_u(BackwardStorage& shared, float step_size, int firs
     store4(to, grad_u);
 }
 
-// Sums the gradients that the lone cells share, in the order of cells.
-__device__ void sum_lone_cells(BackwardStorage& shared, const StepBackwardArgs& args, int thread) {
+// grad_u of the shared row: the sum over the empty cells, in their order.
+__device__ void sum_shared_row(BackwardStorage& shared, const StepBackwardArgs& args, int thread) {
     if (thread >= Traits::channels) return;
-    const int lone = sum_of_counts(shared.tile.lone_counts);
+    const int count = sum_of_counts(shared.tile.empty_counts);
     const std::size_t sample =
         std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width;
     float sum = 0;
-    for (int i = 0; i < lone; ++i) {
+    for (int i = 0; i < count; ++i) {
         const std::size_t cell =
-            sample + own_cell(args.grid, shared.tile.place, shared.tile.lone[i]);
+            sample + own_cell(args.grid, shared.tile.place, shared.tile.empty[i]);
         sum += args.rule.step_size * args.grad_z_out[cell * Traits::channels + thread];
     }
     shared.shared_grad_u[thread] = sum;
@@ -139,13 +139,13 @@ __device__ void step_rows(WeightSums& sums, BackwardStorage& shared, const StepB
         __syncthreads();  // p and grad_u are there
         // A tile's last rows are often few.
         if (rows > 8) {
-            step_chunk<4>(sums, shared, args, first, rows, not_known_before(thread));
+            step_chunk<4>(sums, shared, args, first, rows, opaque(thread));
         } else {
-            step_chunk<1>(sums, shared, args, first, rows, not_known_before(thread));
+            step_chunk<1>(sums, shared, args, first, rows, opaque(thread));
         }
         __syncthreads();  // grad_a is whole
-        sum_hidden_layer(sums, shared, sum_place(not_known_before(thread)), rows);
-        write_grad_p(shared, args, first, not_known_before(thread));
+        sum_hidden_layer(sums, shared, sum_place(opaque(thread)), rows);
+        write_grad_p(shared, args, first, opaque(thread));
         __syncthreads();  // nobody reads these rows any more
     }
 }
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     auto& shared = shared_storage<BackwardStorage>();
     // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
     // not kept in registers through the others.
-    const auto thread = [] { return not_known_before(static_cast<int>(threadIdx.x)); };
+    const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
     WeightSums sums = {};
     if (thread() == 0) shared.tile.any_rows = false;
     let_dependents_start();
@@ -169,8 +169,8 @@ __global__ void __launch_bounds__(Traits::threads, 2)
         __syncthreads();  // it is known who sends
         write_grad_z(shared, args, thread());
         __syncthreads();  // grad_z is written
-        if (shared.tile.lone_rows > 0) {
-            sum_lone_cells(shared, args, thread());
+        if (shared.tile.shared_row > 0) {
+            sum_shared_row(shared, args, thread());
             __syncthreads();  // the shared row is summed
         }
         step_rows(sums, shared, args, thread());
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(Traits::threads, 2)
 
 }  // namespace
 
-int backward_blocks(const Grid& grid) {
+int backward_blocks(const BatchShape& grid) {
     return blocks_for(tile_count(grid), Traits::most_backward_blocks);
 }
 

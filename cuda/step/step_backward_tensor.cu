@@ -25,7 +25,7 @@ template <int parts>
 struct SharedStorage {
     BackwardTile tile;
     alignas(16) float grads[Traits::tile_cells * Traits::channels];  // grad_z of the step
-    alignas(16) float lone_grad_u[Traits::channels];  // the row that has no cell of its own
+    alignas(16) float shared_grad_u[Traits::channels];  // the row that has no cell of its own
     BackwardRows<parts> rows;
     WeightScales weights;
     ChunkScale scale;
@@ -62,7 +62,7 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
 #pragma unroll
     for (int round = 0; round < rounds; ++round) {
         const int i = thread + round * Traits::threads, own = i / Traits::quads;
-        if (shared.tile.lives_on[own] == 0) continue;
+        if (shared.tile.life_after[own] == 0) continue;
         const std::size_t cell = sample + own_cell(args.grid, tile, own);
         copy_async(shared.grads + i * 4,
                    args.grad + cell * Traits::channels + i % Traits::quads * 4);
@@ -76,7 +76,7 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
         const int own = i / Traits::quads, quad = i % Traits::quads;
         float* const at = shared.grads + i * 4;
         float4 grad = zero4();
-        if (shared.tile.lives_on[own] != 0) {
+        if (shared.tile.life_after[own] != 0) {
             grad = load4(at);
             if (args.grad_p != nullptr) {
                 add_scaled(grad, 1, gather_sent(shared.tile, args, own, quad));
@@ -90,18 +90,18 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
     __syncthreads();  // grad_z is there
 }
 
-// Sums the gradients that the lone cells share, in the order of cells. Has a barrier behind it.
+// grad_u of the shared row: the sum over the empty cells, in their order. Ends with a barrier.
 template <int parts>
-__device__ void sum_lone_cells(SharedStorage<parts>& shared, float step_size, int thread) {
+__device__ void sum_shared_row(SharedStorage<parts>& shared, float step_size, int thread) {
     if (thread < Traits::channels) {
-        const int lone = sum_of_counts(shared.tile.lone_counts);
+        const int count = sum_of_counts(shared.tile.empty_counts);
         float sum = 0;
-        for (int i = 0; i < lone; ++i) {
-            sum += shared.grads[shared.tile.lone[i] * Traits::channels + thread];
+        for (int i = 0; i < count; ++i) {
+            sum += shared.grads[shared.tile.empty[i] * Traits::channels + thread];
         }
-        shared.lone_grad_u[thread] = step_size * sum;
+        shared.shared_grad_u[thread] = step_size * sum;
     }
-    __syncthreads();  // the lone cells' row is summed
+    __syncthreads();  // the shared row is summed
 }
 
 __device__ void note_largest(std::uint32_t& of_block, float of_thread, int thread) {
@@ -167,7 +167,7 @@ __device__ void put_grad_u(SharedStorage<parts>& shared, float step_size, int fi
                 scaled(load4(shared.grads + shared.tile.cells[row] * Traits::channels + quad * 4),
                        step_size);
         } else if (row < shared.tile.all_rows()) {
-            grad_u[i] = load4(shared.lone_grad_u + quad * 4);
+            grad_u[i] = load4(shared.shared_grad_u + quad * 4);
         }
         add_scaled(b2, 1, grad_u[i]);
         largest = fmaxf(largest, largest_element(grad_u[i]));
@@ -203,7 +203,7 @@ __device__ void send_rows_back(TensorSums& sums, SharedStorage<parts>& shared,
         add_w1<parts>(sums, shared.rows, shared.weights, shared.scale, count, warp, lane);
         compute_grad_p<parts>(
             shared.rows, shared.weights, shared.scale, count, warp, lane, [&](int row) -> float* {
-                if (first + row >= shared.tile.rows) return nullptr;  // the lone cells', or none
+                if (first + row >= shared.tile.rows) return nullptr;  // the shared row, or none
                 const Tile& tile = shared.tile.place;
                 const std::size_t cell =
                     std::size_t(tile.sample) * args.grid.height * args.grid.width +
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     auto& shared = shared_storage<SharedStorage<parts>, Traits::tensor_shared_bytes>();
     // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
     // not kept in registers through the others.
-    const auto thread = [] { return not_known_before(static_cast<int>(threadIdx.x)); };
+    const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
     let_dependents_start();
     prepare(shared, args.model->tensor, thread());
     TensorSums sums = {};
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(Traits::threads, 2)
         if (shared.tile.all_rows() > 0) prefetch_backward_operands(args.model->tensor, thread());
         if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
         write_grad_z(shared, args, has_row, thread());
-        if (shared.tile.lone_rows > 0) sum_lone_cells(shared, args.rule.step_size, thread());
+        if (shared.tile.shared_row > 0) sum_shared_row(shared, args.rule.step_size, thread());
         send_rows_back<parts>(sums, shared, args, thread());
     }
     if (!shared.tile.any_rows) return;

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Traits::threads)
         load_tile(shared.tile, args, tile, thread);
         wait_for_copies();
         __syncthreads();  // the tile is loaded
-        find_living(shared.tile, args, thread);
+        find_life(shared.tile, args, thread);
         __syncthreads();  // the mask is known
         mask_states(shared.tile, thread);
         write_states(shared.tile, args, tile, thread);

@@ -28,7 +28,7 @@ struct StepForwardArgs {
     const float* state;               // [cells, 16] z, or the first state
     const std::uint8_t* living_before;  // [cells] as the step before wrote it; null in the first
     const PackedModel* model;
-    Grid grid;
+    BatchShape grid;
     StepRule rule;
     std::uint32_t step;  // of the rollout, from 0
     bool first;          // state is the rollout's first and is not masked
@@ -56,7 +56,7 @@ struct MaskStateArgs {
     const float* state;                 // [cells, 16] z
     const std::uint8_t* marks;          // [cells] as the step left them
     const std::uint8_t* living_before;  // [cells]; pre-and-post only
-    Grid grid;
+    BatchShape grid;
     StepRule rule;
 };
 // mask_state.cu: the mask of the last step, which no further step applies.
@@ -70,17 +70,17 @@ struct StepBackwardArgs {
     std::uint32_t* has_partial;  // [backward_blocks]
     const float* grad;    // [cells, 16] grad_z_out of the step after, or the last state's gradient
     const float* grad_p;  // [cells, 48] of the step after; null in the last step
-    const std::uint8_t* row;        // [cells] of the step after; null in the last step
-    const float* state;             // [cells, 16] x before the step
-    const std::uint8_t* life;       // [cells] the mask that made x; null for the first state
-    const std::uint8_t* next_life;  // [cells] the mask of this step
+    const std::uint8_t* row;          // [cells] of the step after; null in the last step
+    const float* state;               // [cells, 16] x before the step
+    const std::uint8_t* life_before;  // [cells] the mask that made x; null for the first state
+    const std::uint8_t* life_after;   // [cells] the mask of this step
     const PackedModel* model;
-    Grid grid;
+    BatchShape grid;
     StepRule rule;
     std::uint32_t step;
 };
 // step_backward.cu; step_backward_tensor.cu for any precision but exact.
-int backward_blocks(const Grid& grid);
+int backward_blocks(const BatchShape& grid);
 void launch_step_backward(const StepBackwardArgs& args, bool dependent, cudaStream_t stream);
 void launch_step_backward_tensor(const StepBackwardArgs& args, Precision precision, bool dependent,
                                  cudaStream_t stream);
@@ -88,7 +88,7 @@ void launch_step_backward_tensor(const StepBackwardArgs& args, Precision precisi
 // gather_gradient.cu: the gradient of the first state, from what the first step left.
 // grad_state [cells, 16] is overwritten; the others are as in StepBackwardArgs.
 void launch_gather_gradient(float* grad_state, const float* grad_z, const float* grad_p,
-                            const std::uint8_t* row, const Grid& grid, const StepRule& rule,
+                            const std::uint8_t* row, const BatchShape& grid, const StepRule& rule,
                             cudaStream_t stream);
 
 }  // namespace nca::cuda

@@ -136,11 +136,11 @@ public:
           lane(lane_),
           quad(lane_ % Traits::quads),
           cell_of_piece(lane_ / Traits::quads),
-          lane_bit(kept(1U << lane_)),
-          lanes_before(kept((1U << lane_) - 1)),
-          masked(kept_shared_address(&own_.masked[quad])),
-          operands_of_lane(kept_shared_address(&shared_.operands[0][0][0][lane_])),
-          b1_of_lane(kept_shared_address(&shared_.b1[0][0][quad])) {}
+          lane_bit(opaque(1U << lane_)),
+          lanes_before(opaque((1U << lane_) - 1)),
+          masked(opaque_shared_address(&own_.masked[quad])),
+          operands_of_lane(opaque_shared_address(&shared_.operands[0][0][0][lane_])),
+          b1_of_lane(opaque_shared_address(&shared_.b1[0][0][quad])) {}
 
     // One segment of a strip.
     __device__ void run(const StreamPlan& plan, int item) {
@@ -165,9 +165,9 @@ private:
 
     // What is known of a row when it is read.
     struct Row {
-        unsigned columns;   // own ones
-        unsigned active;    // that go through the MLP
-        unsigned drifting;  // that fire among zeros
+        unsigned columns;  // own ones
+        unsigned active;   // that go through the MLP
+        unsigned empty;    // empty ones that fire
         unsigned life_below;
         unsigned alpha_second_below;
     };
@@ -189,7 +189,7 @@ private:
     }
 
     __device__ void begin(const StreamPlan& plan, int item) {
-        const Grid& grid = args.grid;
+        const BatchShape& grid = args.grid;
         const int strip = item % plan.strips, rest = item / plan.strips;
         const int segment = rest % plan.segments;
         sample = rest / plan.segments;
@@ -206,12 +206,13 @@ private:
         rows_inside = static_cast<int>(
             uniform(args.rule.circular ? INT_MAX : static_cast<unsigned>(grid.height)));
         cells_before = std::size_t(sample) * grid.height * grid.width;
-        state = kept(args.state + cells_before * Traits::channels + quad * 4);
-        next = kept(args.next + cells_before * Traits::channels + quad * 4);
+        state = opaque(args.state + cells_before * Traits::channels + quad * 4);
+        next = opaque(args.next + cells_before * Traits::channels + quad * 4);
         if (is_masked()) {
-            lived_before = kept(args.living_before + cells_before + max(lane_column, 0));
+            living_before_in = opaque(args.living_before + cells_before + max(lane_column, 0));
         }
-        if (args.rule.pre_and_post) living = kept(args.living_before_out + cells_before + lane);
+        if (args.rule.pre_and_post)
+            living_before_out = opaque(args.living_before_out + cells_before + lane);
 
 #pragma unroll 1
         for (int i = 0; i < 4; ++i) ask_for(top - 2 + i, static_cast<unsigned>(i));
@@ -220,10 +221,11 @@ private:
         row_cell = (top - 1) * grid.width + left - 2;
         alpha_here = alphas(1);
         alpha_below = alphas(2);
-        life_here =
-            (top > 0 || args.rule.circular ? columns_inside : 0) & ballot(lived(top - 1) != 0) &
-            (args.first ? not_empty(1) : widened(alphas(0) | alpha_here | alpha_below)) & looked_at;
-        lived_below = lived(top);
+        life_here = (top > 0 || args.rule.circular ? columns_inside : 0) &
+                    ballot(living_before(top - 1) != 0) &
+                    (args.first ? holding(1) : widened(alphas(0) | alpha_here | alpha_below)) &
+                    looked_at;
+        living_before_below = living_before(top);
         __syncwarp();  // everybody has looked at the first row
         ask_for(top + 2, 0);
         end_copy_group();
@@ -275,14 +277,14 @@ private:
         }
     }
 
-    // Whether the lane's column of a row lived before the step that made the state: not zero. Where
-    // it does not lie in the grid, anything.
-    __device__ unsigned lived(int y) const {
+    // living_before of the lane's column of a row, as the step that made the state left it: not
+    // zero where the cell is in it. Beyond the grid it is any number.
+    __device__ unsigned living_before(int y) const {
         if (!is_masked()) return 1;
         if (static_cast<unsigned>(y) >= static_cast<unsigned>(args.grid.height)) {
             y = max(source(y, args.grid.height), 0);
         }
-        return load_byte(lived_before + static_cast<std::ptrdiff_t>(y) * args.grid.width);
+        return load_byte(living_before_in + static_cast<std::ptrdiff_t>(y) * args.grid.width);
     }
 
     // The lane's column in a slot.
@@ -293,7 +295,7 @@ private:
     __device__ unsigned alphas(unsigned of_slot) const {
         return ballot(cell_in(of_slot)[alpha_channel] > living_threshold);
     }
-    __device__ unsigned not_empty(unsigned of_slot) const {
+    __device__ unsigned holding(unsigned of_slot) const {
         bool any = false;
 #pragma unroll
         for (int i = 0; i < Traits::quads; ++i) {
@@ -329,11 +331,11 @@ private:
         const unsigned below = (slot + 1) % StreamTraits::rows;
         row.alpha_second_below = alphas((slot + 2) % StreamTraits::rows);
         row.life_below = (y + 1 < rows_inside ? columns_inside : 0) & looked_at &
-                         (args.first ? not_empty(below)
+                         (args.first ? holding(below)
                                      : widened(alpha_here | alpha_below | row.alpha_second_below));
         if (is_masked()) {
-            row.life_below &= ballot(lived_below != 0);
-            lived_below = lived(y + 2);
+            row.life_below &= ballot(living_before_below != 0);
+            living_before_below = living_before(y + 2);
         }
         row.columns = columns;
         const int of_four = (y - top) & 3;
@@ -341,7 +343,7 @@ private:
         const unsigned fires =
             __shfl_sync(whole_warp, fire_words_of_four, of_four * 8) & row.columns;
         row.active = fires & widened(life_above | life_here | row.life_below);
-        row.drifting = fires & ~row.active;
+        row.empty = fires & ~row.active;
         return row;
     }
 
@@ -366,12 +368,12 @@ private:
                 const std::size_t tape = cells_before * Traits::channels + quad * 4 + at;
                 store_cells(args.state_out + tape, z, row.columns);
             }
-            if (row.drifting != 0) {
+            if (row.empty != 0) {
                 const float4 u0 = load4(shared.u0 + quad * 4);
-                const unsigned drifts = row.drifting >> cell_of_piece;
+                const unsigned empty = row.empty >> cell_of_piece;
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    if ((drifts >> (i * 8) & 1) != 0) z[i] = u0;
+                    if ((empty >> (i * 8) & 1) != 0) z[i] = u0;
                 }
             }
             store_cells(next + at, z, row.columns & ~row.active);
@@ -411,7 +413,8 @@ private:
         const bool is_own = (row.columns & lane_bit) != 0;
         if (args.rule.pre_and_post && is_own) {
             const unsigned both_below = row.life_below & alpha_below;
-            store_byte(living + row_cell, widened(both_above | both | both_below) >> lane & 1);
+            store_byte(living_before_out + row_cell,
+                       widened(both_above | both | both_below) >> lane & 1);
         }
         both_above = both;
         if (if_noted != 0 && is_own) note_marks(row);
@@ -420,9 +423,9 @@ private:
         const std::size_t cell = cells_before + static_cast<std::size_t>(row_cell + lane);
         if (args.life_out != nullptr) args.life_out[cell] = life_here >> lane & 1;
         if (args.marks_out == nullptr || (row.active >> lane & 1) != 0) return;
-        const unsigned u0_above = shared.u0[alpha_channel] > living_threshold ? row.drifting : 0;
-        const unsigned is_above = ((both_above & ~row.drifting) | u0_above) >> lane & 1;
-        const unsigned holds = (life_here | row.drifting) >> lane & 1;
+        const unsigned u0_above = shared.u0[alpha_channel] > living_threshold ? row.empty : 0;
+        const unsigned is_above = ((both_above & ~row.empty) | u0_above) >> lane & 1;
+        const unsigned holds = (life_here | row.empty) >> lane & 1;
         args.marks_out[cell] =
             static_cast<std::uint8_t>(is_above * mark_above | holds * mark_holds);
     }
@@ -766,13 +769,13 @@ private:
     std::size_t cells_before;
     const float* state;
     float* next;
-    const std::uint8_t* lived_before;  // in the lane's column; where there is a mask
-    std::uint8_t* living;              // likewise, for the step to come
+    const std::uint8_t* living_before_in;  // in the lane's column; where there is a mask
+    std::uint8_t* living_before_out;       // likewise, for the step to come
 
     // Of the row above, of the row itself and of the one below.
     unsigned life_above, life_here, both_above, active_above, alpha_here, alpha_below;
     std::uint32_t largest_second_above, largest_above, largest_here = 0;  // elements, as bits
-    unsigned lived_below;                                                 // of the lane's column
+    unsigned living_before_below;                                         // of the lane's column
     unsigned fire_words_of_four;
     unsigned slot, place, place_above;
     int row_cell;  // the index of column 0

@@ -21,7 +21,7 @@ struct StreamPlan {
 
 // For so many warps at a time: segments as long as they may be, but no warp idle where others have
 // much to do.
-inline StreamPlan plan_stream(const Grid& grid, int warps) {
+inline StreamPlan plan_stream(const BatchShape& grid, int warps) {
     const int strips = (grid.width + StreamPlan::width - 1) / StreamPlan::width;
     const long long columns = static_cast<long long>(grid.batch) * strips;
     StreamPlan best = {};

@@ -15,40 +15,41 @@ namespace nca::cuda {
 
 struct BackwardTile {
     alignas(16) float states[Traits::halo_cells * Traits::channels];
-    std::uint8_t living[Traits::halo_cells];     // before the step
+    std::uint8_t life_before[Traits::halo_cells];
     std::uint8_t row_after[Traits::halo_cells];  // has grad_p of the step after
-    std::uint8_t lives_on[Traits::tile_cells];   // after the step
-    std::uint8_t cells[Traits::tile_cells];      // that have rows, in order
-    std::uint8_t lone[Traits::tile_cells];       // that share a row, in order
+    std::uint8_t life_after[Traits::tile_cells];
+    std::uint8_t cells[Traits::tile_cells];  // that have a row of their own, in order
+    std::uint8_t empty[Traits::tile_cells];  // empty cells that fired and live, in order
     int living_counts[own_warps];
     int row_counts[own_warps];
-    int lone_counts[own_warps];
+    int empty_counts[own_warps];
     // What all threads know is here, where it takes no registers.
     Tile place;
-    int next;       // tile of the block, or -1
-    int rows;       // of cells
-    int lone_rows;  // behind them: one for all lone cells, or none
-    bool any_rows;  // in this tile or one before it
-    __device__ int all_rows() const { return rows + lone_rows; }
+    int next;        // tile of the block, or -1
+    int rows;        // of cells that have one of their own
+    int shared_row;  // behind these: 1 where there are empty cells that fired and live, else 0
+    bool any_rows;   // in this tile or one before it
+    __device__ int all_rows() const { return rows + shared_row; }
 };
 
 // Whether the cell at a place around the tile lives before the step. Nothing masks what a row sends
 // to the first state: there every row is one of its own.
-__device__ inline bool lives_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
+__device__ inline bool life_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
     const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
-    if (cell < 0 || args.life == nullptr) return cell >= 0;
-    return args.life[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+    if (cell < 0 || args.life_before == nullptr) return cell >= 0;
+    return args.life_before[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] !=
+           0;
 }
 
 // Takes down which own cells live after the step, and counts them.
-__device__ inline void load_lives_on(BackwardTile& shared, const StepBackwardArgs& args,
-                                     const Tile& tile, int thread) {
+__device__ inline void load_life_after(BackwardTile& shared, const StepBackwardArgs& args,
+                                       const Tile& tile, int thread) {
     if (thread >= Traits::tile_cells) return;
     const int cell = own_cell(args.grid, tile, thread);
     const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
-    const bool lives_on = cell >= 0 && args.next_life[sample + cell] != 0;
-    shared.lives_on[thread] = lives_on;
-    const unsigned ballot = __ballot_sync(0xffffffffU, lives_on);
+    const bool life_after = cell >= 0 && args.life_after[sample + cell] != 0;
+    shared.life_after[thread] = life_after;
+    const unsigned ballot = __ballot_sync(0xffffffffU, life_after);
     if (thread % Traits::warp_size == 0) {
         shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
     }
@@ -68,19 +69,19 @@ __device__ inline int sum_of_counts(const int (&counts)[own_warps]) {
 }
 
 // Which own cells have a row, and which share one. Counts them.
-__device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row, bool& is_lone,
+__device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row, bool& is_empty,
                                  int thread) {
-    has_row = is_lone = false;
+    has_row = is_empty = false;
     if (thread >= Traits::tile_cells) return;
-    const bool wanted = fires && shared.lives_on[thread] != 0;
-    const bool near = any_around(shared.living, halo_of_own(thread), Traits::halo_width);
+    const bool wanted = fires && shared.life_after[thread] != 0;
+    const bool near = any_around(shared.life_before, halo_of_own(thread), Traits::halo_width);
     has_row = wanted && near;
-    is_lone = wanted && !near;
+    is_empty = wanted && !near;
     const unsigned rows = __ballot_sync(0xffffffffU, has_row);
-    const unsigned lone = __ballot_sync(0xffffffffU, is_lone);
+    const unsigned empty = __ballot_sync(0xffffffffU, is_empty);
     if (thread % Traits::warp_size == 0) {
         shared.row_counts[thread / Traits::warp_size] = __popc(rows);
-        shared.lone_counts[thread / Traits::warp_size] = __popc(lone);
+        shared.empty_counts[thread / Traits::warp_size] = __popc(empty);
     }
 }
 
@@ -102,25 +103,25 @@ __device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& a
                                  int thread) {
     const Tile tile = tile_at(args.grid, index);
     load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
-    const bool lives = thread < Traits::halo_cells && lives_before(args, tile, thread);
-    load_lives_on(shared, args, tile, thread);
+    const bool lives = thread < Traits::halo_cells && life_before(args, tile, thread);
+    load_life_after(shared, args, tile, thread);
     const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
     const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold, args.step,
                                                tile.sample, cell);
-    if (thread < Traits::halo_cells) shared.living[thread] = lives;
+    if (thread < Traits::halo_cells) shared.life_before[thread] = lives;
     __syncthreads();  // masks are there
-    bool has_row, is_lone;
-    find_rows(shared, fires, has_row, is_lone, thread);
+    bool has_row, is_empty;
+    find_rows(shared, fires, has_row, is_empty, thread);
     wait_for_copies();
     __syncthreads();  // rows are counted, states loaded
     list_cell(shared.cells, shared.row_counts, has_row, thread);
-    list_cell(shared.lone, shared.lone_counts, is_lone, thread);
+    list_cell(shared.empty, shared.empty_counts, is_empty, thread);
     if (thread == 0) {
         const int next = index + static_cast<int>(gridDim.x);
         shared.place = tile;
         shared.next = next < tile_count(args.grid) ? next : -1;
         shared.rows = sum_of_counts(shared.row_counts);
-        shared.lone_rows = sum_of_counts(shared.lone_counts) > 0 ? 1 : 0;
+        shared.shared_row = sum_of_counts(shared.empty_counts) > 0 ? 1 : 0;
         if (shared.all_rows() > 0) shared.any_rows = true;
     }
     __syncthreads();  // rows are listed
@@ -158,7 +159,7 @@ __device__ inline float4 gather_plain(const BackwardTile& shared, const StepBack
                                       int own, int quad) {
     const Tile& tile = shared.place;
 
-    const Grid& grid = args.grid;
+    const BatchShape& grid = args.grid;
     const int y = own_y(own), x = own_x(own);
     // A cell that has a row lies in the grid, but perhaps on its other side.
     int rows[3], columns[3];

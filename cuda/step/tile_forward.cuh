@@ -16,7 +16,7 @@ inline constexpr int own_warps = Traits::tile_cells / Traits::warp_size;
 enum class Fate : std::uint8_t {
     outside,  // the tile reaches beyond the grid
     kept,     // did not fire
-    drifts,   // fired among zeros: moves by u0
+    empty,    // fired, but is empty: changes by u0
     active,   // fired: a row of the MLP
 };
 
@@ -26,7 +26,7 @@ struct ForwardTile {
     std::uint8_t above[Traits::wide_cells];  // alpha above living_threshold
     // The mask from before the step that made the state at first, then that of the state; in the
     // first step: whether a cell holds anything other than zero.
-    std::uint8_t living[Traits::halo_cells];
+    std::uint8_t life[Traits::halo_cells];
     Fate fates[Traits::tile_cells];
     std::uint8_t rows[Traits::tile_cells];  // the active cells in order
     int counts[own_warps];                  // of active cells
@@ -48,15 +48,15 @@ __device__ inline void load_tile(ForwardTile& shared, const StepForwardArgs& arg
     if (thread < Traits::halo_cells) {
         const int cell = halo_cell(args.grid, args.rule.circular, tile, thread);
         const bool masked = args.rule.pre_and_post && !args.first;
-        shared.living[thread] = cell >= 0 && (!masked || args.living_before[sample + cell] != 0);
+        shared.life[thread] = cell >= 0 && (!masked || args.living_before[sample + cell] != 0);
     }
 }
 
 // The life mask one cell around the tile. The first state of a rollout is taken as it is: there
 // the mask says which cells hold anything, which is what it is used for later on.
-__device__ inline void find_living(ForwardTile& shared, const StepForwardArgs& args, int thread) {
+__device__ inline void find_life(ForwardTile& shared, const StepForwardArgs& args, int thread) {
     if (thread >= Traits::halo_cells) return;
-    bool living = shared.living[thread];
+    bool living = shared.life[thread];
     if (living && args.first) {
         living = false;
         for (int c = 0; c < Traits::channels; ++c) {
@@ -66,11 +66,12 @@ __device__ inline void find_living(ForwardTile& shared, const StepForwardArgs& a
         const int y = thread / Traits::halo_width + 1, x = thread % Traits::halo_width + 1;
         living = any_around(shared.above, y * Traits::wide_width + x, Traits::wide_width);
     }
-    shared.living[thread] = living;
+    shared.life[thread] = living;
 }
 
 // Where the four channels of an own cell lie in [cells, 16].
-__device__ inline std::size_t own_offset(const Grid& grid, const Tile& tile, int own, int quad) {
+__device__ inline std::size_t own_offset(const BatchShape& grid, const Tile& tile, int own,
+                                         int quad) {
     const std::size_t cell =
         std::size_t(tile.sample) * grid.height * grid.width + own_cell(grid, tile, own);
     return cell * Traits::channels + quad * 4;
@@ -79,7 +80,7 @@ __device__ inline std::size_t own_offset(const Grid& grid, const Tile& tile, int
 // Clears what died, in shared memory: z becomes x.
 __device__ inline void mask_states(ForwardTile& shared, int thread) {
     for (int i = thread; i < Traits::halo_cells * Traits::quads; i += Traits::threads) {
-        if (!shared.living[i / Traits::quads]) store4(shared.states + i * 4, zero4());
+        if (!shared.life[i / Traits::quads]) store4(shared.states + i * 4, zero4());
     }
 }
 
@@ -91,20 +92,19 @@ __device__ inline void write_states(const ForwardTile& shared, const StepForward
         const int own = i / Traits::quads, quad = i % Traits::quads;
         if (own_cell(args.grid, tile, own) < 0) continue;
         const int halo = halo_of_own(own);
-        const float4 x = shared.living[halo]
-                             ? load4(shared.states + halo * Traits::channels + quad * 4)
-                             : zero4();
+        const float4 x =
+            shared.life[halo] ? load4(shared.states + halo * Traits::channels + quad * 4) : zero4();
         store4(args.state_out + own_offset(args.grid, tile, own, quad), x);
     }
 }
 
 // Whether any cell of the 3x3 has an alpha of x, not of z, above the threshold.
-__device__ inline bool lives_before_step(const ForwardTile& shared, int own) {
+__device__ inline bool is_living_before(const ForwardTile& shared, int own) {
     const int y = own_y(own) + 1, x = own_x(own) + 1;
     bool any = false;
     for (int i = 0; i < 9; ++i) {
         const int ny = y + i / 3 - 1, nx = x + i % 3 - 1;
-        any |= shared.living[ny * Traits::halo_width + nx] &&
+        any |= shared.life[ny * Traits::halo_width + nx] &&
                shared.above[(ny + 1) * Traits::wide_width + nx + 1];
     }
     return any;
@@ -118,13 +118,13 @@ __device__ inline void decide_fates(ForwardTile& shared, const StepForwardArgs& 
     const int halo = halo_of_own(thread);
     Fate fate = Fate::outside;
     if (cell >= 0) {
-        const bool near = any_around(shared.living, halo, Traits::halo_width);
-        fate = !fires ? Fate::kept : near ? Fate::active : Fate::drifts;
+        const bool near = any_around(shared.life, halo, Traits::halo_width);
+        fate = !fires ? Fate::kept : near ? Fate::active : Fate::empty;
         const std::size_t index =
             std::size_t(tile.sample) * args.grid.height * args.grid.width + cell;
-        if (args.life_out != nullptr) args.life_out[index] = shared.living[halo];
+        if (args.life_out != nullptr) args.life_out[index] = shared.life[halo];
         if (args.rule.pre_and_post) {
-            args.living_before_out[index] = lives_before_step(shared, thread);
+            args.living_before_out[index] = is_living_before(shared, thread);
         }
     }
     shared.fates[thread] = fate;
@@ -160,17 +160,17 @@ __device__ inline void write_next(const StepForwardArgs& args, const Tile& tile,
         (z.w > living_threshold ? mark_above : 0) | (holds ? mark_holds : 0));
 }
 
-// z' of the cells that are not rows of the MLP. u0 [16] is the u of an empty neighbourhood.
+// z' of the cells that are not rows of the MLP. u0 [16] is the update of an empty cell.
 __device__ inline void write_passive_cells(const ForwardTile& shared, const StepForwardArgs& args,
                                            const Tile& tile, const float* u0, int thread) {
     for (int i = thread; i < Traits::tile_cells * Traits::quads; i += Traits::threads) {
         const int own = i / Traits::quads, quad = i % Traits::quads;
         const Fate fate = shared.fates[own];
-        if (fate != Fate::kept && fate != Fate::drifts) continue;
+        if (fate != Fate::kept && fate != Fate::empty) continue;
         float4 z = load4(shared.states + halo_of_own(own) * Traits::channels + quad * 4);
-        if (fate == Fate::drifts) add_scaled(z, args.rule.step_size, load4(u0 + quad * 4));
+        if (fate == Fate::empty) add_scaled(z, args.rule.step_size, load4(u0 + quad * 4));
         write_next(args, tile, own, quad, z,
-                   fate == Fate::drifts || shared.living[halo_of_own(own)] != 0);
+                   fate == Fate::empty || shared.life[halo_of_own(own)] != 0);
     }
 }
 

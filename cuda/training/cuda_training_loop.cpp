@@ -186,7 +186,7 @@ public:
 
     void reset_pool() override {
         const DeviceGuard guard(device_.index());
-        const Grid all = {config_.pool, grid_.height, grid_.width};
+        const BatchShape all = {config_.pool, grid_.height, grid_.width};
         launch_start_states(pool_states_.data(), all, start_cell_, stream_);
         upload(pool_losses_.data(),
                std::vector<float>(static_cast<std::size_t>(config_.pool), start_loss_));
@@ -407,7 +407,7 @@ private:
 
     CudaDevice device_;
     TrainingConfig config_;
-    Grid grid_;
+    BatchShape grid_;
     RolloutPlan plan_;
     StepRule rule_;
     std::size_t count_;  // of parameters

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int cells_per_partial = 1024;
 
-int partials_per_sample(const Grid& grid) {
+int partials_per_sample(const BatchShape& grid) {
     const long long cells = static_cast<long long>(grid.height) * grid.width;
     return static_cast<int>((cells + cells_per_partial - 1) / cells_per_partial);
 }
@@ -32,7 +32,7 @@ struct LossArgs {
     LossPartial* partial;  // [batch, per_sample]
     const float* state;    // [cells, 16]
     const float* target;   // [height, width, 4]
-    Grid grid;
+    BatchShape grid;
     int per_sample;
     float scale;  // 2 / (height * width * 4 * batch)
     TrainingControl* control;
@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(Traits::threads)
 
 }  // namespace
 
-int loss_partials(const Grid& grid) { return grid.batch * partials_per_sample(grid); }
+int loss_partials(const BatchShape& grid) { return grid.batch * partials_per_sample(grid); }
 
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
-                 const float* state, const float* target, const Grid& grid,
+                 const float* state, const float* target, const BatchShape& grid,
                  TrainingControl* control, cudaStream_t stream) {
     const LossArgs args = {
         grad_state,       loss,   living, partial, state, target, grid, partials_per_sample(grid),

@@ -21,7 +21,7 @@ struct PutSamplesArgs {
     const float* state;   // [batch, cells of a grid, 16]
     const float* loss;    // [batch]
     const float* living;  // [batch]
-    Grid grid;
+    BatchShape grid;
     TrainingControl* control;
     int per_sample;  // blocks
 };
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(Traits::threads)
 }  // namespace
 
 void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
-                        const float* living, const Grid& grid, TrainingControl* control,
+                        const float* living, const BatchShape& grid, TrainingControl* control,
                         cudaStream_t stream) {
     const int pieces = grid.height * grid.width * Traits::quads;
     const int per_sample = (pieces + pieces_per_block - 1) / pieces_per_block;

@@ -11,7 +11,7 @@ namespace nca::cuda {
 
 // Channels 4 q .. 4 q + 3 of a cell; piece = cell * Traits::quads + q, counted from the first cell
 // of its own grid.
-__device__ inline float4 start_state_piece(const StartCell& start, const Grid& grid,
+__device__ inline float4 start_state_piece(const StartCell& start, const BatchShape& grid,
                                            std::size_t piece) {
     const std::size_t middle = std::size_t(grid.height / 2) * grid.width + grid.width / 2;
     if (piece / Traits::quads != middle) return zero4();

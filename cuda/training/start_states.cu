@@ -12,7 +12,7 @@ namespace {
 
 struct StartStatesArgs {
     float* state;  // [cells, 16]
-    Grid grid;
+    BatchShape grid;
     StartCell start;
 };
 
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(Traits::threads)
 
 }  // namespace
 
-void launch_start_states(float* state, const Grid& grid, const StartCell& start,
+void launch_start_states(float* state, const BatchShape& grid, const StartCell& start,
                          cudaStream_t stream) {
     const StartStatesArgs args = {state, grid, start};
     const long long pieces = static_cast<long long>(grid.cells()) * Traits::quads;

@@ -20,7 +20,7 @@ constexpr int pieces_per_block = 1024;
 
 struct TakeSamplesArgs {
     float* state;  // [batch, cells of a grid, 16]
-    Grid grid;
+    BatchShape grid;
     PoolArgs pool;
     const TrainingControl* control;
     int per_sample;  // blocks
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(Traits::threads)
 
 }  // namespace
 
-void launch_take_samples(float* state, const Grid& grid, const PoolArgs& pool,
+void launch_take_samples(float* state, const BatchShape& grid, const PoolArgs& pool,
                          const TrainingControl* control, cudaStream_t stream) {
     const int pieces = grid.height * grid.width * Traits::quads;
     const int per_sample = (pieces + pieces_per_block - 1) / pieces_per_block;

@@ -18,9 +18,9 @@ namespace nca::cuda {
 
 // loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where control is given, it is
 // told the batch's loss and its dead, and whether training can go on.
-int loss_partials(const Grid& grid);
+int loss_partials(const BatchShape& grid);
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
-                 const float* state, const float* target, const Grid& grid,
+                 const float* state, const float* target, const BatchShape& grid,
                  TrainingControl* control, cudaStream_t stream);
 
 struct AdamArgs {
@@ -59,7 +59,7 @@ struct UpdateWeightsArgs {
     double* squares;         // [update_slices] scratch
     BlockArrival* arrivals;  // [update_slices + 1] all equal before and after
     TensorWeights* packed;   // receives the new weights
-    Grid grid;
+    BatchShape grid;
     bool close;  // the iteration, too: put_samples does not come behind it
 };
 // update_weights.cu: the gradients' sums, the verdicts, Adam's update and the packed weights, in
@@ -74,7 +74,7 @@ struct StartCell {
 };
 // start_states.cu: empty grids with the start cell at their middle. state [cells, 16] is
 // overwritten.
-void launch_start_states(float* state, const Grid& grid, const StartCell& start,
+void launch_start_states(float* state, const BatchShape& grid, const StartCell& start,
                          cudaStream_t stream);
 
 // The pool of a training run, and what the plans of a queue draw from it (host/iteration/pool.hpp).
@@ -88,12 +88,12 @@ struct PoolArgs {
     float start_loss;  // of the state that has nothing but the start cell
 };
 // take_samples.cu: the batch that the plan at the cursor wants. state [cells, 16] is overwritten.
-void launch_take_samples(float* state, const Grid& grid, const PoolArgs& pool,
+void launch_take_samples(float* state, const BatchShape& grid, const PoolArgs& pool,
                          const TrainingControl* control, cudaStream_t stream);
 // put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells,
 // 16], loss and living [batch] are read.
 void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
-                        const float* living, const Grid& grid, TrainingControl* control,
+                        const float* living, const BatchShape& grid, TrainingControl* control,
                         cudaStream_t stream);
 
 // close_iteration.cu: moves the training's cursor on.

@@ -26,7 +26,7 @@ Storage& shared_storage() {
 }
 
 // From the arena's beginning.
-inline unsigned kept_shared_address(const void* shared) {
+inline unsigned opaque_shared_address(const void* shared) {
     return static_cast<unsigned>(static_cast<const unsigned char*>(shared) -
                                  static_cast<unsigned char*>(executor::shared_arena()));
 }
@@ -35,10 +35,9 @@ T& at_shared_address(unsigned address) {
     return *reinterpret_cast<T*>(static_cast<unsigned char*>(executor::shared_arena()) + address);
 }
 
-inline std::uint32_t kept(std::uint32_t value) { return value; }
 template <class T>
-T* kept(T* pointer) {
-    return pointer;
+T opaque(T value) {
+    return value;
 }
 
 inline std::uint32_t load_byte(const std::uint8_t* global) { return *global; }
@@ -172,7 +171,5 @@ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&
     executor::mma_fp16(c.sums, a, b, {"mma_fp16_from", file, line});
     return c;
 }
-
-inline int not_known_before(int value) { return value; }
 
 }  // namespace nca::cuda
