@@ -124,8 +124,7 @@ TEST_CASE(
         REQUIRE(steps.text == "one kernel a step: " + c.why);
         const Device bands = cuda_device(c.precision, RolloutForm::bands);
         REQUIRE(message_of<CudaError>([&] { plan_rollout(c.limits, bands, c.grid, c.rule, {}); }) ==
-                "a rollout in bands cannot be had here: " + c.why +
-                    "; leave the form to the engine");
+                "no rollout in bands is possible here: " + c.why + "; use RolloutForm::automatic");
     }
     const Device steps = cuda_device(Precision::fast, RolloutForm::steps);
     REQUIRE(plan_rollout(hopper, steps, notebook, {}, {}).text == "one kernel a step");
@@ -196,7 +195,7 @@ TEST_CASE("a device without tensor cores refuses their precisions and says what 
     for (const Precision precision : {Precision::precise, Precision::fast}) {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("compute capability 8.0") && ContainsSubstring("has 7.5") &&
-                         ContainsSubstring("--precision exact"));
+                         ContainsSubstring("Precision::exact"));
     }
     REQUIRE_NOTHROW(make_engine(cuda_device(Precision::exact)));
 }
@@ -231,7 +230,7 @@ TEST_CASE("code for 7.5 has no tensor cores, whatever the device") {
         REQUIRE_THAT(message_of<CudaError>([&] { make_engine(cuda_device(precision)); }),
                      ContainsSubstring("this build's newest for kernel executor is for 7.5") &&
                          ContainsSubstring("CMAKE_CUDA_ARCHITECTURES=90") &&
-                         ContainsSubstring("--precision exact"));
+                         ContainsSubstring("Precision::exact"));
     }
     Trainer trainer(test::small_picture(), test::small_config("growing"),
                     cuda_device(Precision::exact));

@@ -23,7 +23,7 @@ void check_kernel(cudaError_t error, const char* kernel) {
         check(cudaGetDeviceProperties(&properties, device), "asking what the device is");
         throw CudaError(fmt::format(
             "this build has no code for CUDA device {}, {} of compute capability {}.{}: build "
-            "with -DCMAKE_CUDA_ARCHITECTURES={}{} (7.5 or later), or use --device cpu",
+            "with -DCMAKE_CUDA_ARCHITECTURES={}{} (7.5 or later), or use the CPU engine",
             device, properties.name, properties.major, properties.minor, properties.major,
             properties.minor));
     }

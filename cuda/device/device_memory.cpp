@@ -23,16 +23,15 @@ void* allocate(std::size_t count, std::size_t element_bytes, std::string_view wh
         std::size_t free = 0, total = 0;
         check(cudaMemGetInfo(&free, &total), "asking for free device memory");
         throw CudaError(fmt::format(
-            "no device memory for {} bytes of {}: {} of {} are free; take a smaller batch or grid, "
-            "or fewer steps (--batch, --size, --padding, --steps)",
+            "no device memory for {} bytes of {}: {} of {} are free; use a smaller batch or grid, "
+            "or fewer steps",
             bytes, what, free, total));
     }
     if (error == cudaErrorStreamCaptureUnsupported) {
         cudaGetLastError();
         throw CudaError(
-            fmt::format("{} need {} bytes more of device memory, which cannot be had while a graph "
-                        "is captured: "
-                        "make a call of this size before the capture",
+            fmt::format("{} need {} more bytes of device memory, which CUDA does not give while a "
+                        "graph is captured: make a call of this size before the capture",
                         what, bytes));
     }
     check(error, "asking for device memory");

@@ -10,8 +10,8 @@
 namespace nca::cuda {
 
 // Uninitialised memory of the current device. Throws CudaError that says how many bytes were wanted
-// for what and which options lower them. cudaFree waits for all work of the device, so that memory
-// may be given back while kernels that use it are still queued.
+// for what, and what lowers them. cudaFree waits for all work of the device, so memory may be freed
+// while kernels that use it are still queued.
 void* allocate(std::size_t count, std::size_t element_bytes, std::string_view what);
 
 template <class T>

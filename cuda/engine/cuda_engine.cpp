@@ -389,13 +389,13 @@ CudaDevice open_device(const Device& asked_for) {
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorInsufficientDriver) {
         cudaGetLastError();
-        throw CudaError(
-            fmt::format("no NVIDIA driver that knows CUDA {}.{}: install one, or use --device cpu",
-                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
+        throw CudaError(fmt::format(
+            "no NVIDIA driver that knows CUDA {}.{}: install one, or use the CPU engine",
+            CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
     }
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
         cudaGetLastError();
-        throw CudaError("this machine has no CUDA device: use --device cpu");
+        throw CudaError("this machine has no CUDA device: use the CPU engine");
     }
     check(error, "looking for CUDA devices");
     if (index < 0 || index >= count) {

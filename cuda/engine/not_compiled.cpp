@@ -10,8 +10,7 @@ bool is_usable(int) { return false; }
 
 std::unique_ptr<Engine> make_cuda_engine(const Device&) {
     throw NotCompiled(
-        "this build of libnca_cuda has no CUDA engine: use --device cpu, or a build "
-        "with CUDA where there is one");
+        "this build of libnca_cuda has no CUDA engine: use the CPU engine, or build with CUDA");
 }
 
 }  // namespace nca::cuda

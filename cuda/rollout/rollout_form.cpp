@@ -120,7 +120,7 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
     }
     if (asked_for.rollout == RolloutForm::bands) {
         throw CudaError(fmt::format(
-            "a rollout in bands cannot be had here: {}; leave the form to the engine", why_not));
+            "no rollout in bands is possible here: {}; use RolloutForm::automatic", why_not));
     }
     return {.cut = {}, .text = fmt::format("{}: {}", steps, why_not)};
 }
@@ -136,7 +136,7 @@ void check_precision(const DeviceLimits& limits, Precision precision) {
     const std::string missing = missing_code(limits, 80);
     if (missing.empty()) return;
     throw CudaError(
-        fmt::format("precision {}, for its tensor cores, needs {}: use --precision exact",
+        fmt::format("precision {} uses tensor cores, which need {}: use Precision::exact",
                     name(precision), missing));
 }
 
