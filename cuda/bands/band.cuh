@@ -13,7 +13,7 @@
 namespace nca::cuda {
 
 struct BandTraits {
-    static constexpr int alpha_rows = 3;  // of a neighbour whose bits a band knows
+    static constexpr int alpha_rows = 3;  // of a neighbour, whose bits a band has
     static constexpr int cell_bytes = Traits::channels * sizeof(float);
     static constexpr int grad_p_bytes = 128;  // Sobel x and y of 16 channels
 };
@@ -67,7 +67,7 @@ __device__ inline std::uint64_t opaque(std::uint64_t value) {
            static_cast<std::uint64_t>(opaque(static_cast<std::uint32_t>(value >> 32))) << 32;
 }
 
-// All bits or none; and a row whose words are all the same.
+// All bits if the condition holds, else none; and a row of equal words.
 __device__ inline std::uint32_t all_if(bool condition) { return condition ? ~0U : 0U; }
 template <class Bits>
 __device__ inline Bits row_of_words(std::uint32_t word) {
@@ -79,7 +79,7 @@ __device__ inline Bits row_of_words(std::uint32_t word) {
     }
 }
 
-// How rows end to the left and right.
+// The left and right ends of rows.
 template <class Bits>
 class RowEdges {
 public:
@@ -88,7 +88,8 @@ public:
           cells(opaque(whole_row<std::uint64_t>(width - first_of_end))),
           beside(opaque(circular ? cells : 0)) {}
 
-    // Any of the 3x3 around, of a row a lane; the first and last lane's is not known.
+    // Whether any bit of the 3x3 around a cell is set. A lane has a row; the results of the first
+    // and the last lane mean nothing.
     __device__ Bits around(Bits b) const {
         const Bits line = widened(b);
         return line | from_lane_above(line) | from_lane_below(line);
@@ -113,7 +114,7 @@ private:
         }
     }
 
-    // Of a row's last 64 bits: the place of the last cell, which are cells, and the same where the
+    // Of a row's last 64 bits: the place of the last cell; which bits are cells; the same where
     // edges are circular, else none.
     std::uint32_t last;
     std::uint64_t cells, beside;
@@ -154,7 +155,7 @@ __device__ inline Band band_of_block(const BandRollout& args) {
     return band;
 }
 
-// A row of the sample that may lie beyond it: the one on the other side.
+// A row that may lie beyond the sample's edge: then the one on the other side.
 __device__ inline int wrapped_row(int row, int height) {
     return row < 0 ? row + height : row >= height ? row - height : row;
 }
@@ -191,8 +192,8 @@ struct Perception {
     float4 filters[filter_count];  // the cell, Sobel x, Sobel y
 };
 
-// Of a listed cell, whose piece of 16 bytes in shared memory lies at `middle` and those of its
-// neighbours above and below at `up` and `down`; `zero` is a piece of zeros.
+// Perception of a listed cell. Its piece of 16 bytes in shared memory lies at `middle`, those of
+// its neighbours above and below at `up` and `down`; `zero` is a piece of zeros.
 __device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigned middle,
                                       unsigned down, unsigned zero, const Band& band,
                                       const StepRule& rule, float scale) {
@@ -220,7 +221,7 @@ __device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigne
     return result;
 }
 
-// As operands, at a row's address and part_bytes behind it.
+// Writes p as operands to a row's address, the second part to part_bytes behind it.
 template <int parts>
 __device__ inline void store_perception(unsigned row, int part_bytes, int quad,
                                         const Perception& p) {
@@ -237,7 +238,7 @@ __device__ inline void store_perception(unsigned row, int part_bytes, int quad,
     }
 }
 
-// work(std::integral_constant parts, std::integral_constant words) of a rollout.
+// Calls work(std::integral_constant parts, std::integral_constant words) for a rollout.
 template <class Work>
 auto with_band_kernel(Precision precision, int width, Work work) {
     const auto with_words = [&](auto parts) {

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT
 // A rollout in bands, back: the loss, and all steps of all samples in one launch (docs/cuda.md).
 //
-//   grad_z = living(z) * grad_x'                            of the step's result
-//   grad_u = step_size * grad_z where the cell fires; grad_p by the MLP
-//   (cuda/step/mlp_backward_tensor.cuh) grad_x = grad_z + perceive^T(grad_p)
+//   grad_z = life_after * grad_x'                           of the step's result
+//   grad_u = step_size * grad_z where the cell fires
+//   grad_p by the MLP (cuda/step/mlp_backward_tensor.cuh has the formulas)
+//   grad_x = grad_z + perceive^T(grad_p)
 //
 // The blocks are those of the way forward. A block keeps the gradient of its band's state in shared
 // memory, and gets x of the step before from the tape while it computes. A step:
 //   1. a, grad_h, grad_a of the listed cells and grad_W2: a warp has 16 hidden units;
 //   2. grad_p: its identity part is added to the gradient, the others lie in a row of a list;
-//   3. the adjoint of the stencil, down and up the columns of the band: what a row sends beyond the
-//      band goes to the neighbour at once, what stays is added and masked by who lived before the
-//      step, and becomes the operand grad_u of the step before where a cell is listed there;
-//   4. perception of the step before and grad_W1, while the neighbours' edges are on their way; at
-//      last these are added to the edge rows.
+//   3. the adjoint of the stencil, down and up the columns of the band. What a row sends beyond the
+//      band goes to the neighbour at once. What stays is added and masked by life_before; it
+//      becomes the operand grad_u of the step before where that step has listed the cell;
+//   4. perception of the step before and grad_W1, while the neighbours' edges are on their way.
+//   Then
+//      these are added to the edge rows.
 // Weight gradients stay in registers for the whole launch and are summed to nearest once a step.
 //
 // Gradients are operands times a power of two that fits the band's largest (GradientScale). Where
@@ -31,13 +33,13 @@ namespace {
 
 constexpr unsigned cell_bytes = BandTraits::cell_bytes;
 
-// Of shared memory what has the same size for every grid. Behind it lie
+// The part of shared memory that has the same size for every grid. Behind it lie
 //   lists [3], edges [2 buffers, 2 sides, width, 16] floats, grad [rows, width, 16] floats,
 //   x [rows + 2, width, 16] floats
 template <int parts, int words>
 struct BackwardShared {
     static constexpr int rows = BandList<parts, words>::rows;
-    // grad_p is shared out among so many warps of 16 rows.
+    // So many warps share the grad_p of 16 rows.
     static constexpr int p_groups = parts == 2 ? 3 : 2;
     static constexpr int p_bytes = rows * OperandTraits::p_pitch;
     static constexpr int grad_u_bytes = rows * OperandTraits::grad_u_pitch;
@@ -54,7 +56,7 @@ struct BackwardShared {
     ArrivalBarrier states, lists, edges[2];
     std::uint32_t largest_weights[4];
     float w1_inverse, w2_inverse;  // of the weights' powers of two
-    // Of the elements of the gradient before a step, as bits, by the step's parity.
+    // The largest element of the gradient before a step, as bits, by the step's parity.
     std::uint32_t largest_grad[2];
 };
 
@@ -87,9 +89,9 @@ struct BandSums {
 
 // Powers of two as exponents. grad_u' = grad_z g: g brings the largest element of the band's
 // gradient to 2^2 and then keeps it between 2^-1 and 2^6, which leaves room for grad_a' below 2^16.
-// It is chosen before the operands are made, by the gradient of the step after; where that was
-// wrong, they are made again. The weights' gradients are summed times f g, which stays the same
-// from step to step as long as that can be.
+// It is chosen before the operands are made, by the gradient of the step after; where it does not
+// fit, they are made again. The weights' gradients are summed times f g, which stays the same from
+// step to step as long as possible.
 class GradientScale {
 public:
     static constexpr int wanted = 2, least = -1, most = 5;
@@ -106,8 +108,8 @@ public:
     }
     __device__ int of_grad() const { return max(-126, min(126, sums - of_a())); }  // g
 
-    // For a step with that magnitude, before which the gradient's largest element is about as
-    // given: the sums stay what they are if that can be.
+    // For a step with that magnitude, where the gradient's largest element is about `largest`; with
+    // the same sums if possible.
     __device__ GradientScale next(std::uint32_t next_magnitude, std::uint32_t largest) const {
         const GradientScale same = {sums, next_magnitude};
         const int operand = exponent_of(largest) + same.of_grad();
@@ -133,14 +135,14 @@ private:
     __device__ static int exponent_of(std::uint32_t bits) {
         return static_cast<int>(bits >> 23) - 127;
     }
-    // Neither nothing nor infinite.
+    // Neither 0 nor infinite.
     __device__ static bool is_usable(std::uint32_t bits) {
         return bits >> 23 != 0 && bits >> 23 != 255;
     }
 };
 
-// Where one of the eight pieces of a row of grad_p lies: so that pieces of rows one below the other
-// meet no bank twice.
+// Where one of the eight pieces of a row of grad_p lies: pieces of rows one below the other have
+// different banks.
 __device__ inline unsigned grad_p_place(unsigned row, unsigned place) {
     return row * BandTraits::grad_p_bytes + ((place ^ ((row & 1) << 2 | (row >> 1 & 3))) << 4);
 }
@@ -226,8 +228,8 @@ private:
                band.width * Traits::channels;
     }
 
-    // Of 8 perceptions each: 0 and 1 are the identity's, the others those of Sobel x and y. Of
-    // three groups one has all of the identity, of two each has half.
+    // The warp's j-th column of 8 perceptions: 0 and 1 are the identity's, the others those of
+    // Sobel x and y. Of three groups one has all of the identity, of two each has half.
     __device__ int p_column(int j) const {
         const int group = warp % Shared::p_groups;
         return Shared::p_groups == 2 ? 2 * j + group : Own::columns * group + j;
@@ -278,7 +280,7 @@ private:
         wait_for_predecessor();
     }
 
-    // x of a step in the band and beside it, and its lists, by one thread.
+    // One thread starts the copies of a step's lists and of x in the band and beside it.
     __device__ void fetch(int step) {
         const auto rows = static_cast<unsigned>(band.rows);
         const int height = args.grid.height;
@@ -394,8 +396,8 @@ private:
             at<uint2>(grad_u_row(row) + part * Shared::grad_u_bytes) = make_uint2(0, 0);
         }
     }
-    // Another power of two for the operands that are there, where a neighbour's gradient, or the
-    // step, has made the gradient much larger or smaller than it was.
+    // Makes the operands again with another power of two: a neighbour's gradient, or the step, has
+    // made the gradient much larger or smaller than it was.
     __device__ void fit_scale(const List& list, int count, std::uint32_t largest) {
         const GradientScale fitted = GradientScale::fitted(scale.magnitude, largest);
         if (fitted.sums != scale.sums) write_sums();
@@ -410,7 +412,7 @@ private:
     __device__ float4 grad_of(std::uint32_t listed) const {
         return piece(grad + offset_of_listed(listed) + quad_bytes());
     }
-    // Those of a list, from the gradient as it is.
+    // The operands of a list's cells, from the gradient as it is.
     __device__ void put_rows(const List& list, int count, const GradientScale& of_step) {
         const float g = power_of_two(of_step.of_grad());
 #pragma unroll 1
@@ -420,7 +422,7 @@ private:
         pad_rows(count);
     }
 
-    // From x. The last warps first: the first ones have more to do before.
+    // Perception of a list's cells. The last warps come first: the others have more to do before.
     __device__ void perceive_rows(const List& list, int count, int buffer,
                                   const GradientScale& of_step) {
         constexpr int at_once = Traits::threads / Traits::quads;
@@ -438,7 +440,7 @@ private:
     }
     __device__ unsigned quad_bytes() const { return static_cast<unsigned>(quad) * 16; }
 
-    // The operands of another window of the step's listed cells.
+    // Makes the operands of another window of the step's listed cells.
     __device__ void open_window(int step, int from, int here) {
         if (warp == 0) {
             const int row = band.first_row + (lane < band.rows ? lane : 0);
@@ -560,8 +562,8 @@ private:
         const bool odd = lane % 2 != 0;  // pairs of lanes exchange halves
 #pragma unroll 1
         for (int first = share * 16; first < count; first += shares * 16) {
-            // Sums of their own for the three products of parts, or for every other block of hidden
-            // units: chains of products that do not wait for each other.
+            // Chains of products that do not wait for each other: for each of the three products
+            // of parts, or for every other block of hidden units.
             constexpr int chains = parts == 2 ? 3 : 2;
             Accumulator grad_p[chains][Own::columns] = {};
             const unsigned from = address_of(shared.grad_a) +
@@ -644,8 +646,8 @@ private:
         return bits;
     }
 
-    // Who is listed at and beside a column of a row: bits 0, 1, 2 for left, here, right; and the
-    // place in the list of the one here, if there is one.
+    // Which cells at and beside a column of a row are listed: bits 0, 1, 2 for left, here, right;
+    // and the place in the list of the one here, if there is one.
     struct Neighbours {
         std::uint32_t listed;
         unsigned place;
@@ -668,8 +670,8 @@ private:
         return result;
     }
 
-    // What a row's listed cells send to a column: Sobel x and y, each to be taken with the weights
-    // that the distance of the rows has.
+    // What a row's listed cells send to a column: Sobel x and y, each to be multiplied by weights
+    // that depend on the distance of the rows.
     struct Line {
         float4 across, along;
     };
@@ -695,7 +697,7 @@ private:
         return {difference(x_left, x_right), along};
     }
 
-    // Part 3 and what can wait until it is done.
+    // Parts 3 and 4.
     __device__ void gather(int step, int from, int here, bool last) {
         const List& list = list_of(step);
         const List& cells = from > 0 ? window_list() : list;
@@ -782,7 +784,7 @@ private:
         for (int i = 2; i < rows; ++i) {
             const int settled = row - towards;
             const Settled cell = load_settled(step, settled, column);
-            // Asked for early where there are registers for it.
+            // Loaded early where there are registers for it.
             RowOfBits listed_before;
             if constexpr (words == 2) listed_before = load_row(row_before(step, settled));
             sum = add_line();
@@ -798,21 +800,22 @@ private:
         return static_cast<unsigned>(column) * cell_bytes + quad_bytes();
     }
 
-    // A sum of several windows: what those before have left, which waits there for those to come.
+    // Adds what the windows before have left in global memory; leaves the sum there for the next
+    // one.
     __device__ float4 add_window(float4 sum, int row, int column, int from, bool last) const {
         const std::size_t cell =
             (std::size_t(band.index) * (args.cut.most_rows() + 2) + row + 1) * band.width + column;
-        float* const kept = args.spill + cell * Traits::channels + quad * 4;
-        if (from > 0) sum = sum_of(sum, load4(kept));
-        if (!last) store4(kept, sum);
+        float* const waiting = args.spill + cell * Traits::channels + quad * 4;
+        if (from > 0) sum = sum_of(sum, load4(waiting));
+        if (!last) store4(waiting, sum);
         return sum;
     }
 
-    // What decides over the gradient of a cell before the step, asked for early.
+    // What the gradient of a cell before the step is made of, loaded early.
     struct Settled {
         unsigned address;
         float4 grad;
-        std::uint32_t life;  // of 32 columns
+        std::uint32_t life_before;  // of 32 columns
     };
     __device__ const ListRow& row_before(int step, int row) const {
         return list_in(static_cast<unsigned>(step + 1) % 2).band_rows[row];
@@ -822,14 +825,15 @@ private:
         Settled result;
         result.address = address;
         result.grad = piece(address);
-        result.life = list_of(step).band_rows[row].life[static_cast<unsigned>(column) / 32];
+        result.life_before =
+            list_of(step).band_rows[row].life_before[static_cast<unsigned>(column) / 32];
         return result;
     }
     // The gradient of a cell before the step, and its operand if it is listed there.
     __device__ void settle(const Settled& cell, const RowOfBits& listed_before, int step,
                            int column, const ColumnMask& mask, float4 sum, float g,
                            float& largest) {
-        const bool lives = (cell.life >> static_cast<unsigned>(column) % 32 & 1U) != 0;
+        const bool lives = (cell.life_before >> static_cast<unsigned>(column) % 32 & 1U) != 0;
         const float4 value = lives ? sum_of(cell.grad, sum) : zero4();
         piece(cell.address) = value;
         largest = fmaxf(largest, largest_element(value));

@@ -13,8 +13,8 @@ namespace {
 constexpr double impossible = std::numeric_limits<double>::infinity();
 constexpr double cost_of_row = 3;  // in living cells
 
-// Cuts rows 0 to height into so many bands such that what add makes of their costs, one after the
-// other, is least. cost(first, end) is impossible where no band may have these rows.
+// Cuts rows 0 to height into so many bands so that their costs, combined by add from the first on,
+// are least. cost(first, end) is impossible where no band may have these rows.
 template <class Cost, class Add>
 BandCut best_cut(int height, int bands, Cost cost, Add add, double& least) {
     const auto rows = static_cast<std::size_t>(height) + 1;
@@ -60,8 +60,8 @@ BandCut cut_bands(int height, int bands, int most_rows, std::span<const double> 
         return cost_of_row * rows + load_before[static_cast<std::size_t>(end)] -
                load_before[static_cast<std::size_t>(first)];
     };
-    // First how little the costliest band can cost, then the heights nearest to equal with no band
-    // that costs more: their squares have the least sum.
+    // First the least that the costliest band can cost. Then, of the cuts in which no band costs
+    // more, that whose heights are nearest to equal: their squares have the least sum.
     double most = 0, squares = 0;
     best_cut(
         height, bands, cost, [](double a, double b) { return std::max(a, b); }, most);

@@ -12,10 +12,10 @@
 
 namespace nca::cuda {
 
-// Bands one after the other, of fewest_band_rows to most_rows rows each, such that the one that
-// costs most costs as little as can be: three for each row and one for each living cell. Of those
-// the cut whose heights are nearest to equal. row_load [height] has the living cells of each row;
-// empty, there are none. No bands where there is no such cut.
+// Bands of fewest_band_rows to most_rows rows each. A band costs three for each row and one for
+// each living cell. Of the cuts whose costliest band costs least, that whose heights are nearest to
+// equal. row_load [height] has the living cells of each row; empty means none. No bands where no
+// cut is possible.
 BandCut cut_bands(int height, int bands, int most_rows, std::span<const double> row_load);
 
 // The cells of each row that a pattern like the target [height, width, 4] keeps alive: those within

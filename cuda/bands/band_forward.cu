@@ -3,18 +3,18 @@
 //
 //   z = x + fire * step_size * u(x)     x' = z * living(z) [* living(x)]
 //
-// A cluster has a sample and a block a band of its rows, whose state stays in shared memory and is
-// updated in place. A step: from the bits of alpha above the threshold, a row a lane, a warp knows
-// who lives, who has to be computed and who has died. The cells to compute are listed, row by row;
-// four threads a cell perceive, as operands of the tensor cores; warps multiply 16 listed cells by
-// their hidden units; four threads a cell add the parts of u to the state. What lies at the band's
-// edges goes to the neighbours at once: z of the edge rows, and bits of three rows, by stores that
-// report to a barrier in the neighbour's shared memory, in two buffers in turns. Who sends for a
-// step knows that the neighbour has read what came two steps ago, because it has sent since.
+// A cluster has a sample, and a block a band of its rows, whose state stays in shared memory and is
+// updated in place. A step: from the bits of alpha above the threshold, a row a lane, each warp
+// finds which cells live, which have died and which to compute. These are listed, row by row. Four
+// threads a cell perceive, as operands of the tensor cores; warps multiply 16 listed cells by their
+// hidden units; four threads a cell add the parts of u to the state. The neighbours get z of the
+// edge rows and bits of three rows at once, by stores that report to a barrier in the neighbour's
+// shared memory. There are two buffers, used in turns: a block may overwrite what it sent two steps
+// ago, because the neighbour has sent for a later step since.
 //
-// Empty cells that fire change by u0 without being listed. Where more cells are
-// listed than there is room for, they are computed in several passes, and their z waits in global
-// memory until all have perceived.
+// Empty cells that fire change by u0 without being listed. Where more cells are listed than there
+// is room for, they are computed in several passes, and their z waits in global memory until all
+// have perceived.
 // Reference: host/reference/rollout.hpp. Tests: tests/band_test.cpp.
 
 #include "cuda/bands/band.cuh"
@@ -34,12 +34,12 @@ struct EdgeBits {
     RowBits<words> living_before[alpha_rows];
 };
 
-// Of shared memory what has the same size for every grid. Behind it lie
+// The part of shared memory that has the same size for every grid. Behind it lie
 //   halo [2 sides, 2 buffers, width, 16] floats, x [rows, width, 16] floats, list [rows, width]
 template <int parts, int words>
 struct ForwardShared {
     static constexpr int rows = 128;                   // computed at a time
-    static constexpr int groups = parts == 2 ? 4 : 2;  // hidden units are shared out among
+    static constexpr int groups = parts == 2 ? 4 : 2;  // of hidden units
     static constexpr int part_bytes = rows * OperandTraits::p_pitch;
 
     alignas(16) float zero[Traits::channels];
@@ -70,14 +70,14 @@ struct LaneRow {
     using Bits = RowBits<words>;
     int row;        // of the band
     int in_sample;  // wrapped
-    // All bits or none: whether it lies inside of the sample, or edges are circular; and whether it
-    // is own, or inside and next to an own one.
+    // All bits or none: whether it lies in the sample, or edges are circular; whether it is own;
+    // whether it is inside, and own or next to an own one.
     std::uint32_t if_inside, if_own, if_near;
 
     Bits life = 0;           // of x
     Bits fires = 0;          // of the step before
-    Bits computed = 0;       // the same: whose neighbourhood is not empty
-    Bits living_before = 0;  // before that step; for a life before and after it
+    Bits computed = 0;       // of the same: cells that are not empty
+    Bits living_before = 0;  // of the same, where life counts before and after a step
 };
 
 template <int words>
@@ -204,8 +204,8 @@ public:
             mine.fires = fires;
             mine.computed = computed;
             __syncthreads();  // A: listed; the dead are cleared
-            // The lists' blocks begin to wait a little before there is something to list: before
-            // that the multiprocessors that are free are free for others.
+            // The blocks of band_lists_kernel are let in only shortly before the end: until then
+            // idle multiprocessors are left to others.
             if (step + 4 >= args.steps) let_dependents_start();
             if (thread == last_warp) store_state(step);
             if (step == args.steps) break;
@@ -282,7 +282,7 @@ private:
         bits_stride = sizeof shared.edges[0];
         living_before_offset = alpha_rows * row_of_bits;
     }
-    // What the lane writes into lists.
+    // The parts of what the lane writes into lists.
     __device__ void number_cells() {
         lane_bit = opaque(1U << lane);
         lanes_before = opaque(lane_bit - 1);
@@ -298,7 +298,7 @@ private:
                                             reinterpret_cast<const unsigned char*>(&shared));
     }
 
-    // The state of own rows and of those beside them, and what the bits say of it.
+    // Loads the state of own rows and of those beside them, and makes its bits.
     __device__ void load_first_state() {
         const float* const sample = args.first_state + std::size_t(band.sample) * args.grid.height *
                                                            band.width * Traits::channels;
@@ -354,8 +354,8 @@ private:
         }
     }
 
-    // Who lives in x, who of the cells near the band has to be cleared, and whose neighbourhood is
-    // not empty, which is returned.
+    // Finds the life mask of x and which cells near the band have to be cleared. Returns which
+    // cells are not empty.
     __device__ Bits live(int step, int in) {
         const Bits inside = row_of_words<Bits>(mine.if_inside);
         const Bits near = row_of_words<Bits>(mine.if_near);
@@ -386,7 +386,7 @@ private:
         return edges.around(life);
     }
 
-    // Writes the list and clears who died, a row a warp; returns how many are listed.
+    // Writes the list and clears cells that died, a row a warp; returns how many are listed.
     __device__ int list_cells(Bits listed, int in) {
         const auto count = static_cast<unsigned>(count_bits(listed));
         const Bits changed = died | born;
@@ -465,7 +465,7 @@ private:
         if (count > Shared::rows) put_spilled(count, out);
     }
 
-    // Of a row whose largest perception is as given.
+    // The magnitude (smallest_magnitude) of a row whose largest perception is as given.
     __device__ std::uint32_t magnitude_of(float largest_p) const {
         const std::uint32_t magnitude =
             __float_as_uint(largest_p * bound_of_sum + bound_of_bias) >> 23;
@@ -545,7 +545,7 @@ private:
 #pragma unroll
             for (int j = 0; j < Own::columns; ++j) mma_fp16(a[j], p[k][0], own.w1[j][k][0]);
         }
-        Accumulator u[2][2] = {};  // of every other block of hidden units, so that none waits long
+        Accumulator u[2][2] = {};  // of even and odd blocks of hidden units, which need not wait
 #pragma unroll
         for (int k = 0; k < Own::blocks; ++k) {
             std::uint32_t h[parts][4];
@@ -575,14 +575,13 @@ private:
         }
     }
 
-    // Where four channels of u lie in a row: so that eight rows one below the other meet no bank
-    // twice.
+    // Where four channels of u lie in a row: eight rows one below the other have different banks.
     __device__ static unsigned u_place(int q, int row) {
         return static_cast<unsigned>((q ^ (row >> 1 & 1) * 2) * 4);
     }
 
-    // Cells of the edge rows that do not change in this step, by the warps that have fewer rows to
-    // multiply than others, or by all.
+    // Sends the cells of the edge rows that do not change in this step, by the warps that have
+    // fewer rows to multiply than others, or by all.
     __device__ void send_unchanged(int count, int out, Bits listed) {
         const unsigned tiles = static_cast<unsigned>(count + 15) / 16;
         const int first_warp =
@@ -607,7 +606,7 @@ private:
         }
     }
 
-    // To where the neighbour keeps the row beside its own: the one below has it above.
+    // To the neighbour's row of the halo: the block below has this one above it.
     __device__ void send_piece(bool below, int out, unsigned offset, float4 value) {
         store_async(&at<float>(halo_row(below ? 0 : 1, out) + offset), value, shared.arrivals[out],
                     below ? band.below : band.above);
@@ -643,7 +642,7 @@ private:
         return args.spill + band.index * each + i * Traits::channels + quad * 4;
     }
 
-    // All have perceived. Each thread reads what it wrote.
+    // Called when all cells have perceived. Each thread reads what it wrote.
     __device__ void put_spilled(int count, int out) {
 #pragma unroll 1
         for (int i = thread / Traits::quads; i < count; i += Traits::threads / Traits::quads) {
@@ -674,8 +673,8 @@ private:
         return x + offset_of_listed(listed) + static_cast<unsigned>(quad) * 16;
     }
 
-    // Bits of own rows near the edges, and, where u0 is above the threshold, of all cells that
-    // moved by it.
+    // Sends the bits of own rows near the edges, with cells that u0 has brought above the
+    // threshold.
     __device__ void send_bits(int out) {
         if (mine.if_own == 0) return;
         const Bits moved_by_u0 = mine.fires & ~mine.computed;
@@ -714,13 +713,13 @@ private:
     // far behind those of alpha the others are.
     unsigned bits = 0, bits_stride = 0, living_before_offset = 0;
     unsigned arriving = 0;  // bytes that the neighbours send in a step
-    // As bits the lane and those before it; of a list, the lane's cells of row 0, and how much more
-    // those of a row are than those of the row before.
+    // The lane and those before it, as bits; in a list, the lane's cells of row 0, and the
+    // difference between the cells of a row and of the row before.
     std::uint32_t lane_bit = 0, lanes_before = 0, listed_lane[words] = {}, listed_row = 0;
     Bits above_living = 0, died = 0, born = 0;
     // All bits or none: whether the row is own and u0 above the threshold; whether the lane writes
-    // above_living to shared memory, and the row's life to global memory, behind `life_to`, where
-    // that of the step before is.
+    // above_living to shared memory; whether it writes the row's life to global memory. life_to is
+    // where that of the step before is.
     std::uint32_t if_own_and_u0_lives = 0, if_keeps_above = 0, if_writes_life = 0;
     Bits* life_to = nullptr;
 };

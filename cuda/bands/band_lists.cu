@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// What a rollout in bands knows beforehand, of all steps at once: who fires, as bits, a word a
-// thread; and, once it has gone forward, which cells the way back computes
-// (cuda/bands/band_lists.cuh), a band and step a warp. Reads 8 or 16 bytes a row of cells, writes
-// some 600 bytes a band and step. Tests: tests/band_test.cpp.
+// Two kernels for all steps of a rollout in bands at once. Before it: which cells fire, as bits, a
+// word by a thread. Between forward and back: which cells the way back computes
+// (cuda/bands/band_lists.cuh), a band and step by a warp. Reads 8 or 16 bytes a row of cells,
+// writes some 600 bytes a band and step. Tests: tests/band_test.cpp.
 
 #include "cuda/bands/band_lists.cuh"
 #include "cuda/device/launch.cuh"
@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(Traits::threads)
     const std::size_t stride = std::size_t(gridDim.x) * Traits::threads;
     for (std::size_t i = std::size_t(blockIdx.x) * Traits::threads + threadIdx.x; i < all;
          i += stride) {
-        // Words are two or four, and the rows of all steps fewer than 2^32 (most_rows_in_bands):
-        // nothing has to be divided in 64 bits.
+        // A row has two or four words, and all steps have fewer than 2^32 rows
+        // (most_rows_in_bands): no division in 64 bits is needed.
         const int first = (static_cast<int>(i) & (words - 1)) * 32;
         const auto row_index = static_cast<std::uint32_t>(i >> words / 2);
         const std::uint32_t sample_index = row_index / static_cast<std::uint32_t>(grid.height);
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(list_warps* Traits::warp_size)
         last = word * 32 + 31 - __clz(static_cast<int>(bits));
     }
     if (last < 0) first = last = 0;
-    // One more on each side, which are all columns where the one beyond the edge is at the other.
+    // One more on each side. Beyond a circular edge that is at the other end: all columns.
     --first;
     ++last;
     if (first < 0 || last >= band.width) {

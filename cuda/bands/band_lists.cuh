@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Which cells of a band and step the way back computes: those that fire and live after the step.
-// One list for what there is room for at a time, a window of the cells in their order.
+// Lists of the cells of a band and step that the way back computes: those that fire and live after
+// the step, in their order. A list has a window of them, as many as there is room for at a time.
 
 #include "cuda/bands/band.cuh"
 
@@ -10,7 +10,7 @@ namespace nca::cuda {
 
 struct BandListHeader {
     int count;  // of all windows
-    // Columns of the sample's bands that have gradients; neighbours send each other as many.
+    // The sample's columns that have gradients; neighbours send each other these.
     int first_column;
     int columns;              // at least one
     std::uint32_t magnitude;  // of the step's a
@@ -23,7 +23,7 @@ template <int words>
 struct alignas(16) BandListRow {
     std::uint32_t listed[words];
     std::uint32_t last_word;
-    std::uint32_t life[words];  // who lives before the step
+    std::uint32_t life_before[words];
 
     static constexpr int first_shift = 8, last_shift = 16;
 };
@@ -35,15 +35,15 @@ struct BandList {
 
     alignas(16) BandListHeader header;
     std::uint32_t cells[rows];        // listed_cell
-    BandListRow<words> band_rows[1];  // as many as the band has, and one that is read in vain
+    BandListRow<words> band_rows[1];  // as many as the band has, and one that is not used
 
     static std::size_t bytes(int band_rows) {
         return sizeof(BandList) + band_rows * sizeof(BandListRow<words>);
     }
 };
 
-// Of the bits set, those whose place in the whole list lies in the window of so many from `from`
-// on; place is that of the first.
+// Those set bits whose place in the whole list lies in a window: `count` of them from `from` on.
+// place: the first bit's.
 template <class Bits>
 __device__ inline Bits in_window(Bits bits, int place, int from, int count) {
     const int set = count_bits(bits);
@@ -57,11 +57,12 @@ __device__ inline Bits in_window(Bits bits, int place, int from, int count) {
     return result;
 }
 
-// Writes rows and cells of a window by a warp, a row of the band a lane. listed and life are the
-// lane's. Returns how many are listed in all.
+// Writes rows and cells of a window by a warp, a row of the band a lane. listed and life_before
+// are the lane's. Returns how many are listed in all.
 template <int parts, int words>
 __device__ inline int write_window(BandList<parts, words>& list, const Band& band, bool circular,
-                                   RowBits<words> listed, RowBits<words> life, int from, int lane) {
+                                   RowBits<words> listed, RowBits<words> life_before, int from,
+                                   int lane) {
     using Bits = RowBits<words>;
     constexpr int most = BandList<parts, words>::rows;
     const auto all = static_cast<std::uint32_t>(count_bits(listed));
@@ -94,7 +95,7 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
 #pragma unroll
         for (int word = 0; word < words; ++word) {
             row.listed[word] = word_of(low, word);
-            row.life[word] = word_of(life, word);
+            row.life_before[word] = word_of(life_before, word);
         }
         const int last = count > 0 ? first + count - 1 : 0;
         row.last_word = beyond |
@@ -118,14 +119,14 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
     return static_cast<int>(__shfl_sync(whole_warp, until, Traits::warp_size - 1));
 }
 
-// Who is listed in a row of the sample.
+// Which cells of a row of the sample are listed.
 template <class Bits>
 __device__ inline Bits listed_in_row(const BandRollout& args, int step, int sample, int row) {
     return row_of<Bits>(args.life, args, step + 1, sample, row) &
            row_of<Bits>(args.fire, args, step, sample, row);
 }
 
-// Who lives before the step; the first state is not masked.
+// life_before of a row of the sample; the first state is not masked.
 template <class Bits>
 __device__ inline Bits life_before(const BandRollout& args, int step, int sample, int row) {
     if (step == 0) return whole_row<Bits>(args.grid.width);

@@ -2,7 +2,7 @@
 #pragma once
 
 // A rollout in bands: a cluster of blocks for each sample, and in each block a band of its rows,
-// for all steps. docs/cuda.md has the picture. Those below that begin with launch_ queue their
+// for all steps. docs/cuda.md has a picture. Functions that begin with launch_ queue their
 // kernel on the stream and return. Compute capability 9.0 and later.
 
 #include <nca/device.hpp>
@@ -43,10 +43,10 @@ struct BandRollout {
     StepRule rule;
     BandCut cut;
     int steps = 0;       // at least one
-    int first_step = 0;  // of the rollout, for who fires
+    int first_step = 0;  // of the rollout, for the fire bits
 
     const PackedModel* model = nullptr;
-    const TrainingControl* control = nullptr;  // optional: whose plan has the key; else the model's
+    const TrainingControl* control = nullptr;  // optional: its plan has the key; else the model has
     std::uint32_t* fire = nullptr;             // [steps, batch, height, words] scratch
     // [batch, bands, most rows + 2, width, 16] scratch, used where a band has more cells to compute
     // than there is room for
@@ -76,7 +76,7 @@ std::size_t band_list_bytes(const BatchShape& grid, const BandCut& cut, Precisio
 bool band_forward_fits(const BatchShape& grid, const BandCut& cut, Precision precision);
 bool band_backward_fits(const BatchShape& grid, const BandCut& cut, Precision precision);
 
-// band_lists.cu: who fires in which step; first of all.
+// band_lists.cu: which cells fire in which step. Comes first.
 void launch_band_fire(const BandRollout& rollout, cudaStream_t stream);
 // band_forward.cu: all steps forward.
 void launch_band_forward(const BandRollout& rollout, Precision precision, cudaStream_t stream);

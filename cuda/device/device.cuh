@@ -26,9 +26,8 @@ __device__ inline unsigned shared_address(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// Returns its argument. The compiler does not know that it does, so it keeps the value in a
-// register and does not compute it again; what follows from it in a loop it computes inside the
-// loop.
+// Returns its argument. The compiler does not know that it does: it keeps the value in a register
+// instead of computing it again, and computes what follows from it inside the loop.
 template <class T>
 __device__ inline T opaque(T value) {
     if constexpr (sizeof(T) == 4) {
@@ -48,7 +47,7 @@ __device__ inline T& at_shared_address(unsigned address) {
     return *static_cast<T*>(__cvta_shared_to_generic(address));
 }
 
-// A byte of global memory, whatever the compiler knows of the pointer.
+// One byte of global memory, by one instruction whatever the compiler knows of the pointer.
 __device__ inline std::uint32_t load_byte(const std::uint8_t* global) {
     std::uint32_t value = 0;
     asm volatile("ld.global.u8 %0, [%1];"
@@ -62,7 +61,7 @@ __device__ inline void store_byte(std::uint8_t* global, std::uint32_t value) {
                  : "memory");
 }
 
-// 16 bytes of global memory, in one piece and without a branch, where `wanted` is not 0.
+// 16 bytes of global memory by one instruction, without a branch, where `wanted` is not 0.
 __device__ inline float4 load4_if(std::uint32_t wanted, const float* global) {
     float4 value = zero4();
     asm volatile(
@@ -87,8 +86,8 @@ __device__ inline void store4_if(std::uint32_t wanted, float* global, float4 val
         : "memory");
 }
 
-// Starts a copy of 16 bytes from global to shared memory; it is done, for the thread that started
-// it, after wait_for_copies, and for the block after a barrier behind that.
+// Starts a copy of 16 bytes from global to shared memory. The thread that started it can read them
+// after wait_for_copies, the block after a barrier behind that.
 __device__ inline void copy_async(float* shared, const float* global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
@@ -105,8 +104,8 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
-// Copies come in groups, so that a thread can wait for some and not for others: ends the group of
-// those started since the last one ended; and waits for all groups but the last.
+// A thread's copies form groups, so that it can wait for some of them. end_copy_group ends a group;
+// wait_for_older_copies waits for all groups but the last one.
 __device__ inline void end_copy_group() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -124,8 +123,8 @@ __device__ inline void prefetch(const float* global) {
 }
 
 // Programmatic dependent launch (compute capability 9.0 and later): a kernel that was launched as
-// the dependent of another may begin while that one still runs, and waits here until all that it
-// wrote can be read. Everywhere else kernels follow each other as always.
+// the dependent of another kernel may begin while the other still runs. wait_for_predecessor waits
+// until all that the other wrote can be read. On older devices neither does anything.
 __device__ inline void let_dependents_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -138,15 +137,15 @@ __device__ inline void wait_for_predecessor() {
 #endif
 }
 
-// A word in global memory by which the blocks of one launch tell each other how far they are. What
-// a thread wrote before release_flag, and what other threads of its block wrote before a barrier in
-// front of it, can be read by whoever has seen the value with acquire_flag, and by its block after
-// a barrier behind that.
+// A flag is a word in global memory by which the blocks of one launch tell each other how far they
+// are. A thread that has read its value with acquire_flag can read what the other thread wrote
+// before release_flag, and what the other block wrote before a barrier in front of that. The rest
+// of its own block can after a barrier.
 __device__ inline void release_flag(std::uint32_t* flag, std::uint32_t value) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
-// Reads once; who waits for a value calls it in a loop, or wait_for_count.
+// Reads once: to wait for a value, call it in a loop, or call wait_for_count.
 __device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag) {
     std::uint32_t value = 0;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
@@ -156,7 +155,7 @@ __device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag) {
 // Clusters (compute capability 9.0 and later; elsewhere these functions must not be called): blocks
 // that run at the same time and write into each other's shared memory.
 
-// Of this block in its cluster.
+// This block's rank in its cluster.
 __device__ inline unsigned cluster_rank() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     unsigned rank = 0;
@@ -190,7 +189,7 @@ __device__ inline void cluster_barrier() {
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-// Where the same lies in the shared memory of another block of the cluster.
+// The address of the same variable in the shared memory of the cluster's block `rank`.
 __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
     unsigned address = 0;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
@@ -200,7 +199,7 @@ __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
 }
 #endif
 
-// For one thread; cluster_barrier must follow before anybody uses it.
+// For one thread. cluster_barrier must follow before anybody uses the barrier.
 __device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
@@ -212,7 +211,7 @@ __device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned ar
 #endif
 }
 
-// Arrives at the block's own barrier, and lets its phase wait for so many bytes more.
+// Arrives at the block's own barrier; its phase then also waits for so many bytes.
 __device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
@@ -239,12 +238,12 @@ __device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
         : "memory");
     if (complete == 0) return false;
     // What other blocks have stored into this one's shared memory can be read from here on. (A wait
-    // that acquires by itself would do so of all memory, and drop the L1 cache.)
+    // that acquires by itself acquires all memory and so empties the L1 cache.)
     asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
     return true;
 }
 
-// Of a clock that goes on while a block waits.
+// The time of a clock that also runs while a block waits.
 __device__ inline unsigned long long nanoseconds() {
     unsigned long long time = 0;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
@@ -253,7 +252,7 @@ __device__ inline unsigned long long nanoseconds() {
 #endif
 
 // Waits until the phase of that parity is complete; all that was stored into this block's shared
-// memory and reported to it can then be read. One that never completes would be a mistake: after a
+// memory and reported to it can then be read. A phase that never completes is a bug: after a
 // minute the launch fails.
 __device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -297,8 +296,8 @@ __device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& 
 }
 
 // Bulk copies (compute capability 9.0 and later; elsewhere these functions must not be called). One
-// thread copies any number of bytes, at addresses and of a size that are multiples of 16. They see
-// shared memory by a way of their own: see fence_async_proxy.
+// thread copies any number of bytes, at addresses and of a size that are multiples of 16. They
+// access shared memory by another path: see fence_async_proxy.
 
 // From global to shared memory; reports the bytes to the block's own barrier.
 __device__ inline void bulk_load(void* shared, const void* global, unsigned bytes,
@@ -327,7 +326,7 @@ __device__ inline void bulk_store(void* global, const void* shared, unsigned byt
 #endif
 }
 
-// Until all bulk stores of this thread have read their shared memory.
+// Waits until all bulk stores of this thread have read their shared memory.
 __device__ inline void wait_bulk_reads() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
@@ -336,7 +335,7 @@ __device__ inline void wait_bulk_reads() {
 #endif
 }
 
-// Until all that this thread stored is in global memory.
+// Waits until all that they store is in global memory.
 __device__ inline void wait_bulk_stores() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
@@ -345,8 +344,8 @@ __device__ inline void wait_bulk_stores() {
 #endif
 }
 
-// What this thread has written to shared memory, and what it knows to be written there after a
-// barrier, can be seen by bulk copies that are started behind it.
+// Bulk copies that are started behind it see what this thread has written to shared memory, and
+// what other threads have written there before a barrier that it has passed.
 __device__ inline void fence_async_proxy() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -370,7 +369,7 @@ __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
 #endif
 }
 
-// The same of relu(x): rounded to nearest, or cut. NaN stays NaN.
+// relu of two numbers as fp16: rounded to nearest, or cut. NaN stays NaN.
 __device__ inline std::uint32_t relu_rounded_to_fp16(float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     std::uint32_t bits;
@@ -416,7 +415,7 @@ __device__ inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_
     return sum;
 }
 
-// Over the lanes of a warp, for all of them; compute capability 8.0 and later.
+// Over the lanes of a warp; every lane has the result. Compute capability 8.0 and later.
 __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     return __reduce_add_sync(0xffffffffU, own);
@@ -470,7 +469,7 @@ __device__ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
 #endif
 }
 
-// Lane 4 g + t gets (rows 2t and 2t + 1, column g).
+// The same, but lane 4 g + t gets (rows 2t and 2t + 1, column g).
 __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const void* row) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -516,7 +515,7 @@ __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
 #endif
 }
 
-// A B + other sums, which stay what they are.
+// A B + from; from stays as it is.
 __device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&a)[4],
                                             const std::uint32_t (&b)[2]) {
     Accumulator c = {};

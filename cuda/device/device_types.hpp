@@ -7,9 +7,9 @@
 
 namespace nca::cuda {
 
-// Lies in shared memory (an mbarrier). It goes through phases of alternating parity, the first one
-// 0; a phase is complete when as many threads have arrived as it was made for and all bytes are
-// there that these expect.
+// An mbarrier in shared memory. It goes through phases of alternating parity, the first one 0. A
+// phase is complete when as many threads have arrived as init_arrival_barrier was told, and all
+// bytes are there that they expect.
 struct alignas(8) ArrivalBarrier {
     std::uint64_t word;
 };

@@ -7,8 +7,8 @@
 
 namespace nca::cuda {
 
-// Waits until a count that goes on and on, round 2^32 too, has come to a value. One that never
-// comes would be a mistake: after some 2^26 reads, the better part of a minute, the launch fails.
+// Waits until a count that grows for ever, modulo 2^32, has reached a value. A value that is never
+// reached is a bug: after 2^26 reads, most of a minute, the launch fails.
 __device__ inline void wait_for_count(const std::uint32_t* count, std::uint32_t value) {
     std::uint32_t reads = 0;
     while (static_cast<std::int32_t>(acquire_flag(count) - value) < 0) {

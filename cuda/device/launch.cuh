@@ -23,9 +23,9 @@ struct LaunchShape {
     int blocks = 1;
     int threads = 1;
     std::size_t shared_bytes = 0;
-    // May begin while the kernel before it on the stream still runs, because it calls
-    // wait_for_predecessor before it touches anything that one writes. Only code for 9.0 and later
-    // waits there: see StepKernels::waits_for_predecessor.
+    // The kernel may begin while the one before it on the stream still runs: it calls
+    // wait_for_predecessor before it touches anything that the other writes. Only code for 9.0 and
+    // later waits there: see StepKernels::waits_for_predecessor.
     bool dependent = false;
     // All blocks are resident at once, because they wait for each other.
     bool cooperative = false;
@@ -36,7 +36,7 @@ inline int blocks_for(long long work, long long most_blocks) {
     return static_cast<int>(std::clamp(work, 1LL, std::max(most_blocks, 1LL)));
 }
 
-// For kernels in which a thread takes every so many elements: enough blocks to fill any GPU.
+// For kernels whose threads each take every n-th element: enough blocks to fill any GPU.
 inline int elementwise_blocks(long long elements) {
     return blocks_for((elements + Traits::threads - 1) / Traits::threads, 4096);
 }

@@ -10,7 +10,7 @@ namespace nca::cuda {
 
 // Loads the kernel on the current device, where that has not happened, and allows it so many bytes
 // of shared memory. Throws CudaError where the build has no code for the device, or the device does
-// not have so much.
+// not have that much.
 void prepare_kernel(const char* name, const void* kernel, std::size_t shared_bytes);
 
 // The compute capability that the kernel's code was compiled for, 90 for 9.0: that of the device,
@@ -18,7 +18,7 @@ void prepare_kernel(const char* name, const void* kernel, std::size_t shared_byt
 // __CUDA_ARCH__ did.
 int code_of_kernel(const char* name, const void* kernel);
 
-// While one lives, launches of this thread load their kernels and do no more.
+// While one exists, launches of this thread only load their kernels.
 class LoadingOnly {
 public:
     LoadingOnly();

@@ -65,9 +65,9 @@ private:
     }
 };
 
-// The engine's scratch is used by one call after the other, on whatever streams they come: each
-// waits, on the device, for the one before it. What a caller captures into a graph is outside of
-// that: when the graph runs is the caller's affair.
+// All calls of an engine use its scratch, so each waits, on the device, for the one before it,
+// whatever their streams. A call that the caller captures into a graph does not: the caller decides
+// when the graph runs.
 class WorkOrder {
 public:
     WorkOrder() {
@@ -77,7 +77,7 @@ public:
     WorkOrder(const WorkOrder&) = delete;
     WorkOrder& operator=(const WorkOrder&) = delete;
 
-    // One call's work on a stream, from behind all earlier work to where later work waits for it,
+    // One call's work on a stream: begins behind all earlier work; later work waits for its end,
     // even if only a part of it could be queued.
     class Turn {
     public:
@@ -180,7 +180,7 @@ public:
                               stream);
             const RolloutPlan& how = plan_of(grid, rule);
             if (how.in_bands()) {
-                // However few the steps, so that a later call finds its memory.
+                // For the most steps, so that a later call with more finds its memory.
                 reserve(bands_, grid, how.cut, precision(), most_advanced_steps, false);
                 queue_advance_in_bands(state.data, model_.data(), grid, how.cut, step,
                                        options.steps, bands_, precision(), stream);
@@ -309,8 +309,8 @@ private:
         work();
     }
 
-    // Makes room in scratch. A graph of the caller's goes on using what it has captured: once there
-    // may be one, memory that is too small is kept until the engine ends.
+    // Makes room in scratch. A graph of the caller's uses the memory that it has captured: once
+    // there may be one, memory that has become too small is kept until the engine ends.
     template <class Scratch, class... Sizes>
     void reserve(Scratch& scratch, const Sizes&... sizes) {
         if (was_captured_ && !scratch.fits(sizes...)) {
@@ -349,7 +349,7 @@ private:
         return plan_rollout(device_.limits, device_.asked_for, grid, rule, {});
     }
 
-    // The same, found out once for each grid and kind of rule.
+    // The same, made once for each shape and kind of rule.
     const RolloutPlan& plan_of(const BatchShape& grid, const Rule& rule) {
         const std::array<int, 4> key = {grid.batch, grid.height, grid.width,
                                         has_plain_filters(rule)};

@@ -10,7 +10,7 @@ namespace {
 
 void load_step_kernels(const StepKernels& kernels) {
     const Precision precision = kernels.precision;
-    launch_step_forward({}, 1, false, nullptr);  // for filters of any kind in every precision
+    launch_step_forward({}, 1, false, nullptr);  // in every precision, for filters of any kind
     if (precision == Precision::exact) {
         launch_step_backward({}, false, nullptr);
     } else {

@@ -32,9 +32,9 @@ void launch_backward(const StepKernels& kernels, const StepBackwardArgs& args, b
     }
 }
 
-// steps steps from first_state, whose unmasked results alternate between the two z; then the last
-// mask. tape is null where nobody goes back. last_state may be first_state: the last step writes
-// there, unless it is the first one, too.
+// Queues the steps from first_state, whose unmasked results alternate between the two z; then the
+// last mask. tape may be null: then nothing is kept for the way back. last_state may be
+// first_state; the last step writes z there, except where it also reads first_state.
 void queue_steps(float* last_state, const PackedModel* model, const BatchShape& grid,
                  const float* first_state, const TapeMemory* tape, const StepRule& rule, int steps,
                  const ForwardScratch& scratch, const StepKernels& kernels, cudaStream_t stream) {
@@ -77,7 +77,7 @@ std::size_t bands_of_batch(const BatchShape& grid, const BandCut& cut) {
     return std::size_t(grid.batch) * cut.bands;
 }
 
-// What a rollout in bands takes: of these bits and lists for each step.
+// The sizes of what a rollout in bands needs; bits and lists are those of one step.
 struct BandSizes {
     std::size_t bits, bands, spilled, lists;
 
@@ -259,7 +259,7 @@ void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const 
     BandRollout rollout = on_tape(tape, rule, steps, scratch);
     rollout.grad_last = grad_last;
     rollout.grad_first = grad_first;
-    launch_band_fire(rollout, stream);  // the scratch may have had another rollout since
+    launch_band_fire(rollout, stream);  // another rollout may have used the scratch
     launch_band_lists(rollout, precision, stream);
     launch_band_backward(rollout, precision, stream);
     launch_reduce_gradients(grad_weights, scratch.partial.data(), nullptr,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Whole rollouts as chains of launches, on memory that is there already. All functions queue work
+// Whole rollouts as chains of launches, on memory that the caller has. All functions queue work
 // and return. The engine and the training loop are made of these.
 
 #include "cuda/bands/band_rollout.hpp"
@@ -11,7 +11,7 @@
 
 namespace nca::cuda {
 
-// Which kernels take the steps, one by one.
+// How a rollout by steps runs.
 struct StepKernels {
     Precision precision = Precision::exact;
     int forward_blocks = 0;  // of the forward kernel that the device can hold at once
@@ -83,7 +83,7 @@ void queue_forward(const TapeMemory& tape, const float* first_state, const StepR
                    int steps, const ForwardScratch& scratch, const StepKernels& kernels,
                    cudaStream_t stream);
 
-// At least one step. Overwrites state by the last one; it is first_state as well.
+// At least one step. Overwrites state, the first one, by the last one.
 void queue_advance(float* state, const PackedModel* model, const BatchShape& grid,
                    const StepRule& rule, int steps, const ForwardScratch& scratch,
                    const StepKernels& kernels, cudaStream_t stream);
@@ -100,7 +100,7 @@ void queue_forward_in_bands(const TapeMemory& tape, const float* first_state, co
                             int steps, const BandScratch& scratch, Precision precision,
                             cudaStream_t stream);
 
-// Longer rollouts are so many steps at a time, so that who fires in all of them need not be kept.
+// Longer rollouts take so many steps at a time, so that the memory for fire bits has a limit.
 inline constexpr int most_advanced_steps = 256;
 void queue_advance_in_bands(float* state, const PackedModel* model, const BatchShape& grid,
                             const BandCut& cut, const StepRule& rule, int steps,
@@ -111,7 +111,7 @@ void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const 
                              bool accumulate, const BandScratch& scratch, Precision precision,
                              cudaStream_t stream);
 
-// What a rollout in bands has to be told in training besides.
+// What a rollout in bands needs besides in training.
 struct BandTraining {
     const float* first_state;  // [cells, 16]
     const float* target;       // [height, width, 4]

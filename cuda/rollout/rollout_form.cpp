@@ -17,8 +17,8 @@ namespace {
 
 std::string version(int code) { return fmt::format("{}.{}", code / 10, code % 10); }
 
-// What the device, or this build's code for it, lacks of what came with a compute capability; empty
-// where it lacks nothing.
+// What the device, or this build's code for it, lacks of a compute capability; empty where it lacks
+// nothing.
 std::string missing_code(const DeviceLimits& limits, int since) {
     if (limits.code >= since) return {};
     if (limits.compute_capability < since) {
@@ -45,7 +45,7 @@ std::string common_obstacle(const DeviceLimits& limits, Precision precision, con
     return {};
 }
 
-// Of all samples: those of as many steps as one launch takes are counted in 32 bits.
+// Of all samples. A launch counts the rows of all its steps in 32 bits.
 constexpr int most_rows_in_bands = (1 << 24) - 1;
 static_assert(most_advanced_steps <= 256);
 
@@ -66,7 +66,7 @@ BandCut cut_that_fits(const BatchShape& grid, Precision precision,
     return {};
 }
 
-// Why a grid that has no cut has none.
+// Why a grid has no cut.
 std::string grid_obstacle(const BatchShape& grid) {
     const std::string cells = fmt::format("{}x{} cells", grid.height, grid.width);
     if (grid.height < fewest_band_rows) {
@@ -91,7 +91,7 @@ std::string grid_obstacle(const BatchShape& grid) {
 }
 
 std::string text_of(const DeviceLimits& limits, const BatchShape& grid, const BandCut& cut) {
-    // Of clusters with fewer blocks more fit, and how many is not known.
+    // Where clusters have fewer blocks, more of them fit; how many is not known.
     const bool has_waves = cut.bands == most_bands && grid.batch > limits.band_clusters;
     const std::string waves =
         has_waves ? fmt::format(", {} samples at a time", limits.band_clusters) : "";
@@ -104,7 +104,7 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
                          const BatchShape& grid, const Rule& rule,
                          std::span<const double> row_load) {
     const Precision precision = asked_for.precision.value_or(Precision::exact);
-    // Those of the way back are not.
+    // Steps back are in the precision that is asked for.
     const std::string steps = precision == Precision::exact || has_sobel_filters(rule)
                                   ? "one kernel a step"
                                   : "one kernel a step, forward in exact";

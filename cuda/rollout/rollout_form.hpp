@@ -17,8 +17,9 @@ namespace nca::cuda {
 struct DeviceLimits {
     std::string name;
     int compute_capability = 0;  // 90 for 9.0
-    // What this build's code there was compiled for: that, or less where it has nothing newer.
-    // Older code lacks what came later: tensor cores before 8.0, clusters before 9.0.
+    // The one that this build's code for the device was compiled for: the same, or less where the
+    // build has nothing newer. Older code lacks what came later: tensor cores before 8.0, clusters
+    // before 9.0.
     int code = 0;
     int multiprocessors = 0;
     // Clusters of most_bands blocks, with all of a block's shared memory each, that it holds at
@@ -34,14 +35,13 @@ struct RolloutPlan {
     bool in_bands() const { return form == RolloutForm::bands; }
 };
 
-// The form for such a rollout. asked_for has its precision. row_load is as in cut_bands: of which
-// rows much is known to live, empty where nothing is. Throws CudaError where a form is asked for
-// that cannot be had.
+// The form for such a rollout. asked_for has its precision. row_load is as in cut_bands, empty
+// where it is not known. Throws CudaError where the form that is asked for is not possible.
 RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
                          const BatchShape& grid, const Rule& rule,
                          std::span<const double> row_load);
 
-// What an engine computes in that is not told: precise on a device that runs rollouts in bands,
+// The precision where none is asked for: precise on a device that runs rollouts in bands,
 // unless it is asked for steps; exact elsewhere.
 Precision default_precision(const DeviceLimits& limits, RolloutForm asked_for);
 

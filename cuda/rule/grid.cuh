@@ -69,7 +69,8 @@ __device__ inline bool any_around(const std::uint8_t* flags, int place, int widt
 }
 
 // Copies the states of a tile and its halo to shared memory, [halo_cells, channels], zero beyond a
-// zero edge. Done after wait_for_copies and a barrier. All threads of the block take part.
+// zero edge. They are there after wait_for_copies and a barrier. All threads of the block take
+// part.
 __device__ inline void load_halo_states(float* shared, const float* state, const BatchShape& grid,
                                         bool circular, const Tile& tile, int thread) {
     const float* sample =

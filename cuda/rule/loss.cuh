@@ -8,7 +8,8 @@
 
 namespace nca::cuda {
 
-// Adds what a cell has to do with the loss, from its visible channels, and sets their gradient.
+// Adds a cell's squared error, counts it if its alpha is above the threshold, and sets the gradient
+// of its visible channels.
 __device__ inline void add_loss(LossPartial& sum, float4& grad, float4 x, float4 target,
                                 float scale) {
     const float4 error =
@@ -24,8 +25,8 @@ __device__ inline LossPartial sum_of_warp(const LossPartial& own) {
     return {sum_of_warp(own.squares), sum_of_warp(own.living)};
 }
 
-// loss and living [batch] from the partial sums, in their order. The warps of the block share out
-// the samples.
+// loss and living [batch] from the partial sums, in their order. Each warp of the block has every
+// eighth sample.
 __device__ inline void finish_losses(float* loss, float* living, const LossPartial* partial,
                                      int per_sample, const BatchShape& grid, int thread) {
     const int lane = thread % Traits::warp_size;

@@ -8,12 +8,12 @@
 //   B, four values:   (k 2t, column g) (2t+1, g) (2t+8, g) (2t+9, g)
 //   C, four sums:     (row g, column 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
 //
-// which is how fp16's m16n8k16 has them (mma_fp16). The columns of two C side by side are the k of
-// an A, whose registers they already are.
+// as the instruction m16n8k16 for fp16 wants them (mma_fp16). Two C side by side lie in the
+// registers as one A does: their columns are its k.
 //
-// Compute capability 8.0 and later; elsewhere these functions must not be called, and kernels that
-// do are next to nothing. Sums are float32; tensor cores are thought to round them towards zero.
-// PTX ISA, "Warp Level Matrix Instructions". Tests: tests/mma_test.cpp.
+// Compute capability 8.0 and later; in older code these functions trap. Sums are float32; tensor
+// cores are thought to round them towards zero. PTX ISA, "Warp Level Matrix Instructions". Tests:
+// tests/mma_test.cpp.
 
 #include "cuda/device/device.cuh"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the kernels of a rollout are told: grid, rule and packed weights. Plain structs, passed to
+// What the kernels of a rollout work on: shape, rule and packed weights. Plain structs, passed to
 // kernels by value, except PackedModel, which lies in device memory.
 
 #include <nca/random.hpp>
@@ -26,7 +26,7 @@ struct BatchShape {
     bool operator==(const BatchShape&) const = default;
 };
 
-// Whether a filter reads a neighbour where filters are the cell itself and Sobel x and y.
+// Whether the cell itself (filter 0), Sobel x (1) or Sobel y (2) reads a neighbour.
 NCA_HOST_DEVICE constexpr bool is_plain_tap(int filter, int tap) {
     return filter == 0 ? tap == 4 : filter == 1 ? tap % 3 != 1 : tap / 3 != 1;
 }
@@ -41,7 +41,7 @@ struct StepRule {
     bool plain_taps = false;     // the filters' taps that are not zero are is_plain_tap
 };
 
-// Whether a rule's filters are the plain ones: the cell itself, and Sobel's, both times the same.
+// Whether a rule's filters are plain: the cell itself, and Sobel x and y, both times one number.
 inline bool has_plain_filters(const Rule& rule) {
     constexpr int corner = 2;  // of Sobel x, to the right: sides are twice that
     const float scale = rule.filters[1][corner] / Rule{}.filters[1][corner];
@@ -53,8 +53,8 @@ inline bool has_plain_filters(const Rule& rule) {
            rule.filters[2] == scaled(Rule{}.filters[2]);
 }
 
-// A filter as a sum of the cell itself and of Sobel's two, whose corners are 1 and whose sides
-// are 2.
+// A filter as a weighted sum of the cell itself and of Sobel x and y with corners of 1 and sides
+// of 2.
 struct FilterParts {
     float cell, x, y;
 };
@@ -62,8 +62,7 @@ NCA_HOST_DEVICE inline FilterParts parts_of_filter(const float* filter) {
     return {filter[4], (filter[8] + filter[2]) / 2, (filter[8] - filter[2]) / 2};
 }
 
-// Whether all filters of a rule are such sums but for rounding: plain ones, and plain ones that are
-// rotated.
+// Whether all filters of a rule are such sums up to rounding. Plain filters are, rotated too.
 inline bool has_sobel_filters(const Rule& rule) {
     for (const Filter& filter : rule.filters) {
         const auto [cell, x, y] = parts_of_filter(filter.data());
@@ -132,15 +131,15 @@ struct TensorWeights {
 };
 
 // The weights as a streamed step multiplies them (stream_forward.cu), for one precision and rule.
-// The operands are those of cuda/rule/operands.cuh; which channel a lane has of A and B is for that
-// kernel to say.
+// The operands are those of cuda/rule/operands.cuh; which channels of A and B a lane has is in
+// stream_forward.cu.
 struct StreamWeights {
     static constexpr int blocks = Traits::hidden / 16;  // of hidden units
     // [part]; of a block twice three B of W1, for eight hidden units each and a filter, and two of
     // W2. A lane has two words of a B.
     alignas(16) std::uint32_t operands[2][blocks][4][32][4];
-    // What sums begin with, as accumulators: of each two of eight columns, twice. b2 also twice, so
-    // that two sets of sums are loaded.
+    // The first values of sums, as in accumulators: a lane has two of eight columns, each twice. b2
+    // is there twice, for two sets of sums.
     float b1[blocks][2][4][4];
     float b2[2][2][4][4];
     float u0[Traits::channels];  // the update of an empty cell, times the step size

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What tensor cores multiply: fp16, one number (`fast`, one part), or two whose sum is the float32
-// number to 22 bits (`precise`, two parts, of which three products are summed). Every operand is
-// scaled by a power of two, so that the largest possible value is far from fp16's limit of 2^16 and
-// what is lost at its other end, 2^-25, is below float32's rounding:
+// The operands of tensor cores: fp16, for each float32 number one (`fast`, one part), or two whose
+// sum has 22 bits of it (`precise`, two parts, of which three products are summed). Every operand
+// is scaled by a power of two, so that the largest possible value is far from fp16's limit of 2^16
+// and what is lost at its other end, 2^-25, is below float32's rounding:
 //
 //   W1' = W1 2^w1        the largest weight in [2^6, 2^7)
 //   p'  = p f 2^-w1      f = 2^15 / 2^e, 2^e > max |p| * max_j sum_k |W1_jk| + max |b1| >= |a|
 //   a'  = W1' p' + b1 f  = a f, so that |a'| < 2^15 is an operand as it is
 //   u   = W2' relu(a') / (f 2^w2)
 //
-// Where a sum over rows is made of them, all of them have the same f.
+// Rows that are summed over have the same f.
 
 #include "cuda/rule/mma.cuh"
 #include "cuda/rule/model.hpp"
@@ -103,7 +103,7 @@ struct WeightScales {
     float bias;  // max |b1|
 };
 
-// The power of two that brings a number to [2^exponent, 2 * 2^exponent); 1 for none.
+// The power of two that brings a number to [2^exponent, 2 * 2^exponent); 1 for 0 and infinity.
 __device__ inline float scale_to(float largest, int exponent) {
     const auto biased = static_cast<int>(__float_as_uint(largest) >> 23);
     if (biased == 0 || biased == 255) return 1;
@@ -149,7 +149,7 @@ __device__ inline WeightScales weight_scales(const TensorWeights& weights, std::
     }
     __syncthreads();  // all warps have theirs
     const float scale = scale_to(__uint_as_float(scratch[0]), 6);
-    // A bound of p' even where there are hardly any weights to bound a.
+    // Bounds p' even where tiny weights hardly bound a.
     const float least = 64 * inverse_of_power(scale);
     return {scale, scale_to(__uint_as_float(scratch[1]), 2),
             fmaxf(__uint_as_float(scratch[2]), least), __uint_as_float(scratch[3])};
@@ -163,8 +163,9 @@ __device__ inline float operand_scale(std::uint32_t magnitude) {
     return power_of_two(OperandTraits::exponent + 126 - static_cast<int>(magnitude));
 }
 
-// What a lane of load_matrices and its like reads of 16 rows: rows 0 to 7 and 8 to 15 of the left
-// half and then of the right one, or left and right of rows 0 to 7 first.
+// Where a lane of load_matrices and its like reads in 16 rows, in bytes. halves_of_rows: rows 0 to
+// 7 and 8 to 15 of the left half, then of the right one. rows_of_halves: the left and the right
+// half of rows 0 to 7, then of rows 8 to 15.
 __device__ inline unsigned halves_of_rows(int lane, unsigned pitch) {
     return static_cast<unsigned>(lane % 16) * pitch + static_cast<unsigned>(lane / 16) * 16;
 }
@@ -198,7 +199,7 @@ __device__ inline float largest_element(float4 a) {
     return fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(a.z), fabsf(a.w)));
 }
 
-// What a Sobel filter's corners are; its sides are twice that. Both filters have the same.
+// The corners of both Sobel filters; their sides are twice that.
 __device__ inline float sobel_corner(const StepRule& rule) { return rule.filters[1][2]; }
 
 }  // namespace nca::cuda

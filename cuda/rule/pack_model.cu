@@ -57,7 +57,7 @@ __device__ FireKey key_of(const PackModelArgs& args) {
     return args.control != nullptr ? args.control->plans[args.control->cursor].key : args.key;
 }
 
-// With u0.
+// Weights, key and u0.
 __device__ void pack_exact(const PackModelArgs& args, SharedStorage& shared, int thread) {
     pack_weights(args, thread);
     if (thread == 0) args.model->key = key_of(args);
@@ -68,8 +68,8 @@ __device__ void pack_exact(const PackModelArgs& args, SharedStorage& shared, int
     if (forward_row_of(thread) == 0) store4(args.model->u0 + forward_quad_of(thread) * 4, u);
 }
 
-// One of the model's tensors; before is how many parameters those in front of it have. Returns how
-// many there are with it.
+// Packs one of the model's tensors. `before`: how many parameters the tensors in front of it have.
+// Returns that number for the tensor behind it.
 __device__ int pack_tensor(TensorWeights& packed, int before, const float* tensor, std::size_t size,
                            int thread) {
     const int end = static_cast<int>(size);
@@ -127,15 +127,15 @@ __device__ StreamScales stream_scales(const PackModelArgs& args, std::uint32_t* 
         atomicMax(scratch + 1, __float_as_uint(w2));
     }
     __syncthreads();  // all have theirs
-    // Weights of nearly nothing are not scaled to anything.
+    // Tiny weights are not scaled up without limit.
     constexpr std::uint32_t least = 110;
     const std::uint32_t magnitude = scratch[0] >> 23;
     const float f = operand_scale(magnitude > least ? magnitude : least);
-    // What `fast` multiplies is an eighth of the cells.
+    // `fast` multiplies an eighth of each cell.
     return {f, parts == 1 ? 8 * f : f, scale_to(__uint_as_float(scratch[1]), 2)};
 }
 
-// Of an operand B of W1 or W2: the weight that a lane has as its i-th, times its scale.
+// The i-th weight that a lane has of an operand B of W1 or W2, times its scale.
 __device__ float stream_weight(const PackModelArgs& args, const StreamScales& scales, int block,
                                int b, int lane, int i) {
     const int column = lane / 4, quad = lane % 4;
@@ -184,7 +184,7 @@ __device__ void pack_stream(const PackModelArgs& args, std::uint32_t* scratch, i
     }
 }
 
-// One block packs what float32 arithmetic needs; where operands have parts, another one what tensor
+// Block 0 packs what float32 arithmetic needs; block 1, where operands have parts, what tensor
 // cores need.
 template <int parts>
 __global__ void __launch_bounds__(Traits::threads)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Products of the way back that a rollout in bands and one by steps have in common, by a warp with
-// 16 hidden units. cuda/step/mlp_backward_tensor.cuh has the formulas.
+// Products that the way back in bands and the one by steps share, by a warp with 16 hidden units.
+// cuda/step/mlp_backward_tensor.cuh has the formulas.
 
 #include "cuda/rule/operands.cuh"
 
 namespace nca::cuda {
 
 // h and grad_a of 16 hidden units and 16 rows as operands A, from their sums a and grad_h; adds
-// grad_a to the units' sums. A unit that is off passes nothing on, in either direction.
+// grad_a to the units' sums. A unit that is off passes nothing on, forward or back.
 template <int parts>
 __device__ inline void make_hidden(std::uint32_t (&h)[parts][4], std::uint32_t (&grad_a)[parts][4],
                                    float (&sum)[2], const Accumulator (&a)[2],

@@ -19,7 +19,7 @@ inline constexpr int most_queued_iterations = 32;
 
 // The part of a training run that lives on the device, so that a whole queue of iterations runs
 // without the host: an iteration reads its plan at the cursor and writes its outcome there. After
-// one that failed the others change nothing.
+// an iteration that failed, those behind it change nothing.
 struct TrainingControl {
     int cursor;
     int failed;

@@ -3,7 +3,7 @@
 //
 //   grad_x = grad_z + perceive^T(grad_p)
 //
-// which between steps is gathered by the next step_backward_kernel. Overwrites grad_x
+// Between steps the next step_backward_kernel gathers it. Overwrites grad_x
 // [batch, height, width, 16]. Four threads a cell; 64 bytes read and written, and up to 13 times
 // 16 bytes for each neighbour that has a row.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.

@@ -4,7 +4,7 @@
 //   x = z * life        life = living(z) [* living(x before the step)]
 //
 // Overwrites x [batch, height, width, 16] and, where it is wanted, the mask. x may be z: then only
-// dead cells that hold something are written. Whose alpha is above the threshold, and which cells
+// dead cells that hold something are written. Which alphas are above the threshold, and which cells
 // hold something, is in the marks that the step has left. A warp has 32 cells of a row.
 //
 // Per cell: a byte read, or two; 64 bytes read and written where x is not z.

@@ -104,7 +104,7 @@ __device__ inline HiddenTile<groups> compute_hidden(const BackwardStorage& share
             for (int r = 0; r < groups; ++r) add_scaled(tile.grad_h[r], element(grad_u[r], i), w2);
         }
     }
-    // A hidden unit that is off passes nothing on, in either direction.
+    // A hidden unit that is off passes nothing on, forward or back.
     const auto switch_off = [](float& a, float& grad_h) {
         const bool on = a > 0;
         a = on ? a : 0.0F;
@@ -229,8 +229,7 @@ __device__ inline void write_grad_p(const BackwardStorage& shared, const StepBac
     }
 }
 
-// Adds the threads' sums to the block's, or overwrites those. All that is read is under way
-// together.
+// Adds the threads' sums to the block's, or overwrites those. All reads are under way together.
 __device__ inline void write_sums(PartialGradients& partial, const WeightSums& sums, bool overwrite,
                                   int thread) {
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
@@ -239,7 +238,7 @@ __device__ inline void write_sums(PartialGradients& partial, const WeightSums& s
     float* const w2 = partial.w2 + place.column * 2 * Traits::hidden + place.hidden;
     float* const b1 = partial.b1 + warp * 16 + (lane >> 3) * 4;
     float* const b2 = partial.b2 + place.column * 2;
-    // Of the threads that have summed a channel, and of the lanes that have summed a unit, one.
+    // One lane of those that have summed a hidden unit, one thread of those that have a channel.
     const bool has_b1 = (lane & 7) == 0, has_b2 = place.hidden == 0;
     WeightSums before = {};
     if (!overwrite) {

@@ -6,7 +6,7 @@
 //   a again, h = relu(a); grad_h = grad_u W2; grad_a = grad_h where a > 0
 //   grad_W2^T += h^T grad_u, grad_W1 += grad_a^T p; grad_p = grad_a W1
 //
-// in operands of fp16 (cuda/rule/operands.cuh), of which those of the gradients are
+// in operands of fp16 (cuda/rule/operands.cuh). Those of the gradients are
 //
 //   grad_u' = grad_u g         g: the largest of the rows in [2^7, 2^8)
 //   grad_a' = W2' grad_u' = grad_a g 2^w2, below 2^15
@@ -29,10 +29,9 @@ namespace nca::cuda {
 
 template <int parts>
 struct BackwardRows {
-    // That go through the network at a time. In one part all that a tile can have.
+    // That go through the MLP at a time. In one part all that a tile can have.
     static constexpr int most = parts == 2 ? 64 : Traits::tile_cells;
-    // How many a warp multiplies at once: products that do not wait for each other, as far as there
-    // are registers.
+    // That a warp multiplies at once: as many independent products as there are registers for.
     static constexpr int at_once = parts == 2 ? 16 : 32;
     static constexpr int p_bytes = most * OperandTraits::p_pitch;
     static constexpr int grad_u_bytes = most * OperandTraits::grad_u_pitch;
@@ -70,8 +69,8 @@ __device__ inline float scale_of_gradients(float largest) {
     return power_of_two(exponent < 126 ? exponent : 126);
 }
 
-// 0, but not a number where f is none: then no hidden unit of the chunk is known, and nothing that
-// is made of them may pass for a number.
+// 0, or NaN where f is NaN. Then the chunk's hidden units are unknown, and every sum of them has to
+// become NaN.
 __device__ inline float unless_known(const ChunkScale& scale) { return scale.f - scale.f; }
 
 // Four numbers of a row as operands.
@@ -102,7 +101,7 @@ __device__ inline void store_grad_u(BackwardRows<parts>& rows, int row, int quad
                           rows.grad_u_bytes, grad_u, g);
 }
 
-// There after a barrier.
+// W1 is there after a barrier.
 template <int parts>
 __device__ inline void load_w1(BackwardRows<parts>& rows, const TensorWeights& weights,
                                const WeightScales& scales, int thread) {
@@ -129,12 +128,13 @@ __device__ inline void load_w1(BackwardRows<parts>& rows, const TensorWeights& w
     }
 }
 
-// Where a lane reads of two blocks below each other and the same in another place.
+// Where a lane reads four blocks: two that are `below` bytes apart, and two that are `other` bytes
+// behind these.
 __device__ inline int lane_in_blocks(int lane, int below, int other) {
     return lane % 8 * 16 + lane / 8 % 2 * below + lane / 16 * other;
 }
 
-// Of a warp's 16 hidden units what is not in shared memory.
+// What a warp's 16 hidden units have in registers.
 template <int parts>
 struct BackwardOperands {
     std::uint32_t w2[parts][4];  // [hidden, channels]
@@ -152,7 +152,7 @@ __device__ inline BackwardOperands<parts> load_backward_operands(const TensorWei
     return own;
 }
 
-// Brings near what load_backward_operands reads.
+// Prefetches what load_backward_operands reads.
 __device__ inline void prefetch_backward_operands(const TensorWeights& weights, int thread) {
     constexpr int line = 32;  // floats
     constexpr int lines = Traits::channels * Traits::hidden / line;
@@ -311,8 +311,8 @@ __device__ inline void compute_grad_p(const BackwardRows<parts>& rows, const Wei
         unless_known(scale);
 #pragma unroll 1
     for (int first = warp % row_groups * 16; first < count; first += row_groups * 16) {
-        // Sums of their own for the small products, or for every other block of hidden units:
-        // products that do not wait for each other.
+        // Two sums, so that products do not wait for each other: one has the small products, or
+        // every other block of hidden units.
         Accumulator grad_p[2][columns] = {};
         std::uint32_t loaded[columns][4];
         const unsigned char* const a_lane = rows.grad_a + first * OperandTraits::grad_a_pitch +
@@ -372,8 +372,8 @@ __device__ inline void add_b2(BackwardRows<parts>& rows, float4 sum, int thread)
     store4(to, sum);
 }
 
-// Adds the block's sums to those in global memory, or overwrites them. All that is read is under
-// way together. Needs a barrier behind the last add_b2.
+// Adds the block's sums to those in global memory, or overwrites them. All reads are under way
+// together. Needs a barrier behind the last add_b2.
 template <int parts>
 __device__ inline void write_sums(PartialGradients& partial, BackwardRows<parts>& rows,
                                   const TensorSums& sums, bool overwrite, int thread) {

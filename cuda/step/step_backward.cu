@@ -13,10 +13,11 @@
 // of the weight gradients. grad_x of this step is gathered by the next launch from grad_z and
 // grad_p, so that nothing is added by two blocks, and a step is one launch.
 //
-// A cell needs a row where it fired and lives after the step. Rows whose neighbourhood was dead
-// before the step have p = 0 and share one row, because what they send to their neighbours is
-// masked there. Masks, states, the lists of rows and the first perceptions do not hang on the step
-// after, and come first. Rows go through the MLP (mlp_backward.cuh) 32 at a time.
+// A cell needs a row of the MLP where it fired and lives after the step. Cells whose neighbourhood
+// was dead before the step are empty: they have p = 0, what they would send to their neighbours is
+// masked there, and so they share one row. Rows go through the MLP (mlp_backward.cuh) 32 at a time.
+// Masks, states, the lists of rows and the first perceptions do not depend on the step after, and
+// come first.
 //
 // Per cell: 64 bytes each of x, grad_z in and out, 192 of grad_p out and about 350 in for a row;
 // 45,056 operations a row. Reference: host/reference/step.hpp. Test: tests/engine_test.cpp.
@@ -67,8 +68,8 @@ __device__ void perceive_chunk(BackwardStorage& shared, const StepRule& rule, in
                   shared.tile.cells + first + start, shared.tile.rows - first - start, rule, lane);
 }
 
-// grad_u of a chunk of rows, the one behind those of cells being the shared one: first copies of
-// grad_z, which may be under way for long, and then the rest.
+// grad_u of a chunk of rows. start_grad_u starts the copies of grad_z, which may take long;
+// finish_grad_u does the rest, the shared row behind those of cells included.
 __device__ void start_grad_u(BackwardStorage& shared, const StepBackwardArgs& args, int first,
                              int thread) {
     const int row = thread / Traits::quads, quad = thread % Traits::quads;
@@ -111,8 +112,8 @@ __device__ void sum_shared_row(BackwardStorage& shared, const StepBackwardArgs& 
     shared.shared_grad_u[thread] = sum;
 }
 
-// A chunk's first layers, of which so many groups of eight rows are there. Afterwards the next
-// chunk's grad_u is asked for, and grad_a whole after a barrier.
+// Phase A and the first half of B, of a chunk with so many groups of eight rows; starts the copies
+// of the next chunk's grad_u. grad_a is whole after a barrier.
 template <int groups>
 __device__ void step_chunk(WeightSums& sums, BackwardStorage& shared, const StepBackwardArgs& args,
                            int first, int rows, int thread) {
@@ -128,7 +129,7 @@ __device__ void step_chunk(WeightSums& sums, BackwardStorage& shared, const Step
     for (int r = 0; r < groups; ++r) add_scaled(sums.b1, 1, hidden.grad_h[r]);
 }
 
-// All rows of a tile through the network. The first ones are perceived.
+// Sends all rows of a tile through the MLP. The first chunk is perceived already.
 __device__ void step_rows(WeightSums& sums, BackwardStorage& shared, const StepBackwardArgs& args,
                           int thread) {
     start_grad_u(shared, args, 0, thread);
@@ -153,8 +154,7 @@ __device__ void step_rows(WeightSums& sums, BackwardStorage& shared, const StepB
 __global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<BackwardStorage>();
-    // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
-    // not kept in registers through the others.
+    // Opaque: what one phase computes from it is not kept in registers through the others.
     const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
     WeightSums sums = {};
     if (thread() == 0) shared.tile.any_rows = false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // One step back with the MLP on tensor cores: step_backward.cu's formula and buffers, for one tile
 // of 16 x 8 cells after the other, and of a tile 64 rows at a time, or 128 where operands have one
-// part. What does not hang on the step after comes first, so that it is done while that step ends:
-// weights, masks, states, who has a row, and the first rows' perception.
+// part. What does not depend on the step after comes first, and is done while that step ends:
+// weights, masks, states, the lists of rows, and the first rows' perception.
 //
 // Each chunk of rows has powers of two of its own for its operands
 // (cuda/step/mlp_backward_tensor.cuh), from its largest perception and its largest gradient.
@@ -34,10 +34,10 @@ struct SharedStorage {
     std::uint32_t largest_weights[4];
 };
 
-// A thread has a piece of every 64th row of a chunk.
+// That all threads have at a time: a thread has a piece of every 64th row of a chunk.
 constexpr int rows_of_threads = Traits::threads / Traits::quads;
 
-// What is in shared memory from the beginning. There after a barrier.
+// What stays in shared memory for all tiles. It is there after a barrier.
 template <int parts>
 __device__ void prepare(SharedStorage<parts>& shared, const TensorWeights& weights, int thread) {
     if (thread < 4) shared.largest_weights[thread] = 0;
@@ -184,8 +184,8 @@ __device__ void put_grad_u(SharedStorage<parts>& shared, float step_size, int fi
     }
 }
 
-// Sends a tile's rows through the network: adds to the sums, writes grad_p. The first rows are
-// perceived. Ends with a barrier where there are rows.
+// Sends a tile's rows through the MLP: adds to the sums, writes grad_p. The first chunk is
+// perceived already. Ends with a barrier where there are rows.
 template <int parts>
 __device__ void send_rows_back(TensorSums& sums, SharedStorage<parts>& shared,
                                const StepBackwardArgs& args, int thread) {
@@ -218,8 +218,7 @@ template <int parts>
 __global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_tensor_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<SharedStorage<parts>, Traits::tensor_shared_bytes>();
-    // Of which the compiler cannot tell that it stays the same: what is made of it for one phase is
-    // not kept in registers through the others.
+    // Opaque: what one phase computes from it is not kept in registers through the others.
     const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
     let_dependents_start();
     prepare(shared, args.model->tensor, thread());

@@ -6,16 +6,16 @@
 //   z'   = x + fire * step_size * u
 //
 // Reads z [batch, height, width, 16], overwrites z' and, where they are wanted, x and life, which
-// is what going back needs. life(z) needs the 3x3 of z, so whoever reads z can apply the mask, and
-// a step is one launch: the kernel looks two cells beyond its tile.
+// is what going back needs. The mask of z follows from the 3x3 of z, so the next step applies it
+// when it reads z, and a step is one launch: the kernel looks two cells beyond its tile.
 //
 // A block takes tiles of 16 x 8 cells. It masks the tile and its halo in shared memory, lists the
-// cells that fired and have anything other than zero around them, and sends only those through the
-// MLP, eight rows to a warp. The others keep x, or move by u0, which is the same for all of them.
+// cells that fired and are not empty, and sends only those through the MLP, eight rows to a warp.
+// Empty cells that fired change by u0, which is the same for all of them; the others keep x.
 // Results do not depend on which block takes a tile.
 //
 // Per cell: 64 bytes of z with its halo (1.4 times as much, from the L2 cache mostly), 64 written,
-// 64 more where x is kept; 16,384 operations for a cell that fired near something, none otherwise.
+// 64 more where x is kept; 16,384 operations for a cell that fired and is not empty.
 // Reference: host/reference/step.hpp. Test: tests/engine_test.cpp on every engine.
 
 #include "cuda/device/launch.cuh"
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Traits::threads)
     let_dependents_start();
     for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
         const Tile tile = tile_at(args.grid, index);
-        // The masks and the weights are older than the step before, everything else waits for it.
+        // Fire masks and weights do not depend on the step before; everything else waits for it.
         const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
         const bool fires = cell >= 0 && cell_fires(args.model->key, args.rule.fire_threshold,
                                                    args.step, tile.sample, cell);

@@ -2,24 +2,23 @@
 // A step forward of any grid on tensor cores: step_forward.cu's formula and buffers. Every warp
 // goes down a strip of 28 columns by itself, row by row, and waits for nobody.
 //
-// With two more columns on each side a strip has 32: who lives, fires or has an alpha above the
-// threshold in a row is a word, made by a ballot. Rows come as they are, ahead of their use.
-// When it is known who lives, a row is read once: masked, it goes where the MLP looks for it, as
-// fp16 for `fast` and as float32 for `precise`, and its passive cells go to the next state. The
-// active ones wait in a queue until there are 32, or until their rows are about to be overwritten.
-// Four lanes have a cell, four channels each, and what they perceive are the registers that they
-// multiply: of an A and a B lane 4 g + t has channels 4 t to 4 t + 3 of a filter, of the two C of u
-// the same.
+// With two more columns on each side a strip has 32: which cells of a row live, fire or have an
+// alpha above the threshold is a word of bits, made by a ballot. Rows are copied to shared memory
+// ahead of their use. When its life mask is known, a row is read once: masked, it is stored for the
+// MLP, as fp16 for `fast` and as float32 for `precise`, and its passive cells go to the next state.
+// The active cells wait in a queue until there are 32, or until their rows are about to be
+// overwritten. Four lanes have a cell, four channels each. They perceive in the registers that they
+// multiply: lane 4 g + t has channels 4 t to 4 t + 3 of a filter in A and B, and of u in the two C.
 //
-// Scales. Cells are operands as they are, `fast` times 1/8, so that the sum of a Sobel filter's
-// taps is at most the largest cell; all factors are in the weights, for a state of at most 65504,
-// and for `precise` below 64. Cells of 64 and more, and those beside them, `precise` computes among
-// others of their level: for each level, all is 2^-8 times as large, which is enough up to 2^126.
-// What is lost below is 2^-22 of a cell, or 2^-25 of a perception. The state is added outside of
-// the tensor cores, which cut their sums.
+// Scales. `precise` takes cells as they are, `fast` takes 1/8 of them, so that a Sobel filter's sum
+// is at most the largest cell. All other factors are in the weights; they suit states of at most
+// 65504, for `precise` below 64. `precise` sorts cells of 64 and more, and their neighbours, by
+// levels, and computes each level by itself, scaled by 2^-8 for each level, which is enough up to
+// 2^126. What is lost below is 2^-22 of a cell, or 2^-25 of a perception. The state is added in
+// float32, because tensor cores cut their sums.
 //
-// Per cell: 64 bytes read, with 8 / 7 for the strip's edges, 64 written. Results do not depend on
-// who has a strip. Reference: host/reference/step.hpp. Tests: tests/stream_test.cpp.
+// Per cell: 64 bytes read, times 8 / 7 for the strip's edges, 64 written. Results do not depend on
+// which warp has a strip. Reference: host/reference/step.hpp. Tests: tests/stream_test.cpp.
 
 #include <algorithm>
 #include <climits>
@@ -114,7 +113,7 @@ __device__ inline unsigned widened(unsigned bits) { return bits | bits << 1 | bi
 
 // Elements below 64 are small, for `precise`; as bits.
 constexpr std::uint32_t smallest_large = (127U + 6) << 23;
-// How many times 2^8 cells are too large for `precise`; their largest element is given as bits.
+// The level of cells whose largest element is given as bits: each level is 2^8 times as large.
 __device__ inline int level_of(std::uint32_t largest) {
     constexpr int small = smallest_large >> 23, most = 15;
     const int exponent = static_cast<int>(largest >> 23);
@@ -244,7 +243,7 @@ private:
         fire_words_of_four = 0;
     }
 
-    // What is the same in all lanes, kept and known to be so.
+    // The value, which is the same in all lanes; the compiler then knows that it is.
     __device__ static unsigned uniform(unsigned value) { return __shfl_sync(whole_warp, value, 0); }
     __device__ static unsigned ballot(bool condition) {
         return __ballot_sync(whole_warp, condition);
@@ -305,7 +304,7 @@ private:
         return ballot(any);
     }
 
-    // Who fires, in four rows: eight lanes have a row's word, as columns of the strip.
+    // Which cells fire, in four rows: eight lanes have the word of a row, a bit for each column.
     __device__ unsigned draw(int y) const {
         const unsigned first =
             static_cast<unsigned>(y + lane / 8) * static_cast<unsigned>(args.grid.width) +
@@ -325,7 +324,7 @@ private:
         return word >> (first % 4) << 2 & shared.if_any_fire;
     }
 
-    // Finds out who lives in the row below, and what becomes of the row's cells.
+    // Finds the life mask of the row below, and what becomes of the row's cells.
     __device__ Row look(int y) {
         Row row;
         const unsigned below = (slot + 1) % StreamTraits::rows;
@@ -347,8 +346,7 @@ private:
         return row;
     }
 
-    // Reads the row: masked, it goes where the MLP looks for it, and its passive cells to the next
-    // state.
+    // Reads the row: masked, it is stored for the MLP, and its passive cells go to the next state.
     __device__ void take(const Row& row) {
         float4 z[4];
         const float* const from = own.rows + slot * StreamTraits::row + lane * 4;
@@ -430,11 +428,11 @@ private:
             static_cast<std::uint8_t>(is_above * mark_above | holds * mark_holds);
     }
 
-    // The row above is complete now: its active cells are queued, and computed as soon as they are
-    // enough, or have to be.
+    // Queues the active cells of the row above, whose neighbours are all there now. Computes what
+    // is queued when it is enough, or when its rows are about to be overwritten.
     __device__ void queue_row_above(int y, const Row& row) {
         const int count = __popc(active_above);
-        // What stays may be of the last three rows that were queued.
+        // Cells of the last three rows that were queued may stay.
         const int may_stay = y == bottom ? 0 : count + queued_above + queued_second_above;
         unsigned waiting = active_above;
         int level_of_cell = 0;
@@ -489,7 +487,7 @@ private:
         largest_above = largest_here;
     }
 
-    // Of the row above.
+    // Queues cells of the row above.
     __device__ void push(unsigned cells) {
         if ((cells & lane_bit) != 0) {
             const int before = __popc(cells & lanes_before);
@@ -504,7 +502,7 @@ private:
     __device__ unsigned place_second_above() const {
         return place_above == 0 ? last_masked_row : place_above - masked_row;
     }
-    // Of the nine cells around the lane's one of the row above: the largest element, as bits.
+    // The largest element of the 3x3 around the lane's cell of the row above, as bits.
     __device__ std::uint32_t largest_around() const {
         const unsigned column = static_cast<unsigned>(min(max(lane, 1), StreamTraits::wide - 2));
         __syncwarp();  // the row is there
@@ -522,14 +520,14 @@ private:
         return __float_as_uint(largest);
     }
 
-    // What a lane has of some queued cells: A of what they perceive.
+    // A lane's part of the operands A: what some queued cells perceive.
     template <int groups>
     struct Operands {
         std::uint32_t p[groups][filter_count][parts][4];
     };
 
-    // z' of so many queued cells, of which there are groups of 16. Behind them are others that can
-    // be read. shrinks: their level is not 0.
+    // z' of so many queued cells, in groups of 16. What lies behind them in the queue is read, too.
+    // shrinks: their level is not 0.
     template <int groups, bool shrinks>
     __device__ void compute(int count) {
         const QueuedCell* const cells = own.queue + head + lane / 4;
@@ -548,7 +546,7 @@ private:
         }
         add_hidden<shrinks>(u, operands, shrink);
         if constexpr (!shrinks) {
-            // What is not a number makes all of its cell's sums so.
+            // A NaN makes all sums of its cell NaN.
             float any = 0;
 #pragma unroll
             for (int g = 0; g < groups; ++g) any += u[g][0].sums[0] + u[g][0].sums[2];
@@ -591,9 +589,9 @@ private:
                         state + cell.cell * std::size_t{Traits::channels});
     }
 
-    // Of the first or second eight cells of an A. Sobel's sums are made of the diagonals of the
-    // nine cells and of twice what lies across and down; their factor is in the weights. shrink:
-    // 2^-8 for each level.
+    // Perception of the first or second eight cells of an A. Sobel's sums are made of the diagonals
+    // of the nine cells and of twice what lies across and down; their factor is in the weights.
+    // shrink: 2^-8 for each level.
     template <bool shrinks>
     __device__ void perceive(std::uint32_t (&p)[filter_count][parts][4], int lower,
                              std::uint32_t places, float shrink) const {
@@ -616,7 +614,7 @@ private:
             };
             sobel(0, [](const uint2& pairs) { return pairs.x; });
             sobel(1, [](const uint2& pairs) { return pairs.y; });
-            // One word at a time: two that are loaded together are not two that are multiplied.
+            // One word at a time: the two that are multiplied together do not lie together.
             p[0][0][lower] = at_shared_address<volatile std::uint32_t>(middle);
             p[0][0][2 + lower] =
                 at_shared_address<volatile std::uint32_t>(middle + sizeof(std::uint32_t));
@@ -639,8 +637,8 @@ private:
         }
     }
 
-    // u, from b2 on. careful: b1 and b2 are shrunk, and a hidden unit that is not a number is off,
-    // as in float32 arithmetic; elsewhere no instruction is spent on either.
+    // u, b2 included. careful: b1 and b2 are scaled by shrink, and a hidden unit that is NaN is
+    // off, as in float32 arithmetic; both take instructions.
     template <bool careful, int groups>
     __device__ void add_hidden(Accumulator (&u)[groups][2], const Operands<groups>& operands,
                                float shrink) const {
@@ -653,7 +651,7 @@ private:
                 u[g][j] = {{b2.x, b2.y, b2.z, b2.w}};
             }
         }
-        // Of the small products, so that nothing is cut for them from the large sums.
+        // Sums of the small products, apart: added to a large sum, they would lose bits.
         Accumulator small[groups][2] = {};
         unsigned weights = operands_of_lane, b1 = b1_of_lane;
 #pragma unroll 1
@@ -676,7 +674,7 @@ private:
     __device__ void multiply_block(Accumulator (&u)[groups][2], Accumulator (&small)[groups][2],
                                    const Operands<groups>& operands, unsigned weights,
                                    unsigned biases, float shrink) const {
-        // Of two columns three B each, and two B of the second product.
+        // Three B for each of two groups of eight columns, and two B of the second product.
         std::uint32_t w[8][parts][2];
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
@@ -736,7 +734,7 @@ private:
                 if constexpr (parts == 1) {
                     h[0][i] = relu_rounded_to_fp16(two[0], two[1]);
                 } else {
-                    // What was cut is not negative; where a is, nothing was.
+                    // What was cut off is not negative. Where a is negative, both parts are 0.
                     h[0][i] = relu_cut_to_fp16(two[0], two[1]);
                     const float2 cut = halves(h[0][i]);
                     h[1][i] = relu_rounded_to_fp16(two[0] - cut.x, two[1] - cut.y);
@@ -755,7 +753,7 @@ private:
     Warp& own;
     const int lane, quad, cell_of_piece;
     const unsigned lane_bit, lanes_before;
-    // Addresses of what the lane has: of its quads, of its operands and its b1.
+    // Addresses of the lane's quads, operands and b1.
     const unsigned masked, operands_of_lane, b1_of_lane;
 
     // Of the segment.

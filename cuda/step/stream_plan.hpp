@@ -14,13 +14,12 @@ struct StreamPlan {
     int rows;      // of a segment; the last one may have fewer
     int items;     // batch * segments * strips
 
-    static constexpr int width = 28;  // columns of a strip; the last one may have fewer
-    static constexpr int overhead =
-        6;  // what begins and ends a segment takes as long as so many rows
+    static constexpr int width = 28;    // columns of a strip; the last one may have fewer
+    static constexpr int overhead = 6;  // a segment's begin and end take as long as so many rows
 };
 
-// For so many warps at a time: segments as long as they may be, but no warp idle where others have
-// much to do.
+// The plan for so many warps: of all lengths of segments the one with which the busiest warp passes
+// the fewest rows.
 inline StreamPlan plan_stream(const BatchShape& grid, int warps) {
     const int strips = (grid.width + StreamPlan::width - 1) / StreamPlan::width;
     const long long columns = static_cast<long long>(grid.batch) * strips;

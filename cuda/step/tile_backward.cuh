@@ -23,7 +23,7 @@ struct BackwardTile {
     int living_counts[own_warps];
     int row_counts[own_warps];
     int empty_counts[own_warps];
-    // What all threads know is here, where it takes no registers.
+    // The same for all threads; here it takes no registers.
     Tile place;
     int next;        // tile of the block, or -1
     int rows;        // of cells that have one of their own
@@ -32,8 +32,8 @@ struct BackwardTile {
     __device__ int all_rows() const { return rows + shared_row; }
 };
 
-// Whether the cell at a place around the tile lives before the step. Nothing masks what a row sends
-// to the first state: there every row is one of its own.
+// life_before of the cell at a place of the tile and its halo. All cells of a first state are in
+// it: nothing masks what is sent to them, so that none may share a row.
 __device__ inline bool life_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
     const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
     if (cell < 0 || args.life_before == nullptr) return cell >= 0;
@@ -41,7 +41,7 @@ __device__ inline bool life_before(const StepBackwardArgs& args, const Tile& til
            0;
 }
 
-// Takes down which own cells live after the step, and counts them.
+// life_after of own cells, and how many there are.
 __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardArgs& args,
                                        const Tile& tile, int thread) {
     if (thread >= Traits::tile_cells) return;
@@ -55,7 +55,7 @@ __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardA
     }
 }
 
-// Whether the cell at a place around the tile has a row in the step after.
+// Whether the cell at a place of the tile and its halo has a row in the step after.
 __device__ inline bool has_row_after(const StepBackwardArgs& args, const Tile& tile, int halo) {
     const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
     if (cell < 0 || args.row == nullptr) return false;
@@ -68,7 +68,7 @@ __device__ inline int sum_of_counts(const int (&counts)[own_warps]) {
     return total;
 }
 
-// Which own cells have a row, and which share one. Counts them.
+// Which own cells have a row of their own, and which share one. Counts them.
 __device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row, bool& is_empty,
                                  int thread) {
     has_row = is_empty = false;
@@ -96,9 +96,9 @@ __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_war
     if (listed) list[place] = static_cast<std::uint8_t>(thread);
 }
 
-// Masks and states, and from them the lists of rows: all that is known before the step after ends.
-// What is read is under way together. Returns whether the thread's own cell has a row. Ends with a
-// barrier, behind which everything that the thread has copied before is there, too.
+// Loads masks and states and lists the rows: all that does not depend on the step after. Returns
+// whether the thread's own cell has a row. Ends with a barrier, behind which everything is there
+// that the thread has started to copy.
 __device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& args, int index,
                                  int thread) {
     const Tile tile = tile_at(args.grid, index);
@@ -128,7 +128,8 @@ __device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& a
     return has_row;
 }
 
-// Who has a row in the step after, and, to the step before, who has one in this.
+// Reads which cells have a row in the step after, and writes for the step before which have one
+// here.
 __device__ inline void note_senders(BackwardTile& shared, const StepBackwardArgs& args,
                                     bool has_row, int thread) {
     const Tile& tile = shared.place;
@@ -203,7 +204,7 @@ __device__ inline float4 gather_sent(const BackwardTile& shared, const StepBackw
                                 : gather_general(shared, args, own, quad);
 }
 
-// Brings the block's partial sums near, which are needed at the end.
+// Prefetches the block's partial sums, which are needed at the end.
 __device__ inline void prefetch_partial(const StepBackwardArgs& args, int thread) {
     constexpr int line = 32;  // floats
     const auto* const partial = reinterpret_cast<const float*>(&args.partial[blockIdx.x]);

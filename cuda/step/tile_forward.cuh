@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The phases of a step forward on one tile, but for the MLP: what of it a block holds in shared
-// memory, which cells live, and which need the MLP. step_forward.cu says how they follow each
-// other; barriers between them are the caller's.
+// The phases of a step forward on one tile, without the MLP, and what of the tile a block holds in
+// shared memory. step_forward.cu says how they follow each other; barriers between them are the
+// caller's.
 
 #include "cuda/rule/grid.cuh"
 #include "cuda/step/step_kernels.hpp"
@@ -15,24 +15,24 @@ inline constexpr int own_warps = Traits::tile_cells / Traits::warp_size;
 // What becomes of an own cell in this step.
 enum class Fate : std::uint8_t {
     outside,  // the tile reaches beyond the grid
-    kept,     // did not fire
+    kept,     // did not fire: keeps x
     empty,    // fired, but is empty: changes by u0
-    active,   // fired: a row of the MLP
+    active,   // fired, and is not empty: a row of the MLP
 };
 
 // A tile and what is known of it during a step.
 struct ForwardTile {
     alignas(16) float states[Traits::halo_cells * Traits::channels];
     std::uint8_t above[Traits::wide_cells];  // alpha above living_threshold
-    // The mask from before the step that made the state at first, then that of the state; in the
-    // first step: whether a cell holds anything other than zero.
+    // At first living_before of the step that made the state, then the life mask of the state; in
+    // the first step, whether a cell holds anything other than zero.
     std::uint8_t life[Traits::halo_cells];
     Fate fates[Traits::tile_cells];
     std::uint8_t rows[Traits::tile_cells];  // the active cells in order
     int counts[own_warps];                  // of active cells
 };
 
-// Alpha two cells around the tile, states and the mask from before the step one cell around it.
+// Loads alpha two cells around the tile, states and living_before one cell around it.
 __device__ inline void load_tile(ForwardTile& shared, const StepForwardArgs& args, const Tile& tile,
                                  int thread) {
     load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
@@ -52,8 +52,8 @@ __device__ inline void load_tile(ForwardTile& shared, const StepForwardArgs& arg
     }
 }
 
-// The life mask one cell around the tile. The first state of a rollout is taken as it is: there
-// the mask says which cells hold anything, which is what it is used for later on.
+// The life mask one cell around the tile. The first state of a rollout is not masked: there the
+// mask says which cells hold anything.
 __device__ inline void find_life(ForwardTile& shared, const StepForwardArgs& args, int thread) {
     if (thread >= Traits::halo_cells) return;
     bool living = shared.life[thread];
@@ -84,7 +84,7 @@ __device__ inline void mask_states(ForwardTile& shared, int thread) {
     }
 }
 
-// Writes x of own cells where it is wanted. Dead ones are not read: they may not be cleared yet.
+// Writes x of own cells where it is wanted. Dead cells are not read: they may not be cleared yet.
 __device__ inline void write_states(const ForwardTile& shared, const StepForwardArgs& args,
                                     const Tile& tile, int thread) {
     if (args.state_out == nullptr) return;
@@ -98,7 +98,7 @@ __device__ inline void write_states(const ForwardTile& shared, const StepForward
     }
 }
 
-// Whether any cell of the 3x3 has an alpha of x, not of z, above the threshold.
+// living_before of the step: whether any cell of the 3x3 has an alpha of x above the threshold.
 __device__ inline bool is_living_before(const ForwardTile& shared, int own) {
     const int y = own_y(own) + 1, x = own_x(own) + 1;
     bool any = false;

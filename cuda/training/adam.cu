@@ -7,8 +7,8 @@
 //   w -= rate m / (sqrt(v) scale2 + epsilon)
 //
 // with rate and scale2 from the host, which has the bias corrections in double. In training the
-// update also keeps the weights that have just been tried, sets the anchor where the plan says so,
-// and does nothing at all where the iteration has failed.
+// update also copies the weights that the iteration ran with, sets the anchor where the plan says
+// so, and does nothing where the iteration has failed.
 //
 // Reads and writes 33 KiB each of weights, moments and gradients.
 // Reference: host/reference/adam.hpp. Test: tests/engine_test.cpp, tests/trainer_test.cpp.

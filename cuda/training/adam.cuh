@@ -24,7 +24,8 @@ __device__ inline Span tensor_span(int tensor, bool output_bias) {
                          : Span{b2, end};
 }
 
-// In training: the weights that have just been tried, and the anchor where the plan wants it.
+// In training: copies the weights that the iteration ran with, and the anchor where the plan says
+// so.
 __device__ inline void keep_copies(const AdamArgs& args, int i, int count) {
     args.good[i] = args.weights[i];
     if (args.control->plans[args.control->cursor].set_anchor == 0) return;

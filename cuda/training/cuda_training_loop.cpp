@@ -77,7 +77,7 @@ public:
           start_(grid_.floats(), "the start states"),
           grad_state_(grid_.floats(), "the gradient of the loss"),
           tape_(grid_, config.most_steps - 1, plan_.cut) {
-        // Whole: outcomes come back with the padding between their values.
+        // All of it: the padding between the values of outcomes is copied back, too.
         check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
               "clearing the training's control");
         upload(target_.data(), target);
@@ -95,8 +95,8 @@ public:
         }
     }
 
-    // Fewer where an iteration is long: about 0.2 s at 5e9 cells and steps a second, after which
-    // somebody may want to see a report or stop.
+    // Fewer where an iteration is long: a queue takes about 0.2 s at 5e9 cells times steps a
+    // second, so that a report or a stop does not wait longer.
     int queue_length() const override {
         const double cell_steps = double(grid_.cells()) * (config_.most_steps - 1);
         return static_cast<int>(std::clamp(1e9 / cell_steps, 1.0, double(most_queued_iterations)));
@@ -104,7 +104,7 @@ public:
 
     std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
         const DeviceGuard guard(device_.index());
-        // What can fail comes first: later on, iterations would be under way that nobody counts.
+        // What can fail comes first: later, iterations would be running that nobody counts.
         for (const IterationPlan& plan : plans) make_graph(plan.steps);
         host_control_->cursor = host_control_->failed = host_control_->bad_weight = 0;
         for (std::size_t i = 0; i < plans.size(); ++i) {
@@ -201,7 +201,7 @@ public:
 private:
     // Sends the plans, starts their iterations and asks for the outcomes; returns how many were
     // started. Where a launch is refused in the middle, those before it count, and the next call
-    // tells.
+    // throws.
     std::size_t start(std::span<const IterationPlan> plans) const {
         check(cudaMemcpyAsync(control_.data(), host_control_.get(),
                               offsetof(TrainingControl, outcomes), cudaMemcpyHostToDevice, stream_),
@@ -237,7 +237,7 @@ private:
                 config_.damaged,     start_cell_,         start_loss_};
     }
 
-    // What the plans want of the pool.
+    // Sends which samples of the pool the plans take, and their damage.
     void send_draws(std::span<const IterationPlan> plans) {
         std::vector<int> samples;
         std::vector<DamageCircle> damage;
@@ -295,14 +295,14 @@ private:
         const std::vector<BlockArrival> none(update_slices + 1);
         arrivals_ = {none.size(), "the update's blocks"};
         upload(arrivals_.data(), none);
-        // All of them are there at once, beside those of engines that share the device.
+        // All of the update's blocks are resident at once, beside those of other engines on the
+        // device.
         const int fit = device_.limits.multiprocessors * resident_update_blocks();
         update_blocks_ =
             std::clamp(fit / std::max(device_.asked_for.engines_on_device, 1), 1, update_slices);
     }
 
-    // An iteration in bands packs the weights that it leaves; those of its first were not left by
-    // one.
+    // An iteration in bands packs the weights for the next one. This packs them for the first one.
     void pack_current() {
         if (!plan_.in_bands()) return;
         const DeviceGuard guard(device_.index());
@@ -341,7 +341,6 @@ private:
         launch_adam(adam_args(), stream_);
     }
 
-    // Five launches.
     void queue_iteration_in_bands(int steps) {
         queue_training_in_bands(
             {.first_state = start_.data(), .target = target_.data(), .control = control_.data()},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The states that a good iteration with a pool ended with take their places in it; where a sample
-// died or its loss exploded, the start cell does.
+// Puts the last states of a good iteration into the pool, in the place of those that it took from
+// there. A sample that died or whose loss exploded becomes the start cell.
 //
 // Reads state [batch, height, width, 16], the batch's losses and living cells; overwrites the
 // plan's samples in the pool and their losses, and counts in the iteration's outcome how many are
@@ -30,7 +30,7 @@ __device__ bool survived(const PutSamplesArgs& args, int sample) {
     return args.living[sample] > 0 && args.loss[sample] <= exploded_loss;
 }
 
-// With the sample that was the start cell before the rollout.
+// The sample that began the rollout as the start cell counts, too.
 __device__ int count_reset(const PutSamplesArgs& args) {
     int reset = 1;
     for (int sample = 0; sample < args.grid.batch; ++sample) reset += !survived(args, sample);

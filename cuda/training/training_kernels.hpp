@@ -16,8 +16,8 @@
 
 namespace nca::cuda {
 
-// loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where control is given, it is
-// told the batch's loss and its dead, and whether training can go on.
+// loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where control is given, it
+// receives the batch's loss and number of dead samples, and whether training can go on.
 int loss_partials(const BatchShape& grid);
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
                  const float* state, const float* target, const BatchShape& grid,
@@ -60,7 +60,7 @@ struct UpdateWeightsArgs {
     BlockArrival* arrivals;  // [update_slices + 1] all equal before and after
     TensorWeights* packed;   // receives the new weights
     BatchShape grid;
-    bool close;  // the iteration, too: put_samples does not come behind it
+    bool close;  // close the iteration, too: no put_samples follows
 };
 // update_weights.cu: the gradients' sums, the verdicts, Adam's update and the packed weights, in
 // one launch. What the launches before left in loss_partial and partial is summed in their order.
@@ -87,11 +87,11 @@ struct PoolArgs {
     StartCell start;
     float start_loss;  // of the state that has nothing but the start cell
 };
-// take_samples.cu: the batch that the plan at the cursor wants. state [cells, 16] is overwritten.
+// take_samples.cu: the batch of the plan at the cursor. state [cells, 16] is overwritten.
 void launch_take_samples(float* state, const BatchShape& grid, const PoolArgs& pool,
                          const TrainingControl* control, cudaStream_t stream);
-// put_samples.cu: the batch goes back, where the iteration at the cursor is good. state [cells,
-// 16], loss and living [batch] are read.
+// put_samples.cu: the batch goes back to the pool if the iteration at the cursor is good. state
+// [cells, 16], loss and living [batch] are read.
 void launch_put_samples(const PoolArgs& pool, const float* state, const float* loss,
                         const float* living, const BatchShape& grid, TrainingControl* control,
                         cudaStream_t stream);

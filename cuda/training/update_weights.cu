@@ -3,9 +3,9 @@
 // adam, pack_model and close_iteration do one after the other (their files have the formulas).
 //
 // A block takes slices of 32 weights: it sums the rollout's partial gradients, and after all blocks
-// have done so updates the weights and puts them to their packed places. All blocks wait for each
-// other once, and once more before the cursor moves. Which block has which slice decides no sum, so
-// that bits do not depend on how many there are.
+// have done so updates the weights and writes them to their packed places. All blocks wait for each
+// other once, and once more before the cursor moves. No sum depends on which block has a slice, so
+// the bits do not depend on the number of blocks.
 //
 // Reads 33 KiB for each block of the way back. Tests: tests/update_weights_test.cpp.
 
@@ -38,7 +38,7 @@ __device__ Span slices_of(int tensor) {
                          : Span{update_slices - 1, update_slices};
 }
 
-// Waits until all blocks have come as far, and sees what they wrote.
+// Waits until all blocks have come here; then this block can read what they wrote.
 __device__ void wait_for_all_blocks(BlockArrival* arrivals, std::uint32_t& passed, int thread) {
     BlockArrival& all = arrivals[0];
     BlockArrival* const each = arrivals + 1;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How an iteration of training went, as the device itself judges it: by its loss, its gradient and
-// its weights. What failed changes nothing, and nor does what was queued behind it.
+// How the device judges an iteration of training: by its loss, its gradient and its weights. An
+// iteration that failed changes nothing, and neither do those that are queued behind it.
 
 #include "cuda/device/device.cuh"
 #include "cuda/rule/training_control.hpp"
@@ -17,7 +17,7 @@ __device__ inline Verdict judge_loss(double loss, int dead, int batch) {
     return dead == batch ? Verdict::all_dead : Verdict::good;
 }
 
-// Tells the host of the batch, in the order of samples.
+// Writes the batch's outcome for the host.
 __device__ inline void judge_batch(TrainingControl& control, const float* loss, const float* living,
                                    int batch) {
     double sum = 0;
@@ -36,8 +36,8 @@ __device__ inline void judge_batch(TrainingControl& control, const float* loss, 
     if (outcome.verdict != Verdict::good) control.failed = 1;
 }
 
-// Says to the host how the iteration went; true where the update may be made. squares
-// are those of the norms of the four tensors.
+// Writes the gradient's outcome for the host; returns whether the update may be made. squares: of
+// the norms of the four tensors.
 __device__ inline bool judge_gradient(TrainingControl& control, const double* squares,
                                       bool first_thread) {
     if (control.failed != 0) return false;
