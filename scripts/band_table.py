@@ -75,9 +75,9 @@ HELPERS = set("""
     count_bits difference expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below
     grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power opaque
     opaque_shared_address lane_row largest_element largest_of_warp largest_over_warp life_before
-    listed_cell listed_in_row load4 load_matrices load_matrices_transposed make_hidden make_parts mma_fp16
+    listed_cell listed_in_row load4 load_a load_b load_matrices load_matrices_transposed make_hidden make_parts mma_fp16
     move_halves multiply multiply_small nanoseconds offset_of_listed operand_scale power_of_two
-    rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address
+    rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address sum_of_halves
     sobel_corner split_columns store4 store_async store_matrices_transposed sum_of sum_over_warp
     wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
     write_window zero4""".split())

@@ -73,12 +73,12 @@ FUNCTIONS = {
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
 HELPERS = set("""
-    wrapped cell_at own_y own_x halo_of_own own_cell halo_cell any_around own_offset c_row c_column
+    wrapped cell_at first_cell own_y own_x halo_of_own own_cell halo_cell any_around own_offset c_row c_column
     load4 store4 add_scaled scaled zero4 element largest_element opaque forward_row_of
     forward_quad_of sum_of_halves tiles_down tiles_across shared_address shared_storage sum_place
     write_next prefetch note_largest largest_of_warp largest_over_warp scale_to operand_scale
     power_of_two inverse_of_power make_parts make_a make_b split_columns store_operands halves
-    rounded_to_fp16 lane_in_blocks grad_a_of_warp rows_of_halves halves_of_rows load_matrices
+    rounded_to_fp16 lane_in_blocks grad_a_of_warp rows_of_halves halves_of_rows load_a load_b load_matrices
     load_matrices_transposed store_matrices_transposed multiply multiply_small mma_fp16""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]

@@ -80,13 +80,6 @@ struct BackwardWeightsOfWarp {
     float b1[2];
 };
 
-// Sums over the listed cells of a step, or of all steps, of the warp's hidden units.
-struct BandSums {
-    Accumulator w1[Traits::perception / 8];
-    Accumulator w2[Traits::channels / 8];
-    float b1[2];
-};
-
 // Powers of two as exponents. grad_u' = grad_z g: g brings the largest element of the band's
 // gradient to 2^2 and then keeps it between 2^-1 and 2^6, which leaves room for grad_a' below 2^16.
 // It is chosen before the operands are made, by the gradient of the step after; where it does not
@@ -208,7 +201,9 @@ private:
     static constexpr int last_warp = Traits::threads - Traits::warp_size;  // its first thread
 
     __device__ static float4& piece(unsigned address) { return at<float4>(address); }
-    __device__ static const void* row_at(unsigned address) { return &at<unsigned char>(address); }
+    __device__ static unsigned char* row_at(unsigned address) {
+        return &at<unsigned char>(address);
+    }
     template <class T>
     __device__ unsigned address_of(const T& of_shared) const {
         return zero + static_cast<unsigned>(reinterpret_cast<const unsigned char*>(&of_shared) -
@@ -457,7 +452,7 @@ private:
 
     // a, grad_h and grad_a of all rows, and W2's gradient.
     __device__ void multiply_rows(int count, int buffer) {
-        BandSums step = {};
+        TensorSums step = {};
         const float f = operand_scale(scale.magnitude);
         const float bias[2] = {own.b1[0] * f, own.b1[1] * f};
 #pragma unroll 1
@@ -478,7 +473,8 @@ private:
 
     // Of so many times 16 rows.
     template <int tiles>
-    __device__ void multiply_tiles(BandSums& step, int first, int buffer, const float (&bias)[2]) {
+    __device__ void multiply_tiles(TensorSums& step, int first, int buffer,
+                                   const float (&bias)[2]) {
         const auto from = static_cast<unsigned>(first);
         const unsigned p_rows = address_of(shared.p[buffer]) + from * OperandTraits::p_pitch +
                                 rows_of_halves(lane, OperandTraits::p_pitch);
@@ -486,15 +482,11 @@ private:
                                 rows_of_halves(lane, OperandTraits::grad_u_pitch);
         const unsigned a_rows = grad_a_row(first);
         Accumulator a[tiles][2], grad_h[tiles][2];
-        std::uint32_t loaded[4], b[2][parts][2];
+        std::uint32_t b[2][parts][2];
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices(loaded, row_at(u_rows + part * Shared::grad_u_bytes +
-                                             tile * 16 * OperandTraits::grad_u_pitch));
-                split_columns<parts>(b, loaded, part);
-            }
+            load_b<parts>(b, row_at(u_rows + tile * 16 * OperandTraits::grad_u_pitch),
+                          Shared::grad_u_bytes);
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
                 a[tile][j] = {{bias[0], bias[0], bias[1], bias[1]}};
@@ -506,12 +498,8 @@ private:
         for (int k = 0; k < OperandTraits::p_blocks; ++k) {
 #pragma unroll
             for (int tile = 0; tile < tiles; ++tile) {
-#pragma unroll
-                for (int part = 0; part < parts; ++part) {
-                    load_matrices(loaded, row_at(p_rows + part * Shared::p_bytes +
-                                                 tile * 16 * OperandTraits::p_pitch + k * 32));
-                    split_columns<parts>(b, loaded, part);
-                }
+                load_b<parts>(b, row_at(p_rows + tile * 16 * OperandTraits::p_pitch + k * 32),
+                              Shared::p_bytes);
 #pragma unroll
                 for (int j = 0; j < 2; ++j) multiply<parts>(a[tile][j], own.w1[k], b[j]);
             }
@@ -533,6 +521,7 @@ private:
         for (int tile = 0; tile < tiles; ++tile) {
 #pragma unroll
             for (int part = 0; part < parts; ++part) {
+                std::uint32_t loaded[4];
                 load_matrices_transposed(
                     loaded, row_at(address_of(shared.grad_u) + part * Shared::grad_u_bytes +
                                    (from + tile * 16) * OperandTraits::grad_u_pitch +
@@ -572,11 +561,7 @@ private:
 #pragma unroll
             for (int k = 0; k < Traits::hidden / 16; ++k) {
                 std::uint32_t grad_a[parts][4];
-#pragma unroll
-                for (int part = 0; part < parts; ++part) {
-                    load_matrices(grad_a[part],
-                                  row_at(from + part * Shared::grad_a_bytes + k * 32));
-                }
+                load_a<parts>(grad_a, row_at(from + k * 32), Shared::grad_a_bytes);
 #pragma unroll
                 for (int j = 0; j < Own::columns; ++j) {
                     if constexpr (parts == 2) {
@@ -922,7 +907,7 @@ private:
     const unsigned zero, row_bytes, list_bytes;
     const unsigned lists, edges, grad, x;  // addresses in shared memory
     Own own;
-    BandSums sums = {};
+    TensorSums sums = {};
     float4 b2 = {0, 0, 0, 0};
     GradientScale scale, next_scale;  // of this step and the one before
 };

@@ -522,10 +522,7 @@ private:
         std::uint32_t p[OperandTraits::p_blocks][parts][4];
 #pragma unroll
         for (int k = 0; k < OperandTraits::p_blocks; ++k) {
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices(p[k][part], from + part * Shared::part_bytes + k * 32);
-            }
+            load_a<parts>(p[k], from + k * 32, Shared::part_bytes);
         }
         const float upper = shared.scale[first + lane / 4];
         const float lower = shared.scale[first + lane / 4 + 8];

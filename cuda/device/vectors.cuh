@@ -33,6 +33,15 @@ __device__ inline T sum_of_warp(T own) {
     return own;
 }
 
+// What this lane keeps, plus what the lane at the given distance gives.
+__device__ inline float4 sum_of_halves(float4 keep, float4 give, int distance) {
+    keep.x += __shfl_xor_sync(0xffffffffU, give.x, distance);
+    keep.y += __shfl_xor_sync(0xffffffffU, give.y, distance);
+    keep.z += __shfl_xor_sync(0xffffffffU, give.z, distance);
+    keep.w += __shfl_xor_sync(0xffffffffU, give.w, distance);
+    return keep;
+}
+
 __device__ inline float4 zero4() { return make_float4(0, 0, 0, 0); }
 
 // Element i of four; i is known when the loop around it is unrolled.

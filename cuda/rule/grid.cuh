@@ -23,6 +23,11 @@ __device__ inline Tile tile_at(const BatchShape& grid, int index) {
             within % across * Traits::tile_width};
 }
 
+// The index of the first cell of a tile's sample, in [cells].
+__device__ inline std::size_t first_cell(const BatchShape& grid, const Tile& tile) {
+    return std::size_t(tile.sample) * grid.height * grid.width;
+}
+
 __device__ inline int wrapped(int i, int size) {
     i %= size;
     return i < 0 ? i + size : i;
@@ -73,8 +78,7 @@ __device__ inline bool any_around(const std::uint8_t* flags, int place, int widt
 // part.
 __device__ inline void load_halo_states(float* shared, const float* state, const BatchShape& grid,
                                         bool circular, const Tile& tile, int thread) {
-    const float* sample =
-        state + std::size_t(tile.sample) * grid.height * grid.width * Traits::channels;
+    const float* sample = state + first_cell(grid, tile) * Traits::channels;
     for (int i = thread; i < Traits::halo_cells * Traits::quads; i += Traits::threads) {
         const int cell = halo_cell(grid, circular, tile, i / Traits::quads);
         float* to = shared + i * 4;

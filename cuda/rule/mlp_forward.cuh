@@ -25,15 +25,6 @@ __device__ inline int forward_row_of(int lane) {
 }
 __device__ inline int forward_quad_of(int lane) { return lane & 3; }
 
-// Adds what the lane at the given distance has of the half that this lane keeps.
-__device__ inline float4 sum_of_halves(float4 keep, float4 give, int distance) {
-    keep.x += __shfl_xor_sync(0xffffffffU, give.x, distance);
-    keep.y += __shfl_xor_sync(0xffffffffU, give.y, distance);
-    keep.z += __shfl_xor_sync(0xffffffffU, give.z, distance);
-    keep.w += __shfl_xor_sync(0xffffffffU, give.w, distance);
-    return keep;
-}
-
 // scratch holds p when it is called, visible to the whole warp, and is overwritten. Returns u of
 // row forward_row_of(lane), channels forward_quad_of(lane) * 4 and the three behind it.
 __device__ inline float4 mlp_forward_rows(const ForwardWeights& weights, float* scratch, int lane) {

@@ -178,10 +178,30 @@ __device__ inline unsigned rows_of_halves(int lane, unsigned pitch) {
 template <int parts>
 __device__ inline void split_columns(std::uint32_t (&b)[2][parts][2],
                                      const std::uint32_t (&loaded)[4], int part) {
-    b[0][part][0] = loaded[0];
-    b[0][part][1] = loaded[1];
-    b[1][part][0] = loaded[2];
-    b[1][part][1] = loaded[3];
+    b[0][part][0] = loaded[0], b[0][part][1] = loaded[1];
+    b[1][part][0] = loaded[2], b[1][part][1] = loaded[3];
+}
+// An operand A, or two B side by side, from shared memory: a lane's place as above, the second part
+// part_bytes behind the first.
+template <int parts>
+__device__ inline void load_a(std::uint32_t (&a)[parts][4], const unsigned char* place,
+                              int part_bytes) {
+#pragma unroll
+    for (int part = 0; part < parts; ++part) load_matrices(a[part], place + part * part_bytes);
+}
+template <int parts, bool transposed = false>
+__device__ inline void load_b(std::uint32_t (&b)[2][parts][2], const unsigned char* place,
+                              int part_bytes) {
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+        std::uint32_t loaded[4];
+        if constexpr (transposed) {
+            load_matrices_transposed(loaded, place + part * part_bytes);
+        } else {
+            load_matrices(loaded, place + part * part_bytes);
+        }
+        split_columns<parts>(b, loaded, part);
+    }
 }
 
 __device__ inline float4 difference(float4 a, float4 b) {

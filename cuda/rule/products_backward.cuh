@@ -8,6 +8,13 @@
 
 namespace nca::cuda {
 
+// A lane's part of its warp's weight gradients.
+struct TensorSums {
+    Accumulator w1[Traits::perception / 8];  // [hidden, perception]
+    Accumulator w2[Traits::channels / 8];    // [hidden, channels]
+    float b1[2];                             // of units lane / 4 and 8 behind it, some rows
+};
+
 // h and grad_a of 16 hidden units and 16 rows as operands A, from their sums a and grad_h; adds
 // grad_a to the units' sums. A unit that is off passes nothing on, forward or back.
 template <int parts>
@@ -46,12 +53,7 @@ __device__ inline void add_w1_rows(Accumulator (&w1)[Traits::perception / 8],
 #pragma unroll
     for (int k = 0; k < OperandTraits::p_blocks; ++k) {
         std::uint32_t b[2][parts][2];
-#pragma unroll
-        for (int part = 0; part < parts; ++part) {
-            std::uint32_t loaded[4];
-            load_matrices_transposed(loaded, p_rows + part * p_bytes + k * 32);
-            split_columns<parts>(b, loaded, part);
-        }
+        load_b<parts, true>(b, p_rows + k * 32, p_bytes);
 #pragma unroll
         for (int j = 0; j < 2; ++j) multiply<parts>(w1[2 * k + j], grad_a, b[j]);
     }

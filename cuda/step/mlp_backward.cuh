@@ -219,9 +219,8 @@ __device__ inline void write_grad_p(const BackwardStorage& shared, const StepBac
     }
     const int row = first + start + (high ? 2 : 0) + (middle ? 1 : 0);
     if (row >= shared.tile.rows) return;  // the shared row, or none
-    const std::size_t cell =
-        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
-        own_cell(args.grid, shared.tile.place, shared.tile.cells[row]);
+    const std::size_t cell = first_cell(args.grid, shared.tile.place) +
+                             own_cell(args.grid, shared.tile.place, shared.tile.cells[row]);
     float* to = args.grad_p_out + cell * Traits::perception + block * 12 + (low ? 6 : 0);
 #pragma unroll
     for (int k = 0; k < 6; k += 2) {
@@ -266,10 +265,7 @@ __device__ inline void write_sums(PartialGradients& partial, const WeightSums& s
     float4 own = sums.b1;
 #pragma unroll
     for (int distance = 1; distance < 8; distance *= 2) {
-        own.x += __shfl_xor_sync(0xffffffffU, own.x, distance);
-        own.y += __shfl_xor_sync(0xffffffffU, own.y, distance);
-        own.z += __shfl_xor_sync(0xffffffffU, own.z, distance);
-        own.w += __shfl_xor_sync(0xffffffffU, own.w, distance);
+        own = sum_of_halves(own, own, distance);
     }
     if (has_b1) store_sum(b1, own, before.b1);
 }

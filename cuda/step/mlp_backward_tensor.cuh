@@ -160,13 +160,6 @@ __device__ inline void prefetch_backward_operands(const TensorWeights& weights, 
     if (thread < Traits::hidden / line) prefetch(weights.b1 + thread * line);
 }
 
-// A lane's part of its warp's weight gradients.
-struct TensorSums {
-    Accumulator w1[Traits::perception / 8];  // [hidden, perception]
-    Accumulator w2[Traits::channels / 8];    // [hidden, channels]
-    float b1[2];                             // of units lane / 4 and 8 behind it, some rows
-};
-
 // Where a lane begins to read or write grad_a of 16 rows and the warp's hidden units, which it has
 // as [hidden, rows].
 template <int parts>
@@ -188,22 +181,14 @@ __device__ inline void multiply_some(Accumulator (&sum_w2)[2], float (&sum_b1)[2
     const unsigned char* const w1_lane = rows.w1 + warp * 2 * rows.row_of_blocks +
                                          lane_in_blocks(lane, rows.row_of_blocks, rows.block_bytes);
     Accumulator a[tiles][2], grad_h[tiles][2];
-    std::uint32_t loaded[4], b[2][parts][2];
+    std::uint32_t b[2][parts][2];
 #pragma unroll
     for (int k = 0; k < OperandTraits::p_blocks; ++k) {
         std::uint32_t w1[parts][4];  // [hidden, perception]; there are no registers to keep it
-#pragma unroll
-        for (int part = 0; part < parts; ++part) {
-            load_matrices(w1[part], w1_lane + part * rows.w1_bytes + k * 2 * rows.block_bytes);
-        }
+        load_a<parts>(w1, w1_lane + k * 2 * rows.block_bytes, rows.w1_bytes);
 #pragma unroll
         for (int tile = 0; tile < tiles; ++tile) {
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices(loaded, p_lane + part * rows.p_bytes +
-                                          tile * 16 * OperandTraits::p_pitch + k * 32);
-                split_columns<parts>(b, loaded, part);
-            }
+            load_b<parts>(b, p_lane + tile * 16 * OperandTraits::p_pitch + k * 32, rows.p_bytes);
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
                 if (k == 0) a[tile][j] = {{bias[0], bias[0], bias[1], bias[1]}};
@@ -213,12 +198,7 @@ __device__ inline void multiply_some(Accumulator (&sum_w2)[2], float (&sum_b1)[2
     }
 #pragma unroll
     for (int tile = 0; tile < tiles; ++tile) {
-#pragma unroll
-        for (int part = 0; part < parts; ++part) {
-            load_matrices(loaded, u_lane + part * rows.grad_u_bytes +
-                                      tile * 16 * OperandTraits::grad_u_pitch);
-            split_columns<parts>(b, loaded, part);
-        }
+        load_b<parts>(b, u_lane + tile * 16 * OperandTraits::grad_u_pitch, rows.grad_u_bytes);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             grad_h[tile][j] = {};
@@ -229,7 +209,7 @@ __device__ inline void multiply_some(Accumulator (&sum_w2)[2], float (&sum_b1)[2
         grad_a_of_warp(rows, warp, lane) + first * OperandTraits::grad_a_pitch;
 #pragma unroll
     for (int tile = 0; tile < tiles; ++tile) {
-        std::uint32_t h[parts][4], grad_a[parts][4];
+        std::uint32_t h[parts][4], grad_a[parts][4], loaded[4];
         make_hidden<parts>(h, grad_a, sum_b1, a[tile], grad_h[tile]);
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
@@ -320,10 +300,7 @@ __device__ inline void compute_grad_p(const BackwardRows<parts>& rows, const Wei
 #pragma unroll
         for (int k = 0; k < Traits::hidden / 16; ++k) {
             std::uint32_t grad_a[parts][4];
-#pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                load_matrices(grad_a[part], a_lane + part * rows.grad_a_bytes + k * 32);
-            }
+            load_a<parts>(grad_a, a_lane + k * 32, rows.grad_a_bytes);
 #pragma unroll
             for (int j = 0; j < columns; ++j) {
                 const unsigned char* const block = blocks + k * two_rows + j * rows.block_bytes;
@@ -360,10 +337,7 @@ template <int parts>
 __device__ inline void add_b2(BackwardRows<parts>& rows, float4 sum, int thread) {
 #pragma unroll
     for (int distance = Traits::quads; distance < Traits::warp_size; distance *= 2) {
-        sum.x += __shfl_xor_sync(whole_warp, sum.x, distance);
-        sum.y += __shfl_xor_sync(whole_warp, sum.y, distance);
-        sum.z += __shfl_xor_sync(whole_warp, sum.z, distance);
-        sum.w += __shfl_xor_sync(whole_warp, sum.w, distance);
+        sum = sum_of_halves(sum, sum, distance);
     }
     const int lane = thread % Traits::warp_size;
     if (lane >= Traits::quads) return;

@@ -34,7 +34,7 @@ constexpr int chunk = Traits::backward_rows;
 __device__ void write_grad_z(const BackwardStorage& shared, const StepBackwardArgs& args,
                              int thread) {
     const Tile& tile = shared.tile.place;
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, tile);
     constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
@@ -74,9 +74,8 @@ __device__ void start_grad_u(BackwardStorage& shared, const StepBackwardArgs& ar
                              int thread) {
     const int row = thread / Traits::quads, quad = thread % Traits::quads;
     if (row >= chunk || first + row >= shared.tile.rows) return;
-    const std::size_t cell =
-        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width +
-        own_cell(args.grid, shared.tile.place, shared.tile.cells[first + row]);
+    const std::size_t cell = first_cell(args.grid, shared.tile.place) +
+                             own_cell(args.grid, shared.tile.place, shared.tile.cells[first + row]);
     copy_async(shared.grad_u + row * Traits::grad_u_pitch + quad * 4,
                args.grad_z_out + cell * Traits::channels + quad * 4);
 }
@@ -101,8 +100,7 @@ __device__ void finish_grad_u(BackwardStorage& shared, float step_size, int firs
 __device__ void sum_shared_row(BackwardStorage& shared, const StepBackwardArgs& args, int thread) {
     if (thread >= Traits::channels) return;
     const int count = sum_of_counts(shared.tile.empty_counts);
-    const std::size_t sample =
-        std::size_t(shared.tile.place.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, shared.tile.place);
     float sum = 0;
     for (int i = 0; i < count; ++i) {
         const std::size_t cell =

@@ -57,7 +57,7 @@ template <int parts>
 __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArgs& args,
                              bool has_row, int thread) {
     const Tile& tile = shared.tile.place;
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, tile);
     constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
 #pragma unroll
     for (int round = 0; round < rounds; ++round) {
@@ -205,9 +205,8 @@ __device__ void send_rows_back(TensorSums& sums, SharedStorage<parts>& shared,
             shared.rows, shared.weights, shared.scale, count, warp, lane, [&](int row) -> float* {
                 if (first + row >= shared.tile.rows) return nullptr;  // the shared row, or none
                 const Tile& tile = shared.tile.place;
-                const std::size_t cell =
-                    std::size_t(tile.sample) * args.grid.height * args.grid.width +
-                    own_cell(args.grid, tile, shared.tile.cells[first + row]);
+                const std::size_t cell = first_cell(args.grid, tile) +
+                                         own_cell(args.grid, tile, shared.tile.cells[first + row]);
                 return args.grad_p_out + cell * Traits::perception;
             });
         __syncthreads();  // nobody reads these rows any more

@@ -37,8 +37,7 @@ struct BackwardTile {
 __device__ inline bool life_before(const StepBackwardArgs& args, const Tile& tile, int halo) {
     const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
     if (cell < 0 || args.life_before == nullptr) return cell >= 0;
-    return args.life_before[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] !=
-           0;
+    return args.life_before[first_cell(args.grid, tile) + cell] != 0;
 }
 
 // life_after of own cells, and how many there are.
@@ -46,7 +45,7 @@ __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardA
                                        const Tile& tile, int thread) {
     if (thread >= Traits::tile_cells) return;
     const int cell = own_cell(args.grid, tile, thread);
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, tile);
     const bool life_after = cell >= 0 && args.life_after[sample + cell] != 0;
     shared.life_after[thread] = life_after;
     const unsigned ballot = __ballot_sync(0xffffffffU, life_after);
@@ -59,7 +58,7 @@ __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardA
 __device__ inline bool has_row_after(const StepBackwardArgs& args, const Tile& tile, int halo) {
     const int cell = halo_cell(args.grid, args.rule.circular, tile, halo);
     if (cell < 0 || args.row == nullptr) return false;
-    return args.row[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] != 0;
+    return args.row[first_cell(args.grid, tile) + cell] != 0;
 }
 
 __device__ inline int sum_of_counts(const int (&counts)[own_warps]) {
@@ -136,15 +135,14 @@ __device__ inline void note_senders(BackwardTile& shared, const StepBackwardArgs
     if (thread < Traits::halo_cells) shared.row_after[thread] = has_row_after(args, tile, thread);
     const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;
     if (cell < 0) return;
-    args.row_out[std::size_t(tile.sample) * args.grid.height * args.grid.width + cell] = has_row;
+    args.row_out[first_cell(args.grid, tile) + cell] = has_row;
 }
 
 // What the step after sends to four channels of an own cell.
 __device__ inline float4 gather_general(const BackwardTile& shared, const StepBackwardArgs& args,
                                         int own, int quad) {
     const Tile& tile = shared.place;
-
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, tile);
     const int y = own_y(own), x = own_x(own);
     return perceive_adjoint(
         args.grad_p + sample * Traits::perception, args.rule, quad, [&](int tap) {
@@ -159,7 +157,6 @@ __device__ inline float4 gather_general(const BackwardTile& shared, const StepBa
 __device__ inline float4 gather_plain(const BackwardTile& shared, const StepBackwardArgs& args,
                                       int own, int quad) {
     const Tile& tile = shared.place;
-
     const BatchShape& grid = args.grid;
     const int y = own_y(own), x = own_x(own);
     // A cell that has a row lies in the grid, but perhaps on its other side.
@@ -172,8 +169,7 @@ __device__ inline float4 gather_plain(const BackwardTile& shared, const StepBack
     }
     const std::uint8_t* const has_row = shared.row_after + (y + 2) * Traits::halo_width + x + 2;
     const float* const sample =
-        args.grad_p + std::size_t(tile.sample) * grid.height * grid.width * Traits::perception +
-        quad * 4;
+        args.grad_p + first_cell(grid, tile) * Traits::perception + quad * 4;
     float4 grads[9][filter_count];
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) {

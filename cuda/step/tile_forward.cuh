@@ -36,7 +36,7 @@ struct ForwardTile {
 __device__ inline void load_tile(ForwardTile& shared, const StepForwardArgs& args, const Tile& tile,
                                  int thread) {
     load_halo_states(shared.states, args.state, args.grid, args.rule.circular, tile, thread);
-    const std::size_t sample = std::size_t(tile.sample) * args.grid.height * args.grid.width;
+    const std::size_t sample = first_cell(args.grid, tile);
     if (thread < Traits::wide_cells) {
         const int cell =
             cell_at(args.grid, args.rule.circular, tile.top + thread / Traits::wide_width - 2,
@@ -72,8 +72,7 @@ __device__ inline void find_life(ForwardTile& shared, const StepForwardArgs& arg
 // Where the four channels of an own cell lie in [cells, 16].
 __device__ inline std::size_t own_offset(const BatchShape& grid, const Tile& tile, int own,
                                          int quad) {
-    const std::size_t cell =
-        std::size_t(tile.sample) * grid.height * grid.width + own_cell(grid, tile, own);
+    const std::size_t cell = first_cell(grid, tile) + own_cell(grid, tile, own);
     return cell * Traits::channels + quad * 4;
 }
 
@@ -120,8 +119,7 @@ __device__ inline void decide_fates(ForwardTile& shared, const StepForwardArgs& 
     if (cell >= 0) {
         const bool near = any_around(shared.life, halo, Traits::halo_width);
         fate = !fires ? Fate::kept : near ? Fate::active : Fate::empty;
-        const std::size_t index =
-            std::size_t(tile.sample) * args.grid.height * args.grid.width + cell;
+        const std::size_t index = first_cell(args.grid, tile) + cell;
         if (args.life_out != nullptr) args.life_out[index] = shared.life[halo];
         if (args.rule.pre_and_post) {
             args.living_before_out[index] = is_living_before(shared, thread);
