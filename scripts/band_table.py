@@ -63,23 +63,23 @@ PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function i
 PARTS = [("Backward::gather", "wait_arrivals(shared.edges", "edges")]
 # Functions that belong to whoever calls them.
 HELPERS = set("""
-    Forward::piece Forward::halo_row Forward::magnitude_of Forward::u_place Forward::address_of
-    Forward::address_of_cell
-    Backward::piece Backward::list_of Backward::window_list Backward::edge_row Backward::state_row
-    Backward::p_column Backward::note_largest Backward::put_row Backward::put_operand
-    Backward::grad_of Backward::pad_rows Backward::put_rows Backward::grad_a_row Backward::mask_of
-    Backward::neighbours_of Backward::line_of Backward::settle Backward::address_of Backward::row_at
-    Backward::list_in Backward::grad_u_row Backward::quad_bytes Backward::load_row
-    Backward::grad_row Backward::offset_of Backward::row_before Backward::load_settled
-    add_scaled add_w1_rows all_if at at_shared_address band_of_block bulk_load bulk_store cluster_rank
-    count_bits difference expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below
-    grad_p_place halves halves_of_rows has_arrived in_window inverse_of_power opaque
-    opaque_shared_address lane_row largest_element largest_of_warp largest_over_warp life_before
-    listed_cell listed_in_row load4 load_a load_b load_matrices load_matrices_transposed make_hidden make_parts mma_fp16
-    move_halves multiply multiply_small nanoseconds offset_of_listed operand_scale power_of_two
-    rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address sum_of_halves
-    sobel_corner split_columns store4 store_async store_matrices_transposed sum_of sum_over_warp
-    wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
+    Backward::address_of Backward::edge_row Backward::grad_a_row Backward::grad_of
+    Backward::grad_row Backward::grad_u_row Backward::line_of Backward::list_in Backward::list_of
+    Backward::load_row Backward::load_settled Backward::mask_of Backward::neighbours_of
+    Backward::note_largest Backward::offset_of Backward::p_column Backward::pad_rows
+    Backward::piece Backward::put_operand Backward::put_row Backward::put_rows Backward::quad_bytes
+    Backward::row_at Backward::row_before Backward::settle Backward::state_row
+    Backward::window_list Forward::address_of Forward::address_of_cell Forward::halo_row
+    Forward::magnitude_of Forward::piece Forward::u_place add_scaled add_w1_rows all_if at
+    at_shared_address band_of_block bulk_load bulk_store cluster_rank count_bits difference
+    expect_bytes fence_async_proxy from_lane from_lane_above from_lane_below grad_p_place halves
+    halves_of_rows has_arrived in_window inverse_of_power lane_row largest_element largest_of_warp
+    largest_over_warp life_before listed_cell listed_in_row load4 load_a load_b load_matrices
+    load_matrices_transposed make_hidden make_parts mma_fp16 move_halves multiply multiply_small
+    nanoseconds offset_of_listed opaque opaque_shared_address operand_scale power_of_two
+    rounded_to_fp16 row_of row_of_listed row_of_words rows_of_halves scaled shared_address
+    sobel_corner split_columns store4 store_async store_matrices_transposed sum_of sum_of_halves
+    sum_over_warp wait_arrivals wait_bulk_reads weight_scales whole_row word_of wrapped_row
     write_window zero4""".split())
 
 

@@ -59,10 +59,10 @@ FUNCTIONS = {
     "perception": "perceived perceive_cell perceive_rows perceive_group perceive_chunk "
                   "perceive_with scale_of_rows store_p",
     "MLP": "update_rows mlp_forward_rows step_rows step_chunk start_grad_u finish_grad_u "
-           "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p write_sums "
-           "sum_shared_row compute_u0 send_rows_back put_grad_u scale_of_gradients unless_known "
-           "store_grad_u add_b2 multiply_rows multiply_some make_hidden add_w1 add_w1_rows "
-           "compute_grad_p",
+           "compute_hidden store_hidden sum_output_layer sum_hidden_layer write_grad_p share_out "
+           "write_sums sum_shared_row compute_u0 send_rows_back put_grad_u scale_of_gradients "
+           "unless_known store_grad_u add_b2 multiply_rows multiply_some make_hidden add_w1 "
+           "add_w1_rows compute_grad_p",
     "gather": "gather_sent gather_plain gather_general perceive_adjoint write_grad_z",
     "new cells": "write_passive_cells",
     "exchange": "note_senders has_row_after grad_p_place let_dependents_start "
@@ -73,13 +73,14 @@ FUNCTIONS = {
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
 HELPERS = set("""
-    wrapped cell_at first_cell own_y own_x halo_of_own own_cell halo_cell any_around own_offset c_row c_column
-    load4 store4 add_scaled scaled zero4 element largest_element opaque forward_row_of
-    forward_quad_of sum_of_halves tiles_down tiles_across shared_address shared_storage sum_place
-    write_next prefetch note_largest largest_of_warp largest_over_warp scale_to operand_scale
-    power_of_two inverse_of_power make_parts make_a make_b split_columns store_operands halves
-    rounded_to_fp16 lane_in_blocks grad_a_of_warp rows_of_halves halves_of_rows load_a load_b load_matrices
-    load_matrices_transposed store_matrices_transposed multiply multiply_small mma_fp16""".split())
+    add_scaled any_around c_column c_row cell_at element first_cell forward_quad_of forward_row_of
+    grad_a_of_warp halo_cell halo_of_own halves halves_of_rows inverse_of_power lane_in_blocks
+    largest_element largest_of_warp largest_over_warp load4 load_a load_b load_matrices
+    load_matrices_transposed make_a make_b make_parts mma_fp16 multiply multiply_small note_largest
+    opaque operand_scale own_cell own_offset own_x own_y power_of_two prefetch rounded_to_fp16
+    rows_of_halves scale_to scaled shared_address shared_storage split_columns store4
+    store_matrices_transposed store_operands sum_of_halves sum_place tiles_across tiles_down
+    wrapped write_next zero4""".split())
 
 KINDS = ["tensor", "convert", "float", "integer", "shared", "global", "wait", "branch", "rest"]
 KIND_TEXT = textwrap.fill(
@@ -614,5 +615,5 @@ def explanation(architecture):
         f"second is for {second}. A block has one tile, edges are circular, and life is masked "
         "after the update; filters are the cell itself and Sobel's two. Where the lanes of a warp "
         "go different ways, all are counted. Not counted: what only the first or the last step "
-        "does, the shared row, and waiting (what is waited for is there at once). What a kernel does "
-        "before its tile, such as loading weights, and after it is included.", 104)
+        "does, the shared row, and waiting (what is waited for is there at once). What a kernel "
+        "does before its tile, such as loading weights, and after it is included.", 104)

@@ -38,20 +38,20 @@ FUNCTIONS = {
     "rows": "Strip::take Strip::put",
     "queue": "Strip::queue_row_above Strip::push Strip::largest_around level_of",
     "perception": "Strip::perceive",
-    "MLP": "Strip::add_hidden Strip::multiply_block",
+    "MLP": "Strip::add_hidden Strip::multiply_block Strip::make_hidden",
     "new cells": "Strip::compute Strip::state_of Strip::mark",
     "other": "Strip::Strip Strip::run Strip::begin stream_forward_kernel",
 }
 PHASE_OF = {function: phase for phase, names in FUNCTIONS.items() for function in names.split()}
 # Functions that belong to whoever calls them.
 HELPERS = set("""
-    Strip::ballot Strip::source Strip::source_column Strip::floats_of Strip::is_masked
-    Strip::cell_in Strip::place_of Strip::place_second_above Strip::store_cells Strip::uniform
-    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves opaque
-    opaque_shared_address largest_element largest_over_warp load4 load4_if load_byte make_parts mma_fp16
-    mma_fp16_from multiply multiply_add_pairs multiply_pairs multiply_small power_of_two
-    relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4 store4_if store_byte
-    subtract_pairs sum_of wait_for_older_copies widened wrapped""".split())
+    Strip::ballot Strip::cell_in Strip::floats_of Strip::is_masked Strip::place_of
+    Strip::place_second_above Strip::source Strip::source_column Strip::store_cells Strip::uniform
+    add_pairs add_scaled at_shared_address copy_async difference end_copy_group halves
+    largest_element largest_over_warp load4 load4_if load_byte make_parts mma_fp16 mma_fp16_from
+    multiply multiply_add_pairs multiply_pairs multiply_small opaque opaque_shared_address
+    power_of_two relu_cut_to_fp16 relu_rounded_to_fp16 rounded_to_fp16 scaled shared_address store4
+    store4_if store_byte subtract_pairs sum_of wait_for_older_copies widened wrapped""".split())
 
 
 def is_own(e, warp, copy):

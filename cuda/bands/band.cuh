@@ -37,28 +37,26 @@ __device__ inline Bits whole_row(int width) {
     return ~Bits{0} >> (static_cast<int>(sizeof(Bits)) * 8 - width);
 }
 
-__device__ inline std::uint64_t from_lane(std::uint64_t bits, int lane) {
-    return __shfl_sync(whole_warp, bits, lane);
-}
-__device__ inline std::uint64_t from_lane_above(std::uint64_t bits) {
-    return __shfl_up_sync(whole_warp, bits, 1);
-}
-__device__ inline std::uint64_t from_lane_below(std::uint64_t bits) {
-    return __shfl_down_sync(whole_warp, bits, 1);
-}
-template <class Move>
-__device__ inline FourWords move_halves(FourWords bits, Move move) {
+template <class Bits, class Move>
+__device__ inline Bits move_halves(Bits bits, Move move) {
     const std::uint64_t low = move(static_cast<std::uint64_t>(bits));
-    return low | static_cast<FourWords>(move(static_cast<std::uint64_t>(bits >> 64))) << 64;
+    if constexpr (sizeof(Bits) == sizeof low) {
+        return low;
+    } else {
+        return low | Bits{move(static_cast<std::uint64_t>(bits >> 64))} << 64;
+    }
 }
-__device__ inline FourWords from_lane(FourWords bits, int lane) {
-    return move_halves(bits, [lane](std::uint64_t half) { return from_lane(half, lane); });
+template <class Bits>
+__device__ inline Bits from_lane(Bits bits, int lane) {
+    return move_halves(bits, [lane](auto half) { return __shfl_sync(whole_warp, half, lane); });
 }
-__device__ inline FourWords from_lane_above(FourWords bits) {
-    return move_halves(bits, [](std::uint64_t half) { return from_lane_above(half); });
+template <class Bits>
+__device__ inline Bits from_lane_above(Bits bits) {
+    return move_halves(bits, [](auto half) { return __shfl_up_sync(whole_warp, half, 1); });
 }
-__device__ inline FourWords from_lane_below(FourWords bits) {
-    return move_halves(bits, [](std::uint64_t half) { return from_lane_below(half); });
+template <class Bits>
+__device__ inline Bits from_lane_below(Bits bits) {
+    return move_halves(bits, [](auto half) { return __shfl_down_sync(whole_warp, half, 1); });
 }
 
 // As two values of 32 bits, which takes fewer instructions.

@@ -887,10 +887,7 @@ private:
             }
         }
         for (int distance = Traits::quads; distance < Traits::warp_size; distance *= 2) {
-            b2.x += __shfl_xor_sync(whole_warp, b2.x, distance);
-            b2.y += __shfl_xor_sync(whole_warp, b2.y, distance);
-            b2.z += __shfl_xor_sync(whole_warp, b2.z, distance);
-            b2.w += __shfl_xor_sync(whole_warp, b2.w, distance);
+            b2 = sum_of_halves(b2, b2, distance);
         }
         if (lane < Traits::quads) store4(shared.sums[warp] + quad * 4, b2);
         __syncthreads();  // all warps have theirs

@@ -50,7 +50,7 @@ struct ForwardShared {
     RowBits<words> holding[most_band_rows + 2 * alpha_rows];  // of the first state
     ArrivalBarrier arrivals[2];
     std::uint32_t largest_weights[4];
-    std::uint32_t magnitude;  // the largest of the step, at least that of a cell without neighbours
+    std::uint32_t magnitude;  // the largest of the step, at least that of an empty cell
     float scale[rows];        // f
     float unscale[rows];      // what u is multiplied by
     alignas(16) unsigned char p[parts * part_bytes];

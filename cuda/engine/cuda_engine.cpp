@@ -286,10 +286,7 @@ public:
                          .beta1 = options.beta1,
                          .beta2 = options.beta2,
                          .epsilon = options.epsilon,
-                         .rates = adam_rates(options),
-                         .control = nullptr,
-                         .good = nullptr,
-                         .anchor = nullptr},
+                         .rates = adam_rates(options)},
                         stream);
         });
     }
@@ -374,15 +371,6 @@ private:
 
 }  // namespace
 
-namespace {
-
-// DeviceLimits::band_clusters
-int band_clusters_of(const DeviceLimits& limits, Precision precision) {
-    return limits.code >= 90 ? active_band_clusters(precision) : 0;
-}
-
-}  // namespace
-
 CudaDevice open_device(const Device& asked_for) {
     const int index = asked_for.index;
     int count = 0;
@@ -412,9 +400,9 @@ CudaDevice open_device(const Device& asked_for) {
                                     .multiprocessors = properties.multiProcessorCount},
                          .kernels = {}};
     DeviceLimits& limits = device.limits;
-    if (asked_for.precision != Precision::exact) {
+    if (asked_for.precision != Precision::exact && limits.code >= 90) {
         limits.band_clusters =
-            band_clusters_of(limits, asked_for.precision.value_or(Precision::precise));
+            active_band_clusters(asked_for.precision.value_or(Precision::precise));
     }
     const Precision precision =
         asked_for.precision.value_or(default_precision(limits, asked_for.rollout));

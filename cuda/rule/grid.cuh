@@ -3,9 +3,20 @@
 
 #include "cuda/device/device.cuh"
 #include "cuda/rule/model.hpp"
-#include "cuda/rule/tiles.hpp"
 
 namespace nca::cuda {
+
+// How many tiles cover a grid.
+NCA_HOST_DEVICE constexpr int tiles_down(const BatchShape& grid) {
+    return (grid.height + Traits::tile_height - 1) / Traits::tile_height;
+}
+NCA_HOST_DEVICE constexpr int tiles_across(const BatchShape& grid) {
+    return (grid.width + Traits::tile_width - 1) / Traits::tile_width;
+}
+// More than 2^31 would be 16 TiB of states.
+NCA_HOST_DEVICE constexpr int tile_count(const BatchShape& grid) {
+    return grid.batch * tiles_down(grid) * tiles_across(grid);
+}
 
 // Where a tile lies. Tiles are numbered sample by sample, row by row; those at the lower and right
 // edge may reach beyond the grid.

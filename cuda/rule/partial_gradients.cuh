@@ -32,7 +32,7 @@ using PartialSums = float[Traits::warps][Traits::warp_size];
 
 // The sum over the blocks of the i-th float of their partial gradients, for 32 neighbouring i by a
 // block of eight warps: each sums every eighth block's. The result is the first warp's. Blocks
-// whose has_partial is 0 are left out; none is where has_partial is null. Has a barrier inside.
+// whose has_partial is 0 are left out; if has_partial is null, all count. Has a barrier inside.
 __device__ inline float sum_of_partials(PartialSums& shared, const PartialGradients* partial,
                                         const std::uint32_t* has_partial, int blocks, int i,
                                         int slice, int lane) {

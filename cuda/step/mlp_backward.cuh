@@ -164,6 +164,34 @@ __device__ inline void sum_hidden_layer(WeightSums& sums, const BackwardStorage&
     }
 }
 
+// Adds up the sums of eight lanes: lanes that differ in `high` share out rows {0, 1} and {2, 3}, in
+// `middle` the two rows, in `low` the first and the second six perceptions.
+__device__ inline void share_out(float (&six)[6], const float (&sums)[4][12], bool high,
+                                 bool middle, bool low) {
+    float pair[2][12], single[12];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int k = 0; k < 12; ++k) {
+            const float keep = high ? sums[2 + r][k] : sums[r][k];
+            const float give = high ? sums[r][k] : sums[2 + r][k];
+            pair[r][k] = keep + __shfl_xor_sync(0xffffffffU, give, 4);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 12; ++k) {
+        const float keep = middle ? pair[1][k] : pair[0][k];
+        const float give = middle ? pair[0][k] : pair[1][k];
+        single[k] = keep + __shfl_xor_sync(0xffffffffU, give, 2);
+    }
+#pragma unroll
+    for (int k = 0; k < 6; ++k) {
+        const float keep = low ? single[6 + k] : single[k];
+        const float give = low ? single[k] : single[6 + k];
+        six[k] = keep + __shfl_xor_sync(0xffffffffU, give, 1);
+    }
+}
+
 // Phase C: grad_p of four rows by one warp. A lane sums every eighth group of four hidden units
 // for four rows by twelve perceptions; three exchanges leave it six sums of one row.
 __device__ inline void write_grad_p(const BackwardStorage& shared, const StepBackwardArgs& args,
@@ -192,31 +220,9 @@ __device__ inline void write_grad_p(const BackwardStorage& shared, const StepBac
             }
         }
     }
-    // Lanes that differ in bit 2 of the slice share out rows {0, 1} and {2, 3}, in bit 1 the two
-    // rows, in bit 0 the first and the second six perceptions.
     const bool high = slice & 4, middle = slice & 2, low = slice & 1;
-    float pair[2][12], single[12], six[6];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-        for (int k = 0; k < 12; ++k) {
-            const float keep = high ? sums[2 + r][k] : sums[r][k];
-            const float give = high ? sums[r][k] : sums[2 + r][k];
-            pair[r][k] = keep + __shfl_xor_sync(0xffffffffU, give, 4);
-        }
-    }
-#pragma unroll
-    for (int k = 0; k < 12; ++k) {
-        const float keep = middle ? pair[1][k] : pair[0][k];
-        const float give = middle ? pair[0][k] : pair[1][k];
-        single[k] = keep + __shfl_xor_sync(0xffffffffU, give, 2);
-    }
-#pragma unroll
-    for (int k = 0; k < 6; ++k) {
-        const float keep = low ? single[6 + k] : single[k];
-        const float give = low ? single[k] : single[6 + k];
-        six[k] = keep + __shfl_xor_sync(0xffffffffU, give, 1);
-    }
+    float six[6];
+    share_out(six, sums, high, middle, low);
     const int row = first + start + (high ? 2 : 0) + (middle ? 1 : 0);
     if (row >= shared.tile.rows) return;  // the shared row, or none
     const std::size_t cell = first_cell(args.grid, shared.tile.place) +

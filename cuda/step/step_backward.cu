@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(Traits::threads, 2)
         wait_for_predecessor();
         if (shared.tile.any_rows && shared.tile.next < 0) prefetch_partial(args, thread());
         note_senders(shared.tile, args, has_row, thread());
-        __syncthreads();  // it is known who sends
+        __syncthreads();  // it is known which cells send
         write_grad_z(shared, args, thread());
         __syncthreads();  // grad_z is written
         if (shared.tile.shared_row > 0) {

@@ -51,8 +51,8 @@ __device__ void prepare(SharedStorage<parts>& shared, const TensorWeights& weigh
     load_w1<parts>(shared.rows, weights, scales, thread);
 }
 
-// grad_z of the tile, to shared and to global memory: what the step after sends is added to its
-// gradient, and what died is cleared. The step before is told who will send. Ends with a barrier.
+// grad_z of the tile, in shared and in global memory: gathered where the cell lives after the step,
+// zero elsewhere. Also writes which cells will send to the step before. Ends with a barrier.
 template <int parts>
 __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArgs& args,
                              bool has_row, int thread) {
@@ -69,7 +69,7 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
     }
     note_senders(shared.tile, args, has_row, thread);
     wait_for_copies();  // of its own pieces
-    __syncthreads();    // it is known who sends
+    __syncthreads();    // it is known which cells send
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
         const int i = thread + round * Traits::threads;

@@ -113,7 +113,7 @@ __device__ inline unsigned widened(unsigned bits) { return bits | bits << 1 | bi
 
 // Elements below 64 are small, for `precise`; as bits.
 constexpr std::uint32_t smallest_large = (127U + 6) << 23;
-// The level of cells whose largest element is given as bits: each level is 2^8 times as large.
+// The level of cells whose largest element is given as bits: 0 below 64, one more for each 2^8.
 __device__ inline int level_of(std::uint32_t largest) {
     constexpr int small = smallest_large >> 23, most = 15;
     const int exponent = static_cast<int>(largest >> 23);
@@ -405,7 +405,7 @@ private:
         }
     }
 
-    // Bytes of the row's own cells, where somebody wants them.
+    // Writes the bytes of the row's own cells that are wanted.
     __device__ void note_life(const Row& row) {
         const unsigned both = life_here & alpha_here;
         const bool is_own = (row.columns & lane_bit) != 0;
@@ -727,23 +727,29 @@ private:
 #pragma unroll
         for (int g = 0; g < groups; ++g) {
             std::uint32_t h[parts][4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float* const two = a[g][i / 2].sums + i % 2 * 2;
-                if constexpr (careful) two[0] = fmaxf(two[0], 0.0F), two[1] = fmaxf(two[1], 0.0F);
-                if constexpr (parts == 1) {
-                    h[0][i] = relu_rounded_to_fp16(two[0], two[1]);
-                } else {
-                    // What was cut off is not negative. Where a is negative, both parts are 0.
-                    h[0][i] = relu_cut_to_fp16(two[0], two[1]);
-                    const float2 cut = halves(h[0][i]);
-                    h[1][i] = relu_rounded_to_fp16(two[0] - cut.x, two[1] - cut.y);
-                }
-            }
+            make_hidden<careful>(h, a[g]);
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
                 multiply_small<parts>(small[g][j], h, w[6 + j]);
                 mma_fp16(u[g][j], h[0], w[6 + j][0]);
+            }
+        }
+    }
+
+    // h = relu(a) of 16 hidden units and 16 cells as an operand A.
+    template <bool careful>
+    __device__ static void make_hidden(std::uint32_t (&h)[parts][4], Accumulator (&a)[2]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float* const two = a[i / 2].sums + i % 2 * 2;
+            if constexpr (careful) two[0] = fmaxf(two[0], 0.0F), two[1] = fmaxf(two[1], 0.0F);
+            if constexpr (parts == 1) {
+                h[0][i] = relu_rounded_to_fp16(two[0], two[1]);
+            } else {
+                // What was cut off is not negative. Where a is negative, both parts are 0.
+                h[0][i] = relu_cut_to_fp16(two[0], two[1]);
+                const float2 cut = halves(h[0][i]);
+                h[1][i] = relu_rounded_to_fp16(two[0] - cut.x, two[1] - cut.y);
             }
         }
     }
@@ -761,7 +767,7 @@ private:
     unsigned own_columns, columns;  // of the segment's rows, and of the row
     unsigned columns_inside;        // of the grid, or beyond a circular edge
     unsigned if_interior;           // whether all columns are: all bits or none
-    unsigned if_noted;              // the same: whether somebody wants the life mask or marks
+    unsigned if_noted;              // the same: whether the life mask or marks are wanted
     int rows_inside;                // the first row below the grid
     int lane_column;                // of the grid, that the lane looks at
     std::size_t cells_before;

@@ -37,9 +37,9 @@ struct AdamArgs {
     float epsilon;
     AdamRates rates;  // of this update; those of the plan where control is given
     // Training only, null otherwise.
-    TrainingControl* control;
-    float* good;    // [parameter_count] receives the weights before the update
-    float* anchor;  // [3 * parameter_count] receives weights and moments where the plan says so
+    TrainingControl* control = nullptr;
+    float* good = nullptr;    // [parameter_count] receives the weights before the update
+    float* anchor = nullptr;  // [3 * parameter_count] receives all parameters if the plan says so
 };
 // adam.cu: the tensors' norms, then the update.
 void launch_adam(const AdamArgs& args, cudaStream_t stream);
