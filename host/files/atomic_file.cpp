@@ -77,10 +77,10 @@ void write_all(int descriptor, std::span<const std::uint8_t> contents, const fs:
     }
 }
 
-// What is to be replaced.
+// The file to replace.
 struct Target {
     fs::path path;
-    std::optional<mode_t> old_mode;  // none: there is no file yet
+    std::optional<mode_t> old_mode;  // the old file's; none: there is no file yet
 
     fs::path folder() const { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 };
@@ -109,8 +109,8 @@ Target find_target(const fs::path& path) {
     return target;
 }
 
-// Makes a new file in the folder and gives its name. The name is short, because the target's own
-// may already be as long as the file system allows.
+// Makes a new file in the folder, sets `name` to its path and returns its descriptor. The name is
+// short, because the target's own may already be as long as the file system allows.
 int create_temporary(const fs::path& folder, const fs::path& path, fs::path& name) {
     for (int attempt = 0; attempt < 1000; ++attempt) {
         name = folder / fmt::format(".nca-{}-{}.tmp", ::getpid(), attempt);
@@ -124,7 +124,7 @@ int create_temporary(const fs::path& folder, const fs::path& path, fs::path& nam
 void sync_folder(const fs::path& folder, const fs::path& path) {
     const FileDescriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (descriptor.get() < 0) {
-        // A folder that may be written but not read; the rename stands all the same.
+        // The folder is writable but not readable. The rename is done all the same.
         if (errno == EACCES) return;
         fail_to_write(path, errno);
     }
@@ -138,7 +138,7 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
     const auto fail = [&](const std::string& why) {
         throw IoError(fmt::format("cannot read {}: {}", path.string(), why));
     };
-    // Without O_NONBLOCK the opening of a named pipe would wait for ever.
+    // Without O_NONBLOCK, opening a named pipe would wait for ever.
     FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) {
         fail(errno == ENOENT ? "there is no such file; check the path" : error_text(errno));
@@ -158,7 +158,7 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
         const ssize_t count = ::read(file.get(), contents.data() + done, contents.size() - done);
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) fail(error_text(errno));
-        if (count == 0) break;  // somebody made the file shorter meanwhile
+        if (count == 0) break;  // another process has shortened the file
         done += static_cast<std::size_t>(count);
     }
     contents.resize(done);

@@ -10,19 +10,19 @@
 
 namespace nca {
 
-// The whole file. Throws IoError where it is missing, not a regular file, longer than max_bytes, or
-// cannot be read.
+// Reads the whole file. Throws IoError where it is missing, not a regular file, longer than
+// max_bytes, or cannot be read.
 std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size_t max_bytes);
 
-// Replaces the file's contents: a temporary file beside it is written, flushed to disk and renamed
-// over it, so that at any moment, crashes included, the old or the new file is there whole. Keeps
-// the permissions of the old file. Throws IoError and leaves nothing behind where that fails.
+// Replaces the file's contents. Writes a temporary file beside it, flushes that to disk and renames
+// it, so that the old or the new file is there as a whole at any moment, even after a crash. Keeps
+// the old file's permissions. Throws IoError where this fails, and removes the temporary file.
 void write_file(const std::filesystem::path& path, std::span<const std::uint8_t> contents);
 void write_text(const std::filesystem::path& path, std::string_view text);
 
-// Throws IoError where write_file could not write there now, so that hours of work are not lost at
-// their end. It makes the temporary file and removes it: permissions alone say nothing to root, or
-// about a read-only disk.
+// Throws IoError where write_file could not write this file now. For a check before hours of work.
+// It makes the temporary file and removes it, because permissions are not enough to know: root may
+// ignore them, and a disk may be read-only.
 void require_writable(const std::filesystem::path& path);
 
 }  // namespace nca

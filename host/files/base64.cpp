@@ -19,7 +19,7 @@ constexpr unsigned bits_of_byte = 8;
 std::string encode_base64(std::span<const std::uint8_t> bytes) {
     std::string text;
     text.reserve(base64_size(bytes.size()));
-    std::uint32_t bits = 0;  // not written yet, `count` of them
+    std::uint32_t bits = 0;  // the last `count` bits, not written yet
     unsigned count = 0;
     for (const std::uint8_t byte : bytes) {
         bits = bits << bits_of_byte | byte;
@@ -45,7 +45,7 @@ std::vector<std::uint8_t> decode_base64(std::string_view text, const std::string
     const std::size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
     std::vector<std::uint8_t> bytes;
     bytes.reserve(text.size() / 4 * 3 - padding);
-    std::uint32_t bits = 0;  // of no whole byte yet, `count` of them
+    std::uint32_t bits = 0;  // the last `count` bits, less than a byte
     unsigned count = 0;
     for (std::size_t i = 0; i < text.size() - padding; ++i) {
         const std::size_t digit = digits.find(text[i]);

@@ -18,18 +18,18 @@ namespace {
 
 // The demo's own files have 11 kB.
 constexpr std::size_t max_file_bytes = std::size_t{1} << 20;
-constexpr double largest_scale = std::numeric_limits<float>::max();  // a float in the demo
+constexpr double largest_scale = std::numeric_limits<float>::max();  // the demo has it as a float
 constexpr double largest_byte = 255;
 
-// A dense layer of the demo: a row of bytes for each input, then one for the biases; a byte of
-// each row for each output.
+// A dense layer in the demo's layout: one row of bytes for each input, then one row of biases. Each
+// row has one byte for each output.
 struct Layer {
     const char* name;
     int inputs;
     int outputs;
-    std::size_t weights;  // into Weights::all(), [outputs, inputs]
-    std::size_t biases;   // into Weights::all(), [outputs]
-    int (*row)(int input);
+    std::size_t weights;    // into Weights::all(), [outputs, inputs]
+    std::size_t biases;     // into Weights::all(), [outputs]
+    int (*row)(int input);  // the row of this input
 
     std::size_t bytes() const {
         return (static_cast<std::size_t>(inputs) + 1) * static_cast<std::size_t>(outputs);
@@ -70,12 +70,12 @@ void require_size(JsonFields& fields, const char* name, int expected) {
     }
 }
 
-// The value of a byte. Adding 0 makes the 0 of a scale of 0 positive.
+// The value of a byte. Adding 0 turns the -0 of a scale of 0 into 0.
 float to_weight(std::uint8_t byte, double scale) {
     return static_cast<float>((byte / largest_byte - 0.5) * scale + 0.0);
 }
 
-// The byte whose value is nearest.
+// The byte with the nearest value.
 std::uint8_t to_byte(float weight, double scale) {
     const double fraction = scale > 0 ? weight / scale : 0;  // in -0.5..0.5
     return static_cast<std::uint8_t>(std::lround((fraction + 0.5) * largest_byte));
@@ -100,7 +100,7 @@ void take_layer(Weights& weights, const Layer& layer, nlohmann::json json,
                                 layer.outputs));
     }
     const auto bytes = decode_base64(data, fmt::format("{}: field \"data_b64\"", where));
-    if (bytes.size() != layer.bytes()) {  // other padding
+    if (bytes.size() != layer.bytes()) {  // wrong padding
         fields.fail("data_b64", fmt::format("{} bytes", bytes.size()),
                     fmt::format("{} x {} bytes", layer.inputs + 1, layer.outputs));
     }
@@ -116,9 +116,9 @@ void take_layer(Weights& weights, const Layer& layer, nlohmann::json json,
     }
 }
 
-// The scale that gives the largest magnitude the byte 0 or 255, so that nothing is clipped and a
-// file that was read is written with the bytes it had. All zero has the scale 0, since no byte
-// means 0.
+// The scale with which the largest magnitude becomes the byte 0 or 255. So nothing is clipped, and
+// a file that was read is written with the same bytes. If all values are zero, the scale is 0,
+// since no byte means 0.
 double scale_for(std::span<const float> values, const char* what, const Layer& layer) {
     double largest = 0;
     for (const float value : values) largest = std::max(largest, std::abs(double{value}));

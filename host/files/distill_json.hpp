@@ -8,8 +8,8 @@
 
 namespace nca {
 
-// The model files of the Distill article's web demo (docs/file-formats.md), as text. `name` stands
-// for the file in the messages of the FormatError that parse_distill_json throws.
+// Converts the model files of the Distill article's web demo (docs/file-formats.md) from and to
+// text. parse_distill_json throws FormatError; `name` stands for the file in its messages.
 Model parse_distill_json(std::string_view text, const std::string& name);
 
 // Equal weights give equal texts. Throws InvalidArgument where a weight is not finite or too large

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Strict reading of JSON out of files: what is missing, unknown, double, of the wrong type or out
-// of range is a FormatError that names the file and the field.
+// Strict reading of JSON from files. A field that is missing, unknown, double, of the wrong type or
+// out of range gives a FormatError that names the file and the field.
 
 #include <nca/error.hpp>
 
@@ -21,7 +21,7 @@
 
 namespace nca {
 
-// Text out of a file as it may be shown in a message: quoted, escaped, and not too long.
+// Text from a file for a message: in quotes, escaped, and cut where it is long.
 inline std::string printable(std::string_view text) {
     constexpr std::size_t longest = 60;
     const bool cut = text.size() > longest;
@@ -30,8 +30,8 @@ inline std::string printable(std::string_view text) {
     return cut ? escaped + "..." : escaped;
 }
 
-// The text as JSON; `where` begins the message ("lizard.safetensors: header"). Refuses deeper
-// nesting than max_depth and objects that name a field twice.
+// Parses JSON. Refuses nesting deeper than max_depth and objects that name a field twice. Messages
+// begin with `where` ("lizard.safetensors: header").
 inline nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth) {
     using nlohmann::json;
     std::vector<std::set<std::string>> names;
@@ -64,12 +64,12 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
     }
 }
 
-// The fields of one JSON object. Each must be read once; finish() refuses those that were not.
+// The fields of one JSON object. finish() refuses fields that were not read.
 class JsonFields {
 public:
     JsonFields(std::string_view text, std::string where)
         : JsonFields(parse_json(text, where, 4), where) {}
-    // An object that is part of a larger text. A template, since texts convert to JSON.
+    // An object inside of a larger text. A template, because texts convert to JSON.
     template <std::same_as<nlohmann::json> Json>
     JsonFields(Json object, std::string where)
         : where_(std::move(where)), object_(std::move(object)) {
@@ -79,7 +79,7 @@ public:
         }
     }
 
-    // The message of every complaint about a field: got is JSON or words.
+    // Throws the FormatError for a field. got: JSON or words.
     [[noreturn]] void fail(const std::string& name, const std::string& got,
                            const std::string& expected) const {
         throw FormatError(
@@ -132,7 +132,7 @@ public:
         }
         return value.get<std::int64_t>();
     }
-    // One of the names; gives its index.
+    // The index of the text among the names.
     template <std::size_t count>
     std::size_t choice(const std::string& name, const char* const (&names)[count]) {
         const auto& value = take(name);

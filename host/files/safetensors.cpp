@@ -16,7 +16,7 @@ namespace nca {
 namespace {
 
 static_assert(std::endian::native == std::endian::little,
-              "the files are little-endian and copied as they are");
+              "the files are little-endian and copied unchanged");
 
 // A checkpoint with a pool of 1024 grids of 72x72 cells has 50 MB, or 360 MB where all cells live.
 constexpr std::size_t max_file_bytes = std::size_t{1} << 40;
@@ -24,7 +24,7 @@ constexpr std::size_t max_header_bytes = std::size_t{16} << 20;
 constexpr std::size_t length_bytes = 8;
 constexpr auto metadata_key = "__metadata__";
 
-// Where a tensor's data lies, in bytes from the end of the header.
+// A tensor in the header. Its data is at [begin, end), in bytes from the header's end.
 struct Entry {
     std::string name;
     std::vector<std::int64_t> shape;
@@ -105,7 +105,7 @@ Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const s
     return entry;
 }
 
-// The tensors in the order of their data, after a check that they cover all of it exactly once.
+// Parses the tensors, in the order of their data. They must cover all data exactly once.
 std::vector<Entry> parse_entries(const nlohmann::json& header, std::uint64_t data_size,
                                  const std::string& file) {
     std::vector<Entry> entries;
@@ -246,7 +246,7 @@ std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
             {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {data_size, end}}};
         data_size = end;
     }
-    // A file name among the metadata may be in any encoding; JSON is UTF-8.
+    // JSON is UTF-8, but a file name in the metadata may have any encoding.
     std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     text.resize((text.size() + 7) / 8 * 8, ' ');
 
