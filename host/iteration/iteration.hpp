@@ -11,12 +11,12 @@ enum class Verdict : int {
     all_dead,
     gradient_exploded,
     weight_not_finite,
-    not_run,  // an earlier one of the same queue failed
+    not_run,  // an earlier iteration of its queue failed
 };
 
-// Of a batch or of one sample. Colours are in 0..1, a blank grid's loss is below 1.
+// A batch's or a sample's loss above this has exploded. Colours are in 0..1: a blank grid has < 1.
 inline constexpr double exploded_loss = 1000;
-// Adam squares gradients, and a second moment that is infinite once stays so for ever.
+// A gradient norm above this has exploded. Adam squares it; infinite moments would stay infinite.
 inline constexpr double exploded_gradient = 1e18;
 
 struct IterationOutcome {

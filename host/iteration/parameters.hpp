@@ -8,7 +8,7 @@
 
 namespace nca {
 
-// The weights and Adam's memory of them, each laid out as Weights::all().
+// The weights and Adam's moments, each laid out as Weights::all().
 struct Parameters {
     explicit Parameters(const Weights& initial)
         : weights(initial),
@@ -18,7 +18,7 @@ struct Parameters {
     Weights weights;
     std::vector<float> first_moments;
     std::vector<float> second_moments;
-    std::int64_t updates = 0;  // of Adam so far
+    std::int64_t updates = 0;  // number of Adam updates so far
 };
 
 }  // namespace nca

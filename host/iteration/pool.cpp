@@ -35,7 +35,7 @@ std::vector<int> sample_pool(std::uint32_t seed, std::int64_t iteration, int poo
 
 std::vector<DamageCircle> draw_damage(const TrainingConfig& config, std::uint32_t seed,
                                       std::int64_t iteration) {
-    // Of one unit of the coordinates, in cells.
+    // Cells per unit of the coordinates.
     const float unit = float(config.grid() - 1) / 2;
     const auto centre = [&](std::uint32_t word) {
         return (1 + between(-config.damage_centre, config.damage_centre, word)) * unit;
@@ -80,7 +80,7 @@ void StatePool::write(int index, std::span<const float> state, float loss) {
     to.loss = loss;
     for (int cell = 0; cell < cells_; ++cell) {
         const float* values = &state[std::size_t(cell) * channels];
-        // By bits: -0 is kept, too.
+        // Compares bits, because -0 is kept, too.
         if (std::memcmp(values, zero.data(), sizeof(zero)) == 0) continue;
         to.cells.push_back(std::uint32_t(cell));
         to.values.insert(to.values.end(), values, values + channels);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The pool of the persistent and regenerating regimes: states that training goes on with (Distill
-// 2020, experiments 2 and 3). What an iteration draws is decided here, for every engine.
+// The pool of the persistent and regenerating regimes: states that training continues from (Distill
+// 2020, experiments 2 and 3). These functions decide what an iteration draws on every engine.
 
 #include <nca/training_config.hpp>
 
@@ -13,7 +13,7 @@
 
 namespace nca {
 
-// A circle that damage kills, in cells.
+// A circle in which damage kills all cells. In cells.
 struct DamageCircle {
     float y = 0;
     float x = 0;
@@ -27,36 +27,36 @@ struct DamageCircle {
     }
 };
 
-// Which states of the pool are an iteration's batch: `batch` different ones out of `pool`, each
-// subset in each order equally likely. 1 <= batch <= pool.
+// The indices of the pool's states that are an iteration's batch: `batch` different ones out of
+// `pool`. All subsets in all orders are equally likely. 1 <= batch <= pool.
 std::vector<int> sample_pool(std::uint32_t seed, std::int64_t iteration, int pool, int batch);
 
-// The circles of an iteration, config.damaged of them: the centre uniform in +-damage_centre, the
-// radius uniform in smallest_damage .. largest_damage, in coordinates that run from -1 to 1 between
-// the middles of the grid's first and last cell.
+// Draws the config.damaged circles of an iteration: the centre uniform in +-damage_centre, the
+// radius uniform in smallest_damage .. largest_damage. In these units the middles of the grid's
+// first and last cell are at -1 and 1.
 std::vector<DamageCircle> draw_damage(const TrainingConfig& config, std::uint32_t seed,
                                       std::int64_t iteration);
 
-// What becomes of each sample of a batch, by the losses of its states before the rollout: 0 for the
-// lowest loss. Of equal ones the earlier has the lower rank. The last rank becomes the start cell,
-// the first ones are damaged, rank r by circle r.
+// Ranks the samples of a batch by the losses of their states before the rollout: 0 is the lowest
+// loss. Of equal losses the earlier one ranks lower. The last rank becomes the start cell, the
+// first ranks are damaged, rank r by circle r.
 std::vector<int> ranks(std::span<const float> losses);
 
-// A pool in host memory. Most cells of a state are zero: each state is kept as those that are not.
+// A pool in host memory. Most cells of a state are zero, so only the others are stored.
 class StatePool {
 public:
-    StatePool() = default;           // of no states
-    StatePool(int size, int cells);  // of states that are all zero, with loss 0
+    StatePool() = default;           // no states
+    StatePool(int size, int cells);  // all states are zero, with loss 0
 
     int size() const { return int(entries_.size()); }
-    int cells() const { return cells_; }  // of a state
+    int cells() const { return cells_; }  // in each state
 
     // The loss that the state had when it was written.
     float loss(int index) const { return entries_[std::size_t(index)].loss; }
-    // Overwrites state [cells, 16].
+    // Overwrites state, [cells, 16].
     void read(std::span<float> state, int index) const;
     void write(int index, std::span<const float> state, float loss);
-    // As stored: the cells that are not zero, ascending, and [cells, 16] values of them.
+    // A state as stored: its cells that are not zero, ascending, and their values [n, 16].
     struct Entry {
         std::vector<std::uint32_t> cells;
         std::vector<float> values;

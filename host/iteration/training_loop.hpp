@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What an engine does in a training iteration, and what it tells the trainer of it.
+// How an engine runs training iterations.
 
 #include <nca/random.hpp>
 #include <nca/training_config.hpp>
@@ -21,54 +21,54 @@ struct IterationPlan {
     int steps = 0;
     FireKey key;
     float learning_rate = 0;
-    std::int64_t update = 1;           // Adam's, from 1
+    std::int64_t update = 1;           // number of Adam's update, from 1
     bool set_anchor = false;           // the parameters before the update become the anchor
-    std::vector<int> samples;          // of the pool, config.batch of them; none without a pool
+    std::vector<int> samples;          // config.batch indices of the pool; none without a pool
     std::vector<DamageCircle> damage;  // config.damaged circles
 };
 
-// One training run inside an engine. Weights, moments, states, pool and target stay in the engine's
-// memory, and so do two copies of the weights: the good ones, which a forward pass has tried, and
-// the anchor, which a recovery goes back to.
+// One training run inside an engine. It keeps weights, moments, states, pool and target. It also
+// keeps the good weights, which a forward pass has tried, and the anchor, the weights and moments
+// that a recovery goes back to.
 //
-// An iteration with a pool takes the plan's samples out of it; the one that had the highest loss
-// when it was put there becomes the start cell, those of lowest loss are damaged
-// (host/iteration/pool.hpp). When the iteration is good the states after the rollout take the
-// samples' places, the start cell where one died or its loss exploded.
+// With a pool, an iteration starts from the plan's samples. The sample with the highest loss in the
+// pool becomes the start cell, those with the lowest losses are damaged (host/iteration/pool.hpp).
+// After a good iteration its last states replace the samples in the pool; the start cell replaces
+// those that died or whose loss exploded.
 class TrainingLoop {
 public:
     virtual ~TrainingLoop() = default;
 
-    // How many plans are best given to one call of run: the host looks at outcomes only after it.
+    // How many plans one call of run takes at most.
     virtual int queue_length() const = 0;
-    // Runs at most queue_length() plans in order, up to the first that fails; waits for them. Fewer
-    // outcomes than plans: the others could not be started, and have changed nothing.
+    // Runs at most queue_length() plans in order, up to the first that fails, and waits for them.
+    // Where it returns fewer outcomes than plans, the others were not started and changed nothing.
     virtual std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) = 0;
 
-    // The number of updates is the trainer's affair: 0 in what these return.
+    // The trainer counts updates; `updates` is 0 in these.
     virtual Parameters current() const = 0;
     virtual Parameters anchor() const = 0;
     virtual Weights good() const = 0;
 
-    // Replaces everything; the good weights become the current ones.
+    // Replaces all parameters. The current weights become the good ones, too.
     virtual void load(const Parameters& current, const Parameters& anchor) = 0;
-    // The current parameters and the good weights become the anchor's.
+    // The anchor becomes the current parameters and the good weights.
     virtual void return_to_anchor() = 0;
 
-    // The first so many states of the pool, at most config.pool.
+    // The pool's first `count` states, at most config.pool.
     virtual StatePool pool(int count) const = 0;
     // pool has config.pool states.
     virtual void load_pool(const StatePool& pool) = 0;
     // All states of the pool become the start cell.
     virtual void reset_pool() = 0;
 
-    // What the last run iteration started from and ended with, [batch, grid, grid, channels]; zero
+    // The states before and after the last iteration that ran, [batch, grid, grid, channels]; zero
     // before the first.
     virtual std::vector<float> states_before() const = 0;
     virtual std::vector<float> states_after() const = 0;
 };
 
-// An engine that has a training loop of its own is one of these as well.
+// A base class of engines that have a training loop of their own.
 class HasTrainingLoop {
 public:
     virtual ~HasTrainingLoop() = default;
