@@ -15,10 +15,11 @@
 #include <span>
 #include <vector>
 
-// What `nca grow --compare` shows: target, grown picture and difference.
+// The pictures of `nca grow --compare`: target, grown picture and their difference.
 namespace nca::tool {
 
-// A picture [side, side, visible_channels] between its cells: bilinear, zero beyond them.
+// The value of a picture [side, side, visible_channels] at {y, x}: bilinear between cells, zero
+// outside.
 inline std::array<float, visible_channels> sample(std::span<const float> picture, int side,
                                                   double y, double x) {
     std::array<double, visible_channels> sum = {};
@@ -40,10 +41,10 @@ inline std::array<float, visible_channels> sample(std::span<const float> picture
     return values;
 }
 
-// A picture [side, side, visible_channels] on a grid, [height, width, channels] with hidden
-// channels 0. The cell at half of each side, which is the start cell's in training, comes to lie
-// on start, and all is turned about it as a picture turns that Rule::rotated(degrees) grows:
-// counterclockwise.
+// Places a picture [side, side, visible_channels] on a grid and returns [height, width, channels]
+// with hidden channels 0. The picture's cell {side / 2, side / 2}, the start cell of training,
+// comes to `start`. The picture is turned about it by `degrees`, counterclockwise, like one that
+// Rule::rotated(degrees) grows.
 inline std::vector<float> placed(std::span<const float> picture, int side, const GridSize& grid,
                                  const Place& start, double degrees) {
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
@@ -63,14 +64,14 @@ inline std::vector<float> placed(std::span<const float> picture, int side, const
     return state;
 }
 
-// The target around the start cell as training saw it, but for the angle.
+// The target around the start cell, in the size of the training, turned by `degrees`.
 inline std::vector<float> target_state(const Image& target, const Model& model,
                                        const GridSize& grid, const Place& start, double degrees) {
     TrainingConfig config;
     config.rule = model.rule;
     const int smaller = std::min(grid.height, grid.width);
     const int trained = std::max(model.history.height, 0);
-    // The size of training is known only where the grid is; otherwise the target fills the grid.
+    // Without a size in the history, or with one that is too large, the target fills the grid.
     if (trained > 2 * std::int64_t{model.history.padding} && trained <= smaller) {
         config.target_size = trained - 2 * model.history.padding;
         config.padding = model.history.padding;
@@ -81,7 +82,7 @@ inline std::vector<float> target_state(const Image& target, const Model& model,
     return placed(make_target(target, config), config.grid(), grid, start, degrees);
 }
 
-// Black where two opaque pictures agree.
+// |a - b| of two opaque pictures of one size: black where they agree.
 inline Image absolute_difference(const Image& a, const Image& b) {
     Image result = a;
     for (std::size_t i = 0; i < result.pixels.size(); ++i) {
@@ -91,6 +92,7 @@ inline Image absolute_difference(const Image& a, const Image& b) {
     return result;
 }
 
+// Over the visible channels of two states.
 inline double mean_squared_error(const std::vector<float>& state,
                                  const std::vector<float>& target) {
     double sum = 0;

@@ -16,7 +16,7 @@
 
 namespace nca::tool {
 
-// Text that came from a file or a command line, safe for one line of a terminal.
+// Replaces control characters, so that text from a file or a command line is safe to print.
 inline std::string without_controls(std::string_view text) {
     std::string result(text);
     for (char& c : result) {
@@ -27,7 +27,7 @@ inline std::string without_controls(std::string_view text) {
     return result;
 }
 
-// One line for people, on stderr. Not fmt::print, which throws when nobody reads.
+// Prints a line on stderr. Not by fmt::print, which throws where stderr cannot be written.
 inline void say(std::string_view message) {
     const std::string line = "nca: " + without_controls(message) + "\n";
     std::fwrite(line.data(), 1, line.size(), stderr);
@@ -42,14 +42,14 @@ inline std::string duration(double seconds) {
                         : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }
 
-// A precision that the engine does not have is said, also when quiet.
+// Warns, also when quiet, where the engine does not have the precision that was asked for.
 inline void check_precision(const Engine& engine, const Device& asked_for) {
     if (asked_for.precision && *asked_for.precision != engine.precision()) {
         say(fmt::format("--precision {}: means float32 on the CPU", name(*asked_for.precision)));
     }
 }
 
-// What is said before the work starts.
+// The message before the work starts: which engine runs it.
 inline std::string running_on(const Engine& engine, const Device& asked_for) {
     const bool fell_back =
         asked_for.kind == Device::Kind::automatic && engine.memory_space() == MemorySpace::host;
@@ -58,14 +58,14 @@ inline std::string running_on(const Engine& engine, const Device& asked_for) {
                        engine.description());
 }
 
-// What a person is told of it.
+// An exception's message for the user.
 inline std::string message_of(const std::exception& error) {
     const bool no_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
     return no_memory ? "not enough memory: take a smaller size, batch or number of steps"
                      : error.what();
 }
 
-// A result, on stdout; main notices when it could not be written.
+// Prints a result on stdout. main() checks at the end whether it could be written.
 inline void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 }  // namespace nca::tool

@@ -29,7 +29,7 @@ void say_difference(const std::filesystem::path& path, const char* field, const 
     say(fmt::format("{}: the web demo differs in {}: {}", path.string(), field, what));
 }
 
-// What the demo does to a model that was made for another rule; its files have no place for one.
+// Says where the demo's rule differs from the model's. The demo's files cannot hold a rule.
 void say_differences(const std::filesystem::path& path, const Rule& rule) {
     const Rule demo = distill_demo_rule();
     if (rule.filters != demo.filters) {

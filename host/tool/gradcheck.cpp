@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// `nca gradcheck`: an engine's gradients of the loss after a rollout, against the reference in
-// double precision: every entry against its analytic gradient, a sample of entries against central
-// differences with the masks frozen.
+// `nca gradcheck`: compares an engine's gradients of the loss after a rollout with the reference in
+// double precision: every entry with its analytic gradient, and some entries with central
+// differences, for which the masks are frozen.
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/gradcheck_reference.hpp"
@@ -20,7 +20,7 @@
 namespace nca::tool {
 namespace {
 
-constexpr int largest_side = 256;  // the reference takes seconds a step beyond
+constexpr int largest_side = 256;  // cells; above, the reference takes seconds for each step
 constexpr std::int64_t most_cell_steps = std::int64_t{1} << 23;  // 1 GiB of states in double
 
 Image load_small_target(const std::filesystem::path& path) {
@@ -76,7 +76,7 @@ GradcheckProblem make_problem(const GradcheckArguments& arguments) {
     return problem;
 }
 
-// Laid out as Weights::all().
+// The engine's gradient of the loss, laid out as Weights::all().
 Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
     const bool output_bias = problem.model.weights.has_output_bias();
     State state = engine.make_state(problem.batch, problem.height, problem.width);
@@ -141,7 +141,7 @@ int gradcheck(const GradcheckArguments& arguments) {
             "the engine's gradients are not finite: the rollout diverged, take fewer --steps");
     }
     if (!arguments.out.empty()) {
-        // The gradients have the names and shapes of the weights, so they make a model's file.
+        // The gradients have the names and shapes of the weights, so a model's file can hold them.
         const Model file{problem.model.rule, gradient, {}, true};
         file.save(arguments.out);
     }

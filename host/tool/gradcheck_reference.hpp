@@ -32,7 +32,7 @@ struct GradcheckProblem {
     ConstStateView view() const { return {state.data(), batch, height, width, MemorySpace::host}; }
 };
 
-// The same rollout in double precision, its masks frozen.
+// The same rollout in double precision, with frozen masks.
 class GradcheckReference {
 public:
     explicit GradcheckReference(const GradcheckProblem& problem)
@@ -42,7 +42,7 @@ public:
              reference::split_batch<double>(problem.view())) {
             rollouts_.push_back(reference::rollout_forward(problem.model.rule, parameters_, state,
                                                            problem.options, sample++));
-            // What a dead cell would have become changes nothing while the masks are frozen.
+            // While the masks are frozen, updates of dead cells change nothing.
             std::vector<reference::Mask> needed = rollouts_.back().fire;
             for (std::size_t t = 0; t < needed.size(); ++t) {
                 for (std::size_t cell = 0; cell < needed[t].size(); ++cell) {
@@ -88,11 +88,11 @@ private:
     const GradcheckProblem& problem_;
     reference::WeightValues<double> parameters_;
     std::vector<reference::SampleTape<double>> rollouts_;  // one for each sample
-    std::vector<std::vector<reference::Mask>> needed_;  // fire and life, for each sample and step
+    std::vector<std::vector<reference::Mask>> needed_;  // fire and life, [sample][step]
 };
 
-// Entries of a tensor for central differences: evenly spread over its entries ordered by the size
-// of their gradient, the largest and the smallest among them.
+// Chooses `count` entries of a tensor for central differences. They are evenly spread over all
+// entries in order of their gradient's magnitude, the largest and the smallest included.
 inline std::vector<std::size_t> sample_entries(const ParameterTensor& tensor,
                                                const std::vector<double>& gradient,
                                                std::size_t count) {
@@ -109,8 +109,9 @@ inline std::vector<std::size_t> sample_entries(const ParameterTensor& tensor,
     return entries;
 }
 
-// The difference that agrees best with the reference's gradient among three widths: a ReLU that
-// switches between the two rollouts spoils one of them, a wrong gradient disagrees with all.
+// Central differences of these entries. Tries up to three widths and takes the result closest to
+// `gradient`: a ReLU that switches between the two rollouts spoils one width, a wrong gradient
+// disagrees with all.
 inline std::vector<double> central_differences(const GradcheckReference& reference,
                                                const std::vector<std::size_t>& entries,
                                                const std::vector<double>& gradient,
@@ -141,10 +142,10 @@ inline std::vector<double> central_differences(const GradcheckReference& referen
     return result;
 }
 
-// How far an engine may be off, as a part of the tensor's largest gradient. In float32 each step
-// forward and each step back rounds sums of perception + hidden terms, whose errors add up like a
-// random walk; 4 leaves room for the steps in between to amplify them. The tensor cores' operands
-// are coarser than that, whatever the number of steps.
+// The largest error that an engine may have, as a part of the tensor's largest gradient. In float32
+// each step, forward and backward, rounds sums of perception + hidden terms, and these errors add
+// up like a random walk. The factor 4 allows for steps that amplify them. Rounding the tensor
+// cores' operands costs more, for any number of steps.
 inline double gradcheck_tolerance(int steps, Precision precision) {
     const double float32 = 4 * (steps + 1) * std::sqrt(double{perception + hidden}) *
                            std::numeric_limits<float>::epsilon() / 2;
@@ -185,15 +186,15 @@ double largest_error(const A& a, const B& b) {
 struct TensorCheck {
     double engine_norm = 0;
     double reference_norm = 0;
-    double largest = 0;           // of the reference's gradients
-    double error = 0;             // the largest, of all entries against the reference's gradient
-    std::size_t differences = 0;  // entries that central differences were taken of
-    double difference_error = 0;  // the largest, of these against their central differences
+    double largest = 0;           // magnitude of the reference's gradients
+    double error = 0;             // largest of all entries, against the reference's gradient
+    std::size_t differences = 0;  // number of entries with a central difference
+    double difference_error = 0;  // largest of these entries, against that difference
     bool good = false;
 };
 
-// gradient: an engine's. expected: reference.gradient(). part: how much of the tensor's largest
-// gradient an entry may be off.
+// gradient: the engine's. expected: reference.gradient(). part: the largest error that an entry may
+// have, as a part of the tensor's largest gradient.
 inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gradient,
                                 const std::vector<double>& expected,
                                 const GradcheckReference& reference, double part, int threads) {
@@ -207,7 +208,7 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     }
     check.error = largest_error(ours, theirs);
 
-    // A central difference costs two rollouts: fewer of them on large grids.
+    // A central difference costs two rollouts, so large grids get fewer of them.
     const std::size_t count = static_cast<std::size_t>(
         std::clamp<std::int64_t>(1'600'000 / reference.problem().cell_steps(), 8, 64));
     const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
@@ -219,7 +220,7 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     check.differences = entries.size();
     check.difference_error = largest_error(
         sampled, central_differences(reference, entries, expected, tolerance / 100, threads));
-    // Cancellation leaves central differences of a loss near 1 off by about 1e-10.
+    // Cancellation gives central differences of a loss near 1 an error of about 1e-10.
     check.good = check.error <= tolerance && check.difference_error <= tolerance + 1e-9;
     return check;
 }

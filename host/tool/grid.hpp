@@ -9,7 +9,7 @@ struct GridSize {
     int width = 72;
 };
 
-// Of a cell, counted from 0. The command line has the column first.
+// A cell's place, counted from 0. On the command line the column comes first.
 struct Place {
     int y = 0;  // row, from the top
     int x = 0;  // column, from the left

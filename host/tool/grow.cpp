@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// `nca grow`: a Simulator for each model, photographed together.
+// `nca grow`: one Simulator for each model, and one picture of all of them.
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/comparison.hpp"
 #include "host/tool/console.hpp"
@@ -19,10 +19,10 @@ namespace nca::tool {
 namespace {
 
 constexpr int largest_side = 4096;                            // cells
-constexpr int largest_picture_side = 2 * largest_image_side;  // that enlarge() makes
-constexpr int largest_webp_side = 16383;                      // that the format has
+constexpr int largest_picture_side = 2 * largest_image_side;  // pixels, of enlarge()
+constexpr int largest_webp_side = 16383;                      // pixels, of the format
 constexpr std::int64_t most_pixels = std::int64_t{1} << 28;   // 1 GiB of frames
-constexpr int centiseconds = 5;                               // of each frame
+constexpr int centiseconds = 5;                               // that each frame is shown
 constexpr int usual_frames = 100;
 
 enum class Format { gif, png, webp };
@@ -46,7 +46,7 @@ GridSize trained_size(const TrainingHistory& history) {
     return known ? GridSize{history.height, history.width} : GridSize{};
 }
 
-// One for all models: what was asked for, or what the largest of them had in training.
+// The grid of all models: --size, or else the largest height and width of their trainings.
 GridSize grid_size(const GrowArguments& arguments, const std::vector<Model>& models) {
     GridSize grid{arguments.height.value_or(0), arguments.width.value_or(0)};
     if (!arguments.height) {
@@ -69,8 +69,8 @@ Layout layout_of(const GrowArguments& arguments) {
                                      : Layout{.columns = 3, .rows = 1};
 }
 
-// Before anything runs: can the output be as large as what was asked for? The whole picture, in
-// cells, is a comparison, a mosaic or one grid.
+// Throws UsageError where a side of the output is too long for its format. whole: the size of the
+// whole picture in cells, of a comparison, a mosaic or one grid.
 void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid,
                  const GridSize& whole) {
     const std::int64_t side = std::int64_t{std::max(whole.height, whole.width)} * arguments.scale;
@@ -87,7 +87,7 @@ void check_sides(const GrowArguments& arguments, Format format, const GridSize& 
     }
 }
 
-// Does it fit into memory?
+// Throws UsageError where the pictures would not fit into memory.
 void check_pixels(const GrowArguments& arguments, const GridSize& whole, std::int64_t pictures) {
     const std::int64_t pixels =
         std::int64_t{whole.height} * whole.width * arguments.scale * arguments.scale;
@@ -146,14 +146,14 @@ void check_files(const GrowArguments& arguments) {
     }
 }
 
-// Is the middle of a cell in the circle? The nearest one's, or none's.
+// Whether the middle of any cell is in the circle. The nearest cell decides.
 bool touches_a_cell(const Damage& circle, const GridSize& grid) {
     const double x = std::clamp<double>(std::round(circle.x), 0, grid.width - 1);
     const double y = std::clamp<double>(std::round(circle.y), 0, grid.height - 1);
     return std::hypot(x - circle.x, y - circle.y) <= circle.radius;
 }
 
-// Is all that was asked for on the grid?
+// Throws UsageError where a start cell or a circle of damage is outside the grid.
 void check_places(const GrowArguments& arguments, const GridSize& grid) {
     const std::string cells =
         fmt::format("the grid of {}x{} cells, where X is in 0..{} and Y in 0..{}", grid.height,
@@ -219,8 +219,8 @@ std::vector<Simulator> make_simulators(const GrowArguments& arguments,
     return simulators;
 }
 
-// Runs all steps and calls photograph after every so many, first and last included. Damage done
-// after the same step shows in that step's picture.
+// Runs all steps. Calls photograph before the first step, after every `every` steps and after the
+// last one, with true for the last. A picture shows damage that is done after the same step.
 template <class Photograph>
 void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std::int64_t every,
          Photograph photograph) {
@@ -284,9 +284,9 @@ void save_frames(const GrowArguments& arguments, Format format, const std::vecto
 void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
                      const std::vector<float>& wanted, const GridSize& grid) {
     const ConstStateView view{wanted.data(), 1, grid.height, grid.width, MemorySpace::host};
-    const Image in = on_white(picture(simulator.model().rule, view));
-    const Image out = on_white(simulator.picture());
-    const Image pictures[] = {in, out, absolute_difference(in, out)};
+    const Image target = on_white(picture(simulator.model().rule, view));
+    const Image grown = on_white(simulator.picture());
+    const Image pictures[] = {target, grown, absolute_difference(target, grown)};
     save_png(arguments.output,
              enlarge(mosaic(pictures, layout_of(arguments), 255), arguments.scale));
     print(fmt::format("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// `nca info`: everything a model file says about itself, and what an engine is.
+// `nca info`: prints what a model file contains, and describes an engine.
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/rule_text.hpp"

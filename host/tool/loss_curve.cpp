@@ -14,15 +14,15 @@ constexpr std::size_t most_points = 1000;
 constexpr std::size_t most_medians = 250;
 constexpr std::size_t most_marks = 100;
 constexpr std::size_t median_window = 51;  // as in scripts/plot-loss
-constexpr double side = 1000;              // of the drawing, in its own units
+constexpr double side = 1000;              // height and width of the drawing, in its own units
 
-// A stretch of an axis.
+// Part of an axis.
 struct Range {
     double low = 0;
     double high = 0;
 
     double size() const { return high - low; }
-    // 0 at its low end, 1 at its high one.
+    // 0 at the low end, 1 at the high end.
     double share(double value) const { return (value - low) / size(); }
 };
 
@@ -31,8 +31,8 @@ Range iterations_of(std::span<const LossPoint> points) {
     return {first, std::max(static_cast<double>(points.back().iteration), first + 1)};
 }
 
-// Of the losses' logarithms. Single ones far above all medians, such as those of iterations that
-// failed, are cut off.
+// The range of the losses' log10. Single losses far above all medians, such as those of failed
+// iterations, are cut off.
 Range losses_of(std::span<const LossPoint> points, std::span<const LossPoint> medians) {
     const auto lower = [](const LossPoint& a, const LossPoint& b) { return a.loss < b.loss; };
     const auto [least, most] = std::minmax_element(points.begin(), points.end(), lower);
@@ -43,7 +43,7 @@ Range losses_of(std::span<const LossPoint> points, std::span<const LossPoint> me
     return {low - margin, high + margin};
 }
 
-// Whole multiples of 1, 2 or 5 times a power of ten in the range, five or so.
+// About five ticks in the range: whole multiples of 1, 2 or 5 times a power of ten.
 std::vector<double> ticks(const Range& range) {
     double step = std::pow(10, std::max(0.0, std::floor(std::log10(range.size() / 5))));
     for (const double factor : {2.0, 2.5, 2.0}) {
@@ -56,8 +56,8 @@ std::vector<double> ticks(const Range& range) {
     return result;
 }
 
-// Logarithms of round numbers in the range: powers of ten, with 2 and 5 times these or all whole
-// multiples between where that leaves room.
+// Ticks at log10 of round numbers in the range: powers of ten, in a shorter range also 2 and 5
+// times these, in a very short one all multiples up to 9.
 std::vector<double> logarithmic_ticks(const Range& range) {
     std::vector<double> result;
     for (double power = std::floor(range.low); power <= range.high; ++power) {

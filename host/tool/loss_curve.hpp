@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-// The loss of a run as a drawing for a page.
+// Draws the loss of a run for a page.
 namespace nca::tool {
 
 struct LossPoint {
@@ -17,17 +17,17 @@ struct LossPoint {
     bool operator==(const LossPoint&) const = default;
 };
 
-// At most so many of the points, in order, first and last among them: the lowest and the highest of
-// each of equally many neighbours, so that no spike is lost. most >= 4.
+// At most `most` (4 or more) of the points, in order: the first, the last, and the lowest and the
+// highest of each group of neighbours, so that no spike is lost.
 std::vector<LossPoint> thin_out(std::span<const LossPoint> points, std::size_t most);
 
-// At at most so many of the points the median of the last 51 losses there.
+// The median of the last 51 losses at each of at most `most` points, evenly spread.
 std::vector<LossPoint> running_medians(std::span<const LossPoint> points, std::size_t most);
 
-// An HTML element with an SVG inside: the losses on a logarithmic scale as polylines in units of
-// (iteration, log10 of the loss), about 1000 points for any number, and a mark at each recovery.
-// Iterations ascend, losses are positive and finite. The text around it is HTML and no part of the
-// drawing, so that it keeps its size on a small screen.
+// An HTML element with an SVG inside. The SVG shows the losses on a logarithmic scale, as polylines
+// of (iteration, log10 of the loss) with at most about 1000 points, and a mark at each recovery.
+// points: iterations ascend, losses are positive and finite. The labels are HTML outside the SVG,
+// so that they keep their size on a small screen.
 std::string loss_curve(std::span<const LossPoint> points, std::span<const std::int64_t> recoveries);
 
 }  // namespace nca::tool

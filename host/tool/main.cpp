@@ -30,7 +30,7 @@ int run(int argc, char** argv) {
     } catch (const UsageError& error) {
         say(error.what());
         return exit_usage;
-    } catch (const nca::InvalidArgument& error) {  // only options can hand over bad arguments
+    } catch (const nca::InvalidArgument& error) {  // the options were wrong
         say(error.what());
         return exit_usage;
     } catch (const nca::NotCompiled& error) {
@@ -48,7 +48,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is to be a message, not a sudden end
+    std::signal(SIGXFSZ, SIG_IGN);  // so that a limit on file sizes gives a message
     const int code = run(argc, argv);
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
         say("cannot write to standard output");

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <span>
 
-// Several pictures as one, with a little room between.
+// Several pictures in one, with small gaps between them.
 namespace nca::tool {
 
 struct Layout {
@@ -32,7 +32,7 @@ inline GridSize mosaic_size(const Layout& layout, const GridSize& picture) {
             layout.columns * (picture.width + gap) - gap};
 }
 
-// Pictures of one size, row by row; all bytes between and after them are background.
+// Places pictures of one size row by row. All bytes between and after them are `background`.
 inline Image mosaic(std::span<const Image> pictures, const Layout& layout,
                     std::uint8_t background) {
     const Image& first = pictures.front();

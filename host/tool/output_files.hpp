@@ -15,7 +15,7 @@
 
 namespace nca::tool {
 
-// Of the file's name, with its dot.
+// The extension of the file's name, with its dot.
 inline std::string lower_case_extension(const std::filesystem::path& path) {
     std::string extension = path.extension().string();
     std::transform(extension.begin(), extension.end(), extension.begin(),
@@ -23,7 +23,7 @@ inline std::string lower_case_extension(const std::filesystem::path& path) {
     return extension;
 }
 
-// Makes a folder, and those that it is in, where it is missing. Throws IoError.
+// Makes a folder and its parents where they are missing. Throws IoError.
 inline void make_folder(const std::filesystem::path& path) {
     std::error_code error;
     std::filesystem::create_directories(path, error);
@@ -33,8 +33,8 @@ inline void make_folder(const std::filesystem::path& path) {
     }
 }
 
-// Throws UsageError where two files that are not to overwrite each other are one. Empty paths are
-// options that were not given.
+// Throws UsageError where the two paths are the same file. An empty path is an option that was not
+// given.
 inline void require_different(const char* name, const std::filesystem::path& path,
                               const char* other_name, const std::filesystem::path& other) {
     if (path.empty() || other.empty()) {

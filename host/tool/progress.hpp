@@ -19,15 +19,15 @@
 
 namespace nca::tool {
 
-// How many iterations are done of all that are wanted, and how fast.
+// Counts finished iterations and measures how fast they are.
 class Pace {
 public:
     using Clock = std::chrono::steady_clock;
 
-    // window: the last iterations, which the rate is a mean of.
+    // window: how many of the last iterations the rate is a mean of.
     Pace(std::int64_t wanted, std::int64_t window) : wanted_(wanted), window_(window) {}
 
-    // So many more are done by now. Those of an earlier run are not measured.
+    // Adds finished iterations. Those of an earlier run are not measured.
     void advance(std::int64_t iterations, bool measured = true) {
         done_ += iterations;
         measured_ += measured ? iterations : 0;
@@ -36,12 +36,12 @@ public:
             marks_.pop_front();
         }
     }
-    // So many of them are not going to be done.
+    // Lowers the number of wanted iterations, because a training ended early.
     void drop(std::int64_t iterations) { wanted_ -= iterations; }
 
     std::int64_t done() const { return done_; }
     std::int64_t wanted() const { return wanted_; }
-    // Iterations a second; 0 as long as nothing was measured.
+    // Iterations per second; 0 before the first are measured.
     double rate() const {
         if (marks_.empty()) {
             return 0;
@@ -50,7 +50,7 @@ public:
             std::chrono::duration<double>(marks_.back().time - marks_.front().time).count();
         return static_cast<double>(measured_ - marks_.front().measured) / std::max(seconds, 1e-9);
     }
-    // Whether it is time to show it again; says so once.
+    // Whether `pause` has passed since this was last true.
     bool due(Clock::duration pause) {
         if (rate() <= 0 || marks_.back().time - shown_ < pause) {
             return false;
@@ -73,12 +73,12 @@ private:
     Clock::time_point shown_ = Clock::now();
 };
 
-// What a person sees of trainings, on stderr: on a terminal one live line for all of them,
-// otherwise a plain line about each every ten seconds, nothing when quiet. The trainings may be on
-// several threads.
+// Shows the progress of trainings on stderr: on a terminal one live line for all of them, otherwise
+// a plain line about each every ten seconds, nothing when quiet. The trainings may run on several
+// threads.
 class Progress {
 public:
-    // names: of the trainings, in front of what they say; one alone needs none.
+    // names: printed before each training's messages. A single training needs none.
     Progress(const std::vector<std::string>& names, std::int64_t iterations, bool quiet)
         : all_(iterations * static_cast<std::int64_t>(names.size()),
                window * static_cast<std::int64_t>(names.size())),
@@ -92,18 +92,18 @@ public:
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
 
-    // Where one of the trainings tells how it goes.
+    // The progress of one training.
     class Training {
     public:
         void add(const IterationReport& report) { progress_->add(index_, report); }
-        // So many iterations are done by now. An engine that queues them finishes several at a
+        // Sets how many iterations are done. An engine that queues iterations finishes several at a
         // time.
         void reach(std::int64_t done) { progress_->reach(index_, done); }
-        // It ends before all are done.
+        // The training ends before all iterations are done.
         void give_up() { progress_->give_up(index_); }
-        // A line among the progress, for warnings too: also when quiet.
+        // Prints a message on stderr, also when quiet.
         void say(std::string_view message) { progress_->say(index_, message); }
-        // A result, on stdout.
+        // Prints a result on stdout.
         void print(std::string_view text) { progress_->print(text); }
 
     private:
@@ -123,13 +123,13 @@ public:
     }
 
 private:
-    static constexpr std::int64_t window = 100;  // iterations that rate and loss are means of
+    static constexpr std::int64_t window = 100;  // iterations in the means of rate and loss
 
     struct State {
         std::string name;
         Pace pace;
-        std::deque<double> losses;
-        bool begun = false;
+        std::deque<double> losses;  // finite ones of the last iterations
+        bool begun = false;         // after the first reach(), which includes an earlier run
 
         std::optional<double> loss() const {
             double sum = 0;
@@ -212,7 +212,7 @@ private:
             duration(static_cast<double>(pace.wanted() - pace.done()) / pace.rate()));
     }
 
-    // Of the trainings that have one.
+    // The median of the trainings' losses; nothing before the first.
     std::optional<double> median_loss() const {
         std::vector<double> losses;
         for (const State& training : trainings_) {

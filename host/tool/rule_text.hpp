@@ -11,7 +11,7 @@
 
 namespace nca::tool {
 
-// A rule for people, but for its filters: names and values.
+// Names and values of a rule as text, without its filters.
 inline std::vector<std::pair<const char*, std::string>> rule_text(const Rule& rule) {
     return {
         {"edges", rule.edges == Edges::zero ? "zero" : "circular"},

@@ -4,15 +4,15 @@
 #include <atomic>
 #include <csignal>
 
-// How a person ends a training early.
+// Stops training by a signal.
 namespace nca::tool {
 
-// 0 as long as there was none. Trainings on several threads look at it.
+// The signal that came; 0 before. All training threads read it.
 inline std::atomic<int> stop_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler writes it");
 
-// The first signal asks the loop to stop, a second one kills as usual. A signal that the caller
-// ignores (nohup) stays ignored. Nobody reading stderr any more is no reason to stop.
+// The first signal asks training to stop, a second one kills the process. A signal that is already
+// ignored (nohup) stays ignored. Training continues when stderr is closed (SIGPIPE).
 inline void catch_signals() {
     struct sigaction action {};
     action.sa_handler = [](int signal) { stop_signal = signal; };

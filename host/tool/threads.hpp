@@ -8,14 +8,14 @@
 
 namespace nca::tool {
 
-// Of the CPU.
+// The number of CPU threads to use.
 inline int thread_count(const Device& device) {
     return device.threads > 0 ? device.threads
                               : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
-// How many of the threads one of so many trainings gets, so that those that run side by side have
-// them all.
+// The threads of one of several trainings, at least 1. Those that run side by side use all threads
+// together.
 inline int thread_share(int threads, int trainings, int training) {
     return std::max(1, threads / trainings + (training < threads % trainings ? 1 : 0));
 }

@@ -30,7 +30,7 @@ int train(const TrainArguments& arguments) {
     if (training.run() == RunState::done) {
         return exit_done;
     }
-    if (training.can_go_on()) {
+    if (training.can_resume()) {
         progress.say(fmt::format("go on with: {}", arguments.resume_command));
     }
     return exit_failed;

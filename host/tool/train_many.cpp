@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// `nca train` with several targets: trainings that know nothing of each other, side by side on
-// threads of their own.
+// `nca train` with several targets: independent trainings side by side, on several threads.
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
@@ -28,7 +27,7 @@ struct Run {
     End end = End::not_begun;
 };
 
-// The training of one of the targets, in the folders of all.
+// One target's training, with its own files in the common folders.
 Run run_of(const TrainManyArguments& many, const std::filesystem::path& target) {
     Run run{target.stem().string(), many.common, End::not_begun};
     const auto name_file = [&](std::filesystem::path& path, const char* extension) {
@@ -65,7 +64,7 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
     return runs;
 }
 
-// Whatever is wrong with one of many is to be known before hours of work.
+// Checks all trainings before hours of work. Throws Error and UsageError.
 void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
     const TrainArguments& common = many.common;
     std::error_code ignored;
@@ -99,7 +98,7 @@ void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
     }
 }
 
-// Whether an earlier run has finished it: its model is there and says so.
+// Whether an earlier run has finished this training: its model file says so.
 bool is_done(const TrainArguments& arguments) {
     try {
         const TrainingHistory history = Model::load(arguments.output).history;
@@ -111,7 +110,7 @@ bool is_done(const TrainArguments& arguments) {
     }
 }
 
-// Takes note of what is done, and of what has no checkpoint and begins.
+// Marks the trainings that are done. Those without a checkpoint will start anew.
 void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>& runs) {
     bool found = false;
     for (Run& run : runs) {
@@ -133,7 +132,7 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
     }
 }
 
-// A GPU is filled by several small automata, a core of the CPU by one.
+// How many trainings run at a time. A GPU has room for several small ones, a CPU core for one.
 int side_by_side(const Engine& engine, const TrainArguments& common, int trainings) {
     constexpr int most_on_gpu = 16;
     const bool on_cpu = engine.memory_space() == MemorySpace::host;
@@ -168,7 +167,7 @@ void train_one(Run& run, Progress::Training progress) {
         }
         training.check_target();
         run.end = training.run() == RunState::done ? End::done : End::stopped;
-    } catch (const std::exception& error) {  // the others go on
+    } catch (const std::exception& error) {  // the others continue
         progress.say(message_of(error));
         run.end = End::failed;
     }
@@ -177,7 +176,7 @@ void train_one(Run& run, Progress::Training progress) {
     }
 }
 
-// The next of them on each of the threads, until there is none or a signal.
+// Each thread takes the next training, until none is left or a signal came.
 void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int workers) {
     std::vector<std::string> names;
     for (const Run* run : runs) {
@@ -245,7 +244,7 @@ int train(const TrainManyArguments& many) {
             thread_share(thread_count(common.device), trainings, i);
     }
     const int workers = side_by_side(*engine, common, trainings);
-    // Counted from all targets, so that a run that is resumed goes on in the same form.
+    // Counted over all targets, so that a resumed run has the same form.
     const int engines_on_device = side_by_side(*engine, common, static_cast<int>(runs.size()));
     for (Run* run : to_train) {
         run->arguments.device.engines_on_device = engines_on_device;

@@ -17,7 +17,7 @@ namespace {
 
 using NamedPath = std::pair<const char*, std::filesystem::path>;
 
-// What the training writes, but for pictures. Options that were not given have empty paths.
+// The files that are written, without pictures. An empty path is an option not given.
 std::vector<NamedPath> single_files(const TrainArguments& arguments) {
     return {{"MODEL", arguments.output},
             {"--checkpoint", arguments.checkpoint},
@@ -25,7 +25,7 @@ std::vector<NamedPath> single_files(const TrainArguments& arguments) {
             {"--report", arguments.report}};
 }
 
-// Why a file could not be written; empty where it was.
+// The message where the file could not be written; empty where it could.
 template <class Save>
 std::string failure(Save save) {
     try {
@@ -57,14 +57,14 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
         for (std::size_t j = i + 1; j < files.size(); ++j) {
             require_different(name, path, files[j].first, files[j].second);
         }
-        if (path != arguments.checkpoint) {  // a run may go on from its own
+        if (path != arguments.checkpoint) {  // a run may resume from its own
             require_different(name, path, "--resume", arguments.resume);
         }
     }
 }
 
 void require_writable_files(const TrainArguments& arguments) {
-    // The folder of the pictures is made when the target has been read.
+    // The pictures' folder is made later, when the target has been read.
     for (const auto& [name, path] : single_files(arguments)) {
         if (!path.empty()) {
             require_writable(path);
@@ -90,7 +90,7 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
     if (!arguments.report.empty() || !arguments.pictures.empty()) {
         report_.emplace(arguments);
         if (log_) {
-            report_->go_on(log_->earlier(), log_->earlier_seconds());
+            report_->add_earlier(log_->earlier(), log_->earlier_seconds());
         }
     }
 }
@@ -162,7 +162,7 @@ std::string Training::engine_and_form() const {
                            .text);
 }
 
-// As many as may be done before somebody has to look: to the end or the next checkpoint.
+// How many iterations to run before the end or the next checkpoint.
 int Training::iterations_at_most() const {
     std::int64_t most = arguments_.iterations - trainer_.iteration();
     if (!arguments_.checkpoint.empty()) {
@@ -222,7 +222,7 @@ void Training::save_checkpoint() {
     try {
         trainer_.save_checkpoint(arguments_.checkpoint);
         checkpointed_ = trainer_.iteration();
-    } catch (const std::exception& error) {  // a lack of memory, too
+    } catch (const std::exception& error) {  // also bad_alloc
         progress_.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
     }
 }
@@ -262,7 +262,7 @@ void Training::finish() {
 }
 
 void Training::stop() {
-    // Each of the two files is worth having without the other.
+    // Tries to write both files: each is useful without the other.
     const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
     const std::string no_checkpoint =
         failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });

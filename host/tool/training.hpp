@@ -16,29 +16,29 @@
 
 namespace nca::tool {
 
-// For people, in a line.
+// The configuration in one line, for messages.
 std::string description(const TrainingConfig& config);
 
-// Throws UsageError where a file that the training writes is another of its files, or the target.
+// Throws UsageError where the training would write two files to one path, or to the target.
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target);
-// Throws IoError where one of them cannot be written, but for pictures.
+// Throws IoError where one of these files, pictures excepted, cannot be written.
 void require_writable_files(const TrainArguments& arguments);
 
-// A Trainer, kept informed about, logged, checkpointed and stopped on request.
+// Runs a Trainer with progress, log, report and checkpoints, and stops it at a signal.
 class Training {
 public:
-    // Checks everything that can be checked before hours of work. Throws Error and UsageError.
+    // Checks all that it can before hours of work. Throws Error and UsageError.
     Training(const TrainArguments& arguments, Progress::Training progress);
 
     const Trainer& trainer() const { return trainer_; }
-    // Says so where the target is likely to be hard to grow.
+    // Warns where the target is transparent at the start cell.
     void check_target();
 
-    // To the end or a signal, and whether it is done or stopped; saves what there is. Throws Error
-    // where it failed.
+    // Trains to the end or until a signal comes, and saves the results. Returns done or stopped.
+    // Throws Error where training failed.
     RunState run();
-    // Whether a training that was stopped has saved what it needs to go on.
-    bool can_go_on() const { return saved_; }
+    // Whether a stopped training has saved a checkpoint to resume from.
+    bool can_resume() const { return saved_; }
 
 private:
     Trainer start();
@@ -59,8 +59,8 @@ private:
     std::optional<TrainingLog> log_;
     std::optional<TrainingReport> report_;
     bool recovered_ = false;          // an iteration failed
-    bool saved_ = false;              // everything, when it was stopped
-    std::int64_t checkpointed_ = -1;  // the iteration of this run's last checkpoint
+    bool saved_ = false;              // the checkpoint, when it was stopped
+    std::int64_t checkpointed_ = -1;  // iteration of this run's last checkpoint; -1: none yet
 };
 
 }  // namespace nca::tool

@@ -22,13 +22,13 @@
 
 namespace nca::tool {
 
-// The csv file of a training run, one row per iteration, on disk a second later at most. A comment
-// above the rows says what they were computed by.
+// The csv file of a training run: one row per iteration, written at most a second later. A comment
+// above the rows names the engine that computed them.
 class TrainingLog {
 public:
-    // Goes on with the rows of an earlier run that came before first_iteration, if there are any;
-    // a further comment begins those of another engine. Throws IoError, and FormatError where the
-    // file to go on with is no such log.
+    // Keeps the rows of an earlier run with iterations before first_iteration. Where another engine
+    // computed these, a new comment comes before the new rows. Throws IoError, and FormatError
+    // where the old file is not such a log.
     TrainingLog(const std::filesystem::path& path, std::int64_t first_iteration,
                 std::string_view engine)
         : path_(path) {
@@ -40,7 +40,7 @@ public:
         if (parts.empty() || parts.back().comment != comment) {
             parts.push_back({comment, {}});
         }
-        // The old log stays until the new one has all its rows.
+        // The old log is replaced only when the new one has all its rows.
         write_text(path_, text_of(parts));
         file_.reset(std::fopen(path_.c_str(), "ae"));
         if (!file_) {
@@ -48,7 +48,7 @@ public:
         }
     }
 
-    // False, once, when the file cannot be written any more: a full disk is no reason to lose the
+    // Returns false once, when the file cannot be written any more. A full disk does not end the
     // training.
     bool add(const IterationReport& report) {
         if (!file_) {
@@ -62,15 +62,15 @@ public:
                           seconds, report.dead, report.reset, quoted(report.recovery)));
         if (now - flushed_ >= std::chrono::seconds(1)) {
             flushed_ = now;
-            return keep_if(flush());
+            return close_unless(flush());
         }
         return true;
     }
 
-    // What is left; the same answer as add.
-    bool finish() { return !file_ || keep_if(flush()); }
+    // Writes the remaining rows. Returns the same as add.
+    bool finish() { return !file_ || close_unless(flush()); }
 
-    // The iterations of the earlier run that this log goes on after.
+    // The iterations of the earlier run whose rows are kept, and the time at the last of them.
     const std::vector<IterationReport>& earlier() const { return earlier_; }
     double earlier_seconds() const { return earlier_seconds_; }
 
@@ -85,7 +85,7 @@ private:
 
     // Rows that one engine computed.
     struct Part {
-        std::string comment;  // empty in logs from before there were any
+        std::string comment;  // empty in logs of versions without comments
         std::vector<std::string> rows;
     };
 
@@ -95,7 +95,7 @@ private:
 
     void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), file_.get()); }
     bool flush() { return std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0; }
-    bool keep_if(bool good) {
+    bool close_unless(bool good) {
         if (!good) {
             file_.reset();
         }
@@ -141,7 +141,7 @@ private:
         return fields;
     }
 
-    // 0 where it is none.
+    // 0 where the text is not a number.
     template <class Number>
     static Number number(std::string_view text) {
         Number value{};
@@ -170,7 +170,7 @@ private:
                 .recovery = unquoted(fields[8])};
     }
 
-    // Notes their iterations, too.
+    // Reads the old file and fills earlier_ and earlier_seconds_.
     std::vector<Part> earlier_parts(std::int64_t first_iteration) {
         std::vector<Part> parts;
         std::ifstream file(path_);
@@ -178,7 +178,7 @@ private:
         if (!std::getline(file, line)) {
             return parts;  // no log yet
         }
-        std::string comment;  // on the rows that follow
+        std::string comment;  // of the rows that follow
         if (line.starts_with(comment_mark)) {
             comment = line;
             std::getline(file, line);
@@ -197,8 +197,8 @@ private:
             std::int64_t iteration = 0;
             const auto [end, error] =
                 std::from_chars(line.data(), line.data() + line.size(), iteration);
-            // A crash may have cut off the last row: it has no line feed, or too few columns where
-            // something was written behind it.
+            // A crash may have cut off a row. It then has no line feed, or too few columns where a
+            // later run wrote behind it.
             const bool whole =
                 !file.eof() && std::count(line.begin(), line.end(), ',') >= columns - 1;
             if (error == std::errc{} && *end == ',' && whole && iteration < first_iteration) {

@@ -18,8 +18,8 @@
 namespace nca::tool {
 namespace {
 
-// What a picture may be; larger ones are scaled down. States that exploded are noise, which does
-// not compress.
+// The largest picture; larger ones are scaled down. Bytes are limited too, because states that
+// exploded are noise, which does not compress.
 struct Limit {
     int side;           // pixels
     std::size_t bytes;  // of its PNG
@@ -29,7 +29,7 @@ constexpr Limit whole_pool = {600, 250'000};
 
 constexpr std::size_t most_recoveries = 50;
 
-// Colours twice over, for light and dark; paper is light.
+// Each colour has a value for light and one for dark screens. Print is light.
 constexpr std::string_view style = R"(<style>
 :root{color-scheme:light dark;--paper:#fff;--card:#f3f5f8;--text:#1b2330;--quiet:#5b6675;
 --line:#d5dae1;--faint:#9dbde6;--strong:#1f5fa8;--bad:#c2410c}
@@ -86,7 +86,7 @@ std::string number(double value) {
     return std::isfinite(value) ? fmt::format("{:.3g}", value) : "unknown";
 }
 
-// 12.3 million
+// As in "12.3 million".
 std::string large_number(double value) {
     constexpr std::pair<double, const char*> units[] = {
         {1e9, " billion"}, {1e6, " million"}, {1e3, " thousand"}, {1, ""}};
@@ -264,7 +264,7 @@ std::string value_text(const ConfigField& field, const TrainingConfig& config) {
         if constexpr (std::is_same_v<Value, bool> || std::is_enum_v<Value>) {
             return std::string(field.shown[static_cast<int>(value)]);
         } else if constexpr (std::is_same_v<Value, int>) {
-            return fmt::format("{}", value - field.beyond);
+            return fmt::format("{}", value - field.exclusive);
         } else {
             return fmt::format("{}", value);
         }
@@ -278,7 +278,7 @@ std::string config_row(const ConfigField& field, const TrainingConfig& config) {
                fmt::format(fmt::runtime(field.format), value_text(field, config), second));
 }
 
-// The picture first, then the regime, then the optimiser.
+// The order of the rows: picture, regime, optimiser.
 std::string configuration(const TrainingConfig& config) {
     constexpr std::string_view names[] = {"preset",
                                           "target_size",

@@ -16,42 +16,42 @@ namespace nca::tool {
 
 enum class RunState { running, done, stopped, failed };
 
-// What is kept of all iterations.
+// What a page shows of all iterations.
 struct RunHistory {
     struct Recovery {
         std::int64_t iteration = 0;
         std::string text;
     };
 
-    std::int64_t first_iteration = 0;  // that is known of
-    std::vector<LossPoint> losses;     // positive and finite ones
+    std::int64_t first_iteration = 0;  // the first one known
+    std::vector<LossPoint> losses;     // only positive and finite ones
     std::vector<Recovery> recoveries;
-    std::int64_t dead = 0;   // samples, over all iterations
-    std::int64_t reset = 0;  // states of the pool
+    std::int64_t dead = 0;   // number of samples, in all iterations
+    std::int64_t reset = 0;  // number of pool states, in all iterations
 };
 
 struct TrainingPage {
     RunState state = RunState::running;
     std::string error;   // why the run failed
-    std::string target;  // its file's name
+    std::string target;  // file name
     std::string engine;
     std::string version;
-    std::string written;  // when
+    std::string written;  // date and time
     TrainingConfig config;
     std::int64_t done = 0;    // iterations
     std::int64_t wanted = 0;  // iterations
     double loss = 0;          // mean of the last 100
-    double seconds = 0;       // that the run has taken so far
+    double seconds = 0;       // of the run so far
     double iterations_per_second = 0;
     double cell_steps_per_second = 0;
-    double own_share = 0;     // of the time that went into pages and pictures
-    int refresh_seconds = 0;  // while running
+    double own_share = 0;     // of the time, for pages and pictures
+    int refresh_seconds = 0;  // between reloads by the browser, while running
 };
 
 // Text for HTML, also inside an attribute. Control characters become question marks.
 std::string escaped(std::string_view text);
 
-// pictures may be null: none were taken yet.
+// The whole page. pictures: null before the first were taken.
 std::string html_page(const TrainingPage& page, const RunHistory& history,
                       const TrainingPictures* pictures);
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-// What a training run looks like.
+// Pictures of a training run.
 namespace nca::tool {
 
 struct GrownState {
@@ -19,17 +19,17 @@ struct GrownState {
     Image picture;
 };
 
-// All on white, a pixel for each cell.
+// All on white, one pixel for each cell.
 struct TrainingPictures {
     Image target;
-    std::vector<Image> before;  // the last iteration's batch, the first eight of it
-    std::vector<Image> after;
-    std::vector<Image> pool;        // the first 64; none where there is no pool
-    std::vector<GrownState> grown;  // by the weights of now, from the start cell
+    std::vector<Image> before;      // the last iteration's first eight samples, before it
+    std::vector<Image> after;       // the same samples after it
+    std::vector<Image> pool;        // the first 64 states; empty without a pool
+    std::vector<GrownState> grown;  // from the start cell, with the current weights
 };
 
-// Grows a state on another engine of this kind of device, and waits. Throws what the trainer and
-// Simulator throw.
+// Takes all pictures. Grows a state on a second engine of this kind of device and waits for it.
+// Throws the errors of Trainer and Simulator.
 TrainingPictures take_pictures(const Trainer& trainer, const Device& device);
 
 // The pool as one picture.
@@ -38,7 +38,7 @@ Image pool_picture(const TrainingPictures& pictures);
 // Paths of all the files that save_pictures may write.
 std::vector<std::filesystem::path> picture_files(const std::filesystem::path& folder);
 
-// Enlarged, over those of the time before. Throws IoError.
+// Writes the pictures, enlarged, over the previous ones. Throws IoError.
 void save_pictures(const std::filesystem::path& folder, const TrainingPictures& pictures);
 
 }  // namespace nca::tool

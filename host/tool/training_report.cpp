@@ -24,7 +24,7 @@ std::string time_now() {
 
 }  // namespace
 
-void TrainingReport::go_on(std::span<const IterationReport> earlier, double seconds) {
+void TrainingReport::add_earlier(std::span<const IterationReport> earlier, double seconds) {
     for (const IterationReport& report : earlier) {
         note(report);
     }
@@ -92,7 +92,7 @@ std::string TrainingReport::write(const Trainer& trainer, RunState state,
                                   const std::string& error) {
     const double began = now();
     std::string problem;
-    // Each of these is worth having without the others.
+    // Tries each of the following, also where another one fails.
     const auto attempt = [&](auto action) {
         try {
             action();
@@ -100,7 +100,7 @@ std::string TrainingReport::write(const Trainer& trainer, RunState state,
             problem = problem.empty() ? failure.what() : problem;
         }
     };
-    if (marks_.size() > 1) {  // before the first iteration there is nothing to see
+    if (marks_.size() > 1) {  // there is nothing to see before the first iteration
         attempt([&] { pictures_ = take_pictures(trainer, arguments_.device); });
     }
     if (!arguments_.report.empty()) {

@@ -16,8 +16,8 @@
 
 namespace nca::tool {
 
-// When a report is due: soon at first, every ten seconds later, and less often where making it
-// would take more than its share of the time. Times are seconds since the start.
+// Decides when a report is due: soon at first, later every ten seconds, less often where reports
+// would take more than `share` of the time. Times are in seconds since the start.
 class ReportPace {
 public:
     static constexpr double share = 0.02;
@@ -27,7 +27,7 @@ public:
         if (count_ == 0) {
             return true;
         }
-        // As long as everything so far, so that a short run has something to look at as well.
+        // At first the pause is as long as the run so far, so that a short run has a report too.
         const double pause = std::clamp(last_, 1.0, longest_pause);
         return now >= last_ + pause && spent_ + spent_ / count_ <= share * now;
     }
@@ -37,7 +37,7 @@ public:
         ++count_;
     }
     double spent() const { return spent_; }
-    // Until the next one, if they go on taking as long.
+    // The pause before the next report, if reports take as long as so far.
     double pause() const { return std::max(longest_pause, spent_ / std::max(count_, 1) / share); }
 
 private:
@@ -46,24 +46,24 @@ private:
     int count_ = 0;
 };
 
-// What --report and --pictures ask for: a page and a folder of pictures that follow the training.
+// Writes the page of --report and the folder of --pictures while training runs.
 class TrainingReport {
 public:
     explicit TrainingReport(const TrainArguments& arguments) : arguments_(arguments) {}
 
-    // The iterations of the earlier run that this one goes on after, and how long it took.
-    void go_on(std::span<const IterationReport> earlier, double seconds);
+    // Adds the iterations of an earlier run that this one continues, and how long it took.
+    void add_earlier(std::span<const IterationReport> earlier, double seconds);
     void add(const IterationReport& report);
 
-    // Writes what is due. Says why nothing could be written, once; training is not to end by that.
+    // Writes the report where it is due. Returns why it failed, once; empty: it did not.
     std::string update(const Trainer& trainer);
-    // The last page. error: why the run failed.
+    // Writes the last page. error: why the run failed.
     std::string finish(const Trainer& trainer, RunState state, const std::string& error = "");
 
 private:
     using Clock = std::chrono::steady_clock;
     struct Mark {
-        double seconds = 0;      // of training
+        double seconds = 0;      // of training, without reports
         std::int64_t steps = 0;  // of all iterations so far
     };
 
@@ -74,13 +74,13 @@ private:
 
     const TrainArguments& arguments_;
     RunHistory history_;
-    bool noted_ = false;  // an iteration
+    bool noted_ = false;  // history_ has an iteration
     std::optional<TrainingPictures> pictures_;
     ReportPace pace_;
     Clock::time_point start_ = Clock::now();
     double earlier_seconds_ = 0;
     std::deque<Mark> marks_ = {Mark{}};  // the ends of the last iterations, for the rate
-    bool failing_ = false;               // the last write did, and that was said
+    bool failing_ = false;               // the last write failed
 };
 
 }  // namespace nca::tool

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The fields of TrainingConfig, told once: checks, checkpoints, the command line and reports read
-// this table. Only its rule is not in it.
+// The fields of TrainingConfig, without its rule. Checks, checkpoints, the command line and reports
+// read this table.
 
 #include <nca/error.hpp>
 #include <nca/training_config.hpp>
@@ -27,23 +27,23 @@ struct ConfigField {
     const char* name;  // in checkpoints
     Member member;
     const char* title = name;       // in messages
-    double least = 0;               // of a number
-    double most = 0;                // of a number
-    const char* expected = "";      // the same in words
-    const char* choices[2] = {};    // the names of an enumeration's values, in checkpoints
-    const char* label = "";         // in reports; "": it is shown in the row of the field before
-    const char* format = "{}";      // its value there, and that of the next field
-    const char* shown[2] = {};      // the values of a bool or an enumeration there
-    int beyond = 0;                 // 1: the end of a range, which is shown as the last in it
-    const char* option = nullptr;   // of nca train; none: it has none, or that of the field before
-    const char* argument = "";      // of the option
-    const char* example = nullptr;  // of the argument where it is for this field and the next
-    const char* help = "";          // of the option
+    double least = 0;               // smallest valid number
+    double most = 0;                // largest valid number
+    const char* expected = "";      // the valid values in words
+    const char* choices[2] = {};    // names of an enumeration's values in checkpoints
+    const char* label = "";         // in reports; "": part of the previous field's row
+    const char* format = "{}";      // in reports: this value, then the next field's
+    const char* shown[2] = {};      // values of a bool or an enumeration in reports
+    int exclusive = 0;              // 1: a range ends before it; reports show one less
+    const char* option = nullptr;   // of nca train; null: none, or the previous field's
+    const char* argument = "";      // of the option, in its help
+    const char* example = nullptr;  // of an argument that sets this field and the next
+    const char* help = "";          // text for the option
 };
 
 inline constexpr float largest_beta = 1 - std::numeric_limits<float>::epsilon() / 2;  // below 1
 
-// In the order of checkpoints.
+// In the order in which checkpoints store them.
 inline constexpr ConfigField config_fields[] = {
     {.name = "preset", .member = &TrainingConfig::preset, .label = "preset"},
     {.name = "output_bias",
@@ -117,7 +117,7 @@ inline constexpr ConfigField config_fields[] = {
      .least = 1,
      .most = 100000,
      .expected = "more than its begin and at most 100000",
-     .beyond = 1},
+     .exclusive = 1},
     {.name = "warmup",
      .member = &TrainingConfig::warmup,
      .most = 1000000,
@@ -207,7 +207,7 @@ inline void require_field(bool good, const char* what, auto got, std::string_vie
     if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
 }
 
-// Throws InvalidArgument where the value is outside its own range, whatever the other fields are.
+// Throws InvalidArgument where the field's value is out of its range. Ignores other fields.
 inline void check_field(const ConfigField& field, const TrainingConfig& config) {
     const auto check = [&]<class Value>(const Value& value) {
         if constexpr (std::is_enum_v<Value>) {

@@ -14,7 +14,7 @@
 #include <variant>
 #include <vector>
 
-// What the command line of `nca` says, checked as far as it can be without opening a file.
+// The parsed command line of `nca`. All checks that need no file are done.
 namespace nca::tool {
 
 inline constexpr int exit_done = 0;
@@ -34,52 +34,52 @@ struct HelpArguments {
 
 struct TrainArguments {
     std::filesystem::path target;
-    std::filesystem::path output;
+    std::filesystem::path output;  // the model
     TrainingConfig config;
     std::int64_t iterations = 8000;
     Device device;
     std::filesystem::path checkpoint;  // empty: none
     int every = 500;                   // iterations between checkpoints
-    std::filesystem::path resume;      // empty: from the start
+    std::filesystem::path resume;      // a checkpoint to continue from; empty: none
     std::filesystem::path log;         // empty: none
     std::filesystem::path report;      // empty: none
     std::filesystem::path pictures;    // a folder; empty: none
     bool quiet = false;
-    std::filesystem::path stop_checkpoint;  // what a training that is stopped is saved in
-    std::string resume_command;             // that goes on from there
+    std::filesystem::path stop_checkpoint;  // written when the training is stopped
+    std::string resume_command;             // the command line that continues from it
 };
 
-// Several targets, trained side by side. Every path in common names a folder, in which each has a
-// file of its name; its target is empty.
+// Several targets, trained side by side. common.target is empty. Every other path in common is a
+// folder with one file for each target.
 struct TrainManyArguments {
     std::vector<std::filesystem::path> targets;
     TrainArguments common;
 };
 
-// Kills part of the grid once `step` steps are done.
+// Kills the cells of a shape after `step` steps.
 struct Damage {
     enum class Shape { circle, left, right, top, bottom };
 
     int step = 0;
     Shape shape = Shape::circle;
-    double y = 0;  // of a circle's centre, in cells
+    double y = 0;  // a circle's centre, in cells
     double x = 0;
-    double radius = 0;
+    double radius = 0;  // in cells
 };
 
 struct GrowArguments {
     std::vector<std::filesystem::path> models;  // several make a mosaic
     std::filesystem::path output;
     int steps = 200;
-    std::optional<int> height;  // together with width
+    std::optional<int> height;  // in cells; set together with width
     std::optional<int> width;
     std::optional<int> every;  // steps between frames
     int scale = 8;             // pixels along each side of a cell
     std::optional<float> fire_rate;
-    double angle = 0;  // degrees
+    double angle = 0;  // in degrees, counterclockwise
     std::uint32_t seed = 0;
     Device device;
-    std::vector<Place> starts;  // empty: the middle
+    std::vector<Place> starts;  // the start cells; empty: the one in the middle
     std::vector<Damage> damages;
     std::filesystem::path state_out;  // empty: none
     std::filesystem::path compare;    // empty: none
@@ -94,12 +94,12 @@ struct GradcheckArguments {
     std::optional<float> fire_rate;
     std::uint32_t seed = 0;
     Device device;
-    std::filesystem::path out;  // empty: none
+    std::filesystem::path out;  // the engine's gradients; empty: none
 };
 
 struct InfoArguments {
     std::filesystem::path model;   // empty: none
-    std::optional<Device> device;  // to tell of
+    std::optional<Device> device;  // the engine to describe
 };
 
 struct ConvertArguments {
@@ -110,10 +110,10 @@ struct ConvertArguments {
 using Arguments = std::variant<HelpArguments, TrainArguments, TrainManyArguments, GrowArguments,
                                GradcheckArguments, InfoArguments, ConvertArguments>;
 
-// Throws UsageError with one line that names the option and what it takes.
+// Throws UsageError, whose message is one line: the option and what it accepts.
 Arguments parse_arguments(int argc, const char* const* argv);
 
-// Each returns an exit code, and throws nca::Error or UsageError.
+// The commands. Each returns an exit code and throws nca::Error or UsageError.
 int train(const TrainArguments& arguments);
 int train(const TrainManyArguments& arguments);
 int grow(const GrowArguments& arguments);

@@ -72,7 +72,7 @@ Damage parse_damage(const std::string& text) {
     throw UsageError(expected);
 }
 
-// The options as they were read.
+// The options as parsed.
 struct GrowOptions {
     GrowArguments arguments;
     DeviceOptions device;
@@ -80,6 +80,38 @@ struct GrowOptions {
     std::vector<std::string> starts;
     std::vector<std::string> damages;
 };
+
+void add_places(CLI::App& command, GrowOptions& options) {
+    command
+        .add_option("--seed-at", options.starts,
+                    "start from the cell in this column and row, counted from 0, and not from the "
+                    "one in the middle; may be repeated")
+        ->type_name("X,Y")
+        ->expected(1)
+        ->take_all();
+    command
+        .add_option("--damage", options.damages,
+                    "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
+                    "STEP:half,left|right|top|bottom; may be repeated")
+        ->type_name("STEP:SHAPE")
+        ->expected(1)
+        ->take_all();
+}
+
+GrowArguments grow_arguments(const GrowOptions& options) {
+    GrowArguments arguments = options.arguments;
+    if (options.size) {
+        parse_grid_size(*options.size, arguments);
+    }
+    for (const std::string& text : options.starts) {
+        arguments.starts.push_back(parse_start(text));
+    }
+    for (const std::string& text : options.damages) {
+        arguments.damages.push_back(parse_damage(text));
+    }
+    arguments.device = options.device.parse();
+    return arguments;
+}
 
 }  // namespace
 
@@ -118,20 +150,7 @@ Command add_grow(CLI::App& app) {
         ->check(real_range(-36000, 36000, "a number in -36000..36000"));
     add_seed(*command, a.seed);
     options->device.add_to(*command);
-    command
-        ->add_option("--seed-at", options->starts,
-                     "start from the cell in this column and row, counted from 0, and not from the "
-                     "one in the middle; may be repeated")
-        ->type_name("X,Y")
-        ->expected(1)
-        ->take_all();
-    command
-        ->add_option("--damage", options->damages,
-                     "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
-                     "STEP:half,left|right|top|bottom; may be repeated")
-        ->type_name("STEP:SHAPE")
-        ->expected(1)
-        ->take_all();
+    add_places(*command, *options);
     command
         ->add_option("--state-out", a.state_out,
                      "the last state as .npy, float32 [height, width, 16]")
@@ -147,20 +166,7 @@ Command add_grow(CLI::App& app) {
         "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
         "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36\n"
         "  nca grow lizard.safetensors fish.safetensors -o mosaic.webp");
-    return {command, [options] {
-                GrowArguments arguments = options->arguments;
-                if (options->size) {
-                    parse_grid_size(*options->size, arguments);
-                }
-                for (const std::string& text : options->starts) {
-                    arguments.starts.push_back(parse_start(text));
-                }
-                for (const std::string& text : options->damages) {
-                    arguments.damages.push_back(parse_damage(text));
-                }
-                arguments.device = options->device.parse();
-                return arguments;
-            }};
+    return {command, [options] { return grow_arguments(*options); }};
 }
 
 }  // namespace nca::tool

@@ -4,7 +4,7 @@
 namespace nca::tool {
 namespace {
 
-// What an option's text means to the library, which says what it expects of a wrong one.
+// Parses an option's text. The library's message for a wrong one becomes a UsageError.
 template <class Parse>
 auto option_value(const char* option, const std::string& text, Parse parse) {
     try {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What the commands' options have in common.
+// Options and checks that several commands share.
 
 #include "host/tool/arguments/arguments.hpp"
 
@@ -21,12 +21,12 @@
 
 namespace nca::tool {
 
-// One command of nca: where CLI11 reads its options into, and what is made of them after that.
+// One command of nca. CLI11 parses its options, then finish makes its arguments of them.
 struct Command {
     CLI::App* app;
     std::function<Arguments()> finish;  // throws UsageError and InvalidArgument
 };
-// command_line: all words, for the command that resumes a training.
+// command_line: all words of it, for the command that continues a stopped training.
 Command add_train(CLI::App& app, const std::vector<std::string>& command_line);
 Command add_grow(CLI::App& app);
 Command add_gradcheck(CLI::App& app);
@@ -35,7 +35,7 @@ Command add_convert(CLI::App& app);
 
 inline constexpr int largest_count = std::numeric_limits<int>::max();
 
-// The whole text as a number, or nothing.
+// Parses the whole text; nothing where it is not a number.
 template <class Number>
 std::optional<Number> parse_number(std::string_view text) {
     Number value{};
@@ -48,9 +48,9 @@ std::optional<Number> parse_number(std::string_view text) {
 
 std::vector<std::string_view> split(std::string_view text, char separator);
 
-// Like CLI::Range, but refuses NaN.
+// Accepts low..high. Like CLI::Range, but refuses NaN. expected: for the message.
 CLI::Validator real_range(double low, double high, const std::string& expected);
-// Also writes the number anew: CLI11 would read 010 as eight.
+// Accepts integers in low..high. Rewrites the text, because CLI11 would read 010 as eight.
 CLI::Validator int_range(std::int64_t low, std::int64_t high);
 
 // --device, --threads and --precision.

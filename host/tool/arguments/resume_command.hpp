@@ -24,7 +24,7 @@ inline std::string shell_quoted(const std::string& word) {
     return result + "'";
 }
 
-// The command line as it was given, but going on from this checkpoint, or folder of them.
+// The same command line, with --resume set to this checkpoint or folder of checkpoints.
 inline std::string resume_command(const std::vector<std::string>& command_line,
                                   const std::filesystem::path& checkpoint) {
     std::string command;

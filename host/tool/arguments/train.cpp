@@ -11,16 +11,16 @@
 namespace nca::tool {
 namespace {
 
-// The options as they were read.
+// The options as parsed.
 struct TrainOptions {
     TrainManyArguments arguments;
     DeviceOptions device;
     std::string preset = "growing";
-    std::vector<std::pair<const ConfigField*, std::string>> changes;  // of the preset
+    std::vector<std::pair<const ConfigField*, std::string>> changes;  // to the preset
     std::optional<int> identity_filter;
 };
 
-// An option for each field of the table that has one.
+// Adds the option of each field that has one.
 void add_config_options(CLI::App& command, TrainOptions& options) {
     for (const ConfigField& field : config_fields) {
         if (field.option == nullptr) {
@@ -34,7 +34,7 @@ void add_config_options(CLI::App& command, TrainOptions& options) {
     }
 }
 
-// False where the text is no such number.
+// False where the text is not a number of the field's type.
 bool set_number(TrainingConfig& config, const ConfigField& field, std::string_view text) {
     const auto set = [&]<class Value>(Value& value) {
         if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
@@ -48,7 +48,7 @@ bool set_number(TrainingConfig& config, const ConfigField& field, std::string_vi
     return std::visit([&](auto member) { return set(config.*member); }, field.member);
 }
 
-// Throws UsageError with the option and what it takes.
+// Throws UsageError that names the option and what it accepts.
 void set_field(TrainingConfig& config, const ConfigField& field, const std::string& text) {
     const auto fail = [&](std::string_view why) {
         throw UsageError(fmt::format("{} {}: {}", field.option, text, why));
@@ -97,25 +97,54 @@ TrainingConfig config_of(const TrainOptions& options) {
     return config;
 }
 
-// What is left to say when all options are read: whether it is one training or several, and how to
-// go on with what is stopped.
+// Decides between one training and several. Sets where a stopped training is saved, and the command
+// that continues it.
 Arguments train_arguments(TrainManyArguments many, const std::vector<std::string>& command_line) {
     TrainArguments& common = many.common;
-    const bool alone = many.targets.size() == 1;
+    const bool single = many.targets.size() == 1;
     common.stop_checkpoint = common.checkpoint;
-    if (common.stop_checkpoint.empty() && alone) {
+    if (common.stop_checkpoint.empty() && single) {
         common.stop_checkpoint = common.output;
         common.stop_checkpoint += ".checkpoint";
     } else if (common.stop_checkpoint.empty()) {
-        // Where they came from, so that those that had not begun again are found there as well.
+        // The folder that was resumed also has the checkpoints of trainings not begun again.
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
     }
     common.resume_command = resume_command(command_line, common.stop_checkpoint);
-    if (!alone) {
+    if (!single) {
         return many;
     }
     common.target = many.targets.front();
     return common;
+}
+
+// Options for files, without the model's.
+void add_file_options(CLI::App& command, TrainArguments& a) {
+    auto* checkpoint =
+        command.add_option("--checkpoint", a.checkpoint, "save all that --resume needs here")
+            ->type_name("FILE");
+    command.add_option("--every", a.every, "iterations between checkpoints (500)")
+        ->type_name("N")
+        ->transform(int_range(1, largest_count))
+        ->needs(checkpoint);
+    command
+        .add_option("--resume", a.resume,
+                    "go on from a checkpoint; give the same options and target as before, only "
+                    "--iterations, the device and the output files may differ")
+        ->type_name("FILE");
+    command
+        .add_option("--log", a.log,
+                    "one csv row per iteration; --resume goes on with the rows that are there")
+        ->type_name("FILE");
+    command
+        .add_option("--report", a.report,
+                    "a page that shows how training goes: loss, batch, pool and what has grown; "
+                    "written anew every ten seconds or so, for any browser")
+        ->type_name("FILE.html");
+    command
+        .add_option("--pictures", a.pictures,
+                    "the pictures of such a page as PNG files, written over as often")
+        ->type_name("FOLDER");
 }
 
 }  // namespace
@@ -149,31 +178,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         ->type_name("0|1")
         ->transform(int_range(0, 1));
     options->device.add_to(*command);
-    auto* checkpoint =
-        command->add_option("--checkpoint", a.checkpoint, "save all that --resume needs here")
-            ->type_name("FILE");
-    command->add_option("--every", a.every, "iterations between checkpoints (500)")
-        ->type_name("N")
-        ->transform(int_range(1, largest_count))
-        ->needs(checkpoint);
-    command
-        ->add_option("--resume", a.resume,
-                     "go on from a checkpoint; give the same options and target as before, only "
-                     "--iterations, the device and the output files may differ")
-        ->type_name("FILE");
-    command
-        ->add_option("--log", a.log,
-                     "one csv row per iteration; --resume goes on with the rows that are there")
-        ->type_name("FILE");
-    command
-        ->add_option("--report", a.report,
-                     "a page that shows how training goes: loss, batch, pool and what has grown; "
-                     "written anew every ten seconds or so, for any browser")
-        ->type_name("FILE.html");
-    command
-        ->add_option("--pictures", a.pictures,
-                     "the pictures of such a page as PNG files, written over as often")
-        ->type_name("FOLDER");
+    add_file_options(*command, a);
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
