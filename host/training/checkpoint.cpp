@@ -20,16 +20,16 @@ namespace {
 
 constexpr auto training_key = "nca.training";
 constexpr auto progress_key = "nca.progress";
-// Of anything that is counted. A run that continues from there counts on without overflow.
+// The largest count that a file may hold. A resumed run counts on from it without overflow.
 constexpr std::int64_t largest_count = 1'000'000'000;
 constexpr std::size_t most_recent_losses = 1000;
 
-// Text that is not UTF-8 becomes U+FFFD.
+// JSON as text. Bytes that are not UTF-8 become U+FFFD.
 std::string dumped(const nlohmann::ordered_json& json) {
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// The configuration but for its rule, which every model file has.
+// The configuration without its rule, which is stored as in every model file.
 nlohmann::ordered_json config_to_json(const TrainingConfig& config) {
     nlohmann::ordered_json json;
     for (const ConfigField& field : config_fields) {
@@ -87,9 +87,9 @@ void put_moments(SafetensorsFile& file, const std::string& prefix, const Paramet
     put_parameters(file, prefix + "adam.v.", parameters.second_moments, output_bias);
 }
 
-// All states of the pool, as it keeps them: pool.loss [size], pool.counts [size] cells that are not
-// zero in each, then these of all states behind each other, pool.cells [n] their places in the grid
-// and pool.values [n, 16].
+// All states of the pool, stored as in StatePool: pool.loss [size]; pool.counts [size], the number
+// of cells of each state that are not zero; and of all states together, one after the other,
+// pool.cells [n], the places of these cells in the grid, and pool.values [n, 16].
 void put_pool(SafetensorsFile& file, const StatePool& pool) {
     std::vector<float> losses, counts, cells, values;
     for (int i = 0; i < pool.size(); ++i) {
@@ -107,7 +107,7 @@ void put_pool(SafetensorsFile& file, const StatePool& pool) {
     file.tensors.push_back({"pool.values", {all, channels}, std::move(values)});
 }
 
-// Takes a checkpoint's file apart.
+// Reads the parts of a checkpoint from its file.
 class CheckpointReader {
 public:
     explicit CheckpointReader(const std::filesystem::path& path)
@@ -121,7 +121,7 @@ public:
             .current = Parameters(model.weights),
             .anchor = Parameters(model.weights),
         };
-        // A trainer sizes its buffers by the configuration.
+        // The sizes of a trainer's buffers follow from the configuration.
         if (checkpoint.config.output_bias != model.weights.has_output_bias()) {
             fail(fmt::format("output_bias is {}, but tensor net.2.bias is {}",
                              checkpoint.config.output_bias,
@@ -304,7 +304,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     put_moments(file, "recovery.", checkpoint.anchor);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
     file.metadata[training_key] = dumped(config_to_json(checkpoint.config));
-    // The hash as text: JSON readers in other languages keep 53 bits of a number.
+    // The hash is text, because JSON readers in other languages keep 53 bits of a number.
     const nlohmann::ordered_json progress = {
         {"target", checkpoint.target_name},
         {"target_hash", fmt::format("{:016x}", checkpoint.target_hash)},

@@ -13,7 +13,7 @@
 
 namespace nca {
 
-// All that a training run needs to go on bit for bit.
+// All that a training run needs to continue bit for bit.
 struct Checkpoint {
     TrainingConfig config;
     std::string target_name = {};
@@ -27,10 +27,10 @@ struct Checkpoint {
 // The first field in which two configurations differ, as "batch is 8, expected 4"; empty: none.
 std::string first_difference(const TrainingConfig& got, const TrainingConfig& expected);
 
-// FNV-1a over the bytes.
+// FNV-1a hash of the bytes.
 std::uint64_t hash_target(const std::vector<float>& target);
 
-// A safetensors file that Model::load reads as well (docs/file-formats.md). history goes with it.
+// Writes a safetensors file that Model::load reads as well (docs/file-formats.md).
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint,
                      const TrainingHistory& history);
 // Throws IoError and FormatError as Model::load.

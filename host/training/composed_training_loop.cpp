@@ -16,8 +16,8 @@ double mean(std::span<const float> values) {
     return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
 }
 
-// Weights, moments, states and target live where the engine does; the host keeps the good weights,
-// the anchor and the pool.
+// Weights, moments, states and target are in the engine's memory. The good weights, the anchor and
+// the pool are in host memory.
 class ComposedTrainingLoop final : public TrainingLoop {
 public:
     ComposedTrainingLoop(Engine& engine, const TrainingConfig& config,
@@ -108,7 +108,7 @@ private:
         return values;
     }
 
-    // Into memory that is there already.
+    // Copies into sample_, which allocates nothing.
     std::span<const float> download_sample(ConstStateView batch, int sample) {
         engine_.copy_to_host(sample_, batch.sample(sample).data);
         return sample_;
@@ -121,7 +121,7 @@ private:
         engine_.copy_from_host(second_moments_.data(), parameters.second_moments);
     }
 
-    // Losses, their gradient and the number of living cells.
+    // Computes losses, their gradient and the numbers of living cells.
     void measure(ConstStateView states) {
         engine_.loss(grad_state_.view(), losses_.data(), living_.data(), states,
                      {target_.data(), config_.grid(), config_.grid()});
@@ -135,7 +135,7 @@ private:
         }
     }
 
-    // The states that the iteration starts from.
+    // Fills start_ with the states that the iteration starts from.
     void take_samples(const IterationPlan& plan) {
         std::vector<float> losses;
         for (const int index : plan.samples) losses.push_back(pool_.loss(index));
@@ -154,8 +154,8 @@ private:
         }
     }
 
-    // What the iteration ended with. Returns how many of its samples are the start cell now, with
-    // the one that was it before the rollout.
+    // Puts the iteration's last states into the pool. Returns how many of its samples became the
+    // start cell, including the one that did before the rollout.
     int put_samples(const IterationPlan& plan, const std::vector<float>& losses,
                     const std::vector<float>& living_cells) {
         int reset = 1;
@@ -175,7 +175,7 @@ private:
     Verdict iterate(const IterationPlan& plan, IterationOutcome& outcome) {
         const bool bias = config_.output_bias;
         if (config_.pool > 0) take_samples(plan);
-        tape_ = {};  // its memory serves the next one
+        tape_ = {};  // frees its memory for the next one
         tape_ = engine_.forward(config_.rule, view_parameters<const float>(weights_.data(), bias),
                                 start_.view(), {plan.steps, plan.key});
         measure(tape_.last());
@@ -186,7 +186,7 @@ private:
         if (!std::isfinite(outcome.loss)) return Verdict::loss_not_finite;
         if (outcome.loss > exploded_loss) return Verdict::loss_exploded;
         if (outcome.dead == config_.batch) return Verdict::all_dead;
-        // These weights are good, the update to come has yet to show it.
+        // The forward pass has tried these weights. It has not tried those after the update.
         good_ = current_;
 
         engine_.backward(tape_, grad_state_.view(), view_parameters(grad_weights_.data(), bias),
@@ -212,16 +212,16 @@ private:
     Engine& engine_;
     TrainingConfig config_;
     Weights current_;  // the same as on the engine
-    Weights good_;     // the last that a forward pass has tried
+    Weights good_;     // the last ones that a forward pass has tried
     Parameters anchor_;
     Buffer target_, weights_, first_moments_, second_moments_, grad_weights_, norms_, losses_,
         living_;
     State start_;
     State grad_state_;
     Tape tape_;
-    std::vector<float> sample_;  // one state, on its way into the pool or out of it
+    std::vector<float> sample_;  // one state, moved from or to the pool
     StatePool pool_;
-    StatePool start_cell_;  // a state
+    StatePool start_cell_;  // one state
 };
 
 }  // namespace

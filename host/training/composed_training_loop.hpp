@@ -10,12 +10,12 @@
 
 namespace nca {
 
-// The engine's own loop where it has one. Otherwise one that composes an iteration of four calls of
-// the engine: forward, loss, backward and adam. target is [grid, grid, 4] in host memory.
+// The engine's own loop where it has one. Otherwise a loop in which each iteration makes four calls
+// of the engine: forward, loss, backward and adam. target is [grid, grid, 4] in host memory.
 std::unique_ptr<TrainingLoop> make_training_loop(Engine& engine, const TrainingConfig& config,
                                                  std::span<const float> target);
 
-// The composed one, whatever the engine has.
+// The loop of these four calls, also for an engine that has its own.
 std::unique_ptr<TrainingLoop> make_composed_training_loop(Engine& engine,
                                                           const TrainingConfig& config,
                                                           std::span<const float> target);

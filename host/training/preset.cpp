@@ -47,7 +47,7 @@ void TrainingConfig::validate() const {
                   "0, as there is no pool: only states of a pool are damaged");
     require_field(smallest_damage <= largest_damage, "the smallest radius of damage",
                   smallest_damage, "0 or more, at most the largest");
-    // Checkpoints number the cells of the pool's states in float32.
+    // Checkpoints store the places of a pool's cells in float32.
     require_field(pool == 0 || grid() <= 4096, "the grid's side", grid(),
                   "at most 4096 with a pool");
 }
@@ -68,7 +68,7 @@ std::vector<float> make_target(const Image& image, const TrainingConfig& config)
             const std::uint8_t* pixel = small.pixel(y, x);
             float* cell =
                 target.data() + (std::size_t(top + y) * grid + left + x) * visible_channels;
-            // Image files have colours under transparent pixels too; a dead cell has none.
+            // Transparent pixels of an image file may have colours; a dead cell has none.
             if (pixel[alpha_channel] == 0) continue;
             const float alpha = float(pixel[alpha_channel]) / 255;
             for (int c = 0; c < alpha_channel; ++c) {

@@ -12,13 +12,13 @@
 namespace nca {
 namespace {
 
-constexpr std::size_t loss_window = 100;     // losses that the mean and the median are taken of
-constexpr int anchor_interval = 50;          // good iterations from one anchor to the next
+constexpr std::size_t loss_window = 100;     // losses in the mean and the median
+constexpr int anchor_interval = 50;          // good iterations between anchors
 constexpr int enough_good_iterations = 100;  // after these, earlier failures are forgiven
-constexpr int most_failures = 12;  // then training gives up: a rate of 10 is 2.4e-3 by then
-// In multiples of a blank image's loss. Below the first, a run has learnt something. Above the
-// second it is stuck: at once where it had learnt something, after `patience` good iterations where
-// it had not.
+constexpr int most_failures = 12;  // after more, training gives up; a rate of 10 is then 2.4e-3
+// In multiples of a blank image's loss. Below learnt_share, a run has learnt something. Above
+// stuck_share it is stuck: at once where it has learnt something before, otherwise after `patience`
+// good iterations.
 constexpr double learnt_share = 0.5;
 constexpr double stuck_share = 0.95;
 constexpr int patience = 500;
@@ -55,7 +55,7 @@ int Recovery::steps(int ahead) const {
 }
 
 bool Recovery::sets_anchor(int ahead) const {
-    // A run that is losing what it had learnt keeps the weights from before.
+    // A run that is losing what it had learnt keeps its older anchor.
     const bool worth_keeping = !progress_.learnt || usual_loss() < learnt_share * blank_loss_;
     return (progress_.good_iterations + ahead) % anchor_interval == 0 && worth_keeping;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// When training has failed, and what is done about it: docs/architecture.md, "Training that fails".
+// Detects failed training and decides what to do: docs/architecture.md, "Training that fails".
 
 #include <nca/training_config.hpp>
 
@@ -10,11 +10,11 @@
 
 namespace nca {
 
-// How far a run is and how it went. Checkpoints keep it.
+// The state of a run. Checkpoints store it.
 struct TrainingProgress {
-    std::int64_t iteration = 0;              // how many are done
+    std::int64_t iteration = 0;              // number of finished iterations
     int recoveries = 0;                      // how often the learning rate was halved
-    int failures = 0;                        // without enough good iterations in between
+    int failures = 0;                        // without enough good iterations between them
     int good_iterations = 0;                 // since the last recovery, or since the run began
     bool learnt = false;                     // the loss has been clearly below a blank image's
     std::vector<double> recent_losses = {};  // of the last good iterations, at most 100
@@ -22,7 +22,7 @@ struct TrainingProgress {
     bool operator==(const TrainingProgress&) const = default;
 };
 
-// Decides about a run. It takes note of each iteration and changes nothing but its progress.
+// Decides how a run continues after each iteration. Changes nothing but its progress.
 class Recovery {
 public:
     // blank_loss: the loss of an empty grid.
@@ -37,24 +37,24 @@ public:
     // The schedule's rate, halved by each recovery.
     double learning_rate(std::int64_t iteration) const;
 
-    // These are for the iteration that comes `ahead` good ones after the next.
+    // About iteration progress().iteration + ahead, if those before it are good.
     int steps(int ahead) const;
-    // Whether its weights, before the update, become the anchor.
+    // Whether its weights become the anchor before the update.
     bool sets_anchor(int ahead) const;
-    // How many iterations may be queued: a queue that ends at the next anchor does what its
-    // iterations would do one by one.
+    // How many iterations may be queued. A queue that ends at the next anchor gives the same
+    // results as single iterations.
     int iterations_to_anchor() const;
 
     // The mean of the recent losses; not a number where there is none.
     double recent_loss() const;
-    // Their median, which single batches that went wild do not move; 0 where there is none.
+    // Their median, which single bad batches do not move; 0 where there is none.
     double usual_loss() const;
     double blank_loss() const { return blank_loss_; }
 
-    void add_good(double loss);
-    // Whether the loss is a blank image's, and has been for long enough.
+    void add_good(double loss);  // the loss of a good iteration
+    // Whether the loss has been a blank image's for too long.
     bool stuck() const;
-    // Counts a failure. False where it is one too many: training has to give up.
+    // Counts a failure. False where there were too many: training has to give up.
     bool add_failure();
     void next_iteration() { ++progress_.iteration; }
 

@@ -14,7 +14,7 @@
 namespace nca {
 namespace {
 
-// Uniform in 0 .. 1, [word / 2^32].
+// word / 2^32: uniform in 0 .. 1.
 double uniform(std::uint32_t word) { return word * 0x1p-32; }
 
 Weights initial_weights(const TrainingConfig& config, std::uint32_t seed) {
@@ -39,7 +39,7 @@ Weights initial_weights(const TrainingConfig& config, std::uint32_t seed) {
     return weights;
 }
 
-// The loss of a grid that is empty, [grid, grid, 4].
+// The loss of an empty grid. target is [grid, grid, 4].
 double loss_of_empty_grid(const std::vector<float>& target) {
     double squares = 0;
     for (const float value : target) squares += double(value) * value;
@@ -68,7 +68,7 @@ std::string reason_of(const IterationOutcome& outcome) {
 
 }  // namespace
 
-// Joins the training loop, which has the numbers, and Recovery, which decides.
+// Connects the training loop, which computes, with Recovery, which decides.
 struct Trainer::Impl {
     Impl(const Image& image, const TrainingConfig& configuration, const Device& device)
         : config(configuration),
@@ -99,7 +99,7 @@ struct Trainer::Impl {
         return parameters;
     }
 
-    // The iteration that comes `ahead` good ones after the next.
+    // The plan of iteration progress().iteration + ahead, if those before it are good.
     IterationPlan plan(int ahead) const {
         const std::int64_t i = progress().iteration + ahead;
         IterationPlan plan{.steps = recovery.steps(ahead),
@@ -116,7 +116,7 @@ struct Trainer::Impl {
         return plan;
     }
 
-    // Takes note of a finished iteration. False where training has to give up.
+    // Counts a finished iteration and fills its report. False where training has to give up.
     bool settle(const IterationPlan& plan, const IterationOutcome& outcome,
                 IterationReport& report) {
         report = {.iteration = progress().iteration,
@@ -140,19 +140,19 @@ struct Trainer::Impl {
         return true;
     }
 
-    // Back to the anchor, or to new weights where nothing was learnt that is worth going back to.
-    // False where this was one failure too many.
+    // Returns to the anchor, or starts with new weights where the anchor has learnt nothing. False
+    // where there were too many failures.
     bool recover(IterationReport& report, const std::string& reason, bool to_anchor = true) {
-        const bool goes_on = recovery.add_failure();
+        const bool continues = recovery.add_failure();
         report.reset = config.pool;
-        if (to_anchor || !goes_on) {
+        if (to_anchor || !continues) {
             loop->return_to_anchor();
             updates = anchor_updates;
         } else {
             start_anew();
         }
         if (config.pool > 0) loop->reset_pool();
-        if (goes_on) {
+        if (continues) {
             report.recovery = fmt::format("{}: {} weights, {}new seed, learning rate times {:.3g}",
                                           reason, to_anchor ? "back to the last good" : "new",
                                           config.pool > 0 ? "a pool of start cells, " : "",
@@ -165,11 +165,11 @@ struct Trainer::Impl {
                 to_anchor ? "the last good weights are kept" : "nothing was learnt",
                 to_anchor ? "a lower" : "another");
         }
-        return goes_on;
+        return continues;
     }
 
     std::vector<IterationReport> iterate(int most) {
-        // Where training gave up behind iterations that went well, this call tells.
+        // The last call returned good iterations and then gave up, so this call throws.
         if (!gave_up.empty()) throw Error(std::exchange(gave_up, {}));
         std::vector<IterationPlan> plans(
             std::size_t(std::min({most, loop->queue_length(), recovery.iterations_to_anchor()})));
@@ -185,7 +185,7 @@ struct Trainer::Impl {
             }
             reports.push_back(report);
         }
-        // Where this is one failure too many, the next call tells.
+        // Where there were too many failures, the next call throws.
         if (reports.back().recovery.empty() && recovery.stuck()) {
             recover(reports.back(),
                     fmt::format("the loss stays at {:.3g}, that of a blank image is {:.3g}",
@@ -212,9 +212,9 @@ struct Trainer::Impl {
     Recovery recovery;
     std::unique_ptr<TrainingLoop> loop;
     std::string target_name;
-    std::int64_t updates = 0;         // of Adam in the current parameters
-    std::int64_t anchor_updates = 0;  // in the anchor's
-    std::string gave_up;              // why; empty: it did not
+    std::int64_t updates = 0;         // number of Adam updates in the current parameters
+    std::int64_t anchor_updates = 0;  // the same in the anchor
+    std::string gave_up;              // why training gave up; empty: it did not
 };
 
 Trainer::Trainer(const Image& target, const TrainingConfig& config, const Device& device)
