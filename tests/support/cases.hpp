@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Random automata to test with, and what the double reference makes of them.
+// Random automata to test with, and their results in the double reference.
 
 #include "host/reference/rollout.hpp"
 
@@ -15,7 +15,7 @@
 
 namespace nca::test {
 
-// The same numbers with every standard library.
+// Draws the same numbers with every standard library.
 class Uniform {
 public:
     explicit Uniform(std::uint32_t seed) : generator_(seed) {}
@@ -28,7 +28,7 @@ private:
     std::mt19937 generator_;
 };
 
-// Where an automaton starts.
+// An automaton's first state.
 enum class Start {
     empty,   // all cells zero
     seed,    // one living cell
@@ -48,7 +48,7 @@ struct CaseOptions {
     float fire_rate = 0.5F;
     float step_size = 1;
     Start start = Start::patch;
-    float empty_alpha = 0.02F;  // the alpha that a fired empty cell gets
+    float empty_alpha = 0.02F;  // alpha that an empty cell gets when it fires
     float output_scale = 0.05F;
 };
 
@@ -83,7 +83,7 @@ inline Rule random_rule(const CaseOptions& options, Uniform& uniform) {
     return rule;
 }
 
-// The first layer as PyTorch draws it; the second such that a fired cell with nothing around it
+// Draws the first layer as PyTorch does, and the second layer such that an empty cell that fires
 // gets empty_alpha.
 inline Weights random_weights(const CaseOptions& options, Uniform& uniform) {
     Weights weights(options.output_bias);
@@ -158,11 +158,11 @@ inline Case random_case(const CaseOptions& options, std::uint32_t seed) {
     return drawn;
 }
 
-// How far a rollout stays from the kinks. Closer than the rounding of a float, or the step of a
-// difference quotient, a cell may die or a hidden unit switch on one side and not on the other.
+// A rollout's smallest distances from the kinks. Closer than a float's rounding or the step of a
+// difference quotient, two computations may kill different cells or switch different hidden units.
 struct Margins {
-    double alpha = std::numeric_limits<double>::infinity();  // largest alpha of any 3x3 to 0.1
-    double relu = std::numeric_limits<double>::infinity();   // any a to 0
+    double alpha = std::numeric_limits<double>::infinity();  // from any largest alpha of 3x3 to 0.1
+    double relu = std::numeric_limits<double>::infinity();   // from any a to 0
 
     void look_at(const reference::SampleState<double>& state, Edges edges) {
         for (int y = 0; y < state.height; ++y) {
@@ -199,14 +199,14 @@ inline Margins margins(const Rule& rule, const reference::WeightValues<double>& 
     return result;
 }
 
-// What the double reference makes of a case.
+// A case's results in the double reference.
 struct Expected {
     std::vector<reference::SampleTape<double>> rollouts;  // one for each sample
     reference::WeightValues<double> grad_weights{true};
     std::vector<reference::SampleState<double>> grad_first;  // one for each sample
 };
 
-// Nothing where the case comes closer to a kink than the margins.
+// Nothing where the case comes closer to a kink than `least`.
 inline std::optional<Expected> expected_of(const Case& drawn, const Margins& least) {
     const reference::WeightValues<double> parameters(drawn.weights);
     Expected expected;
@@ -227,7 +227,7 @@ inline std::optional<Expected> expected_of(const Case& drawn, const Margins& lea
     return expected;
 }
 
-// The states of all samples after so many steps, one after the other.
+// The states of all samples after `step` steps, one after the other.
 inline std::vector<double> state_after(const Expected& expected, int step) {
     std::vector<double> all;
     for (const auto& rollout : expected.rollouts) {

@@ -31,8 +31,8 @@ double worst_error(const A& actual, const B& expected, Tolerance tolerance) {
     return worst;
 }
 
-// The norm of the difference, relative to that of what is expected. Infinite where the lengths
-// differ or any value is not finite.
+// The norm of the difference, divided by the norm of the expected values. Infinite where the
+// lengths differ or any value is not finite.
 template <class A, class B>
 double relative_error(const A& actual, const B& expected) {
     if (std::size(actual) != std::size(expected)) return std::numeric_limits<double>::infinity();

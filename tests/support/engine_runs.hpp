@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Runs a case on an engine, wherever that engine's memory is, and brings the results to the host.
+// Runs a case on an engine and copies the results to the host.
 
 #include "tests/support/cases.hpp"
 
@@ -45,7 +45,7 @@ struct Uploaded {
 
 struct Gradients {
     std::vector<float> weights;  // laid out as Weights::all()
-    std::vector<float> first;    // of the tape's first state
+    std::vector<float> first;    // gradient of the tape's first state
 
     bool operator==(const Gradients&) const = default;
 };

@@ -11,7 +11,7 @@
 
 namespace nca::test {
 
-// Why there is no CUDA engine to test; empty where there is one.
+// Why no CUDA engine can be tested; empty where one can.
 inline std::string why_no_cuda() {
     try {
         make_engine(Device::cuda());
@@ -29,7 +29,7 @@ inline constexpr bool executed_engine = true;
 inline constexpr bool executed_engine = false;
 #endif
 
-// The CUDA engine in the precision of the others.
+// The CUDA engine in the precision of the CPU engines.
 inline Device exact_cuda() {
     Device device = Device::cuda();
     device.precision = Precision::exact;
@@ -47,10 +47,10 @@ inline std::vector<Device> engines_to_test() {
     return with_cuda({Device::cpu(1), Device::cpu(2), Device::cpu(7)});
 }
 
-// One CPU engine stands for all: the number of threads changes no bit, as a test of Trainer says.
+// One CPU engine is enough: another test shows that the number of threads changes no bit.
 inline std::vector<Device> devices_to_train_on() { return with_cuda({Device::cpu(1)}); }
 
-// The one for tests in which the engine hardly matters.
+// For tests in which the engine hardly matters.
 inline Device any_device() { return devices_to_train_on().front(); }
 
 inline std::vector<std::unique_ptr<Engine>> make_engines_to_test() {

@@ -20,7 +20,7 @@ namespace nca::test {
 using executor::Interleaving;
 using executor::Order;
 
-// Device memory of so many numbers.
+// Device memory for `size` numbers.
 template <class T>
 class Numbers {
 public:
@@ -83,7 +83,7 @@ cudaError_t launch(const Shape& shape, void (*kernel)(Types...), Arguments... ar
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
-// What a kernel makes of `size` numbers.
+// The `size` numbers that a kernel writes.
 template <class T, class... Types, class... Arguments>
 std::vector<T> result_of(std::size_t size, const Shape& shape, void (*kernel)(T*, Types...),
                          Arguments... arguments) {
@@ -92,7 +92,7 @@ std::vector<T> result_of(std::size_t size, const Shape& shape, void (*kernel)(T*
     return result.download();
 }
 
-// What the kernel throws.
+// The message of the kernel's std::logic_error.
 template <class... Types, class... Arguments>
 std::string complaint(const Shape& shape, void (*kernel)(Types...), Arguments... arguments) {
     REQUIRE(launch(shape, kernel, arguments...) == cudaSuccess);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Looks into the pages that nca train --report writes.
+// Reads the pages that nca train --report writes.
 
 #include "host/pictures/stb.hpp"
 #include "tests/support/catch.hpp"
@@ -15,7 +15,7 @@
 
 namespace nca::test {
 
-// What stands between the two wherever begin occurs.
+// The text between `begin` and the next `end`, for each `begin`.
 inline std::vector<std::string> all_between(const std::string& text, const std::string& begin,
                                             const std::string& end) {
     std::vector<std::string> result;
@@ -65,7 +65,7 @@ inline std::vector<std::uint8_t> decode_digits(const std::string& text) {
     return bytes;
 }
 
-// All its pictures. Fails where one is no whole PNG or is not in the page itself.
+// All pictures of the page. Fails where one is not a whole PNG inside the page's own text.
 inline std::vector<Image> images_of(const std::string& page) {
     std::vector<Image> images;
     for (const std::string& source : all_between(page, "src=\"", "\"")) {

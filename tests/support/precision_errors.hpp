@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How far an engine of any precision may be from the double reference, and how far it is.
+// An engine's error against the double reference in any precision, and its tolerance.
 
 #include "tests/support/cases.hpp"
 #include "tests/support/compare.hpp"
@@ -47,13 +47,13 @@ inline reference::SampleTape<double> frozen(const Case& drawn,
 }
 
 struct Errors {
-    double states;   // of the last
-    double weights;  // of their gradient
-    double first;    // of the first state's gradient
+    double states;   // of the last states
+    double weights;  // of the gradient of the weights
+    double first;    // of the gradient of the first state
 };
 
-// The first state's gradient in double, whose life masks are those of the engine; the weights' is
-// added.
+// The gradient of the first state in double, with the engine's life masks. Adds the gradient of the
+// weights to grad_weights.
 inline std::vector<double> expected_first(const RolloutResult& result, const Case& drawn,
                                           reference::WeightValues<double>& grad_weights) {
     const reference::WeightValues<double> parameters(drawn.weights);
@@ -67,7 +67,7 @@ inline std::vector<double> expected_first(const RolloutResult& result, const Cas
     return first;
 }
 
-// Against double, whose life masks are those of the engine.
+// The engine's errors against double with the engine's life masks.
 inline Errors errors_of(const RolloutResult& result, const Case& drawn) {
     reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
     std::vector<double> last;

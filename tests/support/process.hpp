@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Runs programs, and looks at what they say and leave behind.
+// Runs programs and reads their output and their files.
 
 #include "tests/support/catch.hpp"
 
@@ -30,7 +30,7 @@ inline void write_file(const std::filesystem::path& path, const std::string& byt
     std::ofstream(path, std::ios::binary) << bytes;
 }
 
-// A new folder, gone with this object.
+// A new folder, removed with this object.
 class Folder {
 public:
     Folder() {
@@ -58,15 +58,15 @@ private:
 
 struct Outcome {
     int code = -1;   // exit code; -1 where a signal ended it
-    int signal = 0;  // that signal
+    int signal = 0;  // the signal that ended it; 0: none
     std::string out;
     std::string err;
 };
 
-// A program that runs beside the test.
+// A program that runs while the test continues.
 class Process {
 public:
-    // The largest file that it may write, in bytes; 0: any.
+    // largest_file: how many bytes a file of it may have; 0: any number.
     explicit Process(std::vector<std::string> command, rlim_t largest_file = 0) {
         std::vector<char*> arguments;
         for (std::string& word : command) {
@@ -124,7 +124,7 @@ private:
     pid_t pid_ = 0;
 };
 
-// Waits until it is true; false after a minute.
+// Waits until the condition is true. False where it is not after a minute.
 template <class Condition>
 bool eventually(Condition condition) {
     for (int i = 0; i < 6000; ++i) {

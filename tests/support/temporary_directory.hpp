@@ -65,8 +65,8 @@ inline std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// The message of the exception of this type that the call throws; empty where it throws none.
-// Another exception passes through and fails the test.
+// The message of the `Exception` that the call throws; empty where it throws none. Any other
+// exception fails the test.
 template <class Exception, class Call>
 std::string message_of(Call&& call) {
     try {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Training runs that are small enough for a test, and a look inside of them.
+// Training runs that are small enough for a test, and access to their contents.
 
 #include "host/training/checkpoint.hpp"
 #include "tests/support/temporary_directory.hpp"
@@ -14,7 +14,7 @@
 
 namespace nca::test {
 
-// A coloured leaf with a half-transparent rim on nothing.
+// A coloured leaf with a half-transparent rim; transparent around it.
 inline Image small_picture(int height = 8, int width = 8) {
     Image image{height, width, std::vector<std::uint8_t>(std::size_t(height) * width * 4)};
     for (int y = 0; y < height; ++y) {
@@ -32,8 +32,8 @@ inline Image small_picture(int height = 8, int width = 8) {
     return image;
 }
 
-// The preset on 12 x 12 cells, with a batch of 2 (3 where some are damaged), 4 or 5 steps and a
-// pool of 7 states where it has one.
+// The preset on 12 x 12 cells with 4 or 5 steps, a batch of 2 (of 3 where a sample is damaged) and,
+// where it has a pool, a pool of 7 states.
 inline TrainingConfig small_config(std::string_view preset_name) {
     TrainingConfig config = preset(preset_name);
     config.target_size = 8;
@@ -46,7 +46,7 @@ inline TrainingConfig small_config(std::string_view preset_name) {
     return config;
 }
 
-// Everything that the trainer knows, by way of a checkpoint.
+// The trainer's whole contents, read from a checkpoint.
 inline Checkpoint inside(const Trainer& trainer) {
     const TemporaryDirectory folder;
     trainer.save_checkpoint(folder / "inside");

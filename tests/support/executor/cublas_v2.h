@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands in for cuBLAS's header of this name on the executor: the few functions that this project
-// calls, with CUDA 13's signatures and values. Plain loops in kernels that are queued like all
-// others; sums in float32, in the order of their terms. Matrices lie column by column: element
-// (row, column) of A is A[row + column * lda].
+// Replaces cuBLAS's header of this name on the executor. It has the few functions that this project
+// calls, with CUDA 13's signatures and values. They are plain loops in kernels, which are queued
+// like all others. Sums are in float32, in the order of their terms. Matrices are column-major:
+// element (row, column) of A is A[row + column * lda].
 
 #include <cuda_runtime.h>
 
@@ -38,7 +38,7 @@ struct BlasMatrix {
     const float* values;
     int leading;
     bool transposed;
-    bool tf32;  // its elements are rounded to ten bits behind the point
+    bool tf32;  // its elements are rounded to 10 fraction bits
 
     float operator()(int row, int column) const {
         if (transposed) std::swap(row, column);
@@ -48,8 +48,8 @@ struct BlasMatrix {
     }
 };
 
-// c = alpha a b + beta c, where c is m x n and the sum has k terms. What c was is not read where
-// beta is zero.
+// c = alpha a b + beta c, where c is m x n and the sum has k terms. Where beta is zero, the old c
+// is not read.
 struct BlasProduct {
     float* c;
     int leading;

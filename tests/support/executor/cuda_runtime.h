@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands in for CUDA's header of this name where the kernels are compiled as C++ and run on a CPU:
-// the part of the language and of the runtime's interface that this project uses, with CUDA 13's
-// names, signatures and values. executor.hpp says how it runs.
+// Replaces CUDA's header of this name where the kernels are compiled as C++ and run on a CPU. It
+// has the part of the language and of the runtime that this project uses, with CUDA 13's names,
+// signatures and values. executor.hpp describes how kernels run.
 
 #include <math.h>  // CUDA has isfinite and its like in the global namespace
 
@@ -54,7 +54,7 @@ constexpr uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 constexpr float2 make_float2(float x, float y) { return {x, y}; }
 constexpr float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
-// Never fused into one operation; the executor's files are compiled without contraction.
+// The files of the executor are compiled without contraction, so these are never fused.
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 constexpr int min(int a, int b) { return a < b ? a : b; }
@@ -72,8 +72,8 @@ inline constexpr int warpSize = 32;
 
 namespace nca::executor {
 
-// The block's dynamic shared memory: full of NaN at first, of exactly the size that the launch
-// asked for. Throws std::logic_error where that is none.
+// The block's dynamic shared memory: exactly as large as the launch asked for, and full of NaN at
+// first. Throws std::logic_error where the launch asked for none.
 void* shared_arena();
 
 // A barrier is known by what it is and where it is written.
@@ -86,17 +86,17 @@ struct Place {
 void block_barrier(const Place& place);
 void warp_barrier(unsigned mask, const Place& place);
 
-// What the lanes of a warp brought to a collective; good until the lane's next one.
+// The values of all lanes of a warp in a collective; valid until the next collective of the lane.
 struct Exchange {
     const std::uint64_t* values;  // [lanes]
-    int lane;                     // this one
+    int lane;                     // the calling lane
     int lanes;                    // 32, or fewer in a block's last warp
 };
 Exchange exchange(unsigned mask, std::uint64_t value, const Place& place);
 [[noreturn]] void refuse_source_lane(int source, const Place& place);
 
-// The last lane of a full warp to come here does the work on the pieces that all have brought, and
-// each takes its own away as that leaves it. Of up to 64 bytes.
+// A full warp works together. Each lane passes in a piece of at most 64 bytes. The last lane to
+// arrive calls `work` on all pieces; then each lane gets its own piece back.
 inline constexpr std::size_t piece_bytes = 64;
 void together(void* own, std::size_t bytes, void (*work)(void* pieces), const Place& place);
 template <auto work, class Piece>
@@ -127,7 +127,7 @@ inline unsigned ballot(unsigned mask, int predicate, const Place& place) {
     return bits;
 }
 
-// The value of all lanes, combined; the same for each.
+// Combines the values of all lanes; all get the same result.
 template <class T, class Combine>
 T reduce(unsigned mask, T value, const Place& place, Combine combine) {
     const Exchange all = exchange(mask, static_cast<std::uint64_t>(value), place);
@@ -138,7 +138,7 @@ T reduce(unsigned mask, T value, const Place& place, Combine combine) {
 
 }  // namespace nca::executor
 
-// The last two arguments of each barrier are the place that calls it.
+// The last two arguments of each barrier are the place of the call.
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     nca::executor::block_barrier({"__syncthreads", file, line});
@@ -239,7 +239,7 @@ T atomicMax(T* address, std::type_identity_t<T> value) {
     return std::exchange(*address, *address < value ? value : *address);
 }
 
-// The runtime. A call that waits for the device throws what the kernels threw that it waited for.
+// The runtime. A call that waits for kernels throws what these have thrown.
 
 enum cudaError {
     cudaSuccess = 0,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Stands in for cuRAND's header of this name on the executor: the few functions that this project
-// calls, with CUDA 13's signatures and values. The numbers are others than cuRAND's, of the same
+// Replaces cuRAND's header of this name on the executor. It has the few functions that this project
+// calls, with CUDA 13's signatures and values. The numbers are not cuRAND's, but have the same
 // distribution.
 
 #include <cuda_runtime.h>
@@ -38,7 +38,7 @@ inline std::uint64_t scramble(std::uint64_t x) {
     return x ^ x >> 31;
 }
 
-// Uniform in (0, 1], as cuRAND makes it of 32 bits.
+// Uniform in (0, 1], from 32 bits, as in cuRAND.
 inline void uniform_kernel(float* output, std::size_t count, std::uint64_t seed,
                            std::uint64_t offset) {
     for (std::size_t i = threadIdx.x; i < count; i += blockDim.x) {

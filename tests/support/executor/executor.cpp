@@ -44,7 +44,7 @@ using boost::context::fiber;
 
 #ifdef NCA_ADDRESS_SANITIZER
 constexpr bool address_sanitizer = true;
-constexpr std::size_t stack_bytes = 256 << 10;  // its frames are larger
+constexpr std::size_t stack_bytes = 256 << 10;  // frames are larger with it
 #else
 constexpr bool address_sanitizer = false;
 constexpr std::size_t stack_bytes = 128 << 10;
@@ -54,12 +54,12 @@ std::atomic<Order> the_order = Order::forward;
 std::atomic<Interleaving> the_interleaving = Interleaving::by_barrier;
 std::atomic<std::uint64_t> the_seed = 0;
 
-// Random numbers that are the same everywhere (SplitMix64).
+// Random numbers, the same on all machines (SplitMix64).
 class Chance {
 public:
     explicit Chance(std::uint64_t seed) : state_(seed) {}
 
-    // One of so many.
+    // A number in 0 .. count - 1.
     std::size_t below(std::size_t count) {
         state_ += 0x9e3779b97f4a7c15;
         std::uint64_t x = state_;
@@ -76,7 +76,7 @@ private:
     std::uint64_t state_;
 };
 
-// A stack, as address sanitizer has to be told of it at each switch.
+// A stack as it is described to address sanitizer at each switch.
 struct Stack {
     const void* bottom = nullptr;
     std::size_t size = 0;
@@ -99,14 +99,14 @@ private:
     boost::context::protected_fixedsize_stack allocator_{stack_bytes};
 };
 
-// To be called before each switch.
+// Call this before each switch.
 void leave_stack([[maybe_unused]] Stack& from, [[maybe_unused]] const Stack& to) {
 #ifdef NCA_ADDRESS_SANITIZER
     __sanitizer_start_switch_fiber(&from.fake, to.bottom, to.size);
 #endif
 }
 
-// To be called after each switch; fills in where it came from.
+// Call this after each switch. Fills in the stack that it came from.
 void enter_stack([[maybe_unused]] const Stack& here, [[maybe_unused]] Stack* from) {
 #ifdef NCA_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(here.fake, from ? &from->bottom : nullptr,
@@ -130,7 +130,7 @@ struct Copy {
     bool done;
 };
 
-// A bulk store to global memory that has read what it stores.
+// A bulk store to global memory whose value has been read.
 struct BulkStore {
     void* to;
     std::vector<unsigned char> value;
@@ -138,9 +138,9 @@ struct BulkStore {
 
 // An arrival barrier. Its phase is complete when no arrivals and no bytes are pending.
 struct Arrivals {
-    unsigned arrivals = 0;  // of each phase
-    unsigned pending = 0;   // in this one
-    int bytes = 0;          // pending; negative where they came before they were expected
+    unsigned arrivals = 0;  // per phase
+    unsigned pending = 0;   // in this phase
+    int bytes = 0;          // pending; negative where some came before they were expected
     unsigned parity = 0;    // of this phase
 
     void complete_if_due() {
@@ -150,11 +150,11 @@ struct Arrivals {
     }
 };
 
-// An asynchronous store or a bulk load that is under way.
+// An asynchronous store or bulk load that has not arrived yet.
 struct Store {
     void* to;
     unsigned char value[16];
-    const void* from;  // of a load, which has no value yet
+    const void* from;  // of a load, whose value is read later; else null
     std::size_t bytes;
     Arrivals* barrier;
 };
@@ -163,7 +163,7 @@ struct Block;
 struct Warp;
 
 struct Lane {
-    fiber rest;  // where it goes on
+    fiber rest;  // the rest of its run
     State state = State::finished;
     bool exchanges = false;  // at a warp barrier that is a collective
     bool news = false;       // since it was resumed: it has read or changed what others wait for
@@ -171,13 +171,13 @@ struct Lane {
     Block* block = nullptr;
     Warp* warp = nullptr;
     int in_warp = 0;
-    int piece_set = 0;  // of the warp's two, for its next piece
+    int piece_set = 0;  // which of the warp's two pieces it uses next
     Place place{};
     std::vector<Copy> copies;
-    std::vector<std::size_t> copy_groups;         // how many copies there were at their ends
-    std::vector<Copy> unread_stores;              // in bulk
-    std::vector<BulkStore> stores_to_end;         // the same, when they have been read
-    std::map<const void*, std::uint32_t> polled;  // what it has read since its last barrier
+    std::vector<std::size_t> copy_groups;         // number of copies at the end of each group
+    std::vector<Copy> unread_stores;              // bulk stores
+    std::vector<BulkStore> stores_to_end;         // bulk stores that have been read
+    std::map<const void*, std::uint32_t> polled;  // values that it has read since its last barrier
     const Arrivals* awaited = nullptr;
     Stack stack;
 
@@ -187,10 +187,10 @@ struct Lane {
     }
 };
 
-// Thrown inside the lanes of a block that another lane's exception ends.
+// Thrown in the lanes of a block after another lane has thrown, to end them.
 struct Cancelled {};
 
-// A block's shared memory, fenced in. Address sanitizer fences every allocation.
+// A block's shared memory with a fence at each end. Address sanitizer has its own fences.
 class Arena {
 public:
     explicit Arena(std::size_t bytes) : bytes_(bytes) {
@@ -246,41 +246,41 @@ bool same(const Place& a, const Place& b) {
     return a.line == b.line && same(a.what, b.what) && same(a.file, b.file);
 }
 
-// What the lanes of a warp bring to work on together.
+// The pieces of all lanes of a warp for together().
 struct Pieces {
     alignas(16) unsigned char bytes[warpSize * piece_bytes];
     void (*work)(void*) = nullptr;
     int brought = 0;
-    bool mixed = false;  // not all for the same work
+    bool mixed = false;  // not all lanes have the same work
 };
 
-// What the lanes of a warp bring to a collective. Lanes that go on may bring their next values
-// before others have read these, hence two sets; they cannot bring the values after that.
+// The values of all lanes of a warp for a collective. There are two sets, because a lane may bring
+// its next value before the others have read these; it cannot bring the one after that.
 struct Warp {
-    int first = 0;  // of its lanes in the block
+    int first = 0;  // its first lane in the block
     int lanes = 0;
-    int late = 0;  // rounds that it lets go by
-    int set = 0;   // of values
+    int late = 0;  // rounds that it will skip
+    int set = 0;   // of values, the current one
     std::uint64_t values[2][warpSize];
     Pieces pieces[2];
 };
 
-// A block that is resident.
+// A resident block.
 struct Block {
     unsigned index = 0;
     std::optional<Arena> arena;
     std::span<const std::unique_ptr<Lane>> lanes;
     std::vector<Warp> warps;
     bool finished = false;
-    int late = 0;  // rounds that it lets go by
+    int late = 0;  // rounds that it will skip
 
-    unsigned rank = 0;                                // in its cluster
+    unsigned rank = 0;                                // its rank in the cluster
     std::span<const std::unique_ptr<Block>> cluster;  // in the order of this run
     std::span<const std::unique_ptr<Lane>> cluster_lanes;
     std::map<const void*, Arrivals> barriers;
-    std::vector<Store> stores;  // into its shared memory, in the order of their issue
-    bool has_fenced = false;    // for bulk copies
-    bool has_loaded = false;    // in bulk
+    std::vector<Store> stores;  // into its shared memory, in the order of issue
+    bool has_fenced = false;    // a thread has called fence_async_proxy
+    bool has_loaded = false;    // a thread has called bulk_load
 };
 
 // What the memory of an arrival barrier holds. Its state is kept elsewhere; a missing mark shows a
@@ -311,8 +311,8 @@ constexpr int late_warps = 8;
 constexpr int late_blocks = 16;
 constexpr int most_late_log2 = 6;
 
-// Runs the blocks of one OS thread. Its fibers live as long as that thread, and run one CUDA
-// thread after the other.
+// Runs the blocks of one OS thread. Its fibers live as long as that thread. Each fiber runs one
+// CUDA thread after the other.
 class Multiprocessor {
 public:
     Multiprocessor() = default;
@@ -325,7 +325,7 @@ public:
 
     void run(const Launch& launch);
 
-    // For the lane that runs.
+    // These are called by the running lane.
     void block_barrier(const Place& place) { suspend(State::at_block_barrier, place); }
     void warp_barrier(const Place& place, bool exchanges) {
         current_->exchanges = exchanges;
@@ -400,11 +400,11 @@ private:
     [[noreturn]] void fail_for_deadlock() const;
     void cancel() noexcept;
 
-    // Whether what is asynchronous happens at once.
+    // Whether an asynchronous operation is done at once.
     bool early() {
         return interleaving_ == Interleaving::random ? chance_.below(2) == 0 : reverse_;
     }
-    // The i-th of so many in the order of this run.
+    // The index of the i-th of `count` in the order of this run.
     template <class Integer>
     Integer nth(Integer i, Integer count) const {
         return reverse_ ? count - 1 - i : i;
@@ -422,11 +422,11 @@ private:
     bool reverse_ = false;
     Interleaving interleaving_ = Interleaving::by_barrier;
     Chance chance_{0};
-    bool may_be_late_ = true;                     // in this round
-    int threads_ = 0;                             // of a block
-    std::vector<std::unique_ptr<Block>> blocks_;  // as many as were ever resident
-    std::size_t resident_ = 0;                    // the first so many of them
-    bool progress_ = false;                       // in this turn
+    bool may_be_late_ = true;                     // warps and blocks, in this round
+    int threads_ = 0;                             // in each block
+    std::vector<std::unique_ptr<Block>> blocks_;  // as many as were resident at once so far
+    std::size_t resident_ = 0;                    // how many of blocks_ are resident
+    bool progress_ = false;                       // something happened in this turn
     std::vector<BulkStore> stores_to_end_;        // of threads that have finished
 };
 
@@ -439,7 +439,7 @@ void Multiprocessor::add_lane() {
     lane.stack.bottom = static_cast<char*>(stack.sp) - stack.size;
     lane.stack.size = stack.size;
     const boost::context::preallocated all_of_it(stack.sp, stack.size, stack);
-    // The fiber runs Boost's first few lines at once, and returns without a word.
+    // The fiber runs Boost's first few lines at once and returns here.
     leave_stack(scheduler_stack_, lane.stack);
     lane.rest = fiber(std::allocator_arg, all_of_it, allocator, [this, &lane](fiber&& scheduler) {
         return live(lane, std::move(scheduler));
@@ -516,7 +516,7 @@ void Multiprocessor::together(void* own, std::size_t bytes, void (*work)(void*),
     std::memcpy(own, piece, bytes);
 }
 
-// What the thread leaves behind.
+// Checks and keeps the thread's bulk stores.
 void Multiprocessor::end_thread() {
     Lane& lane = *current_;
     if (!lane.unread_stores.empty()) {
@@ -671,7 +671,7 @@ void Multiprocessor::bulk_load(void* shared, const void* global, std::size_t byt
 void Multiprocessor::bulk_store(void* global, const void* shared, std::size_t bytes) {
     const Block& block = *current_->block;
     require_bulk("bulk_store", shared, global, bytes);
-    // What a load brought needs no fence.
+    // Data that bulk_load brought needs no fence.
     if (!block.has_fenced && !block.has_loaded) {
         fail("bulk_store of what no thread of the block has fenced with fence_async_proxy");
     }
@@ -788,7 +788,7 @@ void Multiprocessor::make_resident(std::size_t slot, std::uint64_t number) {
     }
 }
 
-// Runs the blocks that are resident to their ends.
+// Runs the resident blocks to their ends.
 void Multiprocessor::run_resident() {
     const auto finished = [](const auto& block) { return block->finished; };
     const std::span<const std::unique_ptr<Block>> blocks = std::span(blocks_).first(resident_);
@@ -808,7 +808,7 @@ void Multiprocessor::run_resident() {
     }
 }
 
-// A turn for each block. Blocks lie in the order of this run. False where nothing has happened.
+// Gives each block a turn, in the order of this run. False where nothing happened.
 bool Multiprocessor::run_round() {
     bool progress = false;
     const auto give_turn = [&](Block& block, bool again) {
@@ -825,7 +825,7 @@ bool Multiprocessor::run_round() {
     return progress;
 }
 
-// A turn for most blocks, in any order.
+// Gives most blocks a turn, in random order. False where nothing happened.
 bool Multiprocessor::run_random_round() {
     std::vector<Block*> blocks;
     for (std::size_t i = 0; i < resident_; ++i) blocks.push_back(blocks_[i].get());
@@ -984,7 +984,7 @@ void Multiprocessor::fail_for_deadlock() const {
     throw std::logic_error("kernel " + launch_->kernel + ": no thread can go on");
 }
 
-// Ends the threads that have not finished.
+// Ends all unfinished threads.
 void Multiprocessor::cancel() noexcept {
     cancelling_ = true;
     for (std::size_t i = 0; i < resident_ * threads_; ++i) {

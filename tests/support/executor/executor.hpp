@@ -22,9 +22,9 @@
 // waited for the kernel throws the exception. cudaFree, which destructors call, keeps it for the
 // next call that waits; if there is none, the process ends with an error.
 //
-// The device has compute capability 7.5 and its limits, unless a test sets others; events cannot be
-// recorded in a capture. A kernel is loaded by its first launch, or by asking for its attributes;
-// in a capture that is an error, because CUDA may have to wait for the device.
+// The device has compute capability 7.5 and its limits, unless a test sets others. Events cannot be
+// recorded in a capture. A kernel is loaded by its first launch or when its attributes are asked
+// for; in a capture that is an error, because CUDA may have to wait for the device.
 
 #include <cuda_runtime.h>
 
@@ -43,12 +43,12 @@ enum class Order { forward, reverse };
 void set_order(Order order);
 Order order();
 
-// How the blocks that are resident together take turns.
+// How resident blocks take turns.
 enum class Interleaving {
-    by_barrier,          // each until all its threads wait at a barrier or poll
-    as_far_as_possible,  // each until nothing in it can go on
-    one_block_late,      // by_barrier, but the first one only where no other can go on
-    random               // blocks, and warps within them, in random order, and some of them late
+    by_barrier,          // a turn ends when all threads wait at a barrier or poll
+    as_far_as_possible,  // a turn ends when no thread of the block can continue
+    one_block_late,      // by_barrier, but the first block only where no other can continue
+    random               // blocks and their warps in random order, some of them late
 };
 void set_interleaving(Interleaving interleaving);
 // The seed of Interleaving::random; each launch begins with it again. In this interleaving chance
@@ -71,10 +71,10 @@ void set_compute_capability(int major, int minor);  // 7.5 at first
 // every device. A newer device runs older code, which lacks what came later: a dependent launch is
 // an error, because the kernel would not wait, and tensor cores and clusters are traps.
 void set_newest_code(int code);
-int code();  // that runs on the device
-// Throws std::logic_error in code for an earlier device.
+int code();  // the code that runs on the device
+// Throws std::logic_error where the running code is older.
 void trap_before(int code_since, const char* what);
-void set_shared_limit(std::size_t bytes);  // of a block that asks; 64 KiB at first
+void set_shared_limit(std::size_t bytes);  // for a block that asks for more; 64 KiB at first
 
 // The launch of one kernel.
 struct Launch {
@@ -87,11 +87,11 @@ struct Launch {
     unsigned cluster_blocks = 1;
 };
 
-// After so many launches of graphs the next one fails, once.
+// Makes one graph launch fail: the one after `after` more of them.
 void fail_graph_launch(int after);
 
-// Runs all blocks, on the calling thread. Throws std::logic_error where more threads than 64 blocks
-// of 256 are to be resident at once.
+// Runs all blocks on the calling thread. Throws std::logic_error where more than 64 x 256 threads
+// would be resident at once.
 void run(const Launch& launch);
 
 }  // namespace nca::executor

@@ -15,14 +15,14 @@ namespace {
 constexpr int rows = 16, columns = 8;  // of C
 constexpr int lanes = warpSize;
 
-// What a lane brings to a product; its sums are what it takes away.
+// A lane's operands of a product. The product replaces its sums.
 struct Operands {
     float sums[4];
     std::uint32_t a[4];
     std::uint32_t b[2];
 };
 
-// What a lane holds of four matrices of 8 x 8: a row of one, or a pair of each.
+// A lane's part of four matrices of 8 x 8: a row of one matrix, or a pair of numbers of each.
 struct Pairs {
     std::uint32_t of[4];
 };
@@ -40,7 +40,7 @@ std::uint32_t fp16_of(float x) {
     if (magnitude > 0x7f800000U) return sign | 0x7e00U;   // NaN
     if (magnitude >= 0x477ff000U) return sign | 0x7c00U;  // 65,520
     if (magnitude < 0x38800000U) {                        // 2^-14
-        // 1/2 has the unit of fp16's denormal numbers.
+        // The last bit of 1/2 is the unit of fp16's denormal numbers.
         const float sum = std::bit_cast<float>(magnitude) + 0.5F;
         return sign | (std::bit_cast<std::uint32_t>(sum) - std::bit_cast<std::uint32_t>(0.5F));
     }
@@ -48,15 +48,15 @@ std::uint32_t fp16_of(float x) {
     return sign | ((magnitude - 0x38000000U + 0xfffU + odd) >> 13);
 }
 
-// The operands as matrices. Term by term, in the order in which they are summed.
+// The operands as matrices, with the terms in the order of the sum.
 template <int depth>
 struct Matrices {
     double a[rows][depth];
     double b[depth][columns];
 };
 
-// C += A B for all lanes. value_of_a(lane's, row / 8, i) and value_of_b(lane's, i) are those of the
-// lane's terms: of each quarter of the terms, a lane has all.
+// C += A B for all lanes. A lane has a quarter of the terms: value_of_a(lane, row / 8, i) and
+// value_of_b(lane, i) are its i-th.
 template <int depth, class ValueOfA, class ValueOfB>
 void multiply(Operands (&warp)[lanes], ValueOfA value_of_a, ValueOfB value_of_b) {
     Matrices<depth> all;
@@ -86,7 +86,7 @@ void multiply(Operands (&warp)[lanes], ValueOfA value_of_a, ValueOfB value_of_b)
 }
 
 void multiply_fp16(Operands (&warp)[lanes]) {
-    // Two neighbouring k, and the same two 8 further on.
+    // A lane has two neighbouring k and the two that are 8 further.
     multiply<16>(
         warp,
         [](const Operands& lane, int lower, int i) {
@@ -109,7 +109,7 @@ void product(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t 
     std::memcpy(sums, own.sums, sizeof sums);
 }
 
-// Rows become pairs.
+// Turns rows into pairs.
 void distribute(Pairs (&warp)[lanes]) {
     Pairs pairs[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
@@ -133,7 +133,7 @@ void distribute_transposed(Pairs (&warp)[lanes]) {
     std::memcpy(warp, pairs, sizeof pairs);
 }
 
-// Pairs become rows: number i of row r is half r % 2 of what lane 4 i + r / 2 holds.
+// Turns pairs into rows: number i of row r is half r % 2 of the pair in lane 4 i + r / 2.
 void collect_transposed(Pairs (&warp)[lanes]) {
     Pairs of_rows[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
@@ -162,7 +162,7 @@ void load(std::uint32_t (&to)[4], const void* row, const Place& place) {
 std::uint32_t rounded_to_fp16(float low, float high) { return fp16_of(high) << 16 | fp16_of(low); }
 
 std::uint32_t nearest_fp16(double low, double high) {
-    // What float cannot hold sets the last bit, so that rounding again knows of it.
+    // Sets the last bit where float cannot hold x, so that the next rounding takes it into account.
     const auto nearly = [](double x) {
         const float cut = towards_zero(x);
         const bool is_whole = double(cut) == x || !std::isfinite(x);
@@ -175,7 +175,7 @@ std::uint32_t cut_to_fp16(float low, float high) {
     const auto cut = [](float x) {
         const std::uint32_t rounded = fp16_of(x);
         if (!std::isfinite(x)) return rounded;
-        // What is too large becomes the largest finite number, one below infinity's bits.
+        // Too large numbers become the largest finite one, one below infinity's bits.
         return std::abs(float_of_fp16(rounded)) > std::abs(x) ? rounded - 1 : rounded;
     };
     return cut(high) << 16 | cut(low);
@@ -185,7 +185,7 @@ float float_of_fp16(std::uint32_t bits) {
     const std::uint32_t sign = (bits & 0x8000U) << 16, magnitude = bits & 0x7fffU;
     if (magnitude > 0x7c00U) return std::numeric_limits<float>::quiet_NaN();
     if (magnitude == 0x7c00U) return std::bit_cast<float>(sign | 0x7f800000U);
-    // The exponent counts from 2^-15 and not from 2^-127, in denormal numbers too.
+    // Converts the exponent's bias from 15 to 127, in denormal numbers too.
     const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
 }

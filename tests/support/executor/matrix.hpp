@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Matrix instructions on a CPU: warp-wide, by the register layouts of the PTX ISA. Products are
-// exact, and each sum is rounded once, towards zero.
+// Matrix instructions on a CPU. They are warp-wide and use the register layouts of the PTX ISA.
+// Products are exact, and each sum is rounded once, towards zero.
 
 #include <cuda_runtime.h>
 
@@ -15,10 +15,10 @@ std::uint32_t cut_to_fp16(float low, float high);  // towards zero
 float float_of_fp16(std::uint32_t bits);
 inline float relu(float x) { return x < 0 ? 0.0F : x; }
 
-// Rounded once.
+// Both as fp16, rounded once to nearest.
 std::uint32_t nearest_fp16(double low, double high);
 
-// f, in double, of the lower and of the upper numbers.
+// Applies f, in double, to the lower and to the upper fp16 numbers of a, b and c.
 template <class Function>
 std::uint32_t pairs_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, Function f) {
     const auto of = [&](int shift) {
@@ -30,7 +30,7 @@ std::uint32_t pairs_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, Functi
     return nearest_fp16(of(0), of(16));
 }
 
-// The first four numbers belong to A [16, 16], the last two to B [16, 8]: m16n8k16.
+// sums += A B by m16n8k16: a is from A [16, 16], b from B [16, 8].
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
               const Place& place);
 

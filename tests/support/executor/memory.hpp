@@ -13,18 +13,18 @@
 
 namespace nca::executor {
 
-// Throws where the memory is not the block's, or not aligned to 16 bytes.
+// Throws where the memory is not in the block's shared memory or not aligned to 16 bytes.
 void require_shared(const void* begin, std::size_t bytes, const Place& place);
 
 // An asynchronous copy of 16 bytes from global to shared memory, which the thread that starts it
 // must finish. A late copy is done when the thread finishes it.
 void defer_copy(void* shared, const void* global);
 void finish_copies();
-// Ends a group of copies; finishes all groups but the last.
+// Ends a group of copies. finish_older_copies finishes all groups but the last.
 void end_copy_group();
 void finish_older_copies();
 
-// A flag in global memory. acquire_flag lets all other threads go on before it reads.
+// A flag in global memory. acquire_flag lets all other threads run before it reads.
 void release_flag(std::uint32_t* flag, std::uint32_t value);
 std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
 

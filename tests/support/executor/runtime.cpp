@@ -25,7 +25,7 @@ namespace {
 struct Operation {
     std::function<void()> work;
     CUstream_st* stream;
-    std::vector<std::shared_ptr<Operation>> after;  // in other streams
+    std::vector<std::shared_ptr<Operation>> after;  // to run before, in other streams
     bool done = false;
 };
 
@@ -58,7 +58,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
     std::vector<nca::executor::Work> work;
-    std::shared_ptr<nca::executor::Operation> last{};  // of its launch before
+    std::shared_ptr<nca::executor::Operation> last{};  // of its previous launch
 };
 
 namespace nca::executor {
@@ -67,18 +67,18 @@ namespace {
 constexpr std::size_t shared_without_asking = 48 << 10;
 constexpr int blocks_per_multiprocessor = 2;
 
-// The multiprocessors come in groups, GPCs, and the blocks of a cluster run within one.
+// Multiprocessors are in groups (GPCs). The blocks of a cluster run within one group.
 constexpr int gpc_multiprocessors = 16;
-constexpr unsigned most_cluster_blocks = 8;  // that need no asking
+constexpr unsigned most_cluster_blocks = 8;  // without a special attribute
 constexpr std::size_t memory_alignment = 256;
 
-// Kernels ask at every step.
+// Outside of Runtime, because kernels read it often.
 std::atomic<int> running_code = 75;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
 
-// What every call returns.
+// Stores an error as the last one. Every call returns through this.
 cudaError_t report(cudaError_t error) {
     if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
     return error;
@@ -105,7 +105,7 @@ public:
         const auto found = blocks_.find(static_cast<char*>(memory));
         if (found == blocks_.end()) return false;
         in_use_ -= found->second.bytes;
-        // Whoever goes on using it finds NaN, at least for a while.
+        // Code that still uses the memory finds NaN, at least for a while.
         std::memset(memory, 0xff, found->second.bytes);
         blocks_.erase(found);
         return true;
@@ -202,7 +202,7 @@ public:
         streams.remove_if([](const CUstream_st& stream) { return stream.destroyed; });
     }
 
-    // Drops all work, as a GPU does after a kernel that failed.
+    // Drops all queued work, as a GPU does after a kernel has failed.
     void abandon() {
         const auto empty = [](CUstream_st& stream) {
             for (const auto& operation : stream.queue) finish(*operation);
@@ -248,7 +248,7 @@ public:
 
     void choose_code() { running_code = std::min(newest_code, major * 10 + minor); }
 
-    // Every call that wants a kernel loads it.
+    // Loads a kernel. Every call with a kernel does this first.
     cudaError_t load(const void* kernel) {
         if (const cudaError_t error = check_kernel(kernel)) return error;
         if (loaded.count({current_device, kernel}) > 0) return cudaSuccess;
@@ -281,7 +281,7 @@ public:
     int minor = 5;
     std::size_t shared_at_most = 64 << 10;
     int newest_code = 1000;
-    int graph_launches_left = -1;  // until one fails; negative: none does
+    int graph_launches_left = -1;  // before one fails; negative: none fails
 
     Allocations device_memory;
     Allocations host_memory;
@@ -290,7 +290,7 @@ public:
     std::set<std::string> kernels;
 
     std::map<int, CUstream_st> default_streams;
-    std::list<CUstream_st> streams;  // destroyed ones while they have work
+    std::list<CUstream_st> streams;  // destroyed ones stay until their work is done
     std::list<CUevent_st> events;
     std::list<CUgraph_st> graphs;
     std::list<CUgraphExec_st> executables;
@@ -309,14 +309,14 @@ Runtime& runtime() {
     return the_runtime;
 }
 
-// Runs the call with the runtime to itself.
+// Runs a call that holds the lock of the runtime.
 template <class Call>
 cudaError_t locked(Call call) {
     const std::lock_guard lock(runtime().mutex);
     return report(call(runtime()));
 }
 
-// For calls that wait: what the kernels throw comes out.
+// For calls that wait. Throws what the kernels have thrown.
 template <class Wait>
 cudaError_t waiting(Runtime& cuda, Wait wait) {
     if (cuda.unreported) std::rethrow_exception(std::exchange(cuda.unreported, nullptr));
@@ -605,7 +605,7 @@ cudaError_t cudaMallocHost(void** pointer, std::size_t bytes, unsigned) {
     });
 }
 
-// CUDA doesn't promise that this waits.
+// Does not wait: CUDA does not promise that it does.
 cudaError_t cudaFreeHost(void* pointer) {
     return locked([&](Runtime& cuda) {
         if (!pointer) return cudaSuccess;
@@ -654,7 +654,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
     });
 }
 
-// What is queued still runs when somebody waits for it.
+// Queued work still runs when a call waits for it.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return locked([&](Runtime& cuda) {
         CUstream_st* const found = stream ? cuda.find(stream) : nullptr;
@@ -679,7 +679,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     });
 }
 
-// A query that finds work runs one piece of it, so that a loop of queries comes to an end.
+// Runs one operation where there is one, so that a loop of queries ends.
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return locked([&](Runtime& cuda) {
         CUstream_st* const found = cuda.find(stream);
@@ -791,7 +791,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
     });
 }
 
-// Launches of the same executable graph follow each other, whatever their streams.
+// Launches of one executable graph run one after the other, in any streams.
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     return locked([&](Runtime& cuda) {
         CUstream_st* const found = cuda.find(stream);
