@@ -13,9 +13,8 @@
 //   3. the adjoint of the stencil, down and up the columns of the band. What a row sends beyond the
 //      band goes to the neighbour at once. What stays is added and masked by life_before; it
 //      becomes the operand grad_u of the step before where that step has listed the cell;
-//   4. perception of the step before and grad_W1, while the neighbours' edges are on their way.
-//   Then
-//      these are added to the edge rows.
+//   4. perception of the step before and grad_W1, while the neighbours' edges are on their way;
+//      at the end these are added to the edge rows.
 // Weight gradients stay in registers for the whole launch and are summed to nearest once a step.
 //
 // Gradients are operands times a power of two that fits the band's largest (GradientScale). Where
