@@ -418,7 +418,7 @@ __device__ inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_
 // Over the lanes of a warp; every lane has the result. Compute capability 8.0 and later.
 __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return __reduce_add_sync(0xffffffffU, own);
+    return __reduce_add_sync(whole_warp, own);
 #else
     __trap();
     return own;
@@ -426,7 +426,7 @@ __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
 }
 __device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return __reduce_max_sync(0xffffffffU, own);
+    return __reduce_max_sync(whole_warp, own);
 #else
     __trap();
     return own;
@@ -434,7 +434,7 @@ __device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
 }
 __device__ inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return __reduce_or_sync(0xffffffffU, own);
+    return __reduce_or_sync(whole_warp, own);
 #else
     __trap();
     return own;
@@ -494,7 +494,7 @@ __device__ inline void store_matrices_transposed(void* row, const std::uint32_t 
     for (unsigned i = 0; i < 4; ++i) {
         std::uint32_t of_row;  // columns 2t and 2t + 1 of row g
         asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(of_row) : "r"(from[i]));
-        const unsigned to = __shfl_sync(0xffffffffU, own_row, 8 * i + lane / 4) + lane % 4 * 4;
+        const unsigned to = __shfl_sync(whole_warp, own_row, 8 * i + lane / 4) + lane % 4 * 4;
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(of_row) : "memory");
     }
 #else

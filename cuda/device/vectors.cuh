@@ -9,6 +9,8 @@
 
 namespace nca::cuda {
 
+constexpr unsigned whole_warp = 0xffffffffU;  // all lanes take part
+
 __device__ inline float4 load4(const float* values) {
     return *reinterpret_cast<const float4*>(values);
 }
@@ -28,17 +30,17 @@ __device__ inline void add_scaled(float4& y, float a, float4 x) {
 template <class T>
 __device__ inline T sum_of_warp(T own) {
     for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
-        own += __shfl_xor_sync(0xffffffffU, own, distance);
+        own += __shfl_xor_sync(whole_warp, own, distance);
     }
     return own;
 }
 
 // What this lane keeps, plus what the lane at the given distance gives.
 __device__ inline float4 sum_of_halves(float4 keep, float4 give, int distance) {
-    keep.x += __shfl_xor_sync(0xffffffffU, give.x, distance);
-    keep.y += __shfl_xor_sync(0xffffffffU, give.y, distance);
-    keep.z += __shfl_xor_sync(0xffffffffU, give.z, distance);
-    keep.w += __shfl_xor_sync(0xffffffffU, give.w, distance);
+    keep.x += __shfl_xor_sync(whole_warp, give.x, distance);
+    keep.y += __shfl_xor_sync(whole_warp, give.y, distance);
+    keep.z += __shfl_xor_sync(whole_warp, give.z, distance);
+    keep.w += __shfl_xor_sync(whole_warp, give.w, distance);
     return keep;
 }
 

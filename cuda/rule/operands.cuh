@@ -29,8 +29,6 @@ struct OperandTraits {
     static constexpr int exponent = 15;  // of the bound of a'
 };
 
-constexpr unsigned whole_warp = 0xffffffffU;
-
 __device__ inline float power_of_two(int exponent) {  // -126..127
     return __uint_as_float(static_cast<std::uint32_t>(exponent + 127) << 23);
 }

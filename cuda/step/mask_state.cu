@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(Traits::threads)
             is_written = args.state != args.state_out || (holds && !in_life);
             if (args.life_out != nullptr) args.life_out[row_cell + x] = in_life;
         }
-        const unsigned life = __ballot_sync(0xffffffffU, in_life);
-        const unsigned written = __ballot_sync(0xffffffffU, is_written);
+        const unsigned life = __ballot_sync(whole_warp, in_life);
+        const unsigned written = __ballot_sync(whole_warp, is_written);
         if (written == 0) continue;
         const std::size_t at = (row_cell + left) * Traits::channels;
         for (int piece = lane; piece < width * Traits::quads; piece += width) {

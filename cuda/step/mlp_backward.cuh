@@ -175,20 +175,20 @@ __device__ inline void share_out(float (&six)[6], const float (&sums)[4][12], bo
         for (int k = 0; k < 12; ++k) {
             const float keep = high ? sums[2 + r][k] : sums[r][k];
             const float give = high ? sums[r][k] : sums[2 + r][k];
-            pair[r][k] = keep + __shfl_xor_sync(0xffffffffU, give, 4);
+            pair[r][k] = keep + __shfl_xor_sync(whole_warp, give, 4);
         }
     }
 #pragma unroll
     for (int k = 0; k < 12; ++k) {
         const float keep = middle ? pair[1][k] : pair[0][k];
         const float give = middle ? pair[0][k] : pair[1][k];
-        single[k] = keep + __shfl_xor_sync(0xffffffffU, give, 2);
+        single[k] = keep + __shfl_xor_sync(whole_warp, give, 2);
     }
 #pragma unroll
     for (int k = 0; k < 6; ++k) {
         const float keep = low ? single[6 + k] : single[k];
         const float give = low ? single[k] : single[6 + k];
-        six[k] = keep + __shfl_xor_sync(0xffffffffU, give, 1);
+        six[k] = keep + __shfl_xor_sync(whole_warp, give, 1);
     }
 }
 

@@ -48,7 +48,7 @@ __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardA
     const std::size_t sample = first_cell(args.grid, tile);
     const bool life_after = cell >= 0 && args.life_after[sample + cell] != 0;
     shared.life_after[thread] = life_after;
-    const unsigned ballot = __ballot_sync(0xffffffffU, life_after);
+    const unsigned ballot = __ballot_sync(whole_warp, life_after);
     if (thread % Traits::warp_size == 0) {
         shared.living_counts[thread / Traits::warp_size] = __popc(ballot);
     }
@@ -76,8 +76,8 @@ __device__ inline void find_rows(BackwardTile& shared, bool fires, bool& has_row
     const bool near = any_around(shared.life_before, halo_of_own(thread), Traits::halo_width);
     has_row = wanted && near;
     is_empty = wanted && !near;
-    const unsigned rows = __ballot_sync(0xffffffffU, has_row);
-    const unsigned empty = __ballot_sync(0xffffffffU, is_empty);
+    const unsigned rows = __ballot_sync(whole_warp, has_row);
+    const unsigned empty = __ballot_sync(whole_warp, is_empty);
     if (thread % Traits::warp_size == 0) {
         shared.row_counts[thread / Traits::warp_size] = __popc(rows);
         shared.empty_counts[thread / Traits::warp_size] = __popc(empty);
@@ -90,7 +90,7 @@ __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_war
     if (thread >= Traits::tile_cells) return;
     int place = 0;
     for (int warp = 0; warp < thread / Traits::warp_size; ++warp) place += counts[warp];
-    const unsigned ballot = __ballot_sync(0xffffffffU, listed);
+    const unsigned ballot = __ballot_sync(whole_warp, listed);
     place += __popc(ballot & ((1U << thread % Traits::warp_size) - 1));
     if (listed) list[place] = static_cast<std::uint8_t>(thread);
 }

@@ -126,7 +126,7 @@ __device__ inline void decide_fates(ForwardTile& shared, const StepForwardArgs& 
         }
     }
     shared.fates[thread] = fate;
-    const unsigned active = __ballot_sync(0xffffffffU, fate == Fate::active);
+    const unsigned active = __ballot_sync(whole_warp, fate == Fate::active);
     if (thread % Traits::warp_size == 0) {
         shared.counts[thread / Traits::warp_size] = __popc(active);
     }
@@ -141,7 +141,7 @@ __device__ inline int list_rows(ForwardTile& shared, int thread) {
     }
     if (thread < Traits::tile_cells) {
         const bool active = shared.fates[thread] == Fate::active;
-        const unsigned ballot = __ballot_sync(0xffffffffU, active);
+        const unsigned ballot = __ballot_sync(whole_warp, active);
         const unsigned lower = ballot & ((1U << thread % Traits::warp_size) - 1);
         if (active) shared.rows[before + __popc(lower)] = static_cast<std::uint8_t>(thread);
     }
