@@ -412,14 +412,14 @@ private:
     }
 
     // Cells of a row that died become zero; those of them that were empty and live now are u0.
-    __device__ void reset_cells(int row, int in, Bits cells, Bits born) {
+    __device__ void reset_cells(int row, int in, Bits cells, Bits born_of_row) {
         const unsigned to = row < 0            ? halo_row(0, in)
                             : row == band.rows ? halo_row(1, in)
                                                : x + static_cast<unsigned>(row) * row_bytes;
 #pragma unroll
         for (int word = 0; word < words; ++word) {
             if ((word_of(cells, word) & lane_bit) == 0) continue;
-            const bool is_born = (word_of(born, word) & lane_bit) != 0;
+            const bool is_born = (word_of(born_of_row, word) & lane_bit) != 0;
             for (int q = 0; q < Traits::quads; ++q) {
                 piece(to + (word * 32 + lane) * cell_bytes + q * 16) =
                     is_born ? load4(shared.u0 + q * 4) : zero4();
