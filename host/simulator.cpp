@@ -60,9 +60,7 @@ void Simulator::plant_seed(int y, int x) {
 }
 
 void Simulator::step(int steps) {
-    if (steps < 0) {
-        throw InvalidArgument(fmt::format("{} steps: expected 0 or more", steps));
-    }
+    if (steps < 0) throw InvalidArgument(fmt::format("{} steps: expected 0 or more", steps));
     // The first step is part of the key, so that one call of step(3) and three calls of step(1)
     // draw the same fire masks. It starts again at 0 after 2^32 steps.
     const FireKey key{.seed = seed_, .first_step = static_cast<std::uint32_t>(steps_done_)};
@@ -83,17 +81,13 @@ void Simulator::erase_circle(double y, double x, double radius) {
     const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
     for (int row = 0; row < state.height; ++row) {
         const double distance = row - y;
-        if (std::abs(distance) > radius) {
-            continue;
-        }
+        if (std::abs(distance) > radius) continue;
         const double half = std::sqrt((radius - distance) * (radius + distance));
         // Clamped before the conversion: the ends of a very large circle do not fit into an int.
         const int left = static_cast<int>(std::clamp<double>(std::ceil(x - half), 0, state.width));
         const int right =
             static_cast<int>(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));
-        if (left < right) {
-            erase_run(*engine_, state, zeros, row, left, right);
-        }
+        if (left < right) erase_run(*engine_, state, zeros, row, left, right);
     }
 }
 
@@ -101,9 +95,7 @@ void Simulator::erase_rectangle(int top, int left, int bottom, int right) {
     const StateView state = state_.view();
     left = std::max(left, 0);
     right = std::min(right, state.width);
-    if (left >= right) {
-        return;
-    }
+    if (left >= right) return;
     const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
     for (int row = std::max(top, 0); row < std::min(bottom, state.height); ++row) {
         erase_run(*engine_, state, zeros, row, left, right);

@@ -135,8 +135,8 @@ TEST_CASE("a page shows every field of the configuration") {
     const std::string page = html_page(small_page(), {}, nullptr);
     for (const nca::ConfigField& field : nca::config_fields) {
         INFO(field.name);
-        const bool has_row = std::string_view(field.label).empty() ||
-                             page.find("<dt>" + escaped(field.label)) != std::string::npos;
+        const bool has_row = std::string_view(field.row.label).empty() ||
+                             page.find("<dt>" + escaped(field.row.label)) != std::string::npos;
         REQUIRE(has_row);
     }
 }

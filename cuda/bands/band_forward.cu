@@ -651,9 +651,7 @@ private:
     __device__ void put_cell(std::uint32_t listed, float4 before, float4 z, int out) {
         const int row = row_of_listed(listed);
         piece(address_of_cell(listed)) = z;
-        if (row == 0 && band.has_above()) {
-            send_piece(false, out, address_of_cell(listed) - x, z);
-        }
+        if (row == 0 && band.has_above()) send_piece(false, out, address_of_cell(listed) - x, z);
         if (row == band.rows - 1 && band.has_below()) {
             send_piece(true, out,
                        address_of_cell(listed) - x - static_cast<unsigned>(row) * row_bytes, z);

@@ -179,9 +179,7 @@ __device__ void pack_stream(const PackModelArgs& args, std::uint32_t* scratch, i
         }
         packed.u0[thread] = args.rule.step_size * u0;
     }
-    if (thread == 0) {
-        packed.u_factor = args.rule.step_size / scales.f / scales.w2;
-    }
+    if (thread == 0) packed.u_factor = args.rule.step_size / scales.f / scales.w2;
 }
 
 // Block 0 packs what float32 arithmetic needs; block 1, where operands have parts, what tensor

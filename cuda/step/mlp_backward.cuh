@@ -270,9 +270,7 @@ __device__ inline void write_sums(PartialGradients& partial, const WeightSums& s
     // Eight lanes have summed different rows of the same four hidden units.
     float4 own = sums.b1;
 #pragma unroll
-    for (int distance = 1; distance < 8; distance *= 2) {
-        own = sum_of_halves(own, own, distance);
-    }
+    for (int distance = 1; distance < 8; distance *= 2) own = sum_of_halves(own, own, distance);
     if (has_b1) store_sum(b1, own, before.b1);
 }
 

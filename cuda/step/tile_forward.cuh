@@ -127,9 +127,7 @@ __device__ inline void decide_fates(ForwardTile& shared, const StepForwardArgs& 
     }
     shared.fates[thread] = fate;
     const unsigned active = __ballot_sync(whole_warp, fate == Fate::active);
-    if (thread % Traits::warp_size == 0) {
-        shared.counts[thread / Traits::warp_size] = __popc(active);
-    }
+    if (thread % Traits::warp_size == 0) shared.counts[thread / Traits::warp_size] = __popc(active);
 }
 
 // Lists the active cells in order. Returns how many there are, to every thread.

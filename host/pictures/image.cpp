@@ -72,9 +72,7 @@ Image resize(const Image& image, int height, int width) {
 
 Image enlarge(const Image& image, int scale) {
     check_image(image);
-    if (scale < 1) {
-        throw InvalidArgument(fmt::format("scale is {}, expected at least 1", scale));
-    }
+    if (scale < 1) throw InvalidArgument(fmt::format("scale is {}, expected at least 1", scale));
     check_new_size(std::int64_t{image.height} * scale, std::int64_t{image.width} * scale);
     Image result = empty_image(image.height * scale, image.width * scale);
     result.had_alpha = image.had_alpha;

@@ -140,9 +140,7 @@ inline PalettedImage reduce_colours(const Image& image) {
         }
     }
     for (std::size_t i = 0; i < pixels; ++i) {
-        if (place_of_pixel[i] != transparent) {
-            result.indices[i] = index_of_place[place_of_pixel[i]];
-        }
+        if (place_of_pixel[i] != transparent) result.indices[i] = index_of_place[place_of_pixel[i]];
     }
     return result;
 }

@@ -25,9 +25,7 @@ inline std::array<float, visible_channels> sample(std::span<const float> picture
     std::array<double, visible_channels> sum = {};
     for (const double row : {std::floor(y), std::floor(y) + 1}) {
         for (const double column : {std::floor(x), std::floor(x) + 1}) {
-            if (row < 0 || row >= side || column < 0 || column >= side) {
-                continue;
-            }
+            if (row < 0 || row >= side || column < 0 || column >= side) continue;
             const double weight = (1 - std::abs(y - row)) * (1 - std::abs(x - column));
             const std::size_t cell = std::size_t(row) * side + std::size_t(column);
             for (std::size_t c = 0; c < sum.size(); ++c) {

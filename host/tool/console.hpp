@@ -20,9 +20,7 @@ namespace nca::tool {
 inline std::string without_controls(std::string_view text) {
     std::string result(text);
     for (char& c : result) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
-            c = '?';
-        }
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
     }
     return result;
 }
@@ -35,9 +33,7 @@ inline void say(std::string_view message) {
 
 inline std::string duration(double seconds) {
     const auto whole = static_cast<std::int64_t>(std::min(seconds, 1e9) + 0.5);
-    if (whole < 60) {
-        return fmt::format("{} s", whole);
-    }
+    if (whole < 60) return fmt::format("{} s", whole);
     return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
                         : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }

@@ -14,12 +14,8 @@ enum class Format { safetensors, distill_json };
 
 Format format_of(const char* name, const std::filesystem::path& path) {
     const std::string extension = lower_case_extension(path);
-    if (extension == ".safetensors") {
-        return Format::safetensors;
-    }
-    if (extension == ".json") {
-        return Format::distill_json;
-    }
+    if (extension == ".safetensors") return Format::safetensors;
+    if (extension == ".json") return Format::distill_json;
     throw UsageError(
         fmt::format("{} {}: the name has to end in .safetensors or .json (the Distill web demo's)",
                     name, path.string()));

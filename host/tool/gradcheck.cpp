@@ -120,9 +120,7 @@ void print_row(const ParameterTensor& tensor, const TensorCheck& check) {
 void check_files(const GradcheckArguments& arguments) {
     require_different("--out", arguments.out, "MODEL", arguments.model);
     require_different("--out", arguments.out, "TARGET", arguments.target);
-    if (!arguments.out.empty()) {
-        require_writable(arguments.out);
-    }
+    if (!arguments.out.empty()) require_writable(arguments.out);
 }
 
 }  // namespace

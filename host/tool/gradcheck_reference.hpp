@@ -88,7 +88,7 @@ private:
     const GradcheckProblem& problem_;
     reference::WeightValues<double> parameters_;
     std::vector<reference::SampleTape<double>> rollouts_;  // one for each sample
-    std::vector<std::vector<reference::Mask>> needed_;  // fire and life, [sample][step]
+    std::vector<std::vector<reference::Mask>> needed_;     // fire and life, [sample][step]
 };
 
 // Chooses `count` entries of a tensor for central differences. They are evenly spread over all
@@ -128,16 +128,12 @@ inline std::vector<double> central_differences(const GradcheckReference& referen
                     best = error;
                     result[i] = difference;
                 }
-                if (best <= good_enough) {
-                    break;
-                }
+                if (best <= good_enough) break;
             }
         }
     };
     std::vector<std::jthread> workers;
-    for (int i = 1; i < threads; ++i) {
-        workers.emplace_back(work);
-    }
+    for (int i = 1; i < threads; ++i) workers.emplace_back(work);
     work();
     return result;
 }
@@ -163,9 +159,7 @@ inline double gradcheck_tolerance(int steps, Precision precision) {
 template <class Values>
 double norm(const Values& values) {
     double squares = 0;
-    for (const double value : values) {
-        squares += value * value;
-    }
+    for (const double value : values) squares += value * value;
     return std::sqrt(squares);
 }
 
@@ -175,9 +169,7 @@ double largest_error(const A& a, const B& b) {
     double largest = 0;
     for (std::size_t i = 0; i < a.size(); ++i) {
         const double error = std::abs(double{a[i]} - double{b[i]});
-        if (std::isnan(error)) {
-            return error;
-        }
+        if (std::isnan(error)) return error;
         largest = std::max(largest, error);
     }
     return largest;
@@ -203,9 +195,7 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     TensorCheck check;
     check.engine_norm = norm(ours);
     check.reference_norm = norm(theirs);
-    for (const double value : theirs) {
-        check.largest = std::max(check.largest, std::abs(value));
-    }
+    for (const double value : theirs) check.largest = std::max(check.largest, std::abs(value));
     check.error = largest_error(ours, theirs);
 
     // A central difference costs two rollouts, so large grids get fewer of them.
@@ -213,9 +203,7 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
         std::clamp<std::int64_t>(1'600'000 / reference.problem().cell_steps(), 8, 64));
     const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
     std::vector<double> sampled;
-    for (const std::size_t entry : entries) {
-        sampled.push_back(gradient.all()[entry]);
-    }
+    for (const std::size_t entry : entries) sampled.push_back(gradient.all()[entry]);
     const double tolerance = part * check.largest;
     check.differences = entries.size();
     check.difference_error = largest_error(

@@ -29,15 +29,9 @@ enum class Format { gif, png, webp };
 
 Format output_format(const std::filesystem::path& path) {
     const std::string extension = lower_case_extension(path);
-    if (extension == ".gif") {
-        return Format::gif;
-    }
-    if (extension == ".png") {
-        return Format::png;
-    }
-    if (extension == ".webp") {
-        return Format::webp;
-    }
+    if (extension == ".gif") return Format::gif;
+    if (extension == ".png") return Format::png;
+    if (extension == ".webp") return Format::webp;
     throw UsageError(fmt::format("{}: the name has to end in .gif, .png or .webp", path.string()));
 }
 
@@ -132,18 +126,14 @@ void check_combinations(const GrowArguments& arguments, Format format) {
 void check_files(const GrowArguments& arguments) {
     std::vector<std::pair<const char*, std::filesystem::path>> inputs = {
         {"--compare", arguments.compare}};
-    for (const std::filesystem::path& model : arguments.models) {
-        inputs.emplace_back("MODEL", model);
-    }
+    for (const std::filesystem::path& model : arguments.models) inputs.emplace_back("MODEL", model);
     for (const auto& [name, path] : inputs) {
         require_different("-o", arguments.output, name, path);
         require_different("--state-out", arguments.state_out, name, path);
     }
     require_different("-o", arguments.output, "--state-out", arguments.state_out);
     require_writable(arguments.output);
-    if (!arguments.state_out.empty()) {
-        require_writable(arguments.state_out);
-    }
+    if (!arguments.state_out.empty()) require_writable(arguments.state_out);
 }
 
 // Whether the middle of any cell is in the circle. The nearest cell decides.
@@ -212,9 +202,7 @@ std::vector<Simulator> make_simulators(const GrowArguments& arguments,
                                                             .height = grid.height,
                                                             .width = grid.width,
                                                             .seed = arguments.seed});
-        for (const Place& start : starts) {
-            simulator.plant_seed(start.y, start.x);
-        }
+        for (const Place& start : starts) simulator.plant_seed(start.y, start.x);
     }
     return simulators;
 }
@@ -231,24 +219,16 @@ void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std
     std::int64_t next_picture = 0;
     for (std::int64_t done = 0;;) {
         for (; next_damage != damages.end() && next_damage->step == done; ++next_damage) {
-            for (Simulator& simulator : simulators) {
-                apply(*next_damage, simulator);
-            }
+            for (Simulator& simulator : simulators) apply(*next_damage, simulator);
         }
         if (done == next_picture || done == arguments.steps) {
             photograph(done == arguments.steps);
             next_picture += every;
         }
-        if (done == arguments.steps) {
-            return;
-        }
+        if (done == arguments.steps) return;
         std::int64_t stop = std::min<std::int64_t>(next_picture, arguments.steps);
-        if (next_damage != damages.end()) {
-            stop = std::min<std::int64_t>(stop, next_damage->step);
-        }
-        for (Simulator& simulator : simulators) {
-            simulator.step(static_cast<int>(stop - done));
-        }
+        if (next_damage != damages.end()) stop = std::min<std::int64_t>(stop, next_damage->step);
+        for (Simulator& simulator : simulators) simulator.step(static_cast<int>(stop - done));
         done = stop;
     }
 }
@@ -330,9 +310,7 @@ int grow(const GrowArguments& arguments) {
     check_precision(simulators.front().engine(), arguments.device);
     std::vector<Image> frames;
     run(simulators, arguments, every, [&](bool last) {
-        if (animation || (last && !compare)) {
-            frames.push_back(picture_of(simulators, arguments));
-        }
+        if (animation || (last && !compare)) frames.push_back(picture_of(simulators, arguments));
     });
 
     if (compare) {
@@ -340,9 +318,7 @@ int grow(const GrowArguments& arguments) {
     } else {
         save_frames(arguments, format, frames);
     }
-    if (!arguments.state_out.empty()) {
-        save_state(arguments.state_out, simulators.front(), grid);
-    }
+    if (!arguments.state_out.empty()) save_state(arguments.state_out, simulators.front(), grid);
     return exit_done;
 }
 

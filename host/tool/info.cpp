@@ -99,9 +99,7 @@ void print_engine(const Device& device) {
 }  // namespace
 
 int info(const InfoArguments& arguments) {
-    if (!arguments.model.empty()) {
-        print_model(arguments.model);
-    }
+    if (!arguments.model.empty()) print_model(arguments.model);
     if (arguments.device) {
         print(arguments.model.empty() ? "" : "\n");
         print_engine(*arguments.device);

@@ -46,9 +46,7 @@ Range losses_of(std::span<const LossPoint> points, std::span<const LossPoint> me
 // About five ticks in the range: whole multiples of 1, 2 or 5 times a power of ten.
 std::vector<double> ticks(const Range& range) {
     double step = std::pow(10, std::max(0.0, std::floor(std::log10(range.size() / 5))));
-    for (const double factor : {2.0, 2.5, 2.0}) {
-        step *= range.size() / step > 6 ? factor : 1;
-    }
+    for (const double factor : {2.0, 2.5, 2.0}) step *= range.size() / step > 6 ? factor : 1;
     std::vector<double> result;
     for (double i = std::ceil(range.low / step); i * step <= range.high; ++i) {
         result.push_back(i * step);
@@ -65,9 +63,7 @@ std::vector<double> logarithmic_ticks(const Range& range) {
             const double value = power + std::log10(multiple);
             const bool wanted = multiple == 1 || range.size() < 0.5 ||
                                 (range.size() < 2.5 && (multiple == 2 || multiple == 5));
-            if (wanted && value >= range.low && value <= range.high) {
-                result.push_back(value);
-            }
+            if (wanted && value >= range.low && value <= range.high) result.push_back(value);
         }
     }
     return result;
@@ -84,9 +80,7 @@ std::string polyline(const char* name, std::span<const LossPoint> points) {
 }  // namespace
 
 std::vector<LossPoint> thin_out(std::span<const LossPoint> points, std::size_t most) {
-    if (points.size() <= most) {
-        return {points.begin(), points.end()};
-    }
+    if (points.size() <= most) return {points.begin(), points.end()};
     const auto lower = [](const LossPoint& a, const LossPoint& b) { return a.loss < b.loss; };
     const std::span<const LossPoint> inner = points.subspan(1, points.size() - 2);
     const std::size_t groups = (most - 2) / 2;
@@ -96,13 +90,9 @@ std::vector<LossPoint> thin_out(std::span<const LossPoint> points, std::size_t m
         const auto end =
             inner.begin() + static_cast<std::ptrdiff_t>((i + 1) * inner.size() / groups);
         auto [a, b] = std::minmax_element(begin, end, lower);
-        if (b < a) {
-            std::swap(a, b);
-        }
+        if (b < a) std::swap(a, b);
         result.push_back(*a);
-        if (a != b) {
-            result.push_back(*b);
-        }
+        if (a != b) result.push_back(*b);
     }
     result.push_back(points.back());
     return result;
@@ -127,9 +117,7 @@ std::vector<LossPoint> running_medians(std::span<const LossPoint> points, std::s
 
 std::string loss_curve(std::span<const LossPoint> points,
                        std::span<const std::int64_t> recoveries) {
-    if (points.empty()) {
-        return "<p>There is no loss yet.</p>\n";
-    }
+    if (points.empty()) return "<p>There is no loss yet.</p>\n";
     const Range x = iterations_of(points);
     const std::vector<LossPoint> medians = running_medians(points, most_medians);
     const Range y = losses_of(points, medians);

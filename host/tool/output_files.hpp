@@ -37,9 +37,7 @@ inline void make_folder(const std::filesystem::path& path) {
 // given.
 inline void require_different(const char* name, const std::filesystem::path& path,
                               const char* other_name, const std::filesystem::path& other) {
-    if (path.empty() || other.empty()) {
-        return;
-    }
+    if (path.empty() || other.empty()) return;
     std::error_code ignored;
     if (std::filesystem::weakly_canonical(path, ignored) ==
         std::filesystem::weakly_canonical(other, ignored)) {

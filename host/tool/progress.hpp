@@ -32,9 +32,7 @@ public:
         done_ += iterations;
         measured_ += measured ? iterations : 0;
         marks_.push_back({measured_, Clock::now()});
-        while (marks_.size() > 2 && marks_[1].measured <= measured_ - window_) {
-            marks_.pop_front();
-        }
+        while (marks_.size() > 2 && marks_[1].measured <= measured_ - window_) marks_.pop_front();
     }
     // Lowers the number of wanted iterations, because a training ended early.
     void drop(std::int64_t iterations) { wanted_ -= iterations; }
@@ -43,18 +41,14 @@ public:
     std::int64_t wanted() const { return wanted_; }
     // Iterations per second; 0 before the first are measured.
     double rate() const {
-        if (marks_.empty()) {
-            return 0;
-        }
+        if (marks_.empty()) return 0;
         const double seconds =
             std::chrono::duration<double>(marks_.back().time - marks_.front().time).count();
         return static_cast<double>(measured_ - marks_.front().measured) / std::max(seconds, 1e-9);
     }
     // Whether `pause` has passed since this was last true.
     bool due(Clock::duration pause) {
-        if (rate() <= 0 || marks_.back().time - shown_ < pause) {
-            return false;
-        }
+        if (rate() <= 0 || marks_.back().time - shown_ < pause) return false;
         shown_ = marks_.back().time;
         return true;
     }
@@ -133,9 +127,7 @@ private:
 
         std::optional<double> loss() const {
             double sum = 0;
-            for (const double value : losses) {
-                sum += value / static_cast<double>(losses.size());
-            }
+            for (const double value : losses) sum += value / static_cast<double>(losses.size());
             return losses.empty() ? std::nullopt : std::optional(sum);
         }
     };
@@ -143,12 +135,8 @@ private:
     void add(std::size_t index, const IterationReport& report) {
         const std::scoped_lock lock(mutex_);
         std::deque<double>& losses = trainings_[index].losses;
-        if (std::isfinite(report.loss)) {
-            losses.push_back(report.loss);
-        }
-        if (losses.size() > std::size_t{window}) {
-            losses.pop_front();
-        }
+        if (std::isfinite(report.loss)) losses.push_back(report.loss);
+        if (losses.size() > std::size_t{window}) losses.pop_front();
     }
 
     void reach(std::size_t index, std::int64_t done) {
@@ -158,9 +146,7 @@ private:
         training.pace.advance(more, training.begun);
         all_.advance(more, training.begun);
         training.begun = true;
-        if (!quiet_) {
-            show(training);
-        }
+        if (!quiet_) show(training);
     }
 
     void give_up(std::size_t index) {
@@ -216,13 +202,9 @@ private:
     std::optional<double> median_loss() const {
         std::vector<double> losses;
         for (const State& training : trainings_) {
-            if (const std::optional<double> loss = training.loss()) {
-                losses.push_back(*loss);
-            }
+            if (const std::optional<double> loss = training.loss()) losses.push_back(*loss);
         }
-        if (losses.empty()) {
-            return std::nullopt;
-        }
+        if (losses.empty()) return std::nullopt;
         return median(losses);
     }
 

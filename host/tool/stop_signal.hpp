@@ -20,9 +20,7 @@ inline void catch_signals() {
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
         struct sigaction old {};
         sigaction(signal, nullptr, &old);
-        if (old.sa_handler != SIG_IGN) {
-            sigaction(signal, &action, nullptr);
-        }
+        if (old.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
     }
     std::signal(SIGPIPE, SIG_IGN);
 }

@@ -10,9 +10,7 @@ namespace {
 
 void describe(const Trainer& trainer, const TrainArguments& arguments) {
     check_precision(trainer.engine(), arguments.device);
-    if (arguments.quiet) {
-        return;
-    }
+    if (arguments.quiet) return;
     say(running_on(trainer.engine(), arguments.device));
     say(fmt::format(
         "{}, {} iterations{}", description(trainer.config()), arguments.iterations,
@@ -27,9 +25,7 @@ int train(const TrainArguments& arguments) {
     Training training(arguments, progress.of(0));
     describe(training.trainer(), arguments);
     training.check_target();
-    if (training.run() == RunState::done) {
-        return exit_done;
-    }
+    if (training.run() == RunState::done) return exit_done;
     if (training.can_resume()) {
         progress.say(fmt::format("go on with: {}", arguments.resume_command));
     }

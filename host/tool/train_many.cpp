@@ -31,9 +31,7 @@ struct Run {
 Run run_of(const TrainManyArguments& many, const std::filesystem::path& target) {
     Run run{target.stem().string(), many.common, End::not_begun};
     const auto name_file = [&](std::filesystem::path& path, const char* extension) {
-        if (!path.empty()) {
-            path /= run.name + extension;
-        }
+        if (!path.empty()) path /= run.name + extension;
     };
     TrainArguments& one = run.arguments;
     one.target = target;
@@ -81,21 +79,15 @@ void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
             require_different_files(run.arguments, target);
         }
     }
-    for (const Run& run : runs) {
-        make_target(load_target(run.arguments.target), common.config);
-    }
+    for (const Run& run : runs) make_target(load_target(run.arguments.target), common.config);
 }
 
 void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
     for (const std::filesystem::path& folder :
          {common.output, common.checkpoint, common.log, common.report, common.pictures}) {
-        if (!folder.empty()) {
-            make_folder(folder);
-        }
+        if (!folder.empty()) make_folder(folder);
     }
-    for (const Run& run : runs) {
-        require_writable_files(run.arguments);
-    }
+    for (const Run& run : runs) require_writable_files(run.arguments);
 }
 
 // Whether an earlier run has finished this training: its model file says so.
@@ -142,9 +134,7 @@ int side_by_side(const Engine& engine, const TrainArguments& common, int trainin
 void describe(const Engine& engine, const TrainArguments& common, const std::vector<Run>& runs,
               int workers) {
     check_precision(engine, common.device);
-    if (common.quiet) {
-        return;
-    }
+    if (common.quiet) return;
     if (workers > 0) {
         say(running_on(engine, common.device));
         say(fmt::format("{}, {} iterations of each of {} targets, {} at a time",
@@ -171,17 +161,13 @@ void train_one(Run& run, Progress::Training progress) {
         progress.say(message_of(error));
         run.end = End::failed;
     }
-    if (run.end != End::done) {
-        progress.give_up();
-    }
+    if (run.end != End::done) progress.give_up();
 }
 
 // Each thread takes the next training, until none is left or a signal came.
 void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int workers) {
     std::vector<std::string> names;
-    for (const Run* run : runs) {
-        names.push_back(run->name);
-    }
+    for (const Run* run : runs) names.push_back(run->name);
     Progress progress(names, common.iterations, common.quiet);
     std::atomic<std::size_t> next = 0;
     std::vector<std::jthread> threads;
@@ -200,15 +186,11 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
                              [&](const Run& run) { return run.end == end; });
     };
     const auto done = count(End::done);
-    if (done == static_cast<std::ptrdiff_t>(runs.size())) {
-        return exit_done;
-    }
+    if (done == static_cast<std::ptrdiff_t>(runs.size())) return exit_done;
     if (count(End::failed) > 0) {
         std::vector<std::string> failed;
         for (const Run& run : runs) {
-            if (run.end == End::failed) {
-                failed.push_back(run.name);
-            }
+            if (run.end == End::failed) failed.push_back(run.name);
         }
         say(fmt::format("{} of {} trainings failed: {}", failed.size(), runs.size(),
                         fmt::join(failed, ", ")));
@@ -227,15 +209,11 @@ int train(const TrainManyArguments& many) {
     const TrainArguments& common = many.common;
     std::vector<Run> runs = runs_of(many);
     check(many, runs);
-    if (!common.resume.empty()) {
-        look_for_checkpoints(common.resume, runs);
-    }
+    if (!common.resume.empty()) look_for_checkpoints(common.resume, runs);
     make_folders(common, runs);
     std::vector<Run*> to_train;
     for (Run& run : runs) {
-        if (run.end != End::done) {
-            to_train.push_back(&run);
-        }
+        if (run.end != End::done) to_train.push_back(&run);
     }
     const auto engine = make_engine(common.device);
     const int trainings = static_cast<int>(to_train.size());
@@ -246,9 +224,7 @@ int train(const TrainManyArguments& many) {
     const int workers = side_by_side(*engine, common, trainings);
     // Counted over all targets, so that a resumed run has the same form.
     const int engines_on_device = side_by_side(*engine, common, static_cast<int>(runs.size()));
-    for (Run* run : to_train) {
-        run->arguments.device.engines_on_device = engines_on_device;
-    }
+    for (Run* run : to_train) run->arguments.device.engines_on_device = engines_on_device;
     describe(*engine, common, runs, workers);
     train_all(to_train, common, workers);
     return sum_up(runs, common);

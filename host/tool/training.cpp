@@ -66,9 +66,7 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
 void require_writable_files(const TrainArguments& arguments) {
     // The pictures' folder is made later, when the target has been read.
     for (const auto& [name, path] : single_files(arguments)) {
-        if (!path.empty()) {
-            require_writable(path);
-        }
+        if (!path.empty()) require_writable(path);
     }
 }
 
@@ -89,9 +87,7 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
     }
     if (!arguments.report.empty() || !arguments.pictures.empty()) {
         report_.emplace(arguments);
-        if (log_) {
-            report_->add_earlier(log_->earlier(), log_->earlier_seconds());
-        }
+        if (log_) report_->add_earlier(log_->earlier(), log_->earlier_seconds());
     }
 }
 
@@ -120,9 +116,7 @@ RunState Training::run() {
 
 RunState Training::train_and_save() {
     const std::int64_t first = trainer_.iteration();
-    while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) {
-        iterate();
-    }
+    while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) iterate();
     report_log(log_ && !log_->finish());
     if (trainer_.iteration() >= arguments_.iterations) {
         finish();
@@ -187,9 +181,7 @@ void Training::iterate() {
             progress_.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
         }
         report_log(log_ && !log_->add(report));
-        if (report_) {
-            report_->add(report);
-        }
+        if (report_) report_->add(report);
     }
     progress_.reach(trainer_.iteration());
     if (!arguments_.checkpoint.empty() && reports.back().recovery.empty() &&
@@ -198,17 +190,13 @@ void Training::iterate() {
     }
     if (report_) {
         const std::string problem = report_->update(trainer_);
-        if (!problem.empty()) {
-            progress_.say(fmt::format("{}; training goes on", problem));
-        }
+        if (!problem.empty()) progress_.say(fmt::format("{}; training goes on", problem));
     }
 }
 
 void Training::finish_report(RunState state, const std::string& error) {
     const std::string problem = report_ ? report_->finish(trainer_, state, error) : "";
-    if (!problem.empty()) {
-        progress_.say(problem);
-    }
+    if (!problem.empty()) progress_.say(problem);
 }
 
 void Training::report_log(bool failed) {
@@ -270,9 +258,7 @@ void Training::stop() {
         "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
         no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
                          : no_model));
-    if (!no_checkpoint.empty()) {
-        throw IoError(no_checkpoint + last_checkpoint());
-    }
+    if (!no_checkpoint.empty()) throw IoError(no_checkpoint + last_checkpoint());
     saved_ = true;
 }
 

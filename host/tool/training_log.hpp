@@ -33,13 +33,9 @@ public:
                 std::string_view engine)
         : path_(path) {
         std::vector<Part> parts;
-        if (first_iteration > 0) {
-            parts = earlier_parts(first_iteration);
-        }
+        if (first_iteration > 0) parts = earlier_parts(first_iteration);
         const std::string comment = std::string(comment_mark) + without_controls(engine);
-        if (parts.empty() || parts.back().comment != comment) {
-            parts.push_back({comment, {}});
-        }
+        if (parts.empty() || parts.back().comment != comment) parts.push_back({comment, {}});
         // The old log is replaced only when the new one has all its rows.
         write_text(path_, text_of(parts));
         file_.reset(std::fopen(path_.c_str(), "ae"));
@@ -51,9 +47,7 @@ public:
     // Returns false once, when the file cannot be written any more. A full disk does not end the
     // training.
     bool add(const IterationReport& report) {
-        if (!file_) {
-            return true;
-        }
+        if (!file_) return true;
         const Clock::time_point now = Clock::now();
         const double seconds =
             earlier_seconds_ + std::chrono::duration<double>(now - start_).count();
@@ -96,32 +90,22 @@ private:
     void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), file_.get()); }
     bool flush() { return std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0; }
     bool close_unless(bool good) {
-        if (!good) {
-            file_.reset();
-        }
+        if (!good) file_.reset();
         return good;
     }
 
     static std::string text_of(const std::vector<Part>& parts) {
         std::string text;
         for (const Part& part : parts) {
-            if (!part.comment.empty()) {
-                text += part.comment + "\n";
-            }
-            if (&part == &parts.front()) {
-                text += std::string(header) + "\n";
-            }
-            for (const std::string& row : part.rows) {
-                text += row + "\n";
-            }
+            if (!part.comment.empty()) text += part.comment + "\n";
+            if (&part == &parts.front()) text += std::string(header) + "\n";
+            for (const std::string& row : part.rows) text += row + "\n";
         }
         return text;
     }
 
     static std::string quoted(const std::string& text) {
-        if (text.empty()) {
-            return text;
-        }
+        if (text.empty()) return text;
         std::string result = "\"";
         for (const char c : without_controls(text)) {
             result += c == '"' ? std::string("\"\"") : std::string(1, c);

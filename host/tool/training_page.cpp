@@ -91,9 +91,7 @@ std::string large_number(double value) {
     constexpr std::pair<double, const char*> units[] = {
         {1e9, " billion"}, {1e6, " million"}, {1e3, " thousand"}, {1, ""}};
     for (const auto& [unit, name] : units) {
-        if (value >= unit) {
-            return fmt::format("{:.3g}{}", value / unit, name);
-        }
+        if (value >= unit) return fmt::format("{:.3g}{}", value / unit, name);
     }
     return number(value);
 }
@@ -113,9 +111,7 @@ std::vector<std::uint8_t> small_png(const Image& image, const Limit& limit) {
         png = encode_png(side == longest ? image
                                          : resize(image, std::max(1, image.height * side / longest),
                                                   std::max(1, image.width * side / longest)));
-        if (png.size() <= limit.bytes) {
-            break;
-        }
+        if (png.size() <= limit.bytes) break;
     }
     return png;
 }
@@ -163,9 +159,7 @@ std::string numbers(const TrainingPage& page, const RunHistory& history) {
     }
     rows += row("samples that died", std::to_string(history.dead)) +
             row("recoveries", std::to_string(history.recoveries.size()));
-    if (page.config.pool > 0) {
-        rows += row("pool states reset", std::to_string(history.reset));
-    }
+    if (page.config.pool > 0) rows += row("pool states reset", std::to_string(history.reset));
     return fmt::format(
         "<progress max=\"{}\" value=\"{}\"></progress>\n<dl class=\"numbers\">\n"
         "{}</dl>\n",
@@ -181,9 +175,7 @@ std::string curve(const RunHistory& history) {
         loss_curve(history.losses, recoveries) +
         "<p class=\"quiet\">Mean squared error of colours and alpha: <b class=\"each\">each "
         "iteration</b>, <b class=\"median\">median of 51</b>";
-    if (!recoveries.empty()) {
-        contents += ", <b class=\"recovery\">recovery</b>";
-    }
+    if (!recoveries.empty()) contents += ", <b class=\"recovery\">recovery</b>";
     if (history.first_iteration > 0) {
         contents += fmt::format("; from iteration {} on", history.first_iteration);
     }
@@ -229,9 +221,7 @@ std::string picture_sections(const TrainingPage& page, const TrainingPictures& p
 }
 
 std::string failures(const RunHistory& history) {
-    if (history.recoveries.empty()) {
-        return section("What went wrong", "<p>Nothing.</p>\n");
-    }
+    if (history.recoveries.empty()) return section("What went wrong", "<p>Nothing.</p>\n");
     const std::size_t skipped =
         history.recoveries.size() - std::min(history.recoveries.size(), most_recoveries);
     std::string items;
@@ -246,9 +236,7 @@ std::string failures(const RunHistory& history) {
 
 std::string rule_rows(const Rule& rule) {
     std::string rows;
-    for (const auto& [name, value] : rule_text(rule)) {
-        rows += row(name, value);
-    }
+    for (const auto& [name, value] : rule_text(rule)) rows += row(name, value);
     for (std::size_t i = 0; i < rule.filters.size(); ++i) {
         const Filter& filter = rule.filters[i];
         rows += row(fmt::format("filter {}", i + 1),
@@ -262,7 +250,7 @@ std::string rule_rows(const Rule& rule) {
 std::string value_text(const ConfigField& field, const TrainingConfig& config) {
     const auto text = [&]<class Value>(const Value& value) {
         if constexpr (std::is_same_v<Value, bool> || std::is_enum_v<Value>) {
-            return std::string(field.shown[static_cast<int>(value)]);
+            return std::string(field.row.shown[static_cast<int>(value)]);
         } else if constexpr (std::is_same_v<Value, int>) {
             return fmt::format("{}", value - field.exclusive);
         } else {
@@ -273,9 +261,10 @@ std::string value_text(const ConfigField& field, const TrainingConfig& config) {
 }
 
 std::string config_row(const ConfigField& field, const TrainingConfig& config) {
-    const std::string second = field.example != nullptr ? value_text((&field)[1], config) : "";
-    return row(field.label,
-               fmt::format(fmt::runtime(field.format), value_text(field, config), second));
+    const std::string second =
+        field.option.example != nullptr ? value_text((&field)[1], config) : "";
+    return row(field.row.label,
+               fmt::format(fmt::runtime(field.row.format), value_text(field, config), second));
 }
 
 // The order of the rows: picture, regime, optimiser.

@@ -69,9 +69,7 @@ Image in_a_row(std::span<const Image> pictures) {
 void save(const std::filesystem::path& path, const Image& image) {
     const std::int64_t pixels = std::int64_t{image.height} * image.width;
     int scale = pixels_per_cell;
-    while (scale > 1 && pixels * scale * scale > most_pixels) {
-        --scale;
-    }
+    while (scale > 1 && pixels * scale * scale > most_pixels) --scale;
     save_png(path, enlarge(image, scale));
 }
 
@@ -99,16 +97,12 @@ std::vector<std::filesystem::path> picture_files(const std::filesystem::path& fo
 
 void save_pictures(const std::filesystem::path& folder, const TrainingPictures& pictures) {
     std::vector<Image> grown;
-    for (const GrownState& state : pictures.grown) {
-        grown.push_back(state.picture);
-    }
+    for (const GrownState& state : pictures.grown) grown.push_back(state.picture);
     save(folder / "target.png", pictures.target);
     save(folder / "grown.png", in_a_row(grown));
     save(folder / "batch_before.png", in_a_row(pictures.before));
     save(folder / "batch_after.png", in_a_row(pictures.after));
-    if (!pictures.pool.empty()) {
-        save(folder / "pool.png", pool_picture(pictures));
-    }
+    if (!pictures.pool.empty()) save(folder / "pool.png", pool_picture(pictures));
 }
 
 }  // namespace nca::tool

@@ -25,18 +25,14 @@ std::string time_now() {
 }  // namespace
 
 void TrainingReport::add_earlier(std::span<const IterationReport> earlier, double seconds) {
-    for (const IterationReport& report : earlier) {
-        note(report);
-    }
+    for (const IterationReport& report : earlier) note(report);
     earlier_seconds_ = seconds;
 }
 
 void TrainingReport::add(const IterationReport& report) {
     note(report);
     marks_.push_back({now() - pace_.spent(), marks_.back().steps + report.steps});
-    if (marks_.size() > rate_window + 1) {
-        marks_.pop_front();
-    }
+    if (marks_.size() > rate_window + 1) marks_.pop_front();
 }
 
 void TrainingReport::note(const IterationReport& report) {

@@ -24,9 +24,7 @@ public:
     static constexpr double longest_pause = 10;
 
     bool due(double now) const {
-        if (count_ == 0) {
-            return true;
-        }
+        if (count_ == 0) return true;
         // At first the pause is as long as the run so far, so that a short run has a report too.
         const double pause = std::clamp(last_, 1.0, longest_pause);
         return now >= last_ + pause && spent_ + spent_ / count_ <= share * now;

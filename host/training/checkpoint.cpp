@@ -35,7 +35,7 @@ nlohmann::ordered_json config_to_json(const TrainingConfig& config) {
     for (const ConfigField& field : config_fields) {
         const auto put = [&]<class Value>(const Value& value) {
             if constexpr (std::is_enum_v<Value>) {
-                json[field.name] = field.choices[std::size_t(value)];
+                json[field.name] = field.values.choices[std::size_t(value)];
             } else {
                 json[field.name] = value;
             }
@@ -57,9 +57,9 @@ void take_field(float& value, const ConfigField& field, JsonFields& fields) {
 template <class Value>
 void take_field(Value& value, const ConfigField& field, JsonFields& fields) {
     if constexpr (std::is_enum_v<Value>) {
-        value = Value(fields.choice(field.name, field.choices));
+        value = Value(fields.choice(field.name, field.values.choices));
     } else {
-        value = Value(fields.integer(field.name, std::int64_t(field.least),
+        value = Value(fields.integer(field.name, std::int64_t(field.values.least),
                                      std::numeric_limits<Value>::max()));
     }
 }

@@ -239,9 +239,7 @@ std::vector<float> Trainer::pool_states(int count) const {
     const StatePool pool = impl_->loop->pool(std::clamp(count, 0, config().pool));
     const std::size_t size = std::size_t(pool.cells()) * channels;
     std::vector<float> states(pool.size() * size);
-    for (int i = 0; i < pool.size(); ++i) {
-        pool.read(std::span(states).subspan(i * size, size), i);
-    }
+    for (int i = 0; i < pool.size(); ++i) pool.read(std::span(states).subspan(i * size, size), i);
     return states;
 }
 Model Trainer::model() const { return {impl_->config.rule, impl_->loop->good(), impl_->history()}; }

@@ -16,17 +16,12 @@ Command add_gradcheck(CLI::App& app) {
         "gradcheck", "Compare an engine's gradients with a reference in double precision");
     command->add_option("MODEL", a.model, "made by nca train, or by PyTorch")->required();
     command->add_option("TARGET", a.target, "a picture; its own size is the grid's")->required();
-    command->add_option("--steps", a.steps, "of the rollout (8)")
-        ->type_name("N")
-        ->transform(int_range(1, 1000));
-    command->add_option("--batch", a.batch, "grids (1)")
-        ->type_name("N")
-        ->transform(int_range(1, 64));
+    add(*command, "--steps", a.steps, "N", "of the rollout (8)")->transform(int_range(1, 1000));
+    add(*command, "--batch", a.batch, "N", "grids (1)")->transform(int_range(1, 64));
     add_fire_rate(*command, a.fire_rate);
     add_seed(*command, a.seed);
     options->device.add_to(*command);
-    command->add_option("--out", a.out, "the engine's gradients as safetensors")
-        ->type_name("GRADS");
+    add(*command, "--out", a.out, "GRADS", "the engine's gradients as safetensors");
     command->footer("Example:\n  nca gradcheck lizard.safetensors small.png --steps 8");
     return {command, [options] {
                 options->arguments.device = options->device.parse();

@@ -38,15 +38,11 @@ Damage parse_damage(const std::string& text) {
     const std::string expected = fmt::format(
         "--damage {}: expected STEP:circle,X,Y,RADIUS or STEP:half,left|right|top|bottom", text);
     const std::size_t colon = text.find(':');
-    if (colon == std::string::npos) {
-        throw UsageError(expected);
-    }
+    if (colon == std::string::npos) throw UsageError(expected);
     const std::optional<int> step = parse_number<int>(std::string_view(text).substr(0, colon));
     const std::vector<std::string_view> words =
         split(std::string_view(text).substr(colon + 1), ',');
-    if (!step || *step < 0) {
-        throw UsageError(expected);
-    }
+    if (!step || *step < 0) throw UsageError(expected);
     if (words[0] == "circle" && words.size() == 4) {
         const std::optional<double> x = parse_number<double>(words[1]);
         const std::optional<double> y = parse_number<double>(words[2]);
@@ -64,9 +60,7 @@ Damage parse_damage(const std::string& text) {
             {"bottom", Damage::Shape::bottom},
         };
         for (const auto& [name, shape] : sides) {
-            if (words[1] == name) {
-                return {.step = *step, .shape = shape};
-            }
+            if (words[1] == name) return {.step = *step, .shape = shape};
         }
     }
     throw UsageError(expected);
@@ -100,15 +94,9 @@ void add_places(CLI::App& command, GrowOptions& options) {
 
 GrowArguments grow_arguments(const GrowOptions& options) {
     GrowArguments arguments = options.arguments;
-    if (options.size) {
-        parse_grid_size(*options.size, arguments);
-    }
-    for (const std::string& text : options.starts) {
-        arguments.starts.push_back(parse_start(text));
-    }
-    for (const std::string& text : options.damages) {
-        arguments.damages.push_back(parse_damage(text));
-    }
+    if (options.size) parse_grid_size(*options.size, arguments);
+    for (const std::string& text : options.starts) arguments.starts.push_back(parse_start(text));
+    for (const std::string& text : options.damages) arguments.damages.push_back(parse_damage(text));
     arguments.device = options.device.parse();
     return arguments;
 }
@@ -129,18 +117,14 @@ Command add_grow(CLI::App& app) {
                      "out.gif or out.webp: the growth; out.png: the last state")
         ->type_name("FILE")
         ->required();
-    command->add_option("--steps", a.steps, "how long (200)")
-        ->type_name("N")
-        ->transform(int_range(0, 10'000'000));
+    add(*command, "--steps", a.steps, "N", "how long (200)")->transform(int_range(0, 10'000'000));
     command
         ->add_option("--size", options->size,
                      "the grid in cells, rows first (as trained, the largest of several; or 72x72)")
         ->type_name("HxW");
-    command->add_option("--every", a.every, "steps between frames (for about 100 frames)")
-        ->type_name("K")
+    add(*command, "--every", a.every, "K", "steps between frames (for about 100 frames)")
         ->transform(int_range(1, largest_count));
-    command->add_option("--scale", a.scale, "pixels along each side of a cell (8)")
-        ->type_name("N")
+    add(*command, "--scale", a.scale, "N", "pixels along each side of a cell (8)")
         ->transform(int_range(1, 64));
     add_fire_rate(*command, a.fire_rate);
     command

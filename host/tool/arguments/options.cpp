@@ -21,9 +21,7 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
     for (;;) {
         const std::size_t end = text.find(separator);
         parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) {
-            return parts;
-        }
+        if (end == std::string_view::npos) return parts;
         text.remove_prefix(end + 1);
     }
 }
@@ -62,10 +60,8 @@ CLI::Option* DeviceOptions::add_precision(CLI::App& command) {
 }
 
 void DeviceOptions::add_to(CLI::App& command) {
-    command.add_option("--device", name, "auto (default), cpu, cuda or cuda:1")
-        ->type_name("DEVICE");
-    command.add_option("--threads", threads_, "of the CPU engine (0: one for each processor)")
-        ->type_name("N")
+    add(command, "--device", name, "DEVICE", "auto (default), cpu, cuda or cuda:1");
+    add(command, "--threads", threads_, "N", "of the CPU engine (0: one for each processor)")
         ->transform(int_range(0, 1024));
     add_precision(command);
 }
@@ -80,8 +76,7 @@ Device DeviceOptions::parse() const {
 }
 
 void add_seed(CLI::App& command, std::uint32_t& seed) {
-    command.add_option("--seed", seed, "of every random draw (0)")
-        ->type_name("N")
+    add(command, "--seed", seed, "N", "of every random draw (0)")
         ->transform(int_range(0, std::numeric_limits<std::uint32_t>::max()));
 }
 

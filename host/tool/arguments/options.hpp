@@ -40,9 +40,7 @@ template <class Number>
 std::optional<Number> parse_number(std::string_view text) {
     Number value{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size()) {
-        return std::nullopt;
-    }
+    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
     return value;
 }
 
@@ -52,6 +50,13 @@ std::vector<std::string_view> split(std::string_view text, char separator);
 CLI::Validator real_range(double low, double high, const std::string& expected);
 // Accepts integers in low..high. Rewrites the text, because CLI11 would read 010 as eight.
 CLI::Validator int_range(std::int64_t low, std::int64_t high);
+
+// An option whose help shows `argument` for its value.
+template <class Value>
+CLI::Option* add(CLI::App& command, const char* name, Value& value, const char* argument,
+                 const std::string& help) {
+    return command.add_option(name, value, help)->type_name(argument);
+}
 
 // --device, --threads and --precision.
 class DeviceOptions {

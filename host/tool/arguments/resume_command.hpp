@@ -14,13 +14,9 @@ inline std::string shell_quoted(const std::string& word) {
     const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
         return c >= 0x80 || std::isalnum(c) || std::strchr("_-./:=,+@%", c) != nullptr;
     });
-    if (plain) {
-        return word;
-    }
+    if (plain) return word;
     std::string result = "'";
-    for (const char c : word) {
-        result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    }
+    for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return result + "'";
 }
 

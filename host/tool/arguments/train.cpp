@@ -23,14 +23,12 @@ struct TrainOptions {
 // Adds the option of each field that has one.
 void add_config_options(CLI::App& command, TrainOptions& options) {
     for (const ConfigField& field : config_fields) {
-        if (field.option == nullptr) {
-            continue;
-        }
+        if (field.option.name == nullptr) continue;
         const auto remember = [&options, &field](const std::string& text) {
             options.changes.emplace_back(&field, text);
         };
-        command.add_option_function<std::string>(field.option, remember, field.help)
-            ->type_name(field.argument);
+        command.add_option_function<std::string>(field.option.name, remember, field.option.help)
+            ->type_name(field.option.argument);
     }
 }
 
@@ -51,7 +49,7 @@ bool set_number(TrainingConfig& config, const ConfigField& field, std::string_vi
 // Throws UsageError that names the option and what it accepts.
 void set_field(TrainingConfig& config, const ConfigField& field, const std::string& text) {
     const auto fail = [&](std::string_view why) {
-        throw UsageError(fmt::format("{} {}: {}", field.option, text, why));
+        throw UsageError(fmt::format("{} {}: {}", field.option.name, text, why));
     };
     const auto check = [&](const ConfigField& each) {
         try {
@@ -60,17 +58,15 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
             fail(error.what());
         }
     };
-    if (field.example == nullptr) {
-        if (!set_number(config, field, text)) {
-            fail(fmt::format("expected {}", field.expected));
-        }
+    if (field.option.example == nullptr) {
+        if (!set_number(config, field, text)) fail(fmt::format("expected {}", field.values.words));
         return check(field);
     }
     const ConfigField& second = (&field)[1];
     const std::vector<std::string_view> parts = split(text, ':');
     if (parts.size() != 2 || !set_number(config, field, parts[0]) ||
         !set_number(config, second, parts[1])) {
-        fail(fmt::format("expected {}, such as {}", field.argument, field.example));
+        fail(fmt::format("expected {}, such as {}", field.option.argument, field.option.example));
     }
     check(field);
     check(second);
@@ -89,9 +85,7 @@ TrainingConfig config_of(const TrainOptions& options) {
         if (options.preset != "notebook") {
             throw UsageError("--identity-filter: only the preset notebook has this choice");
         }
-        if (*options.identity_filter == 0) {
-            config.rule.filters[0] = {};
-        }
+        if (*options.identity_filter == 0) config.rule.filters[0] = {};
     }
     config.validate();
     return config;
@@ -111,9 +105,7 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
     }
     common.resume_command = resume_command(command_line, common.stop_checkpoint);
-    if (!single) {
-        return many;
-    }
+    if (!single) return many;
     common.target = many.targets.front();
     return common;
 }
@@ -121,10 +113,8 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
 // Options for files, without the model's.
 void add_file_options(CLI::App& command, TrainArguments& a) {
     auto* checkpoint =
-        command.add_option("--checkpoint", a.checkpoint, "save all that --resume needs here")
-            ->type_name("FILE");
-    command.add_option("--every", a.every, "iterations between checkpoints (500)")
-        ->type_name("N")
+        add(command, "--checkpoint", a.checkpoint, "FILE", "save all that --resume needs here");
+    add(command, "--every", a.every, "N", "iterations between checkpoints (500)")
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
     command
@@ -167,8 +157,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         ->add_option("--preset", options->preset,
                      "growing (default), persistent, regenerating or notebook")
         ->type_name("NAME");
-    command->add_option("--iterations", a.iterations, "updates of the weights (8000)")
-        ->type_name("N")
+    add(*command, "--iterations", a.iterations, "N", "updates of the weights (8000)")
         ->transform(int_range(1, largest_count));
     add_config_options(*command, *options);
     command
