@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include <nca/error.hpp>
 #include <nca/simulator.hpp>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 namespace {
@@ -17,13 +16,13 @@ constexpr std::int64_t most_cells = std::int64_t{1} << 26;  // 4 GiB of state
 
 void check_size(int height, int width) {
     if (height < 1 || height > largest_side || width < 1 || width > largest_side) {
-        throw InvalidArgument(fmt::format("a grid of {}x{} cells: each side has to be in 1..{}",
-                                          height, width, largest_side));
+        throw_error<InvalidArgument>("a grid of {}x{} cells: each side has to be in 1..{}", height,
+                                     width, largest_side);
     }
     if (std::int64_t{height} * width > most_cells) {
-        throw InvalidArgument(
-            fmt::format("a grid of {}x{} cells: at most {} cells fit, take a smaller one", height,
-                        width, most_cells));
+        throw_error<InvalidArgument>(
+            "a grid of {}x{} cells: at most {} cells fit, take a smaller one", height, width,
+            most_cells);
     }
 }
 
@@ -51,16 +50,16 @@ Simulator::Simulator(Model model, const SimulatorOptions& options)
 void Simulator::plant_seed(int y, int x) {
     const StateView state = state_.view();
     if (y < 0 || y >= state.height || x < 0 || x >= state.width) {
-        throw InvalidArgument(
-            fmt::format("start cell at ({}, {}): outside the grid of {}x{} cells, whose rows and "
-                        "columns count from 0",
-                        y, x, state.height, state.width));
+        throw_error<InvalidArgument>(
+            "start cell at ({}, {}): outside the grid of {}x{} cells, whose rows and columns count "
+            "from 0",
+            y, x, state.height, state.width);
     }
     engine_->copy_from_host(state.cell(0, y, x), model_.rule.start_values());
 }
 
 void Simulator::step(int steps) {
-    if (steps < 0) throw InvalidArgument(fmt::format("{} steps: expected 0 or more", steps));
+    if (steps < 0) throw_error<InvalidArgument>("{} steps: expected 0 or more", steps);
     // The first step is part of the key, so that one call of step(3) and three calls of step(1)
     // draw the same fire masks. It starts again at 0 after 2^32 steps.
     const FireKey key{.seed = seed_, .first_step = static_cast<std::uint32_t>(steps_done_)};
@@ -72,10 +71,10 @@ void Simulator::step(int steps) {
 
 void Simulator::erase_circle(double y, double x, double radius) {
     if (!std::isfinite(y) || !std::isfinite(x) || !std::isfinite(radius) || radius < 0) {
-        throw InvalidArgument(fmt::format(
+        throw_error<InvalidArgument>(
             "a circle of radius {} around ({}, {}): expected finite numbers and a radius of 0 or "
             "more",
-            radius, y, x));
+            radius, y, x);
     }
     const StateView state = state_.view();
     const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);

@@ -56,8 +56,8 @@ TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
     problem.height = drawn.height;
     problem.width = drawn.width;
     problem.options = drawn.options;
-    const nca::tool::GradcheckReference reference(problem);
-    const std::vector<double> expected = reference.gradient();
+    const nca::reference::GradientCheck reference = problem.reference();
+    const std::vector<double> expected = reference.gradients().weights.all;
     nca::Weights gradient(true);
     std::copy(expected.begin(), expected.end(), gradient.all().begin());
     const double tolerance = nca::tool::gradcheck_tolerance(options.steps, nca::Precision::exact);
@@ -102,8 +102,8 @@ TEST_CASE("a wrong reference does not agree with its central differences") {
     problem.height = drawn.height;
     problem.width = drawn.width;
     problem.options = drawn.options;
-    const nca::tool::GradcheckReference reference(problem);
-    std::vector<double> expected = reference.gradient();
+    const nca::reference::GradientCheck reference = problem.reference();
+    std::vector<double> expected = reference.gradients().weights.all;
     for (double& value : expected) {
         value *= 1.01;
     }

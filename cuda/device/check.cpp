@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/device/check.hpp"
-
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
+#include "host/core/throw_error.hpp"
 
 namespace nca::cuda {
 
 void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
     cudaGetLastError();
-    throw CudaError(fmt::format("{}: CUDA says {} ({})", what, cudaGetErrorString(error),
-                                cudaGetErrorName(error)));
+    throw_error<CudaError>("{}: CUDA says {} ({})", what, cudaGetErrorString(error),
+                           cudaGetErrorName(error));
 }
 
 void check_kernel(cudaError_t error, const char* kernel) {
@@ -21,11 +18,11 @@ void check_kernel(cudaError_t error, const char* kernel) {
         cudaDeviceProp properties = {};
         check(cudaGetDevice(&device), "asking for the device");
         check(cudaGetDeviceProperties(&properties, device), "asking what the device is");
-        throw CudaError(fmt::format(
-            "this build has no code for CUDA device {}, {} of compute capability {}.{}: build "
-            "with -DCMAKE_CUDA_ARCHITECTURES={}{} (7.5 or later), or use the CPU engine",
+        throw_error<CudaError>(
+            "this build has no code for CUDA device {}, {} of compute capability {}.{}: build with "
+            "-DCMAKE_CUDA_ARCHITECTURES={}{} (7.5 or later), or use the CPU engine",
             device, properties.name, properties.major, properties.minor, properties.major,
-            properties.minor));
+            properties.minor);
     }
     check(error, kernel);
 }

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/device/device_memory.hpp"
 
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstdint>
 
 #include "cuda/device/check.hpp"
+#include "host/core/throw_error.hpp"
 
 namespace nca::cuda {
 
@@ -22,17 +19,17 @@ void* allocate(std::size_t count, std::size_t element_bytes, std::string_view wh
         cudaGetLastError();
         std::size_t free = 0, total = 0;
         check(cudaMemGetInfo(&free, &total), "asking for free device memory");
-        throw CudaError(fmt::format(
+        throw_error<CudaError>(
             "no device memory for {} bytes of {}: {} of {} are free; use a smaller batch or grid, "
             "or fewer steps",
-            bytes, what, free, total));
+            bytes, what, free, total);
     }
     if (error == cudaErrorStreamCaptureUnsupported) {
         cudaGetLastError();
-        throw CudaError(
-            fmt::format("{} need {} more bytes of device memory, which CUDA does not give while a "
-                        "graph is captured: make a call of this size before the capture",
-                        what, bytes));
+        throw_error<CudaError>(
+            "{} need {} more bytes of device memory, which CUDA does not give while a graph is "
+            "captured: make a call of this size before the capture",
+            what, bytes);
     }
     check(error, "asking for device memory");
     return memory;

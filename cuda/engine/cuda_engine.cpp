@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/engine/cuda_engine.hpp"
 #include "cuda/training/training_kernels.hpp"
+#include "host/core/throw_error.hpp"
 
 #include <nca/error.hpp>
 
@@ -110,10 +111,10 @@ private:
 // The kernels read and write 16 bytes at a time.
 void check_alignment(const char* name, const float* data) {
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0) {
-        throw InvalidArgument(fmt::format(
+        throw_error<InvalidArgument>(
             "{} is not aligned to 16 bytes, which the CUDA engine needs: memory from cudaMalloc "
             "is, a pointer into the middle of it need not be",
-            name));
+            name);
     }
 }
 
@@ -377,9 +378,9 @@ CudaDevice open_device(const Device& asked_for) {
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorInsufficientDriver) {
         cudaGetLastError();
-        throw CudaError(fmt::format(
+        throw_error<CudaError>(
             "no NVIDIA driver that knows CUDA {}.{}: install one, or use the CPU engine",
-            CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10));
+            CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     }
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
         cudaGetLastError();
@@ -387,8 +388,8 @@ CudaDevice open_device(const Device& asked_for) {
     }
     check(error, "looking for CUDA devices");
     if (index < 0 || index >= count) {
-        throw CudaError(fmt::format(
-            "there is no CUDA device {}: this machine has {}, counted from 0", index, count));
+        throw_error<CudaError>("there is no CUDA device {}: this machine has {}, counted from 0",
+                               index, count);
     }
     const DeviceGuard guard(index);
     cudaDeviceProp properties = {};

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/rollout/rollout_form.hpp"
 
-#include <nca/error.hpp>
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include "cuda/bands/band_cut.hpp"
 #include "cuda/rollout/rollout.hpp"
 #include "cuda/rule/model.hpp"
+#include "host/core/throw_error.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -119,8 +118,8 @@ RolloutPlan plan_rollout(const DeviceLimits& limits, const Device& asked_for,
         return {.form = RolloutForm::bands, .cut = cut, .text = text_of(limits, grid, cut)};
     }
     if (asked_for.rollout == RolloutForm::bands) {
-        throw CudaError(fmt::format(
-            "no rollout in bands is possible here: {}; use RolloutForm::automatic", why_not));
+        throw_error<CudaError>(
+            "no rollout in bands is possible here: {}; use RolloutForm::automatic", why_not);
     }
     return {.cut = {}, .text = fmt::format("{}: {}", steps, why_not)};
 }
@@ -135,9 +134,8 @@ void check_precision(const DeviceLimits& limits, Precision precision) {
     if (precision == Precision::exact) return;
     const std::string missing = missing_code(limits, 80);
     if (missing.empty()) return;
-    throw CudaError(
-        fmt::format("precision {} uses tensor cores, which need {}: use Precision::exact",
-                    name(precision), missing));
+    throw_error<CudaError>("precision {} uses tensor cores, which need {}: use Precision::exact",
+                           name(precision), missing);
 }
 
 }  // namespace nca::cuda

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/checks.hpp"
+#include "host/core/throw_error.hpp"
 
 #include <nca/error.hpp>
-
-#include <fmt/format.h>
 
 #include <cmath>
 #include <initializer_list>
@@ -13,36 +12,36 @@ namespace {
 
 void check_state(const char* name, ConstStateView state, MemorySpace space) {
     const auto name_of = [](MemorySpace s) { return s == MemorySpace::host ? "host" : "device"; };
-    if (state.data == nullptr) throw InvalidArgument(fmt::format("{} is null", name));
+    if (state.data == nullptr) throw_error<InvalidArgument>("{} is null", name);
     if (state.space != space) {
-        throw InvalidArgument(fmt::format(
+        throw_error<InvalidArgument>(
             "{} is in {} memory, which this engine cannot reach: copy it to {} memory or use the "
             "engine that it belongs to",
-            name, name_of(state.space), name_of(space)));
+            name, name_of(state.space), name_of(space));
     }
     if (state.batch < 1 || state.height < 1 || state.width < 1) {
-        throw InvalidArgument(fmt::format("{} has {} x {} x {} cells: expected at least 1 x 1 x 1",
-                                          name, state.batch, state.height, state.width));
+        throw_error<InvalidArgument>("{} has {} x {} x {} cells: expected at least 1 x 1 x 1", name,
+                                     state.batch, state.height, state.width);
     }
     // The index of a cell has 32 bits, also in the random draws of the fire masks.
     if (std::int64_t(state.height) * state.width > std::int64_t{1} << 30) {
-        throw InvalidArgument(fmt::format("{} has grids of {} x {} cells: expected at most 2^30",
-                                          name, state.height, state.width));
+        throw_error<InvalidArgument>("{} has grids of {} x {} cells: expected at most 2^30", name,
+                                     state.height, state.width);
     }
 }
 
 void check_equal_size(const char* name, ConstStateView got, ConstStateView expected) {
     if (got.batch != expected.batch || got.height != expected.height ||
         got.width != expected.width) {
-        throw InvalidArgument(fmt::format("{} has {} x {} x {} cells: expected {} x {} x {}", name,
-                                          got.batch, got.height, got.width, expected.batch,
-                                          expected.height, expected.width));
+        throw_error<InvalidArgument>("{} has {} x {} x {} cells: expected {} x {} x {}", name,
+                                     got.batch, got.height, got.width, expected.batch,
+                                     expected.height, expected.width);
     }
 }
 
 void check_pointers(const char* names, std::initializer_list<const float*> pointers) {
     for (const float* pointer : pointers) {
-        if (pointer == nullptr) throw InvalidArgument(fmt::format("one of {} is null", names));
+        if (pointer == nullptr) throw_error<InvalidArgument>("one of {} is null", names);
     }
 }
 
@@ -55,7 +54,7 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
     check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
     constexpr int most_steps = 1 << 24;
     if (options.steps < 0 || options.steps > most_steps) {
-        throw InvalidArgument(fmt::format("{} steps: expected 0 to {}", options.steps, most_steps));
+        throw_error<InvalidArgument>("{} steps: expected 0 to {}", options.steps, most_steps);
     }
 }
 
@@ -77,8 +76,8 @@ void check_loss(StateView grad_state, const float* loss, const float* living, Co
     check_equal_size("grad_state", grad_state, state);
     check_pointers("loss, living and target", {loss, living, target.data});
     if (target.height != state.height || target.width != state.width) {
-        throw InvalidArgument(fmt::format("the target has {} x {} cells: expected {} x {}",
-                                          target.height, target.width, state.height, state.width));
+        throw_error<InvalidArgument>("the target has {} x {} cells: expected {} x {}",
+                                     target.height, target.width, state.height, state.width);
     }
 }
 
@@ -87,14 +86,14 @@ void check_adam(const float* weights, const float* first_moments, const float* s
     check_pointers("weights, moments, gradients and norms",
                    {weights, first_moments, second_moments, grad_weights, norms});
     if (options.update < 1) {
-        throw InvalidArgument(fmt::format("update {} of Adam: expected 1 or more", options.update));
+        throw_error<InvalidArgument>("update {} of Adam: expected 1 or more", options.update);
     }
 }
 
 void check_tape_step(int step, int steps) {
     if (step < 0 || step > steps) {
-        throw InvalidArgument(
-            fmt::format("state {} of a tape of {} steps: expected 0 to {}", step, steps, steps));
+        throw_error<InvalidArgument>("state {} of a tape of {} steps: expected 0 to {}", step,
+                                     steps, steps);
     }
 }
 

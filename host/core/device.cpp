@@ -2,9 +2,9 @@
 #include <nca/device.hpp>
 #include <nca/error.hpp>
 
-#include <fmt/format.h>
-
 #include <charconv>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -25,8 +25,7 @@ Precision parse_precision(std::string_view text) {
         if (text == name(precision)) return precision;
     }
     if (text == "half") throw InvalidArgument("precision half is gone: use fast");
-    throw InvalidArgument(
-        fmt::format("unknown precision '{}', expected exact, precise or fast", text));
+    throw_error<InvalidArgument>("unknown precision '{}', expected exact, precise or fast", text);
 }
 
 Device Device::parse(std::string_view text) {
@@ -45,9 +44,9 @@ Device Device::parse(std::string_view text) {
             return cuda(index);
         }
     }
-    throw InvalidArgument(
-        fmt::format("unknown device '{}', expected auto, cpu, cuda, or cuda:N with N in 0..{}",
-                    text, largest_index));
+    throw_error<InvalidArgument>(
+        "unknown device '{}', expected auto, cpu, cuda, or cuda:N with N in 0..{}", text,
+        largest_index);
 }
 
 }  // namespace nca

@@ -2,11 +2,10 @@
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
 
-#include <fmt/format.h>
-
 #include <cstdint>
 
 #include "host/core/checks.hpp"
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -22,8 +21,8 @@ ConstStateView Tape::state(int step) const {
 
 State Engine::make_state(int batch, int height, int width) {
     const auto refuse = [&](const char* advice) {
-        throw InvalidArgument(
-            fmt::format("a state of {} x {} x {} cells: {}", batch, height, width, advice));
+        throw_error<InvalidArgument>("a state of {} x {} x {} cells: {}", batch, height, width,
+                                     advice);
     };
     if (batch < 1 || height < 1 || width < 1) refuse("expected at least 1 x 1 x 1");
     // Two of these numbers have a product below 2^62; that of all three may overflow.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include <nca/error.hpp>
 #include <nca/random.hpp>
 
 #include <Random123/philox.h>
-#include <fmt/format.h>
 
 #include <cmath>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -19,10 +19,10 @@ std::array<std::uint32_t, 4> philox(std::uint32_t seed, Purpose purpose,
 
 std::uint64_t fire_threshold(float fire_rate) {
     if (!(fire_rate >= 0 && fire_rate <= 1)) {
-        throw InvalidArgument(
-            fmt::format("fire rate {} is outside 0..1; give the chance that a cell updates in a "
-                        "step, such as 0.5",
-                        fire_rate));
+        throw_error<InvalidArgument>(
+            "fire rate {} is outside 0..1; give the chance that a cell updates in a step, such as "
+            "0.5",
+            fire_rate);
     }
     // The product is exact; llround rounds only those of rates below 2^-8.
     return static_cast<std::uint64_t>(std::llround(static_cast<double>(fire_rate) * 0x1p32));

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: MIT
-#include <nca/error.hpp>
 #include <nca/rule.hpp>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 namespace {
 
 void check_known(int value, int count, const char* name) {
     if (value < 0 || value >= count) {
-        throw InvalidArgument(
-            fmt::format("{} is {}, expected one of its {} enumerators", name, value, count));
+        throw_error<InvalidArgument>("{} is {}, expected one of its {} enumerators", name, value,
+                                     count);
     }
 }
 
@@ -27,8 +26,8 @@ void Rule::validate() const {
     for (const Filter& filter : filters) {
         for (const float value : filter) {
             if (!std::isfinite(value)) {
-                throw InvalidArgument(
-                    fmt::format("a filter has the value {}, expected finite numbers", value));
+                throw_error<InvalidArgument>("a filter has the value {}, expected finite numbers",
+                                             value);
             }
         }
     }
@@ -36,10 +35,10 @@ void Rule::validate() const {
     check_known(static_cast<int>(life), 2, "life");
     check_known(static_cast<int>(start_cell), 2, "start_cell");
     if (!(fire_rate >= 0 && fire_rate <= 1)) {
-        throw InvalidArgument(fmt::format("fire_rate is {}, expected 0..1", fire_rate));
+        throw_error<InvalidArgument>("fire_rate is {}, expected 0..1", fire_rate);
     }
     if (!std::isfinite(step_size)) {
-        throw InvalidArgument(fmt::format("step_size is {}, expected a finite number", step_size));
+        throw_error<InvalidArgument>("step_size is {}, expected a finite number", step_size);
     }
 }
 
@@ -54,8 +53,7 @@ std::array<float, channels> Rule::start_values() const {
 
 Rule Rule::rotated(double degrees) const {
     if (!std::isfinite(degrees)) {
-        throw InvalidArgument(
-            fmt::format("the angle is {} degrees, expected a finite number", degrees));
+        throw_error<InvalidArgument>("the angle is {} degrees, expected a finite number", degrees);
     }
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
     const double cosine = without_rounding_error(std::cos(angle));

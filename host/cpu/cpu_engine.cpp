@@ -2,6 +2,7 @@
 #include "host/cpu/cpu_engine.hpp"
 
 #include "host/core/checks.hpp"
+#include "host/core/throw_error.hpp"
 #include "host/cpu/adam.hpp"
 #include "host/cpu/step.hpp"
 #include "host/cpu/zeroed_memory.hpp"
@@ -113,8 +114,8 @@ public:
         const std::size_t bytes = (std::min(size, most) * sizeof(float) / line + 1) * line;
         void* data = size <= most ? std::aligned_alloc(line, bytes) : nullptr;
         if (data == nullptr) {
-            throw Error(fmt::format("no memory for {:.0f} bytes: use a smaller batch or grid",
-                                    double(size) * sizeof(float)));
+            throw_error<Error>("no memory for {:.0f} bytes: use a smaller batch or grid",
+                               double(size) * sizeof(float));
         }
         std::fill_n(static_cast<float*>(data), size, 0.0F);
         return {static_cast<float*>(data), size, MemorySpace::host,
@@ -325,10 +326,8 @@ private:
 std::unique_ptr<Engine> make_cpu_engine(int threads) {
     constexpr int most_threads = 1024;
     if (threads < 0 || threads > most_threads) {
-        throw InvalidArgument(
-            fmt::format("{} threads: expected 1 to {}, or 0 for one for each "
-                        "processor",
-                        threads, most_threads));
+        throw_error<InvalidArgument>(
+            "{} threads: expected 1 to {}, or 0 for one for each processor", threads, most_threads);
     }
     return std::make_unique<CpuEngine>(threads == 0 ? omp_get_num_procs() : threads);
 }

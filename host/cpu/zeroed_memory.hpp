@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
 #include <memory>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca::cpu {
 
@@ -37,10 +36,10 @@ private:
                                          : mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (pointer == MAP_FAILED) {
-            throw Error(fmt::format(
+            throw_error<Error>(
                 "no memory for {} bytes of states on a machine with {}: use a smaller batch, a "
                 "smaller grid or fewer steps",
-                bytes, physical));
+                bytes, physical);
         }
         return pointer;
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/atomic_file.hpp"
-
-#include <nca/error.hpp>
+#include "host/core/throw_error.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -64,8 +63,8 @@ std::string advice(int error, const fs::path& path) {
 }
 
 [[noreturn]] void fail_to_write(const fs::path& path, int error) {
-    throw IoError(fmt::format("cannot write {}: {}; {}", path.string(), error_text(error),
-                              advice(error, path)));
+    throw_error<IoError>("cannot write {}: {}; {}", path.string(), error_text(error),
+                         advice(error, path));
 }
 
 void write_all(int descriptor, std::span<const std::uint8_t> contents, const fs::path& path) {
@@ -89,11 +88,10 @@ struct Target {
 // would destroy: a folder, and a device such as /dev/null.
 Target find_target(const fs::path& path) {
     const auto fail = [&](const char* why) {
-        throw IoError(fmt::format("cannot write {}: {}", path.string(), why));
+        throw_error<IoError>("cannot write {}: {}", path.string(), why);
     };
     if (path.filename().empty()) {
-        throw IoError(
-            fmt::format("cannot write '{}': the file name is missing; add one", path.string()));
+        throw_error<IoError>("cannot write '{}': the file name is missing; add one", path.string());
     }
     std::error_code error;
     Target target{fs::canonical(path, error), {}};
@@ -136,7 +134,7 @@ void sync_folder(const fs::path& folder, const fs::path& path) {
 
 std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes) {
     const auto fail = [&](const std::string& why) {
-        throw IoError(fmt::format("cannot read {}: {}", path.string(), why));
+        throw_error<IoError>("cannot read {}: {}", path.string(), why);
     };
     // Without O_NONBLOCK, opening a named pipe would wait for ever.
     FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));

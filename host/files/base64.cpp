@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/base64.hpp"
+#include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
-
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
 
 namespace nca {
 namespace {
@@ -37,10 +34,10 @@ std::string encode_base64(std::span<const std::uint8_t> bytes) {
 
 std::vector<std::uint8_t> decode_base64(std::string_view text, const std::string& where) {
     if (text.size() % 4 != 0) {
-        throw FormatError(
-            fmt::format("{} has {} characters, expected a multiple of 4 as base64 has; "
-                        "the file is damaged or cut off",
-                        where, text.size()));
+        throw_error<FormatError>(
+            "{} has {} characters, expected a multiple of 4 as base64 has; the file is damaged or "
+            "cut off",
+            where, text.size());
     }
     const std::size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
     std::vector<std::uint8_t> bytes;
@@ -50,10 +47,10 @@ std::vector<std::uint8_t> decode_base64(std::string_view text, const std::string
     for (std::size_t i = 0; i < text.size() - padding; ++i) {
         const std::size_t digit = digits.find(text[i]);
         if (digit == std::string_view::npos) {
-            throw FormatError(
-                fmt::format("{} has {} as character {}, expected base64: A to Z, a to z, 0 to 9, "
-                            "+ and /, and = only at the end; the file is damaged",
-                            where, printable(text.substr(i, 1)), i));
+            throw_error<FormatError>(
+                "{} has {} as character {}, expected base64: A to Z, a to z, 0 to 9, + and /, and "
+                "= only at the end; the file is damaged",
+                where, printable(text.substr(i, 1)), i);
         }
         bits = bits << bits_of_digit | static_cast<std::uint32_t>(digit);
         count += bits_of_digit;
@@ -64,10 +61,10 @@ std::vector<std::uint8_t> decode_base64(std::string_view text, const std::string
         }
     }
     if (bits != 0) {
-        throw FormatError(
-            fmt::format("{} ends with bits that belong to no byte, expected them to be 0 in "
-                        "base64; the file is damaged",
-                        where));
+        throw_error<FormatError>(
+            "{} ends with bits that belong to no byte, expected them to be 0 in base64; the file "
+            "is damaged",
+            where);
     }
     return bytes;
 }

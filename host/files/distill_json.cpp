@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/distill_json.hpp"
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/files/base64.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
-
-#include <nca/error.hpp>
 
 #include <fmt/format.h>
 
@@ -124,10 +123,10 @@ double scale_for(std::span<const float> values, const char* what, const Layer& l
     for (const float value : values) largest = std::max(largest, std::abs(double{value}));
     const double scale = 2 * largest;
     if (scale > largest_scale) {
-        throw InvalidArgument(
-            fmt::format("the largest {} of {} is {:.3g}, expected at most {:.3g}: the web demo's "
-                        "scale is a 32-bit float; the model was not saved",
-                        what, layer.name, largest, largest_scale / 2));
+        throw_error<InvalidArgument>(
+            "the largest {} of {} is {:.3g}, expected at most {:.3g}: the web demo's scale is a "
+            "32-bit float; the model was not saved",
+            what, layer.name, largest, largest_scale / 2);
     }
     return scale;
 }
@@ -160,13 +159,13 @@ nlohmann::ordered_json put_layer(const Weights& weights, const Layer& layer) {
 Model parse_distill_json(std::string_view text, const std::string& name) {
     auto json = parse_json(text, name, 4);
     if (!json.is_array()) {
-        throw FormatError(fmt::format("{} is {}, expected the web demo's array of two layers", name,
-                                      json.type_name()));
+        throw_error<FormatError>("{} is {}, expected the web demo's array of two layers", name,
+                                 json.type_name());
     }
     if (json.size() != std::size(layers)) {
-        throw FormatError(
-            fmt::format("{} has {} layers, expected {}: {} inputs to {}, and these to {}", name,
-                        json.size(), std::size(layers), perception, hidden, channels));
+        throw_error<FormatError>("{} has {} layers, expected {}: {} inputs to {}, and these to {}",
+                                 name, json.size(), std::size(layers), perception, hidden,
+                                 channels);
     }
     Model model;
     model.rule = distill_demo_rule();

@@ -4,8 +4,6 @@
 // Strict reading of JSON from files. A field that is missing, unknown, double, of the wrong type or
 // out of range gives a FormatError that names the file and the field.
 
-#include <nca/error.hpp>
-
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -18,6 +16,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -39,17 +39,16 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
         const bool opens =
             event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
         if (opens && depth >= max_depth) {
-            throw FormatError(fmt::format("{} is nested deeper than {} levels; the file is damaged",
-                                          where, max_depth));
+            throw_error<FormatError>("{} is nested deeper than {} levels; the file is damaged",
+                                     where, max_depth);
         }
         if (event == json::parse_event_t::object_start) names.emplace_back();
         if (event == json::parse_event_t::object_end) names.pop_back();
         if (event == json::parse_event_t::key) {
             const auto& name = value.get_ref<const std::string&>();
             if (!names.back().insert(name).second) {
-                throw FormatError(
-                    fmt::format("{} has {} twice, expected it once; the file is damaged", where,
-                                printable(name)));
+                throw_error<FormatError>("{} has {} twice, expected it once; the file is damaged",
+                                         where, printable(name));
             }
         }
         return true;
@@ -57,10 +56,10 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
     try {
         return json::parse(text.begin(), text.end(), check);
     } catch (const json::parse_error& error) {
-        throw FormatError(fmt::format(
-            "{} is not JSON (byte {}); the file is damaged or of another kind", where, error.byte));
+        throw_error<FormatError>("{} is not JSON (byte {}); the file is damaged or of another kind",
+                                 where, error.byte);
     } catch (const json::exception&) {  // a number that no type can hold
-        throw FormatError(fmt::format("{} has a number out of range; the file is damaged", where));
+        throw_error<FormatError>("{} has a number out of range; the file is damaged", where);
     }
 }
 
@@ -74,16 +73,15 @@ public:
     JsonFields(Json object, std::string where)
         : where_(std::move(where)), object_(std::move(object)) {
         if (!object_.is_object()) {
-            throw FormatError(
-                fmt::format("{} is {}, expected an object", where_, object_.type_name()));
+            throw_error<FormatError>("{} is {}, expected an object", where_, object_.type_name());
         }
     }
 
     // Throws the FormatError for a field. got: JSON or words.
     [[noreturn]] void fail(const std::string& name, const std::string& got,
                            const std::string& expected) const {
-        throw FormatError(
-            fmt::format("{}: field \"{}\" is {}, expected {}", where_, name, got, expected));
+        throw_error<FormatError>("{}: field \"{}\" is {}, expected {}", where_, name, got,
+                                 expected);
     }
     [[noreturn]] void fail(const std::string& name, const nlohmann::json& got,
                            const std::string& expected) const {
@@ -147,10 +145,10 @@ public:
     void finish() const {
         for (const auto& field : object_.items()) {
             if (!taken_.contains(field.key())) {
-                throw FormatError(
-                    fmt::format("{} has the unknown field {}; a newer version of the program "
-                                "may have written the file",
-                                where_, printable(field.key())));
+                throw_error<FormatError>(
+                    "{} has the unknown field {}; a newer version of the program may have written "
+                    "the file",
+                    where_, printable(field.key()));
             }
         }
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
 
@@ -64,22 +65,22 @@ void take_tensor(std::span<float> values, const SafetensorsFile& file, const std
                  const std::vector<std::int64_t>& shape, const std::filesystem::path& path) {
     const NamedTensor* tensor = file.find(name);
     if (tensor == nullptr) {
-        throw FormatError(
-            fmt::format("{}: tensor {} is missing, expected it with shape {}; the "
-                        "file is not a model of this library",
-                        path.string(), name, shape_text(shape)));
+        throw_error<FormatError>(
+            "{}: tensor {} is missing, expected it with shape {}; the file is not a model of this "
+            "library",
+            path.string(), name, shape_text(shape));
     }
     if (tensor->shape != shape || tensor->values.size() != values.size()) {
-        throw FormatError(fmt::format(
-            "{}: tensor {} has shape {}, expected {}; only automata of "
-            "{} channels and {} hidden units are supported",
-            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden));
+        throw_error<FormatError>(
+            "{}: tensor {} has shape {}, expected {}; only automata of {} channels and {} hidden "
+            "units are supported",
+            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden);
     }
     if (const float* bad = find_not_finite(tensor->values)) {
-        throw FormatError(
-            fmt::format("{}: tensor {} has the value {} at index {}, expected finite "
-                        "numbers; its training failed, use an earlier file",
-                        path.string(), name, *bad, bad - tensor->values.data()));
+        throw_error<FormatError>(
+            "{}: tensor {} has the value {} at index {}, expected finite numbers; its training "
+            "failed, use an earlier file",
+            path.string(), name, *bad, bad - tensor->values.data());
     }
     std::ranges::copy(tensor->values, values.begin());
 }
@@ -124,7 +125,7 @@ Rule rule_from_text(const std::string& text, const std::string& where) {
     try {
         rule.validate();
     } catch (const InvalidArgument& error) {
-        throw FormatError(fmt::format("{}: {}", where, error.what()));
+        throw_error<FormatError>("{}: {}", where, error.what());
     }
     return rule;
 }
@@ -133,10 +134,9 @@ void require_finite(const Weights& weights) {
     for (const ParameterTensor& tensor : parameter_tensors(weights.has_output_bias())) {
         const auto values = weights.all().subspan(tensor.offset, tensor.size);
         if (const float* bad = find_not_finite(values)) {
-            throw InvalidArgument(
-                fmt::format("weight {} of tensor {} is {}, expected a finite "
-                            "number; the model was not saved",
-                            bad - values.data(), tensor.name, *bad));
+            throw_error<InvalidArgument>(
+                "weight {} of tensor {} is {}, expected a finite number; the model was not saved",
+                bad - values.data(), tensor.name, *bad);
         }
     }
 }
@@ -173,11 +173,10 @@ Model take_model(const SafetensorsFile& file, const std::filesystem::path& path)
         const bool known = std::ranges::any_of(
             parameters, [&](const ParameterTensor& p) { return p.name == tensor.name; });
         if (!known && !is_checkpoint_tensor(tensor.name)) {
-            throw FormatError(
-                fmt::format("{}: unknown tensor {}, expected net.0.weight, net.0.bias, "
-                            "net.2.weight and perhaps net.2.bias; the file is not a "
-                            "model of this library",
-                            path.string(), printable(tensor.name)));
+            throw_error<FormatError>(
+                "{}: unknown tensor {}, expected net.0.weight, net.0.bias, net.2.weight and "
+                "perhaps net.2.bias; the file is not a model of this library",
+                path.string(), printable(tensor.name));
         }
     }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/safetensors.hpp"
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/files/json_fields.hpp"
-
-#include <nca/error.hpp>
 
 #include <fmt/format.h>
 
@@ -36,10 +35,9 @@ struct Entry {
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& where,
                               const char* field) {
     if (!value.is_number_unsigned()) {
-        throw FormatError(
-            fmt::format("{}: {} has an entry that is not an integer from 0 up; the "
-                        "file is damaged",
-                        where, field));
+        throw_error<FormatError>(
+            "{}: {} has an entry that is not an integer from 0 up; the file is damaged", where,
+            field);
     }
     return value.get<std::uint64_t>();
 }
@@ -48,8 +46,8 @@ const nlohmann::json& array_field(const nlohmann::json& tensor, const std::strin
                                   const char* field) {
     const auto found = tensor.find(field);
     if (found == tensor.end() || !found->is_array()) {
-        throw FormatError(
-            fmt::format("{}: {} is missing or not an array; the file is damaged", where, field));
+        throw_error<FormatError>("{}: {} is missing or not an array; the file is damaged", where,
+                                 field);
     }
     return *found;
 }
@@ -57,24 +55,22 @@ const nlohmann::json& array_field(const nlohmann::json& tensor, const std::strin
 Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const std::string& file) {
     const std::string where = fmt::format("{}: tensor {}", file, printable(name));
     if (!tensor.is_object()) {
-        throw FormatError(
-            fmt::format("{} is {}, expected an object with dtype, shape and "
-                        "data_offsets; the file is damaged",
-                        where, tensor.type_name()));
+        throw_error<FormatError>(
+            "{} is {}, expected an object with dtype, shape and data_offsets; the file is damaged",
+            where, tensor.type_name());
     }
     for (const auto& field : tensor.items()) {
         if (field.key() != "dtype" && field.key() != "shape" && field.key() != "data_offsets") {
-            throw FormatError(
-                fmt::format("{} has the unknown field {}, expected dtype, shape and "
-                            "data_offsets",
-                            where, printable(field.key())));
+            throw_error<FormatError>(
+                "{} has the unknown field {}, expected dtype, shape and data_offsets", where,
+                printable(field.key()));
         }
     }
     const auto dtype = tensor.find("dtype");
     if (dtype == tensor.end() || !dtype->is_string() || *dtype != "F32") {
         const bool text = dtype != tensor.end() && dtype->is_string();
-        throw FormatError(fmt::format("{} has dtype {}, expected \"F32\"; save it as float32",
-                                      where, text ? printable(dtype->get<std::string>()) : "none"));
+        throw_error<FormatError>("{} has dtype {}, expected \"F32\"; save it as float32", where,
+                                 text ? printable(dtype->get<std::string>()) : "none");
     }
 
     Entry entry{.name = name, .shape = {}};
@@ -82,25 +78,22 @@ Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const s
     for (const auto& side : array_field(tensor, where, "shape")) {
         const std::uint64_t size = unsigned_number(side, where, "shape");
         if (size > max_file_bytes || __builtin_mul_overflow(bytes, size, &bytes)) {
-            throw FormatError(
-                fmt::format("{} has a shape of more than 2^64 bytes; the file is "
-                            "damaged",
-                            where));
+            throw_error<FormatError>("{} has a shape of more than 2^64 bytes; the file is damaged",
+                                     where);
         }
         entry.shape.push_back(static_cast<std::int64_t>(size));
     }
     const auto& offsets = array_field(tensor, where, "data_offsets");
     if (offsets.size() != 2) {
-        throw FormatError(fmt::format("{} has {} data_offsets, expected 2; the file is damaged",
-                                      where, offsets.size()));
+        throw_error<FormatError>("{} has {} data_offsets, expected 2; the file is damaged", where,
+                                 offsets.size());
     }
     entry.begin = unsigned_number(offsets[0], where, "data_offsets");
     entry.end = unsigned_number(offsets[1], where, "data_offsets");
     if (entry.begin > entry.end || entry.end - entry.begin != bytes) {
-        throw FormatError(
-            fmt::format("{} has data_offsets [{}, {}], expected {} bytes for the shape "
-                        "{}; the file is damaged",
-                        where, entry.begin, entry.end, bytes, shape_text(entry.shape)));
+        throw_error<FormatError>(
+            "{} has data_offsets [{}, {}], expected {} bytes for the shape {}; the file is damaged",
+            where, entry.begin, entry.end, bytes, shape_text(entry.shape));
     }
     return entry;
 }
@@ -122,18 +115,16 @@ std::vector<Entry> parse_entries(const nlohmann::json& header, std::uint64_t dat
             const char* problem = entry.end > data_size   ? "reaches past the end of the file"
                                   : entry.begin < covered ? "overlaps another tensor"
                                                           : "leaves a hole before it";
-            throw FormatError(fmt::format(
-                "{}: tensor {} at bytes {} to {} of {} {}; the file is "
-                "damaged or cut off",
-                file, printable(entry.name), entry.begin, entry.end, data_size, problem));
+            throw_error<FormatError>(
+                "{}: tensor {} at bytes {} to {} of {} {}; the file is damaged or cut off", file,
+                printable(entry.name), entry.begin, entry.end, data_size, problem);
         }
         covered = entry.end;
     }
     if (covered != data_size) {
-        throw FormatError(
-            fmt::format("{}: {} bytes of data, expected {} for its tensors; the file "
-                        "is damaged",
-                        file, data_size, covered));
+        throw_error<FormatError>(
+            "{}: {} bytes of data, expected {} for its tensors; the file is damaged", file,
+            data_size, covered);
     }
     return entries;
 }
@@ -144,17 +135,15 @@ std::map<std::string, std::string> parse_metadata(const nlohmann::json& header,
     const auto found = header.find(metadata_key);
     if (found == header.end()) return metadata;
     if (!found->is_object()) {
-        throw FormatError(
-            fmt::format("{}: __metadata__ is {}, expected an object of texts; the "
-                        "file is damaged",
-                        file, found->type_name()));
+        throw_error<FormatError>(
+            "{}: __metadata__ is {}, expected an object of texts; the file is damaged", file,
+            found->type_name());
     }
     for (const auto& field : found->items()) {
         if (!field.value().is_string()) {
-            throw FormatError(
-                fmt::format("{}: __metadata__ {} is {}, expected a text; the file is "
-                            "damaged",
-                            file, printable(field.key()), field.value().type_name()));
+            throw_error<FormatError>(
+                "{}: __metadata__ {} is {}, expected a text; the file is damaged", file,
+                printable(field.key()), field.value().type_name());
         }
         metadata[field.key()] = field.value().get<std::string>();
     }
@@ -178,25 +167,24 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 SafetensorsFile parse_safetensors(std::span<const std::uint8_t> bytes, const std::string& name) {
     if (bytes.size() < length_bytes) {
-        throw FormatError(
-            fmt::format("{} has {} bytes, too few for a safetensors file; it is empty "
-                        "or cut off",
-                        name, bytes.size()));
+        throw_error<FormatError>(
+            "{} has {} bytes, too few for a safetensors file; it is empty or cut off", name,
+            bytes.size());
     }
     std::uint64_t header_size = 0;
     std::memcpy(&header_size, bytes.data(), length_bytes);
     const auto rest = bytes.subspan(length_bytes);
     if (header_size > rest.size() || header_size > max_header_bytes) {
-        throw FormatError(
-            fmt::format("{} is not a safetensors file: its header would have {} bytes, "
-                        "expected at most {}; it is of another kind or cut off",
-                        name, header_size, std::min(rest.size(), max_header_bytes)));
+        throw_error<FormatError>(
+            "{} is not a safetensors file: its header would have {} bytes, expected at most {}; it "
+            "is of another kind or cut off",
+            name, header_size, std::min(rest.size(), max_header_bytes));
     }
     const auto header = parse_json({reinterpret_cast<const char*>(rest.data()), header_size},
                                    fmt::format("{}: the safetensors header", name), 3);
     if (!header.is_object()) {
-        throw FormatError(fmt::format("{}: the safetensors header is {}, expected an object", name,
-                                      header.type_name()));
+        throw_error<FormatError>("{}: the safetensors header is {}, expected an object", name,
+                                 header.type_name());
     }
     const auto data = rest.subspan(header_size);
 
@@ -227,19 +215,18 @@ std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
         std::uint64_t size = 1;
         for (const std::int64_t side : tensor.shape) {
             if (side < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(side), &size)) {
-                throw InvalidArgument(
-                    fmt::format("tensor {} has the shape {}, expected sides "
-                                "from 0 up that fit in memory",
-                                printable(tensor.name), shape_text(tensor.shape)));
+                throw_error<InvalidArgument>(
+                    "tensor {} has the shape {}, expected sides from 0 up that fit in memory",
+                    printable(tensor.name), shape_text(tensor.shape));
             }
         }
         if (size != tensor.values.size()) {
-            throw InvalidArgument(fmt::format("tensor {} has {} values, expected {} for its shape",
-                                              printable(tensor.name), tensor.values.size(), size));
+            throw_error<InvalidArgument>("tensor {} has {} values, expected {} for its shape",
+                                         printable(tensor.name), tensor.values.size(), size);
         }
         if (!names.insert(tensor.name).second) {
-            throw InvalidArgument(fmt::format("two tensors have the name {}; names must differ",
-                                              printable(tensor.name)));
+            throw_error<InvalidArgument>("two tensors have the name {}; names must differ",
+                                         printable(tensor.name));
         }
         const std::uint64_t end = data_size + size * sizeof(float);
         header[tensor.name] = {

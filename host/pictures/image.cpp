@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/pictures/image_check.hpp"
 #include "host/pictures/stb.hpp"
 
-#include <nca/error.hpp>
 #include <nca/image.hpp>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -35,10 +33,9 @@ Image empty_image(int height, int width) {
 void check_new_size(std::int64_t height, std::int64_t width) {
     constexpr int largest = 2 * largest_image_side;
     if (height < 1 || width < 1 || height > largest || width > largest) {
-        throw InvalidArgument(
-            fmt::format("a picture of {} x {} pixels was asked for, expected 1 to "
-                        "{} on each side",
-                        width, height, largest));
+        throw_error<InvalidArgument>(
+            "a picture of {} x {} pixels was asked for, expected 1 to {} on each side", width,
+            height, largest);
     }
 }
 
@@ -51,15 +48,15 @@ Image load_image(const std::filesystem::path& path) {
 Image load_target(const std::filesystem::path& path) {
     Image image = load_image(path);
     if (image.height < smallest_target_side || image.width < smallest_target_side) {
-        throw FormatError(fmt::format(
-            "{} has {} x {} pixels, expected at least {} x {} to train on", path.string(),
-            image.width, image.height, smallest_target_side, smallest_target_side));
+        throw_error<FormatError>("{} has {} x {} pixels, expected at least {} x {} to train on",
+                                 path.string(), image.width, image.height, smallest_target_side,
+                                 smallest_target_side);
     }
     if (!any_alpha(image.pixels, [](int alpha) { return alpha > 0; })) {
-        throw FormatError(
-            fmt::format("{} is transparent everywhere, so there is nothing to grow; "
-                        "use an image with a visible part",
-                        path.string()));
+        throw_error<FormatError>(
+            "{} is transparent everywhere, so there is nothing to grow; use an image with a "
+            "visible part",
+            path.string());
     }
     return image;
 }
@@ -72,7 +69,7 @@ Image resize(const Image& image, int height, int width) {
 
 Image enlarge(const Image& image, int scale) {
     check_image(image);
-    if (scale < 1) throw InvalidArgument(fmt::format("scale is {}, expected at least 1", scale));
+    if (scale < 1) throw_error<InvalidArgument>("scale is {}, expected at least 1", scale);
     check_new_size(std::int64_t{image.height} * scale, std::int64_t{image.width} * scale);
     Image result = empty_image(image.height * scale, image.width * scale);
     result.had_alpha = image.had_alpha;

@@ -4,9 +4,9 @@
 #include <nca/error.hpp>
 #include <nca/image.hpp>
 
-#include <fmt/format.h>
-
 #include <vector>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -17,16 +17,14 @@ inline void check_image(const Image& image) {
     constexpr std::size_t bytes_per_pixel = 4;
     if (image.height < 1 || image.width < 1 ||
         std::size_t(image.height) > largest_bytes / (bytes_per_pixel * image.width + 1)) {
-        throw InvalidArgument(
-            fmt::format("an image of {} x {} pixels, expected at least 1 x 1 and "
-                        "less than 2 GB",
-                        image.width, image.height));
+        throw_error<InvalidArgument>(
+            "an image of {} x {} pixels, expected at least 1 x 1 and less than 2 GB", image.width,
+            image.height);
     }
     const std::size_t expected = std::size_t(image.height) * image.width * bytes_per_pixel;
     if (image.pixels.size() != expected) {
-        throw InvalidArgument(fmt::format("an image of {} x {} pixels with {} bytes, expected {}",
-                                          image.width, image.height, image.pixels.size(),
-                                          expected));
+        throw_error<InvalidArgument>("an image of {} x {} pixels with {} bytes, expected {}",
+                                     image.width, image.height, image.pixels.size(), expected);
     }
 }
 
@@ -45,10 +43,9 @@ inline void check_grid(ConstStateView grid) {
         throw InvalidArgument("the grid is not in host memory; copy it there first");
     }
     if (grid.batch != 1 || grid.height < 1 || grid.width < 1) {
-        throw InvalidArgument(
-            fmt::format("a batch of {} grids of {} x {} cells, expected one grid; "
-                        "take one with sample()",
-                        grid.batch, grid.height, grid.width));
+        throw_error<InvalidArgument>(
+            "a batch of {} grids of {} x {} cells, expected one grid; take one with sample()",
+            grid.batch, grid.height, grid.width);
     }
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/pictures/image_check.hpp"
 #include "host/pictures/palette.hpp"
@@ -29,23 +30,21 @@ void check_frames(std::span<const Image> frames, int centiseconds, int largest_s
     if (frames.empty()) throw InvalidArgument("an animation of no frames, expected at least one");
     constexpr int longest = 65535;
     if (centiseconds < 1 || centiseconds > longest) {
-        throw InvalidArgument(
-            fmt::format("{} centiseconds for each frame, expected 1..{}", centiseconds, longest));
+        throw_error<InvalidArgument>("{} centiseconds for each frame, expected 1..{}", centiseconds,
+                                     longest);
     }
     for (const Image& frame : frames) {
         check_image(frame);
         if (frame.height != frames[0].height || frame.width != frames[0].width) {
-            throw InvalidArgument(
-                fmt::format("frames of {} x {} and of {} x {} pixels, expected all "
-                            "of one size",
-                            frames[0].width, frames[0].height, frame.width, frame.height));
+            throw_error<InvalidArgument>(
+                "frames of {} x {} and of {} x {} pixels, expected all of one size",
+                frames[0].width, frames[0].height, frame.width, frame.height);
         }
     }
     if (frames[0].height > largest_side || frames[0].width > largest_side) {
-        throw InvalidArgument(
-            fmt::format("frames of {} x {} pixels, expected at most {} on each "
-                        "side; use a smaller scale",
-                        frames[0].width, frames[0].height, largest_side));
+        throw_error<InvalidArgument>(
+            "frames of {} x {} pixels, expected at most {} on each side; use a smaller scale",
+            frames[0].width, frames[0].height, largest_side);
     }
 }
 
@@ -105,10 +104,9 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
     // cgif_close reports the failure of a frame again.
     const int close_result = cgif_close(gif);
     if (result != CGIF_OK || close_result != CGIF_OK) {
-        throw IoError(
-            fmt::format("cannot write {}: the GIF encoder failed with code {}; try PNG or "
-                        "WebP",
-                        path.string(), result != CGIF_OK ? result : close_result));
+        throw_error<IoError>(
+            "cannot write {}: the GIF encoder failed with code {}; try PNG or WebP", path.string(),
+            result != CGIF_OK ? result : close_result);
     }
     write_file(path, bytes);
 }
@@ -116,8 +114,8 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
 void save_webp(const std::filesystem::path& path, std::span<const Image> frames, int centiseconds) {
     check_frames(frames, centiseconds, WEBP_MAX_DIMENSION);
     const auto fail = [&](const std::string& why) {
-        throw IoError(fmt::format("cannot write {}: the WebP encoder failed ({}); try GIF",
-                                  path.string(), why));
+        throw_error<IoError>("cannot write {}: the WebP encoder failed ({}); try GIF",
+                             path.string(), why);
     };
     WebPAnimEncoderOptions options;
     WebPConfig config;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/pictures/stb.hpp"
 
+#include "host/core/throw_error.hpp"
 #include "host/pictures/image_check.hpp"
 
 #include <nca/error.hpp>
@@ -83,8 +84,7 @@ std::string failure(const std::string& name, bool ran_out, const std::string& re
 
 Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name) {
     if (bytes.empty()) {
-        throw FormatError(
-            fmt::format("{} is empty, expected an image; copy or export it again", name));
+        throw_error<FormatError>("{} is empty, expected an image; copy or export it again", name);
     }
     Source source{.rest = bytes};
     const stbi_io_callbacks callbacks = {Source::read, Source::skip, Source::at_end};

@@ -87,7 +87,9 @@ SampleState<Real> frozen_rollout(const Rule& rule, const WeightValues<Real>& wei
                                  SampleState<Real> state, const std::vector<Mask>& fire,
                                  const std::vector<Mask>& life) {
     for (std::size_t t = 0; t < fire.size(); ++t) {
-        state = masked(update(rule, weights, state, fire[t]), life[t]);
+        Mask needed = fire[t];  // the update of a cell that the life mask clears changes nothing
+        for (std::size_t cell = 0; cell < needed.size(); ++cell) needed[cell] &= life[t][cell];
+        state = masked(update(rule, weights, state, needed), life[t]);
     }
     return state;
 }

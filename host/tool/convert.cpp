@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca convert`: a model from one file format to another.
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
@@ -16,9 +17,9 @@ Format format_of(const char* name, const std::filesystem::path& path) {
     const std::string extension = lower_case_extension(path);
     if (extension == ".safetensors") return Format::safetensors;
     if (extension == ".json") return Format::distill_json;
-    throw UsageError(
-        fmt::format("{} {}: the name has to end in .safetensors or .json (the Distill web demo's)",
-                    name, path.string()));
+    throw_error<UsageError>(
+        "{} {}: the name has to end in .safetensors or .json (the Distill web demo's)", name,
+        path.string());
 }
 
 void say_difference(const std::filesystem::path& path, const char* field, const std::string& what) {
@@ -70,7 +71,7 @@ void export_to_demo(const ConvertArguments& arguments) {
     try {
         save_distill_json(arguments.output, model);
     } catch (const InvalidArgument& error) {  // the model's fault, not the command line's
-        throw FormatError(fmt::format("{}: {}", arguments.input.string(), error.what()));
+        throw_error<FormatError>("{}: {}", arguments.input.string(), error.what());
     }
     say_differences(arguments.output, model.rule);
 }
@@ -81,9 +82,9 @@ int convert(const ConvertArguments& arguments) {
     const Format from = format_of("IN", arguments.input);
     const Format to = format_of("OUT", arguments.output);
     if (from == to) {
-        throw UsageError(fmt::format(
+        throw_error<UsageError>(
             "{} and {}: both are of one format, expected .safetensors and .json in either order",
-            arguments.input.string(), arguments.output.string()));
+            arguments.input.string(), arguments.output.string());
     }
     require_different("OUT", arguments.output, "IN", arguments.input);
     require_writable(arguments.output);

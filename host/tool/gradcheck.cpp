@@ -2,6 +2,7 @@
 // `nca gradcheck`: compares an engine's gradients of the loss after a rollout with the reference in
 // double precision: every entry with its analytic gradient, and some entries with central
 // differences, for which the masks are frozen.
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/gradcheck_reference.hpp"
@@ -26,10 +27,10 @@ constexpr std::int64_t most_cell_steps = std::int64_t{1} << 23;  // 1 GiB of sta
 Image load_small_target(const std::filesystem::path& path) {
     Image image = load_target(path);
     if (image.height > largest_side || image.width > largest_side) {
-        throw FormatError(fmt::format(
+        throw_error<FormatError>(
             "{}: {}x{} pixels, gradcheck takes at most {}x{}: it works on the picture's own size, "
             "hand it a smaller one",
-            path.string(), image.height, image.width, largest_side, largest_side));
+            path.string(), image.height, image.width, largest_side, largest_side);
     }
     return image;
 }
@@ -60,11 +61,10 @@ GradcheckProblem make_problem(const GradcheckArguments& arguments) {
     problem.width = image.width;
     problem.options = {.steps = arguments.steps, .key = {.seed = arguments.seed}};
     if (problem.cell_steps() > most_cell_steps) {
-        throw UsageError(
-            fmt::format("{} steps of {} grids of {}x{} cells are too many for the reference: take "
-                        "fewer --steps "
-                        "or a smaller --batch",
-                        arguments.steps, arguments.batch, image.height, image.width));
+        throw_error<UsageError>(
+            "{} steps of {} grids of {}x{} cells are too many for the reference: take fewer "
+            "--steps or a smaller --batch",
+            arguments.steps, arguments.batch, image.height, image.width);
     }
     problem.state.resize(problem.view().size());
     for (int sample = 0; sample < problem.batch; ++sample) {
@@ -143,8 +143,8 @@ int gradcheck(const GradcheckArguments& arguments) {
         const Model file{problem.model.rule, gradient, {}, true};
         file.save(arguments.out);
     }
-    const GradcheckReference reference(problem);
-    const std::vector<double> expected = reference.gradient();
+    const reference::GradientCheck reference = problem.reference();
+    const std::vector<double> expected = reference.gradients().weights.all;
     const double tolerance = gradcheck_tolerance(arguments.steps, engine->precision());
     print_header();
     bool good = true;

@@ -30,65 +30,11 @@ struct GradcheckProblem {
 
     std::int64_t cell_steps() const { return std::int64_t{batch} * height * width * options.steps; }
     ConstStateView view() const { return {state.data(), batch, height, width, MemorySpace::host}; }
-};
-
-// The same rollout in double precision, with frozen masks.
-class GradcheckReference {
-public:
-    explicit GradcheckReference(const GradcheckProblem& problem)
-        : problem_(problem), parameters_(problem.model.weights) {
-        int sample = 0;
-        for (const reference::SampleState<double>& state :
-             reference::split_batch<double>(problem.view())) {
-            rollouts_.push_back(reference::rollout_forward(problem.model.rule, parameters_, state,
-                                                           problem.options, sample++));
-            // While the masks are frozen, updates of dead cells change nothing.
-            std::vector<reference::Mask> needed = rollouts_.back().fire;
-            for (std::size_t t = 0; t < needed.size(); ++t) {
-                for (std::size_t cell = 0; cell < needed[t].size(); ++cell) {
-                    needed[t][cell] &= rollouts_.back().life[t][cell];
-                }
-            }
-            needed_.push_back(std::move(needed));
-        }
+    // The same rollout in double precision.
+    reference::GradientCheck reference() const {
+        return {model.rule, reference::WeightValues<double>(model.weights),
+                reference::split_batch<double>(view()), target, options};
     }
-
-    std::vector<double> gradient() const {
-        reference::WeightValues<double> result(parameters_.output_bias);
-        for (const reference::SampleTape<double>& rollout : rollouts_) {
-            reference::rollout_backward(
-                problem_.model.rule, parameters_, rollout,
-                reference::loss_gradient(rollout.last(), target(), problem_.batch), result);
-        }
-        return result.all;
-    }
-
-    const GradcheckProblem& problem() const { return problem_; }
-
-    double central_difference(std::size_t entry, double epsilon) const {
-        return (loss_with(entry, epsilon) - loss_with(entry, -epsilon)) / (2 * epsilon);
-    }
-
-private:
-    std::span<const float> target() const { return problem_.target; }
-
-    double loss_with(std::size_t entry, double change) const {
-        reference::WeightValues<double> changed = parameters_;
-        changed.all[entry] += change;
-        double sum = 0;
-        for (std::size_t i = 0; i < rollouts_.size(); ++i) {
-            sum += reference::loss(
-                reference::frozen_rollout(problem_.model.rule, changed, rollouts_[i].first(),
-                                          needed_[i], rollouts_[i].life),
-                target());
-        }
-        return sum / problem_.batch;
-    }
-
-    const GradcheckProblem& problem_;
-    reference::WeightValues<double> parameters_;
-    std::vector<reference::SampleTape<double>> rollouts_;  // one for each sample
-    std::vector<std::vector<reference::Mask>> needed_;     // fire and life, [sample][step]
 };
 
 // Chooses `count` entries of a tensor for central differences. They are evenly spread over all
@@ -112,7 +58,7 @@ inline std::vector<std::size_t> sample_entries(const ParameterTensor& tensor,
 // Central differences of these entries. Tries up to three widths and takes the result closest to
 // `gradient`: a ReLU that switches between the two rollouts spoils one width, a wrong gradient
 // disagrees with all.
-inline std::vector<double> central_differences(const GradcheckReference& reference,
+inline std::vector<double> central_differences(const reference::GradientCheck& reference,
                                                const std::vector<std::size_t>& entries,
                                                const std::vector<double>& gradient,
                                                double good_enough, int threads) {
@@ -185,11 +131,12 @@ struct TensorCheck {
     bool good = false;
 };
 
-// gradient: the engine's. expected: reference.gradient(). part: the largest error that an entry may
+// gradient: the engine's. expected: the reference's. part: the largest error that an entry may
 // have, as a part of the tensor's largest gradient.
 inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gradient,
                                 const std::vector<double>& expected,
-                                const GradcheckReference& reference, double part, int threads) {
+                                const reference::GradientCheck& reference, double part,
+                                int threads) {
     const std::span<const float> ours = gradient.all().subspan(tensor.offset, tensor.size);
     const std::span<const double> theirs = std::span(expected).subspan(tensor.offset, tensor.size);
     TensorCheck check;
@@ -199,8 +146,10 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     check.error = largest_error(ours, theirs);
 
     // A central difference costs two rollouts, so large grids get fewer of them.
-    const std::size_t count = static_cast<std::size_t>(
-        std::clamp<std::int64_t>(1'600'000 / reference.problem().cell_steps(), 8, 64));
+    std::int64_t cell_steps = 0;
+    for (const auto& tape : reference.tapes()) cell_steps += tape.steps() * tape.first().cells();
+    const std::size_t count =
+        static_cast<std::size_t>(std::clamp<std::int64_t>(1'600'000 / cell_steps, 8, 64));
     const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
     std::vector<double> sampled;
     for (const std::size_t entry : entries) sampled.push_back(gradient.all()[entry]);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca grow`: one Simulator for each model, and one picture of all of them.
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/comparison.hpp"
 #include "host/tool/console.hpp"
@@ -32,7 +33,7 @@ Format output_format(const std::filesystem::path& path) {
     if (extension == ".gif") return Format::gif;
     if (extension == ".png") return Format::png;
     if (extension == ".webp") return Format::webp;
-    throw UsageError(fmt::format("{}: the name has to end in .gif, .png or .webp", path.string()));
+    throw_error<UsageError>("{}: the name has to end in .gif, .png or .webp", path.string());
 }
 
 GridSize trained_size(const TrainingHistory& history) {
@@ -52,8 +53,8 @@ GridSize grid_size(const GrowArguments& arguments, const std::vector<Model>& mod
     }
     if (grid.height < 1 || grid.height > largest_side || grid.width < 1 ||
         grid.width > largest_side) {
-        throw UsageError(fmt::format("--size {}x{}: each side has to be in 1..{} cells",
-                                     grid.height, grid.width, largest_side));
+        throw_error<UsageError>("--size {}x{}: each side has to be in 1..{} cells", grid.height,
+                                grid.width, largest_side);
     }
     return grid;
 }
@@ -70,14 +71,14 @@ void check_sides(const GrowArguments& arguments, Format format, const GridSize& 
     const std::int64_t side = std::int64_t{std::max(whole.height, whole.width)} * arguments.scale;
     const int largest = format == Format::webp ? largest_webp_side : largest_picture_side;
     if (side > largest) {
-        throw UsageError(fmt::format(
-            "--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: "
-            "take a smaller --scale or --size",
+        throw_error<UsageError>(
+            "--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: take a "
+            "smaller --scale or --size",
             grid.height, grid.width, arguments.scale,
             !arguments.compare.empty()    ? "a comparison"
             : arguments.models.size() > 1 ? fmt::format("a mosaic of {}", arguments.models.size())
                                           : "a side",
-            side, largest));
+            side, largest);
     }
 }
 
@@ -86,10 +87,10 @@ void check_pixels(const GrowArguments& arguments, const GridSize& whole, std::in
     const std::int64_t pixels =
         std::int64_t{whole.height} * whole.width * arguments.scale * arguments.scale;
     if (pictures > most_pixels / pixels) {
-        throw UsageError(fmt::format(
-            "{} pictures of {}x{} cells at --scale {} are more than {} million pixels: "
-            "take a smaller --scale or --size, or a larger --every",
-            pictures, whole.height, whole.width, arguments.scale, most_pixels / 1'000'000));
+        throw_error<UsageError>(
+            "{} pictures of {}x{} cells at --scale {} are more than {} million pixels: take a "
+            "smaller --scale or --size, or a larger --every",
+            pictures, whole.height, whole.width, arguments.scale, most_pixels / 1'000'000);
     }
 }
 
@@ -98,13 +99,13 @@ void check_combinations(const GrowArguments& arguments, Format format) {
         {"--compare", arguments.compare}, {"--state-out", arguments.state_out}};
     for (const auto& [name, path] : of_one_model) {
         if (!path.empty() && arguments.models.size() > 1) {
-            throw UsageError(fmt::format("{}: takes one model, got {}: leave it out of a mosaic",
-                                         name, arguments.models.size()));
+            throw_error<UsageError>("{}: takes one model, got {}: leave it out of a mosaic", name,
+                                    arguments.models.size());
         }
     }
     if (!arguments.compare.empty() && format != Format::png) {
-        throw UsageError(fmt::format("--compare: needs an output that ends in .png, got {}",
-                                     arguments.output.string()));
+        throw_error<UsageError>("--compare: needs an output that ends in .png, got {}",
+                                arguments.output.string());
     }
     if (!arguments.compare.empty() && arguments.transparent) {
         throw UsageError("--compare: its pictures are on white, leave --transparent out");
@@ -117,8 +118,8 @@ void check_combinations(const GrowArguments& arguments, Format format) {
     }
     for (const Damage& damage : arguments.damages) {
         if (damage.step > arguments.steps) {
-            throw UsageError(fmt::format("--damage {}: after the last step, which is {}",
-                                         damage.step, arguments.steps));
+            throw_error<UsageError>("--damage {}: after the last step, which is {}", damage.step,
+                                    arguments.steps);
         }
     }
 }
@@ -150,13 +151,13 @@ void check_places(const GrowArguments& arguments, const GridSize& grid) {
                     grid.width, grid.width - 1, grid.height - 1);
     for (const Place& start : arguments.starts) {
         if (start.x < 0 || start.x >= grid.width || start.y < 0 || start.y >= grid.height) {
-            throw UsageError(fmt::format("--seed-at {},{}: outside {}", start.x, start.y, cells));
+            throw_error<UsageError>("--seed-at {},{}: outside {}", start.x, start.y, cells);
         }
     }
     for (const Damage& damage : arguments.damages) {
         if (damage.shape == Damage::Shape::circle && !touches_a_cell(damage, grid)) {
-            throw UsageError(fmt::format("--damage {}:circle,{},{},{}: touches no cell of {}",
-                                         damage.step, damage.x, damage.y, damage.radius, cells));
+            throw_error<UsageError>("--damage {}:circle,{},{},{}: touches no cell of {}",
+                                    damage.step, damage.x, damage.y, damage.radius, cells);
         }
     }
 }

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/tool/arguments/arguments.hpp"
-
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cctype>
@@ -28,8 +25,7 @@ inline void make_folder(const std::filesystem::path& path) {
     std::error_code error;
     std::filesystem::create_directories(path, error);
     if (error) {
-        throw IoError(
-            fmt::format("cannot write into the folder {}: {}", path.string(), error.message()));
+        throw_error<IoError>("cannot write into the folder {}: {}", path.string(), error.message());
     }
 }
 
@@ -41,8 +37,8 @@ inline void require_different(const char* name, const std::filesystem::path& pat
     std::error_code ignored;
     if (std::filesystem::weakly_canonical(path, ignored) ==
         std::filesystem::weakly_canonical(other, ignored)) {
-        throw UsageError(fmt::format("{}: {} and {} are the same file, name two", path.string(),
-                                     name, other_name));
+        throw_error<UsageError>("{}: {} and {} are the same file, name two", path.string(), name,
+                                other_name);
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca train` with several targets: independent trainings side by side, on several threads.
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
@@ -51,10 +52,10 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
         const Run run = run_of(many, target);
         for (const Run& other : runs) {
             if (other.name == run.name) {
-                throw UsageError(fmt::format(
+                throw_error<UsageError>(
                     "{} and {} would both become {}: rename one, or train it on its own",
                     other.arguments.target.string(), target.string(),
-                    run.arguments.output.string()));
+                    run.arguments.output.string());
             }
         }
         runs.push_back(run);
@@ -69,10 +70,10 @@ void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
     if (!common.checkpoint.empty() && !common.resume.empty() &&
         std::filesystem::weakly_canonical(common.checkpoint, ignored) !=
             std::filesystem::weakly_canonical(common.resume, ignored)) {
-        throw UsageError(fmt::format(
+        throw_error<UsageError>(
             "--checkpoint {} and --resume {}: several targets go on in the folder that they came "
             "from, name one",
-            common.checkpoint.string(), common.resume.string()));
+            common.checkpoint.string(), common.resume.string());
     }
     for (const Run& run : runs) {
         for (const std::filesystem::path& target : many.targets) {
@@ -117,10 +118,10 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
         }
     }
     if (!found) {
-        throw IoError(fmt::format(
+        throw_error<IoError>(
             "--resume {}: there is nothing to go on with, expected the folder of checkpoints such "
             "as {}.checkpoint",
-            folder.string(), runs.front().name));
+            folder.string(), runs.front().name);
     }
 }
 

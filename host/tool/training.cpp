@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/training.hpp"
 
+#include "host/core/throw_error.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
@@ -75,10 +76,10 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
     if (!arguments.resume.empty()) {
         trainer_.resume(arguments.resume);
         if (trainer_.iteration() >= arguments.iterations) {
-            throw UsageError(fmt::format(
+            throw_error<UsageError>(
                 "{} has {} iterations done already, so nothing is left of {}: take more "
                 "--iterations",
-                arguments.resume.string(), trainer_.iteration(), arguments.iterations));
+                arguments.resume.string(), trainer_.iteration(), arguments.iterations);
         }
     }
     trainer_.set_target_name(arguments.target.filename().string());
@@ -171,8 +172,8 @@ void Training::iterate() {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
         report_log(log_ && !log_->finish());
-        throw Error(fmt::format("{}; {} was not written{}", error.what(),
-                                arguments_.output.string(), last_checkpoint()));
+        throw_error<Error>("{}; {} was not written{}", error.what(), arguments_.output.string(),
+                           last_checkpoint());
     }
     for (const IterationReport& report : reports) {
         progress_.add(report);
@@ -224,20 +225,20 @@ std::string Training::last_checkpoint() const {
 void Training::finish() {
     const Model model = trainer_.model();
     if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
-        throw Error(fmt::format(
+        throw_error<Error>(
             "training failed on the way and has learnt nothing: its loss is {:.3e}, that of a "
             "blank image {:.3e}; {} was not written; start again with another learning rate, "
             "another seed or more iterations",
-            model.history.loss, trainer_.blank_loss(), arguments_.output.string()));
+            model.history.loss, trainer_.blank_loss(), arguments_.output.string());
     }
     try {
         model.save(arguments_.output);
     } catch (const IoError& error) {
-        throw IoError(fmt::format(
+        throw_error<IoError>(
             "{}{}", error.what(),
             checkpointed_ < 0
                 ? "; the weights are lost, --checkpoint keeps some"
-                : last_checkpoint() + ", go on from it with: " + arguments_.resume_command));
+                : last_checkpoint() + ", go on from it with: " + arguments_.resume_command);
     }
     if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
         trainer_.save_checkpoint(arguments_.checkpoint);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
 #include "host/tool/console.hpp"
 
-#include <nca/error.hpp>
 #include <nca/trainer.hpp>
 
 #include <algorithm>
@@ -40,7 +40,7 @@ public:
         write_text(path_, text_of(parts));
         file_.reset(std::fopen(path_.c_str(), "ae"));
         if (!file_) {
-            throw IoError(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));
+            throw_error<IoError>("cannot write {}: {}", path_.string(), std::strerror(errno));
         }
     }
 
@@ -168,10 +168,10 @@ private:
             std::getline(file, line);
         }
         if (line != header) {
-            throw FormatError(
-                fmt::format("{}: not a log of nca train, which begins with \"{}\"; "
-                            "name another file with --log",
-                            path_.string(), header));
+            throw_error<FormatError>(
+                "{}: not a log of nca train, which begins with \"{}\"; name another file with "
+                "--log",
+                path_.string(), header);
         }
         while (std::getline(file, line)) {
             if (line.starts_with(comment_mark)) {

@@ -10,6 +10,7 @@
 #include <span>
 #include <type_traits>
 
+#include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
 #include "host/files/safetensors.hpp"
@@ -76,7 +77,7 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
     try {
         config.validate();
     } catch (const InvalidArgument& error) {
-        throw FormatError(fmt::format("{}: {}; the file is damaged", where, error.what()));
+        throw_error<FormatError>("{}: {}; the file is damaged", where, error.what());
     }
     return config;
 }
@@ -138,7 +139,7 @@ public:
 
 private:
     [[noreturn]] void fail(const std::string& what) const {
-        throw FormatError(fmt::format("{}: {}; the file is damaged", path_.string(), what));
+        throw_error<FormatError>("{}: {}; the file is damaged", path_.string(), what);
     }
 
     std::string where(const char* key) const { return path_.string() + ": " + key; }
@@ -146,10 +147,10 @@ private:
     const std::string& metadata(const char* key) const {
         const auto found = file_.metadata.find(key);
         if (found == file_.metadata.end()) {
-            throw FormatError(fmt::format(
+            throw_error<FormatError>(
                 "{} has no \"{}\" in its metadata: it is a model and not a checkpoint; resume from "
                 "a checkpoint",
-                path_.string(), key));
+                path_.string(), key);
         }
         return found->second;
     }
@@ -166,10 +167,10 @@ private:
     const NamedTensor& pool_tensor(const char* name, int pool) const {
         const NamedTensor* found = file_.find(name);
         if (found == nullptr) {
-            throw FormatError(
-                fmt::format("{} has no tensor {}, expected since its training has a pool of {} "
-                            "states: it cannot continue without its pool",
-                            path_.string(), name, pool));
+            throw_error<FormatError>(
+                "{} has no tensor {}, expected since its training has a pool of {} states: it "
+                "cannot continue without its pool",
+                path_.string(), name, pool);
         }
         return *found;
     }

@@ -4,10 +4,7 @@
 // The fields of TrainingConfig, without its rule. Checks, checkpoints, the command line and reports
 // read this table.
 
-#include <nca/error.hpp>
 #include <nca/training_config.hpp>
-
-#include <fmt/format.h>
 
 #include <cstdint>
 #include <limits>
@@ -15,6 +12,8 @@
 #include <string_view>
 #include <type_traits>
 #include <variant>
+
+#include "host/core/throw_error.hpp"
 
 namespace nca {
 
@@ -119,7 +118,7 @@ inline constexpr ConfigField config_fields[] = {
 // clang-format on
 
 inline void require_field(bool good, const char* what, auto got, std::string_view expected) {
-    if (!good) throw InvalidArgument(fmt::format("{} is {}: expected {}", what, got, expected));
+    if (!good) throw_error<InvalidArgument>("{} is {}: expected {}", what, got, expected);
 }
 
 // Throws InvalidArgument where the field's value is out of its range. Ignores other fields.

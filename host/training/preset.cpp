@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nca/error.hpp>
 #include <nca/trainer.hpp>
 
+#include "host/core/throw_error.hpp"
 #include "host/pictures/image_check.hpp"
 #include "host/training/config_fields.hpp"
 
@@ -29,8 +29,8 @@ TrainingConfig preset(std::string_view name) {
         config.damaged = name == "regenerating" ? 3 : 0;
         return config;
     }
-    throw InvalidArgument(fmt::format(
-        "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name));
+    throw_error<InvalidArgument>(
+        "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name);
 }
 
 void TrainingConfig::validate() const {
@@ -79,11 +79,10 @@ std::vector<float> make_target(const Image& image, const TrainingConfig& config)
         }
     }
     if (!any_alpha(target, [](float alpha) { return alpha > living_threshold; })) {
-        throw FormatError(
-            fmt::format("the target has no pixel with alpha above {} once it is scaled to {} "
-                        "cells: use an image "
-                        "with more to see, or a larger size",
-                        living_threshold, config.target_size));
+        throw_error<FormatError>(
+            "the target has no pixel with alpha above {} once it is scaled to {} cells: use an "
+            "image with more to see, or a larger size",
+            living_threshold, config.target_size);
     }
     return target;
 }

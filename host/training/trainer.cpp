@@ -7,6 +7,7 @@
 #include <nca/trainer.hpp>
 #include <utility>
 
+#include "host/core/throw_error.hpp"
 #include "host/training/checkpoint.hpp"
 #include "host/training/composed_training_loop.hpp"
 #include "host/training/recovery.hpp"
@@ -225,7 +226,7 @@ Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
 IterationReport Trainer::iterate() { return impl_->iterate(1).front(); }
 std::vector<IterationReport> Trainer::iterate(int most) {
-    if (most < 1) throw InvalidArgument(fmt::format("{} iterations: expected 1 or more", most));
+    if (most < 1) throw_error<InvalidArgument>("{} iterations: expected 1 or more", most);
     return impl_->iterate(most);
 }
 std::int64_t Trainer::iteration() const { return impl_->progress().iteration; }
@@ -263,15 +264,15 @@ void Trainer::resume(const std::filesystem::path& path) {
     const Checkpoint checkpoint = load_checkpoint(path);
     const std::string difference = first_difference(checkpoint.config, impl_->config);
     if (!difference.empty()) {
-        throw FormatError(fmt::format(
+        throw_error<FormatError>(
             "{} is a checkpoint of another configuration: its {}; give the options that it was "
             "made with",
-            path.string(), difference));
+            path.string(), difference);
     }
     if (checkpoint.target_hash != hash_target(impl_->target)) {
-        throw FormatError(fmt::format(
+        throw_error<FormatError>(
             "{} is a checkpoint of another target ({}): give the image that it was made with",
-            path.string(), checkpoint.target_name));
+            path.string(), checkpoint.target_name);
     }
     impl_->loop->load(checkpoint.current, checkpoint.anchor);
     if (config().pool > 0) impl_->loop->load_pool(checkpoint.pool);

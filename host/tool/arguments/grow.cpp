@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
 
 #include <cmath>
@@ -14,8 +15,7 @@ void parse_grid_size(const std::string& text, GrowArguments& arguments) {
     const std::optional<int> height = parse_number<int>(parts.front());
     const std::optional<int> width = parse_number<int>(parts.back());
     if (parts.size() > 2 || !height || !width) {
-        throw UsageError(
-            fmt::format("--size {}: expected HEIGHTxWIDTH in cells, such as 72x96", text));
+        throw_error<UsageError>("--size {}: expected HEIGHTxWIDTH in cells, such as 72x96", text);
     }
     arguments.height = height;
     arguments.width = width;
@@ -27,8 +27,8 @@ Place parse_start(const std::string& text) {
     const std::optional<int> x = parse_number<int>(parts.front());
     const std::optional<int> y = parse_number<int>(parts.back());
     if (parts.size() != 2 || !x || !y) {
-        throw UsageError(fmt::format(
-            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text));
+        throw_error<UsageError>(
+            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text);
     }
     return {*y, *x};
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/arguments/options.hpp"
+#include "host/core/throw_error.hpp"
 
 namespace nca::tool {
 namespace {
@@ -10,7 +11,7 @@ auto option_value(const char* option, const std::string& text, Parse parse) {
     try {
         return parse(text);
     } catch (const InvalidArgument& error) {
-        throw UsageError(fmt::format("{} {}: {}", option, text, error.what()));
+        throw_error<UsageError>("{} {}: {}", option, text, error.what());
     }
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
 
 #include <nca/version.hpp>
@@ -30,10 +31,10 @@ Arguments parse_arguments(int argc, const char* const* argv) {
         return HelpArguments{text.str()};
     } catch (const CLI::ParseError& error) {
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
-            throw UsageError(fmt::format(
-                "{}: no such command, expected train, grow, gradcheck, info or convert", argv[1]));
+            throw_error<UsageError>(
+                "{}: no such command, expected train, grow, gradcheck, info or convert", argv[1]);
         }
-        throw UsageError(fmt::format("{} (see {} --help)", error.what(), chosen()));
+        throw_error<UsageError>("{} (see {} --help)", error.what(), chosen());
     }
 
     const auto parsed = std::ranges::find_if(

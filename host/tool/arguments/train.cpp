@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
 
 #include "host/tool/arguments/resume_command.hpp"
@@ -49,7 +50,7 @@ bool set_number(TrainingConfig& config, const ConfigField& field, std::string_vi
 // Throws UsageError that names the option and what it accepts.
 void set_field(TrainingConfig& config, const ConfigField& field, const std::string& text) {
     const auto fail = [&](std::string_view why) {
-        throw UsageError(fmt::format("{} {}: {}", field.option.name, text, why));
+        throw_error<UsageError>("{} {}: {}", field.option.name, text, why);
     };
     const auto check = [&](const ConfigField& each) {
         try {
@@ -77,8 +78,8 @@ TrainingConfig config_of(const TrainOptions& options) {
     for (const auto& [field, text] : options.changes) {
         set_field(config, *field, text);
         if (config.fewest_steps >= config.most_steps) {
-            throw UsageError(fmt::format(
-                "--steps {}: steps are drawn from A..B-1, so A has to be less than B", text));
+            throw_error<UsageError>(
+                "--steps {}: steps are drawn from A..B-1, so A has to be less than B", text);
         }
     }
     if (options.identity_filter) {
