@@ -30,7 +30,7 @@ void check_size(int height, int width) {
 // has at least as many floats as a row of it.
 void erase_run(Engine& engine, StateView state, const std::vector<float>& zeros, int y, int left,
                int right) {
-    const std::size_t cells = static_cast<std::size_t>(right - left);
+    const std::size_t cells = std::size_t(right - left);
     engine.copy_from_host(state.cell(0, y, left), std::span(zeros).first(cells * channels));
 }
 
@@ -62,7 +62,7 @@ void Simulator::step(int steps) {
     if (steps < 0) throw_error<InvalidArgument>("{} steps: expected 0 or more", steps);
     // The first step is part of the key, so that one call of step(3) and three calls of step(1)
     // draw the same fire masks. It starts again at 0 after 2^32 steps.
-    const FireKey key{.seed = seed_, .first_step = static_cast<std::uint32_t>(steps_done_)};
+    const FireKey key{.seed = seed_, .first_step = std::uint32_t(steps_done_)};
     const ConstWeightsView weights =
         view_parameters<const float>(weights_.data(), model_.weights.has_output_bias());
     engine_->advance(model_.rule, weights, state_.view(), {.steps = steps, .key = key});
@@ -77,15 +77,14 @@ void Simulator::erase_circle(double y, double x, double radius) {
             radius, y, x);
     }
     const StateView state = state_.view();
-    const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
+    const std::vector<float> zeros(std::size_t(state.width) * channels);
     for (int row = 0; row < state.height; ++row) {
         const double distance = row - y;
         if (std::abs(distance) > radius) continue;
         const double half = std::sqrt((radius - distance) * (radius + distance));
         // Clamped before the conversion: the ends of a very large circle do not fit into an int.
-        const int left = static_cast<int>(std::clamp<double>(std::ceil(x - half), 0, state.width));
-        const int right =
-            static_cast<int>(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));
+        const int left = int(std::clamp<double>(std::ceil(x - half), 0, state.width));
+        const int right = int(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));
         if (left < right) erase_run(*engine_, state, zeros, row, left, right);
     }
 }
@@ -95,7 +94,7 @@ void Simulator::erase_rectangle(int top, int left, int bottom, int right) {
     left = std::max(left, 0);
     right = std::min(right, state.width);
     if (left >= right) return;
-    const std::vector<float> zeros(static_cast<std::size_t>(state.width) * channels);
+    const std::vector<float> zeros(std::size_t(state.width) * channels);
     for (int row = std::max(top, 0); row < std::min(bottom, state.height); ++row) {
         erase_run(*engine_, state, zeros, row, left, right);
     }

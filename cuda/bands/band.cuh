@@ -25,25 +25,24 @@ using RowBits = std::conditional_t<words == 2, std::uint64_t, FourWords>;
 
 template <class Bits>
 __device__ inline std::uint32_t word_of(Bits bits, int i) {
-    return static_cast<std::uint32_t>(bits >> (32 * i));
+    return std::uint32_t(bits >> (32 * i));
 }
 __device__ inline int count_bits(std::uint64_t bits) { return __popcll(bits); }
 __device__ inline int count_bits(FourWords bits) {
-    return __popcll(static_cast<std::uint64_t>(bits)) +
-           __popcll(static_cast<std::uint64_t>(bits >> 64));
+    return __popcll(std::uint64_t(bits)) + __popcll(std::uint64_t(bits >> 64));
 }
 template <class Bits>
 __device__ inline Bits whole_row(int width) {
-    return ~Bits{0} >> (static_cast<int>(sizeof(Bits)) * 8 - width);
+    return ~Bits{0} >> (int(sizeof(Bits)) * 8 - width);
 }
 
 template <class Bits, class Move>
 __device__ inline Bits move_halves(Bits bits, Move move) {
-    const std::uint64_t low = move(static_cast<std::uint64_t>(bits));
+    const std::uint64_t low = move(std::uint64_t(bits));
     if constexpr (sizeof(Bits) == sizeof low) {
         return low;
     } else {
-        return low | Bits{move(static_cast<std::uint64_t>(bits >> 64))} << 64;
+        return low | Bits{move(std::uint64_t(bits >> 64))} << 64;
     }
 }
 template <class Bits>
@@ -61,15 +60,14 @@ __device__ inline Bits from_lane_below(Bits bits) {
 
 // As two values of 32 bits, which takes fewer instructions.
 __device__ inline std::uint64_t opaque(std::uint64_t value) {
-    return opaque(static_cast<std::uint32_t>(value)) |
-           static_cast<std::uint64_t>(opaque(static_cast<std::uint32_t>(value >> 32))) << 32;
+    return opaque(std::uint32_t(value)) | std::uint64_t(opaque(std::uint32_t(value >> 32))) << 32;
 }
 
 // All bits if the condition holds, else none; and a row of equal words.
 __device__ inline std::uint32_t all_if(bool condition) { return condition ? ~0U : 0U; }
 template <class Bits>
 __device__ inline Bits row_of_words(std::uint32_t word) {
-    const std::uint64_t half = static_cast<std::uint64_t>(word) << 32 | word;
+    const std::uint64_t half = std::uint64_t(word) << 32 | word;
     if constexpr (sizeof(Bits) == sizeof half) {
         return half;
     } else {
@@ -82,7 +80,7 @@ template <class Bits>
 class RowEdges {
 public:
     __device__ RowEdges(int width, bool circular)
-        : last(opaque(static_cast<std::uint32_t>(width - 1 - first_of_end))),
+        : last(opaque(std::uint32_t(width - 1 - first_of_end))),
           cells(opaque(whole_row<std::uint64_t>(width - first_of_end))),
           beside(opaque(circular ? cells : 0)) {}
 
@@ -94,21 +92,20 @@ public:
     }
 
 private:
-    static constexpr int first_of_end = static_cast<int>(sizeof(Bits)) * 8 - 64;
+    static constexpr int first_of_end = int(sizeof(Bits)) * 8 - 64;
 
     // A row's cells and those to their left and right.
     __device__ Bits widened(Bits b) const {
         const Bits line = b | b << 1 | b >> 1;
-        const auto end = static_cast<std::uint64_t>(line >> first_of_end) & cells;
+        const auto end = std::uint64_t(line >> first_of_end) & cells;
         // The first cell at the last one's place, and the other way round.
-        const std::uint64_t first_cell = static_cast<std::uint64_t>(b) << last;
-        const auto last_cell =
-            static_cast<std::uint32_t>(static_cast<std::uint64_t>(b >> first_of_end) >> last);
+        const std::uint64_t first_cell = std::uint64_t(b) << last;
+        const auto last_cell = std::uint32_t(std::uint64_t(b >> first_of_end) >> last);
         if constexpr (first_of_end == 0) {
             return end | ((first_cell | last_cell) & beside);
         } else {
-            return Bits{end | (first_cell & beside)} << first_of_end |
-                   static_cast<std::uint64_t>(line) | (last_cell & beside);
+            return Bits{end | (first_cell & beside)} << first_of_end | std::uint64_t(line) |
+                   (last_cell & beside);
         }
     }
 
@@ -138,15 +135,15 @@ struct Band {
 __device__ inline Band band_of_block(const BandRollout& args) {
     Band band;
     band.bands = args.cut.bands;
-    band.index = static_cast<int>(blockIdx.x);
-    band.rank = static_cast<int>(cluster_rank());
+    band.index = int(blockIdx.x);
+    band.rank = int(cluster_rank());
     band.sample = band.index / band.bands;
     band.first_row = args.cut.first_row[band.rank];
     band.rows = args.cut.first_row[band.rank + 1] - band.first_row;
     band.width = args.grid.width;
     const bool first = band.rank == 0, last = band.rank == band.bands - 1;
-    band.above = static_cast<unsigned>(first ? band.bands - 1 : band.rank - 1);
-    band.below = static_cast<unsigned>(last ? 0 : band.rank + 1);
+    band.above = unsigned(first ? band.bands - 1 : band.rank - 1);
+    band.below = unsigned(last ? 0 : band.rank + 1);
     if (!args.rule.circular && first) band.above = Band::no_band;
     if (!args.rule.circular && last) band.below = Band::no_band;
     band.row_bytes = band.width * BandTraits::cell_bytes;
@@ -171,14 +168,13 @@ __device__ inline Bits& row_of(std::uint32_t* bits, const BandRollout& args, int
 // row's first or last, and its row.
 constexpr std::uint32_t first_of_row = 1U << 18, last_of_row = 1U << 19;
 __device__ inline std::uint32_t listed_cell(int row, int x, int width) {
-    return static_cast<std::uint32_t>((row * width + x) * BandTraits::cell_bytes) |
-           (x == 0 ? first_of_row : 0) | (x == width - 1 ? last_of_row : 0) |
-           static_cast<std::uint32_t>(row) << 24;
+    return std::uint32_t((row * width + x) * BandTraits::cell_bytes) | (x == 0 ? first_of_row : 0) |
+           (x == width - 1 ? last_of_row : 0) | std::uint32_t(row) << 24;
 }
 __device__ inline unsigned offset_of_listed(std::uint32_t listed) {
     return listed & (first_of_row - 1);
 }
-__device__ inline int row_of_listed(std::uint32_t listed) { return static_cast<int>(listed >> 24); }
+__device__ inline int row_of_listed(std::uint32_t listed) { return int(listed >> 24); }
 
 template <class T>
 __device__ inline T& at(unsigned address) {
@@ -197,7 +193,7 @@ __device__ inline Perception perceive(std::uint32_t listed, unsigned up, unsigne
                                       const StepRule& rule, float scale) {
     constexpr unsigned cell = BandTraits::cell_bytes;
     const unsigned first = listed / first_of_row % 2, last = listed / last_of_row % 2;
-    const unsigned row = static_cast<unsigned>(band.row_bytes);
+    const unsigned row = unsigned(band.row_bytes);
     const unsigned left = first * row - cell, right = cell - last * row;
     unsigned up_left = up + left, up_right = up + right;
     unsigned middle_left = middle + left, middle_right = middle + right;

@@ -61,7 +61,7 @@ struct BackwardShared {
 
 template <int parts, int words>
 std::size_t shared_bytes(const BatchShape& grid, const BandCut& cut) {
-    const std::size_t rows = static_cast<std::size_t>(cut.most_rows());
+    const std::size_t rows = std::size_t(cut.most_rows());
     return sizeof(BackwardShared<parts, words>) +
            3 * BandList<parts, words>::bytes(cut.most_rows()) +
            (2 * rows + 6) * grid.width * cell_bytes;
@@ -96,7 +96,7 @@ public:
     std::uint32_t magnitude = 127;  // of the step's a, which f comes from
 
     __device__ int of_a() const {  // f
-        return OperandTraits::exponent + 126 - static_cast<int>(magnitude);
+        return OperandTraits::exponent + 126 - int(magnitude);
     }
     __device__ int of_grad() const { return max(-126, min(126, sums - of_a())); }  // g
 
@@ -124,9 +124,7 @@ public:
     }
 
 private:
-    __device__ static int exponent_of(std::uint32_t bits) {
-        return static_cast<int>(bits >> 23) - 127;
-    }
+    __device__ static int exponent_of(std::uint32_t bits) { return int(bits >> 23) - 127; }
     // Neither 0 nor infinite.
     __device__ static bool is_usable(std::uint32_t bits) {
         return bits >> 23 != 0 && bits >> 23 != 255;
@@ -157,12 +155,12 @@ public:
           warp(thread_ / Traits::warp_size),
           quad(thread_ % Traits::quads),
           zero(opaque_shared_address(&shared_)),
-          row_bytes(static_cast<unsigned>(band.row_bytes)),
-          list_bytes(static_cast<unsigned>(sizeof(List) + args_.cut.most_rows() * sizeof(ListRow))),
-          lists(zero + static_cast<unsigned>(sizeof(Shared))),
+          row_bytes(unsigned(band.row_bytes)),
+          list_bytes(unsigned(sizeof(List) + args_.cut.most_rows() * sizeof(ListRow))),
+          lists(zero + unsigned(sizeof(Shared))),
           edges(lists + 3 * list_bytes),
           grad(edges + 4 * row_bytes),
-          x(grad + static_cast<unsigned>(band.rows) * row_bytes) {}
+          x(grad + unsigned(band.rows) * row_bytes) {}
 
     __device__ void run() {
         prepare();
@@ -205,16 +203,15 @@ private:
     }
     template <class T>
     __device__ unsigned address_of(const T& of_shared) const {
-        return zero + static_cast<unsigned>(reinterpret_cast<const unsigned char*>(&of_shared) -
-                                            reinterpret_cast<const unsigned char*>(&shared));
+        return zero + unsigned(reinterpret_cast<const unsigned char*>(&of_shared) -
+                               reinterpret_cast<const unsigned char*>(&shared));
     }
     __device__ List& list_in(unsigned slot) const { return at<List>(lists + slot * list_bytes); }
-    __device__ List& list_of(int step) const { return list_in(static_cast<unsigned>(step) % 2); }
+    __device__ List& list_of(int step) const { return list_in(unsigned(step) % 2); }
     __device__ List& window_list() const { return list_in(2); }
     // What the neighbour above (side 0) or below sends in a step.
     __device__ unsigned edge_row(int side, int step) const {
-        return edges +
-               (static_cast<unsigned>(step) % 2 * 2 + static_cast<unsigned>(side)) * row_bytes;
+        return edges + (unsigned(step) % 2 * 2 + unsigned(side)) * row_bytes;
     }
     // Of the tape, in floats.
     __device__ std::size_t state_row(int step, int row) const {
@@ -251,15 +248,15 @@ private:
         }
         own.b1[0] = weights.b1[warp * 16 + lane / 4];
         own.b1[1] = weights.b1[warp * 16 + lane / 4 + 8];
-        if (thread < static_cast<int>(sizeof shared.zero)) shared.zero[thread] = 0;
+        if (thread < int(sizeof shared.zero)) shared.zero[thread] = 0;
         // Rows of operands that are not listed are multiplied by zero, so they must be finite.
-        for (int i = thread; i < static_cast<int>(sizeof shared.p / 16); i += Traits::threads) {
+        for (int i = thread; i < int(sizeof shared.p / 16); i += Traits::threads) {
             reinterpret_cast<float4*>(shared.p)[i] = zero4();
         }
         for (int i = thread; i < band.width * Traits::quads; i += Traits::threads) {
             if (!band.has_above()) piece(x + i * 16) = zero4();
             if (!band.has_below())
-                piece(x + static_cast<unsigned>(band.rows + 1) * row_bytes + i * 16) = zero4();
+                piece(x + unsigned(band.rows + 1) * row_bytes + i * 16) = zero4();
         }
         auto* const partial = reinterpret_cast<float*>(&args.partial[band.index]);
         for (int i = thread; i < partial_floats; i += Traits::threads) partial[i] = 0;
@@ -276,7 +273,7 @@ private:
 
     // One thread starts the copies of a step's lists and of x in the band and beside it.
     __device__ void fetch(int step) {
-        const auto rows = static_cast<unsigned>(band.rows);
+        const auto rows = unsigned(band.rows);
         const int height = args.grid.height;
         const std::size_t index = std::size_t(step) * args.grid.batch * band.bands + band.index;
         fence_async_proxy();
@@ -296,13 +293,11 @@ private:
         }
     }
     // Steps are fetched from the last to the first, each in a phase of the barriers.
-    __device__ unsigned phase_of(int step) const {
-        return static_cast<unsigned>(args.steps - 1 - step) % 2;
-    }
+    __device__ unsigned phase_of(int step) const { return unsigned(args.steps - 1 - step) % 2; }
 
     __device__ void expect_neighbours(int step) {
         const int columns = (band.has_above() + band.has_below()) * list_of(step).header.columns;
-        expect_bytes(shared.edges[step % 2], static_cast<unsigned>(columns) * cell_bytes);
+        expect_bytes(shared.edges[step % 2], unsigned(columns) * cell_bytes);
     }
 
     // The last state's gradient, and the operands of the last step.
@@ -363,8 +358,7 @@ private:
     }
 
     __device__ unsigned grad_u_row(int row) const {
-        return address_of(shared.grad_u) +
-               static_cast<unsigned>(row * OperandTraits::grad_u_pitch + quad * 8);
+        return address_of(shared.grad_u) + unsigned(row * OperandTraits::grad_u_pitch + quad * 8);
     }
     // The operand of a listed cell's four channels.
     __device__ void put_operand(int row, float4 grad_z, float g) {
@@ -428,11 +422,11 @@ private:
             const Perception p = perceive(listed, middle - row_bytes, middle, middle + row_bytes,
                                           zero + quad_bytes(), band, args.rule, factor);
             store_perception<parts>(
-                address_of(shared.p[buffer]) + static_cast<unsigned>(i * OperandTraits::p_pitch),
+                address_of(shared.p[buffer]) + unsigned(i * OperandTraits::p_pitch),
                 Shared::p_bytes, quad, p);
         }
     }
-    __device__ unsigned quad_bytes() const { return static_cast<unsigned>(quad) * 16; }
+    __device__ unsigned quad_bytes() const { return unsigned(quad) * 16; }
 
     // Makes the operands of another window of the step's listed cells.
     __device__ void open_window(int step, int from, int here) {
@@ -474,7 +468,7 @@ private:
     template <int tiles>
     __device__ void multiply_tiles(TensorSums& step, int first, int buffer,
                                    const float (&bias)[2]) {
-        const auto from = static_cast<unsigned>(first);
+        const auto from = unsigned(first);
         const unsigned p_rows = address_of(shared.p[buffer]) + from * OperandTraits::p_pitch +
                                 rows_of_halves(lane, OperandTraits::p_pitch);
         const unsigned u_rows = address_of(shared.grad_u) + from * OperandTraits::grad_u_pitch +
@@ -535,9 +529,8 @@ private:
     // Where a lane begins to write grad_a of 16 rows and the warp's hidden units, which it has as
     // [hidden, rows].
     __device__ unsigned grad_a_row(int first) const {
-        return address_of(shared.grad_a) +
-               static_cast<unsigned>(first) * OperandTraits::grad_a_pitch +
-               rows_of_halves(lane, OperandTraits::grad_a_pitch) + static_cast<unsigned>(warp) * 32;
+        return address_of(shared.grad_a) + unsigned(first) * OperandTraits::grad_a_pitch +
+               rows_of_halves(lane, OperandTraits::grad_a_pitch) + unsigned(warp) * 32;
     }
 
     // grad_p of the listed cells: the identity's part is added to the gradient.
@@ -555,7 +548,7 @@ private:
             constexpr int chains = parts == 2 ? 3 : 2;
             Accumulator grad_p[chains][Own::columns] = {};
             const unsigned from = address_of(shared.grad_a) +
-                                  static_cast<unsigned>(first) * OperandTraits::grad_a_pitch +
+                                  unsigned(first) * OperandTraits::grad_a_pitch +
                                   halves_of_rows(lane, OperandTraits::grad_a_pitch);
 #pragma unroll
             for (int k = 0; k < Traits::hidden / 16; ++k) {
@@ -589,14 +582,12 @@ private:
                                         : make_float4(mine[0], mine[1], first_other, second_other);
                 if (row >= count) continue;
                 const int column = p_column(j);
-                const auto place =
-                    static_cast<unsigned>(column * 2 + lane % 4 / 2);  // 16 bytes each
+                const auto place = unsigned(column * 2 + lane % 4 / 2);  // 16 bytes each
                 if (Shared::p_groups == 2 ? j == 0 : column < 2) {
                     float4& to = piece(grad + cell + place * 16);
                     add_scaled(to, factor, four);
                 } else {
-                    piece(address_of(shared.grad_p) +
-                          grad_p_place(static_cast<unsigned>(row), place - 4)) =
+                    piece(address_of(shared.grad_p) + grad_p_place(unsigned(row), place - 4)) =
                         scaled(four, sobel_corner(args.rule) * factor);
                 }
             }
@@ -645,11 +636,11 @@ private:
             low = column >= word * 32 ? bits[word] : low;
             high = column >= word * 32 ? bits[word + 1] : high;
         }
-        Neighbours result = {__funnelshift_r(low, high, static_cast<unsigned>(column) % 32) & 7U,
+        Neighbours result = {__funnelshift_r(low, high, unsigned(column) % 32) & 7U,
                              bits[words] >> ListRow::first_shift & 255U};
 #pragma unroll
         for (int word = 0; word < words; ++word) {
-            result.place += static_cast<unsigned>(__popc(bits[word] & mask.words_[word]));
+            result.place += unsigned(__popc(bits[word] & mask.words_[word]));
         }
         return result;
     }
@@ -666,7 +657,7 @@ private:
         const unsigned right = column == band.width - 1 ? ends >> ListRow::first_shift & 255U
                                                         : here.place + (here.listed >> 1 & 1U);
         const unsigned rows = address_of(shared.grad_p);
-        const auto q = static_cast<unsigned>(quad);
+        const auto q = unsigned(quad);
         unsigned of_left = rows + grad_p_place(left, q);
         unsigned of_here = rows + grad_p_place(here.place, q);
         unsigned of_right = rows + grad_p_place(right, q);
@@ -709,7 +700,7 @@ private:
         }
         add_w1(here, step % 2);
         if (!last) return;
-        wait_arrivals(shared.edges[step % 2], static_cast<unsigned>(args.steps - 1 - step) / 2 % 2);
+        wait_arrivals(shared.edges[step % 2], unsigned(args.steps - 1 - step) / 2 % 2);
 #pragma unroll 1
         for (int i = thread; i < 2 * pieces; i += Traits::threads) {
             const bool upwards = i >= pieces;
@@ -777,11 +768,9 @@ private:
             if (last) settle(cell, listed_before, step, column, mask, sum, g, largest);
         }
     }
-    __device__ unsigned grad_row(int row) const {
-        return grad + static_cast<unsigned>(row) * row_bytes;
-    }
+    __device__ unsigned grad_row(int row) const { return grad + unsigned(row) * row_bytes; }
     __device__ unsigned offset_of(int column) const {
-        return static_cast<unsigned>(column) * cell_bytes + quad_bytes();
+        return unsigned(column) * cell_bytes + quad_bytes();
     }
 
     // Adds what the windows before have left in global memory; leaves the sum there for the next
@@ -802,28 +791,27 @@ private:
         std::uint32_t life_before;  // of 32 columns
     };
     __device__ const ListRow& row_before(int step, int row) const {
-        return list_in(static_cast<unsigned>(step + 1) % 2).band_rows[row];
+        return list_in(unsigned(step + 1) % 2).band_rows[row];
     }
     __device__ Settled load_settled(int step, int row, int column) const {
         const unsigned address = grad_row(row) + offset_of(column);
         Settled result;
         result.address = address;
         result.grad = piece(address);
-        result.life_before =
-            list_of(step).band_rows[row].life_before[static_cast<unsigned>(column) / 32];
+        result.life_before = list_of(step).band_rows[row].life_before[unsigned(column) / 32];
         return result;
     }
     // The gradient of a cell before the step, and its operand if it is listed there.
     __device__ void settle(const Settled& cell, const RowOfBits& listed_before, int step,
                            int column, const ColumnMask& mask, float4 sum, float g,
                            float& largest) {
-        const bool lives = (cell.life_before >> static_cast<unsigned>(column) % 32 & 1U) != 0;
+        const bool lives = (cell.life_before >> unsigned(column) % 32 & 1U) != 0;
         const float4 value = lives ? sum_of(cell.grad, sum) : zero4();
         piece(cell.address) = value;
         largest = fmaxf(largest, largest_element(value));
         if (step == 0) return;
         const Neighbours before = neighbours_of(listed_before, column, mask);
-        if ((before.listed & 2U) != 0) put_row(static_cast<int>(before.place), value, g);
+        if ((before.listed & 2U) != 0) put_row(int(before.place), value, g);
     }
 
     // The listed cells' part of W1's gradient.
@@ -913,7 +901,7 @@ __global__ void __launch_bounds__(Traits::threads, 1)
     band_backward_kernel(const __grid_constant__ BandRollout args) {
     using Shared = BackwardShared<parts, words>;
     auto& shared = shared_storage<Shared, most_band_shared_bytes>();
-    Backward<parts, words>(args, shared, static_cast<int>(threadIdx.x)).run();
+    Backward<parts, words>(args, shared, int(threadIdx.x)).run();
 }
 
 }  // namespace

@@ -179,10 +179,10 @@ public:
           warp(__shfl_sync(whole_warp, thread_ / Traits::warp_size, 0)),
           quad(thread_ % Traits::quads),
           zero(opaque_shared_address(&shared_)),
-          row_bytes(static_cast<unsigned>(band.row_bytes)),
-          halo(zero + static_cast<unsigned>(sizeof(Shared))),
+          row_bytes(unsigned(band.row_bytes)),
+          halo(zero + unsigned(sizeof(Shared))),
           x(halo + 4 * row_bytes),
-          list(x + static_cast<unsigned>(band.rows) * row_bytes),
+          list(x + unsigned(band.rows) * row_bytes),
           edges(band.width, args_.rule.circular) {}
 
     __device__ void run() {
@@ -196,8 +196,7 @@ public:
             const Bits fires = next_fires;
             next_fires = 0;
             if (step + 1 < args.steps) next_fires = *(fires_at += rows_of_step);
-            if (step > 0)
-                wait_arrivals(shared.arrivals[in], static_cast<unsigned>(step - 1) / 2 % 2);
+            if (step > 0) wait_arrivals(shared.arrivals[in], unsigned(step - 1) / 2 % 2);
             const Bits computed = live(step, in);
             const Bits listed = computed & fires & row_of_words<Bits>(mine.if_own);
             const int count = list_cells(listed, in);
@@ -225,7 +224,7 @@ private:
     __device__ static float4& piece(unsigned address) { return at<float4>(address); }
     // Of a side (0 above, 1 below) and a buffer.
     __device__ unsigned halo_row(int side, int buffer) const {
-        return halo + static_cast<unsigned>(side * 2 + buffer) * row_bytes;
+        return halo + unsigned(side * 2 + buffer) * row_bytes;
     }
 
     __device__ void prepare() {
@@ -256,8 +255,8 @@ private:
             life_to = &row_of<Bits>(args.life, args, 0, band.sample, mine.in_sample);
         }
         const int rows_of_bits = alpha_rows * (args.rule.pre_and_post ? 2 : 1);
-        const int each = band.row_bytes + rows_of_bits * static_cast<int>(sizeof(Bits));
-        arriving = opaque(static_cast<unsigned>((band.has_above() + band.has_below()) * each));
+        const int each = band.row_bytes + rows_of_bits * int(sizeof(Bits));
+        arriving = opaque(unsigned((band.has_above() + band.has_below()) * each));
         const bool u0_lives = shared.u0[alpha_channel] > living_threshold;
         if_own_and_u0_lives = opaque(mine.if_own & all_if(u0_lives));
         const std::uint32_t if_writer = all_if(warp == Traits::warps - 1) & mine.if_own;
@@ -273,12 +272,12 @@ private:
         if (mine.if_inside == 0) return;
         const unsigned row_of_bits = sizeof(Bits);
         if (mine.row >= 0 && mine.row < band.rows) {
-            bits = address_of(shared.above) + static_cast<unsigned>(mine.row) * row_of_bits;
+            bits = address_of(shared.above) + unsigned(mine.row) * row_of_bits;
             return;
         }
         const int row = mine.row < 0 ? mine.row + alpha_rows : mine.row - band.rows;
-        bits = address_of(shared.edges[0][mine.row < 0 ? 0 : 1].above) +
-               static_cast<unsigned>(row) * row_of_bits;
+        bits =
+            address_of(shared.edges[0][mine.row < 0 ? 0 : 1].above) + unsigned(row) * row_of_bits;
         bits_stride = sizeof shared.edges[0];
         living_before_offset = alpha_rows * row_of_bits;
     }
@@ -294,8 +293,8 @@ private:
     }
     template <class T>
     __device__ unsigned address_of(const T& of_shared) const {
-        return zero + static_cast<unsigned>(reinterpret_cast<const unsigned char*>(&of_shared) -
-                                            reinterpret_cast<const unsigned char*>(&shared));
+        return zero + unsigned(reinterpret_cast<const unsigned char*>(&of_shared) -
+                               reinterpret_cast<const unsigned char*>(&shared));
     }
 
     // Loads the state of own rows and of those beside them, and makes its bits.
@@ -363,7 +362,7 @@ private:
         const Bits holding = mine.life | (mine.fires & mine.computed);
         const Bits moved_by_u0 = mine.fires & ~mine.computed;
         // Alpha of z above the threshold; of x, whose other cells are zero, it is above_living.
-        const unsigned from = bits + static_cast<unsigned>(in) * bits_stride;
+        const unsigned from = bits + unsigned(in) * bits_stride;
         const Bits above = at<Bits>(from) | (moved_by_u0 & row_of_words<Bits>(if_own_and_u0_lives));
         Bits life = edges.around(above) & inside;
         if (args.rule.pre_and_post) {
@@ -388,34 +387,34 @@ private:
 
     // Writes the list and clears cells that died, a row a warp; returns how many are listed.
     __device__ int list_cells(Bits listed, int in) {
-        const auto count = static_cast<unsigned>(count_bits(listed));
+        const auto count = unsigned(count_bits(listed));
         const Bits changed = died | born;
 #pragma unroll 1
         for (int i = warp; i < band.rows + 2; i += Traits::warps) {
             const int source = i + alpha_rows - 1, row = i - 1;
             const Bits of_row = from_lane(listed, source);
             unsigned to = list + 4 * sum_over_warp(lane < source ? count : 0U);
-            const std::uint32_t first = static_cast<std::uint32_t>(row) * listed_row;
+            const std::uint32_t first = std::uint32_t(row) * listed_row;
 #pragma unroll
             for (int word = 0; word < words; ++word) {
                 const std::uint32_t of_word = word_of(of_row, word);
                 if ((of_word & lane_bit) != 0) {
-                    const auto before = static_cast<unsigned>(__popc(of_word & lanes_before));
+                    const auto before = unsigned(__popc(of_word & lanes_before));
                     at<std::uint32_t>(to + 4 * before) = first + listed_lane[word];
                 }
-                to += 4 * static_cast<unsigned>(__popc(of_word));
+                to += 4 * unsigned(__popc(of_word));
             }
             const Bits cells = from_lane(changed, source);
             if (cells != 0) reset_cells(row, in, cells, from_lane(born, source));
         }
-        return static_cast<int>(sum_over_warp(count));
+        return int(sum_over_warp(count));
     }
 
     // Cells of a row that died become zero; those of them that were empty and live now are u0.
     __device__ void reset_cells(int row, int in, Bits cells, Bits born_of_row) {
         const unsigned to = row < 0            ? halo_row(0, in)
                             : row == band.rows ? halo_row(1, in)
-                                               : x + static_cast<unsigned>(row) * row_bytes;
+                                               : x + unsigned(row) * row_bytes;
 #pragma unroll
         for (int word = 0; word < words; ++word) {
             if ((word_of(cells, word) & lane_bit) == 0) continue;
@@ -438,7 +437,7 @@ private:
         const std::size_t row = std::size_t(band.sample) * args.grid.height + band.first_row;
         fence_async_proxy();
         bulk_store(to + row * band.width * Traits::channels, &piece(x),
-                   static_cast<unsigned>(band.rows * band.row_bytes));
+                   unsigned(band.rows * band.row_bytes));
     }
 
     __device__ void compute(int step, int count, int in, int out, Bits listed) {
@@ -474,9 +473,9 @@ private:
 
     __device__ void perceive_cells(int first, int count, int in) {
         const int last_row = band.rows - 1;
-        const unsigned quad_bytes = static_cast<unsigned>(quad) * 16;
+        const unsigned quad_bytes = unsigned(quad) * 16;
         const unsigned above = halo_row(0, in);
-        const unsigned below = halo_row(1, in) - static_cast<unsigned>(last_row) * row_bytes;
+        const unsigned below = halo_row(1, in) - unsigned(last_row) * row_bytes;
         std::uint32_t largest = 0;
 #pragma unroll 1
         for (int of_warp = warp * 8; of_warp < count; of_warp += Traits::warps * 8) {
@@ -502,9 +501,8 @@ private:
 #pragma unroll
             for (float4& filter : p.filters) filter = scaled(filter, scale * w1_inverse);
             if (wanted >= count) continue;
-            store_perception<parts>(
-                address_of(shared.p) + static_cast<unsigned>(i * OperandTraits::p_pitch),
-                Shared::part_bytes, quad, p);
+            store_perception<parts>(address_of(shared.p) + unsigned(i * OperandTraits::p_pitch),
+                                    Shared::part_bytes, quad, p);
             if (quad == 0) {
                 shared.scale[i] = scale;
                 shared.unscale[i] =
@@ -557,10 +555,9 @@ private:
 #pragma unroll
             for (int j = 0; j < 2; ++j) multiply<parts>(u[k % 2][j], h, own.w2[k][j]);
         }
-        const unsigned to =
-            address_of(shared.u) +
-            static_cast<unsigned>(group * Shared::rows + first + lane / 4) * cell_bytes +
-            static_cast<unsigned>(t % 2) * 8;
+        const unsigned to = address_of(shared.u) +
+                            unsigned(group * Shared::rows + first + lane / 4) * cell_bytes +
+                            unsigned(t % 2) * 8;
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             // Rows that lie eight apart have the same places.
@@ -574,23 +571,21 @@ private:
 
     // Where four channels of u lie in a row: eight rows one below the other have different banks.
     __device__ static unsigned u_place(int q, int row) {
-        return static_cast<unsigned>((q ^ (row >> 1 & 1) * 2) * 4);
+        return unsigned((q ^ (row >> 1 & 1) * 2) * 4);
     }
 
     // Sends the cells of the edge rows that do not change in this step, by the warps that have
     // fewer rows to multiply than others, or by all.
     __device__ void send_unchanged(int count, int out, Bits listed) {
-        const unsigned tiles = static_cast<unsigned>(count + 15) / 16;
-        const int first_warp =
-            static_cast<int>(tiles % (Traits::warps / Shared::groups)) * Shared::groups;
+        const unsigned tiles = unsigned(count + 15) / 16;
+        const int first_warp = int(tiles % (Traits::warps / Shared::groups)) * Shared::groups;
         if (warp < first_warp) return;
         const Bits top = from_lane(listed, alpha_rows);
         const Bits bottom = from_lane(listed, alpha_rows + band.rows - 1);
-        const auto pieces = static_cast<unsigned>(band.width * Traits::quads);
-        const auto share = static_cast<unsigned>(thread - first_warp * Traits::warp_size);
-        const auto threads =
-            static_cast<unsigned>(Traits::threads - first_warp * Traits::warp_size);
-        const unsigned last_row = x + static_cast<unsigned>(band.rows - 1) * row_bytes;
+        const auto pieces = unsigned(band.width * Traits::quads);
+        const auto share = unsigned(thread - first_warp * Traits::warp_size);
+        const auto threads = unsigned(Traits::threads - first_warp * Traits::warp_size);
+        const unsigned last_row = x + unsigned(band.rows - 1) * row_bytes;
 #pragma unroll 1
         for (unsigned i = share; i < pieces; i += threads) {
             const unsigned column = i / Traits::quads;
@@ -616,7 +611,7 @@ private:
             const auto listed = at<std::uint32_t>(list + (first + i) * 4);
             const float4 before = piece(address_of_cell(listed));
             const unsigned from =
-                address_of(shared.u) + static_cast<unsigned>(i) * cell_bytes + u_place(quad, i) * 4;
+                address_of(shared.u) + unsigned(i) * cell_bytes + u_place(quad, i) * 4;
             float4 u = piece(from);
 #pragma unroll
             for (int group = 1; group < Shared::groups; ++group) {
@@ -653,19 +648,18 @@ private:
         piece(address_of_cell(listed)) = z;
         if (row == 0 && band.has_above()) send_piece(false, out, address_of_cell(listed) - x, z);
         if (row == band.rows - 1 && band.has_below()) {
-            send_piece(true, out,
-                       address_of_cell(listed) - x - static_cast<unsigned>(row) * row_bytes, z);
+            send_piece(true, out, address_of_cell(listed) - x - unsigned(row) * row_bytes, z);
         }
         const bool was = before.w > living_threshold, is = z.w > living_threshold;
         if (quad == alpha_channel / 4 && was != is) {
             const unsigned column =
-                (offset_of_listed(listed) - static_cast<unsigned>(row) * row_bytes) / cell_bytes;
+                (offset_of_listed(listed) - unsigned(row) * row_bytes) / cell_bytes;
             atomicXor(reinterpret_cast<unsigned*>(shared.above + row) + column / 32,
                       1U << column % 32);
         }
     }
     __device__ unsigned address_of_cell(std::uint32_t listed) const {
-        return x + offset_of_listed(listed) + static_cast<unsigned>(quad) * 16;
+        return x + offset_of_listed(listed) + unsigned(quad) * 16;
     }
 
     // Sends the bits of own rows near the edges, with cells that u0 has brought above the
@@ -724,7 +718,7 @@ __global__ void __launch_bounds__(Traits::threads, 1)
     band_forward_kernel(const __grid_constant__ BandRollout args) {
     using Shared = ForwardShared<parts, words>;
     auto& shared = shared_storage<Shared, most_band_shared_bytes>();
-    Forward<parts, words>(args, shared, static_cast<int>(threadIdx.x)).run();
+    Forward<parts, words>(args, shared, int(threadIdx.x)).run();
 }
 
 }  // namespace

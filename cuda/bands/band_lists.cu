@@ -25,16 +25,16 @@ __global__ void __launch_bounds__(Traits::threads)
          i += stride) {
         // A row has two or four words, and all steps have fewer than 2^32 rows
         // (most_rows_in_bands): no division in 64 bits is needed.
-        const int first = (static_cast<int>(i) & (words - 1)) * 32;
-        const auto row_index = static_cast<std::uint32_t>(i >> words / 2);
-        const std::uint32_t sample_index = row_index / static_cast<std::uint32_t>(grid.height);
-        const auto row = static_cast<int>(row_index % static_cast<std::uint32_t>(grid.height));
-        const std::uint32_t sample = sample_index % static_cast<std::uint32_t>(grid.batch);
-        const std::uint32_t step = sample_index / static_cast<std::uint32_t>(grid.batch);
+        const int first = (int(i) & (words - 1)) * 32;
+        const auto row_index = std::uint32_t(i >> words / 2);
+        const std::uint32_t sample_index = row_index / std::uint32_t(grid.height);
+        const auto row = int(row_index % std::uint32_t(grid.height));
+        const std::uint32_t sample = sample_index % std::uint32_t(grid.batch);
+        const std::uint32_t step = sample_index / std::uint32_t(grid.batch);
         PhiloxBlock block = {};
         std::uint32_t bits = 0;
         for (int bit = 0; bit < 32 && first + bit < grid.width; ++bit) {
-            const auto cell = static_cast<std::uint32_t>(row * grid.width + first + bit);
+            const auto cell = std::uint32_t(row * grid.width + first + bit);
             if (bit == 0 || cell % 4 == 0) {
                 block = fire_words(key, args.first_step + step, sample, cell);
             }
@@ -50,10 +50,10 @@ __global__ void __launch_bounds__(list_warps* Traits::warp_size)
     using Bits = RowBits<words>;
     let_dependents_start();
     wait_for_predecessor();
-    const auto thread = static_cast<int>(threadIdx.x);
+    const auto thread = int(threadIdx.x);
     const int lane = thread % Traits::warp_size;
     const int bands = args.cut.bands, each = args.grid.batch * bands;
-    const int index = static_cast<int>(blockIdx.x) * list_warps + thread / Traits::warp_size;
+    const int index = int(blockIdx.x) * list_warps + thread / Traits::warp_size;
     if (index >= args.steps * each) return;
     const int step = index / each, sample = index % each / bands, rank = index % bands;
     Band band = {};
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(list_warps* Traits::warp_size)
     for (int word = 0; word < words; ++word) {
         const std::uint32_t bits = any_bits_over_warp(word_of(any, word));
         if (bits == 0) continue;
-        if (last < 0) first = word * 32 + __ffs(static_cast<int>(bits)) - 1;
-        last = word * 32 + 31 - __clz(static_cast<int>(bits));
+        if (last < 0) first = word * 32 + __ffs(int(bits)) - 1;
+        last = word * 32 + 31 - __clz(int(bits));
     }
     if (last < 0) first = last = 0;
     // One more on each side. Beyond a circular edge that is at the other end: all columns.

@@ -65,14 +65,14 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
                                    int lane) {
     using Bits = RowBits<words>;
     constexpr int most = BandList<parts, words>::rows;
-    const auto all = static_cast<std::uint32_t>(count_bits(listed));
+    const auto all = std::uint32_t(count_bits(listed));
     std::uint32_t until = all;  // this row's last, inclusive
 #pragma unroll
     for (int distance = 1; distance < Traits::warp_size; distance *= 2) {
         const std::uint32_t above = __shfl_up_sync(whole_warp, until, distance);
         if (lane >= distance) until += above;
     }
-    const auto place = static_cast<int>(until - all);
+    const auto place = int(until - all);
     const Bits here = in_window(listed, place, from, most);
     const int first = place > from ? place - from : 0;  // in the window, if here is not empty
     const int count = count_bits(here);
@@ -83,14 +83,14 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
         BandListRow<words>& row = list.band_rows[lane];
         const Bits shifted = here << 1 | Bits{left};
         // Bits width and width + 1, which may not fit.
-        std::uint32_t beyond = static_cast<std::uint32_t>(here >> (words * 32 - 1));
+        std::uint32_t beyond = std::uint32_t(here >> (words * 32 - 1));
         const Bits beside = Bits{right};
         const int place_beside = width + 1;
         Bits low = shifted;
         if (place_beside < words * 32) {
             low |= beside << place_beside;
         } else {
-            beyond |= static_cast<std::uint32_t>(right) << (place_beside - words * 32);
+            beyond |= std::uint32_t(right) << (place_beside - words * 32);
         }
 #pragma unroll
         for (int word = 0; word < words; ++word) {
@@ -98,9 +98,8 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
             row.life_before[word] = word_of(life_before, word);
         }
         const int last = count > 0 ? first + count - 1 : 0;
-        row.last_word = beyond |
-                        static_cast<std::uint32_t>(first) << BandListRow<words>::first_shift |
-                        static_cast<std::uint32_t>(last) << BandListRow<words>::last_shift;
+        row.last_word = beyond | std::uint32_t(first) << BandListRow<words>::first_shift |
+                        std::uint32_t(last) << BandListRow<words>::last_shift;
     }
 #pragma unroll 1
     for (int row = 0; row < band.rows; ++row) {
@@ -116,7 +115,7 @@ __device__ inline int write_window(BandList<parts, words>& list, const Band& ban
             to += __popc(bits);
         }
     }
-    return static_cast<int>(__shfl_sync(whole_warp, until, Traits::warp_size - 1));
+    return int(__shfl_sync(whole_warp, until, Traits::warp_size - 1));
 }
 
 // Which cells of a row of the sample are listed.

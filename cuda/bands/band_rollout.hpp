@@ -14,7 +14,6 @@
 
 #include "cuda/bands/band_sizes.hpp"
 #include "cuda/rule/model.hpp"
-#include "cuda/rule/sums.hpp"
 #include "cuda/rule/training_control.hpp"
 
 namespace nca::cuda {

@@ -14,6 +14,13 @@
 
 namespace nca::cuda {
 
+// The compute capability that this code is compiled for: 90 for 9.0. What came later is not in it.
+#ifdef __CUDA_ARCH__
+inline constexpr int code_here = __CUDA_ARCH__ / 10;
+#else
+inline constexpr int code_here = 0;
+#endif
+
 // The block's dynamic shared memory. Its contents are undefined at first.
 template <class Storage, std::size_t most_bytes = Traits::shared_bytes>
 __device__ inline Storage& shared_storage() {
@@ -23,7 +30,7 @@ __device__ inline Storage& shared_storage() {
 }
 
 __device__ inline unsigned shared_address(const void* shared) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    return unsigned(__cvta_generic_to_shared(shared));
 }
 
 // Returns its argument. The compiler does not know that it does: it keeps the value in a register
@@ -89,32 +96,26 @@ __device__ inline void store4_if(std::uint32_t wanted, float* global, float4 val
 // Starts a copy of 16 bytes from global to shared memory. The thread that started it can read them
 // after wait_for_copies, the block after a barrier behind that.
 __device__ inline void copy_async(float* shared, const float* global) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
-                 "l"(global)
-                 : "memory");
-#else
-    *reinterpret_cast<float4*>(shared) = *reinterpret_cast<const float4*>(global);
-#endif
+    if constexpr (code_here >= 80) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
+                     "l"(global)
+                     : "memory");
+    } else {
+        *reinterpret_cast<float4*>(shared) = *reinterpret_cast<const float4*>(global);
+    }
 }
 
 __device__ inline void wait_for_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
+    if constexpr (code_here >= 80) asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // A thread's copies form groups, so that it can wait for some of them. end_copy_group ends a group;
 // wait_for_older_copies waits for all groups but the last one.
 __device__ inline void end_copy_group() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
+    if constexpr (code_here >= 80) asm volatile("cp.async.commit_group;" ::: "memory");
 }
 __device__ inline void wait_for_older_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-#endif
+    if constexpr (code_here >= 80) asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 
 // Asks for the 128 bytes around an address, so that a read that follows finds them near.
@@ -126,15 +127,11 @@ __device__ inline void prefetch(const float* global) {
 // the dependent of another kernel may begin while the other still runs. wait_for_predecessor waits
 // until all that the other wrote can be read. On older devices neither does anything.
 __device__ inline void let_dependents_start() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+    if constexpr (code_here >= 90) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
 __device__ inline void wait_for_predecessor() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+    if constexpr (code_here >= 90) asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // A flag is a word in global memory by which the blocks of one launch tell each other how far they
@@ -157,38 +154,37 @@ __device__ inline std::uint32_t acquire_flag(const std::uint32_t* flag) {
 
 // This block's rank in its cluster.
 __device__ inline unsigned cluster_rank() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    unsigned rank = 0;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-#else
-    __trap();
-    return 0;
-#endif
+    if constexpr (code_here >= 90) {
+        unsigned rank = 0;
+        asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+        return rank;
+    } else {
+        __trap();
+        return 0;
+    }
 }
 
 __device__ inline unsigned cluster_blocks() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    unsigned blocks = 0;
-    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
-    return blocks;
-#else
-    __trap();
-    return 0;
-#endif
+    if constexpr (code_here >= 90) {
+        unsigned blocks = 0;
+        asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+        return blocks;
+    } else {
+        __trap();
+        return 0;
+    }
 }
 
 // Waits for all threads of all blocks of the cluster.
 __device__ inline void cluster_barrier() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+        asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // The address of the same variable in the shared memory of the cluster's block `rank`.
 __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
     unsigned address = 0;
@@ -197,33 +193,31 @@ __device__ inline unsigned shared_address(const void* shared, unsigned rank) {
                  : "r"(shared_address(shared)), "r"(rank));
     return address;
 }
-#endif
 
 // For one thread. cluster_barrier must follow before anybody uses the barrier.
 __device__ inline void init_arrival_barrier(ArrivalBarrier& barrier, unsigned arrivals) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
-                 "r"(arrivals)
-                 : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
+                     "r"(arrivals)
+                     : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Arrives at the block's own barrier; its phase then also waits for so many bytes.
 __device__ inline void expect_bytes(ArrivalBarrier& barrier, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
-                     shared_address(&barrier)),
-                 "r"(bytes)
-                 : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                         shared_address(&barrier)),
+                     "r"(bytes)
+                     : "memory");
+    } else {
+        __trap();
+    }
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // Whether the phase of that parity is complete; may wait a while for it.
 __device__ inline bool has_arrived(ArrivalBarrier& barrier, unsigned parity) {
     unsigned complete = 0;
@@ -249,50 +243,51 @@ __device__ inline unsigned long long nanoseconds() {
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
     return time;
 }
-#endif
 
 // Waits until the phase of that parity is complete; all that was stored into this block's shared
 // memory and reported to it can then be read. A phase that never completes is a bug: after a
 // minute the launch fails.
 __device__ inline void wait_arrivals(ArrivalBarrier& barrier, unsigned parity) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (has_arrived(barrier, parity)) return;
-    constexpr unsigned long long most_nanoseconds = 60'000'000'000;
-    const unsigned long long since = nanoseconds();
-    while (!has_arrived(barrier, parity)) {
-        if (nanoseconds() - since > most_nanoseconds) __trap();
+    if constexpr (code_here >= 90) {
+        if (has_arrived(barrier, parity)) return;
+        constexpr unsigned long long most_nanoseconds = 60'000'000'000;
+        const unsigned long long since = nanoseconds();
+        while (!has_arrived(barrier, parity)) {
+            if (nanoseconds() - since > most_nanoseconds) __trap();
+        }
+    } else {
+        __trap();
     }
-#else
-    __trap();
-#endif
 }
 
 // Writes to where `shared` lies in the shared memory of the cluster's block `rank`, and reports the
 // bytes to that block's `barrier` when they are there. That block must not end before.
 __device__ inline void store_async(float* shared, float4 value, ArrivalBarrier& barrier,
                                    unsigned rank) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
-        "[%5];" ::"r"(shared_address(shared, rank)),
-        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(shared_address(&barrier, rank))
-        : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile(
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, "
+            "%4}, "
+            "[%5];" ::"r"(shared_address(shared, rank)),
+            "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w),
+            "r"(shared_address(&barrier, rank))
+            : "memory");
+    } else {
+        __trap();
+    }
 }
 
 __device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& barrier,
                                    unsigned rank) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
-        "[%3];" ::"r"(shared_address(shared, rank)),
-        "f"(value.x), "f"(value.y), "r"(shared_address(&barrier, rank))
-        : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile(
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
+            "[%3];" ::"r"(shared_address(shared, rank)),
+            "f"(value.x), "f"(value.y), "r"(shared_address(&barrier, rank))
+            : "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Bulk copies (compute capability 9.0 and later; elsewhere these functions must not be called). One
@@ -302,56 +297,56 @@ __device__ inline void store_async(float* shared, float2 value, ArrivalBarrier& 
 // From global to shared memory; reports the bytes to the block's own barrier.
 __device__ inline void bulk_load(void* shared, const void* global, unsigned bytes,
                                  ArrivalBarrier& barrier) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-        "[%3];" ::"r"(shared_address(shared)),
-        "l"(global), "r"(bytes), "r"(shared_address(&barrier))
-        : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+            "[%3];" ::"r"(shared_address(shared)),
+            "l"(global), "r"(bytes), "r"(shared_address(&barrier))
+            : "memory");
+    } else {
+        __trap();
+    }
 }
 
 // From shared to global memory. The thread must wait for its reads before the block ends, and
 // before anybody writes there again.
 __device__ inline void bulk_store(void* global, const void* shared, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
-                 "r"(shared_address(shared)), "r"(bytes)
-                 : "memory");
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                     "r"(shared_address(shared)), "r"(bytes)
+                     : "memory");
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Waits until all bulk stores of this thread have read their shared memory.
 __device__ inline void wait_bulk_reads() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Waits until all that they store is in global memory.
 __device__ inline void wait_bulk_stores() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Bulk copies that are started behind it see what this thread has written to shared memory, and
 // what other threads have written there before a barrier that it has passed.
 __device__ inline void fence_async_proxy() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 90) {
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Tensor cores, a warp at a time; mma.cuh says how the lanes hold their numbers. Compute capability
@@ -359,36 +354,36 @@ __device__ inline void fence_async_proxy() {
 
 // Two numbers rounded to fp16, the first in the lower half.
 __device__ inline std::uint32_t rounded_to_fp16(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
+    if constexpr (code_here >= 80) {
+        std::uint32_t bits;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+        return bits;
+    } else {
+        __trap();
+        return 0;
+    }
 }
 
 // relu of two numbers as fp16: rounded to nearest, or cut. NaN stays NaN.
 __device__ inline std::uint32_t relu_rounded_to_fp16(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
+    if constexpr (code_here >= 80) {
+        std::uint32_t bits;
+        asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+        return bits;
+    } else {
+        __trap();
+        return 0;
+    }
 }
 __device__ inline std::uint32_t relu_cut_to_fp16(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    std::uint32_t bits;
-    asm("cvt.rz.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-    return bits;
-#else
-    __trap();
-    return 0;
-#endif
+    if constexpr (code_here >= 80) {
+        std::uint32_t bits;
+        asm("cvt.rz.relu.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+        return bits;
+    } else {
+        __trap();
+        return 0;
+    }
 }
 
 // Arithmetic on two fp16 numbers at a time, each result rounded to nearest.
@@ -417,7 +412,7 @@ __device__ inline std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_
 
 // Over the lanes of a warp; every lane has the result. Compute capability 8.0 and later.
 __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // nvcc has no such function before
     return __reduce_add_sync(whole_warp, own);
 #else
     __trap();
@@ -425,7 +420,7 @@ __device__ inline std::uint32_t sum_over_warp(std::uint32_t own) {
 #endif
 }
 __device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // nvcc has no such function before
     return __reduce_max_sync(whole_warp, own);
 #else
     __trap();
@@ -433,7 +428,7 @@ __device__ inline std::uint32_t largest_over_warp(std::uint32_t own) {
 #endif
 }
 __device__ inline std::uint32_t any_bits_over_warp(std::uint32_t own) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // nvcc has no such function before
     return __reduce_or_sync(whole_warp, own);
 #else
     __trap();
@@ -459,26 +454,26 @@ __device__ inline float2 halves(std::uint32_t bits) {
 // matrix i start, at multiples of 16 bytes. Of each matrix lane 4 g + t gets (row g, columns 2t and
 // 2t + 1), the first in the lower half.
 __device__ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 75) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    } else {
+        __trap();
+    }
 }
 
 // The same, but lane 4 g + t gets (rows 2t and 2t + 1, column g).
 __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const void* row) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 75) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    } else {
+        __trap();
+    }
 }
 
 // Writes what load_matrices_transposed would read: by one instruction from 9.0 on.
@@ -505,14 +500,14 @@ __device__ inline void store_matrices_transposed(void* row, const std::uint32_t 
 // m16n8k16 as the instruction has its registers.
 __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
                                 const std::uint32_t (&b)[2]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 80) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(c.sums[0]), "+f"(c.sums[1]), "+f"(c.sums[2]), "+f"(c.sums[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    } else {
+        __trap();
+    }
 }
 
 // A B + from; from stays as it is.

@@ -2,7 +2,6 @@
 #include "cuda/device/device_memory.hpp"
 
 #include <algorithm>
-#include <cstdint>
 
 #include "cuda/device/check.hpp"
 #include "host/core/throw_error.hpp"

@@ -11,7 +11,7 @@ namespace nca::cuda {
 // reached is a bug: after 2^26 reads, most of a minute, the launch fails.
 __device__ inline void wait_for_count(const std::uint32_t* count, std::uint32_t value) {
     std::uint32_t reads = 0;
-    while (static_cast<std::int32_t>(acquire_flag(count) - value) < 0) {
+    while (std::int32_t(acquire_flag(count) - value) < 0) {
         if (++reads == 1U << 26) __trap();
     }
 }

@@ -33,7 +33,7 @@ struct LaunchShape {
 };
 
 inline int blocks_for(long long work, long long most_blocks) {
-    return static_cast<int>(std::clamp(work, 1LL, std::max(most_blocks, 1LL)));
+    return int(std::clamp(work, 1LL, std::max(most_blocks, 1LL)));
 }
 
 // For kernels whose threads each take every n-th element: enough blocks to fill any GPU.
@@ -57,11 +57,11 @@ public:
         if (shape.cooperative) add(cudaLaunchAttributeCooperative).cooperative = 1;
         if (shape.cluster > 0) {
             auto& dimension = add(cudaLaunchAttributeClusterDimension).clusterDim;
-            dimension.x = static_cast<unsigned>(shape.cluster);
+            dimension.x = unsigned(shape.cluster);
             dimension.y = dimension.z = 1;
         }
-        config_.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-        config_.blockDim = dim3(static_cast<unsigned>(shape.threads));
+        config_.gridDim = dim3(unsigned(shape.blocks));
+        config_.blockDim = dim3(unsigned(shape.threads));
         config_.dynamicSmemBytes = shape.shared_bytes;
         config_.stream = stream;
         config_.attrs = attributes_;

@@ -35,7 +35,7 @@ void prepare_kernel(const char* name, const void* kernel, std::size_t shared_byt
     std::size_t& allowed = loaded[key];
     if (shared_bytes <= allowed) return;
     check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(shared_bytes)),
+                                      int(shared_bytes)),
                  name);
     allowed = shared_bytes;
 }

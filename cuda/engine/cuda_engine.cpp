@@ -8,8 +8,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <cmath>
-#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -61,9 +59,7 @@ struct LossScratch {
     void reserve(const BatchShape& grid) { sums.reserve(size_for(grid), "sums of the loss"); }
 
 private:
-    static std::size_t size_for(const BatchShape& grid) {
-        return static_cast<std::size_t>(loss_partials(grid));
-    }
+    static std::size_t size_for(const BatchShape& grid) { return std::size_t(loss_partials(grid)); }
 };
 
 // All calls of an engine use its scratch, so each waits, on the device, for the one before it,

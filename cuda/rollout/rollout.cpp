@@ -54,7 +54,7 @@ void queue_steps(float* last_state, const PackedModel* model, const BatchShape& 
                         .model = model,
                         .grid = grid,
                         .rule = rule,
-                        .step = static_cast<std::uint32_t>(step),
+                        .step = std::uint32_t(step),
                         .first = first},
                        !first && kernels.waits_for_predecessor, stream);
     }
@@ -122,12 +122,11 @@ void ForwardScratch::reserve(const BatchShape& grid) {
 
 bool BackwardScratch::fits(const BatchShape& grid) const {
     return grad_z[1].fits(grid.floats()) && grad_p[1].fits(grid.cells() * Traits::perception) &&
-           row[1].fits(grid.cells()) &&
-           has_partial.fits(static_cast<std::size_t>(backward_blocks(grid)));
+           row[1].fits(grid.cells()) && has_partial.fits(std::size_t(backward_blocks(grid)));
 }
 
 void BackwardScratch::reserve(const BatchShape& grid) {
-    const auto blocks = static_cast<std::size_t>(backward_blocks(grid));
+    const auto blocks = std::size_t(backward_blocks(grid));
     const std::string what = "the gradients of a step, " + size_of(grid);
     for (int i = 0; i < 2; ++i) {
         grad_z[i].reserve(grid.floats(), what);
@@ -165,7 +164,7 @@ TapeMemory::TapeMemory(const BatchShape& tape_grid, int tape_steps, const BandCu
       states((std::size_t(steps) + 1) * grid.floats(),
              fmt::format("the tape, {} steps of {}", steps, size_of(grid))),
       model(1, "the packed weights") {
-    const auto each = static_cast<std::size_t>(steps);
+    const auto each = std::size_t(steps);
     if (in_bands()) {
         life_bits = {(each + 1) * bits_of(grid), "the tape's life masks"};
         magnitudes = {each * bands_of_batch(grid, cut), "the tape's magnitudes"};
@@ -213,7 +212,7 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                          .model = tape.model.data(),
                          .grid = grid,
                          .rule = rule,
-                         .step = static_cast<std::uint32_t>(step)},
+                         .step = std::uint32_t(step)},
                         !last && kernels.waits_for_predecessor, stream);
     }
     launch_reduce_gradients(grad_weights, scratch.partial.data(), scratch.has_partial.data(),
@@ -263,8 +262,7 @@ void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const 
     launch_band_lists(rollout, precision, stream);
     launch_band_backward(rollout, precision, stream);
     launch_reduce_gradients(grad_weights, scratch.partial.data(), nullptr,
-                            static_cast<int>(bands_of_batch(tape.grid, tape.cut)), accumulate,
-                            stream);
+                            int(bands_of_batch(tape.grid, tape.cut)), accumulate, stream);
 }
 
 void queue_training_in_bands(const BandTraining& training, const TapeMemory& tape,

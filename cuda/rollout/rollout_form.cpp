@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdint>
 
 #include "cuda/bands/band_cut.hpp"
@@ -134,7 +133,7 @@ void check_precision(const DeviceLimits& limits, Precision precision) {
     if (precision == Precision::exact) return;
     const std::string missing = missing_code(limits, 80);
     if (missing.empty()) return;
-    throw_error<CudaError>("precision {} uses tensor cores, which need {}: use Precision::exact",
+    throw_error<CudaError>("precision {} uses tensor cores, which need {}: use exact",
                            name(precision), missing);
 }
 

@@ -4,7 +4,7 @@
 // The loss of a cell, and its sums. loss.cu has the formulas.
 
 #include "cuda/device/device.cuh"
-#include "cuda/rule/sums.hpp"
+#include "cuda/rule/model.hpp"
 
 namespace nca::cuda {
 
@@ -40,8 +40,8 @@ __device__ inline void finish_losses(float* loss, float* living, const LossParti
         }
         own = sum_of_warp(own);
         if (lane != 0) continue;
-        loss[sample] = static_cast<float>(own.squares / values);
-        living[sample] = static_cast<float>(own.living);
+        loss[sample] = float(own.squares / values);
+        living[sample] = float(own.living);
     }
 }
 

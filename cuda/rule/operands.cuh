@@ -30,7 +30,7 @@ struct OperandTraits {
 };
 
 __device__ inline float power_of_two(int exponent) {  // -126..127
-    return __uint_as_float(static_cast<std::uint32_t>(exponent + 127) << 23);
+    return __uint_as_float(std::uint32_t(exponent + 127) << 23);
 }
 __device__ inline float inverse_of_power(float power) {
     return __uint_as_float(0x7f000000U - __float_as_uint(power));
@@ -103,7 +103,7 @@ struct WeightScales {
 
 // The power of two that brings a number to [2^exponent, 2 * 2^exponent); 1 for 0 and infinity.
 __device__ inline float scale_to(float largest, int exponent) {
-    const auto biased = static_cast<int>(__float_as_uint(largest) >> 23);
+    const auto biased = int(__float_as_uint(largest) >> 23);
     if (biased == 0 || biased == 255) return 1;
     const int power = exponent + 127 - biased;
     return power_of_two(power < -15 ? -15 : power > 60 ? 60 : power);
@@ -158,18 +158,17 @@ constexpr std::uint32_t smallest_magnitude = 30, infinite_magnitude = 255;
 // f; not a number where p is infinite.
 __device__ inline float operand_scale(std::uint32_t magnitude) {
     if (magnitude == infinite_magnitude) return __uint_as_float(0x7fffffffU);
-    return power_of_two(OperandTraits::exponent + 126 - static_cast<int>(magnitude));
+    return power_of_two(OperandTraits::exponent + 126 - int(magnitude));
 }
 
 // Where a lane of load_matrices and its like reads in 16 rows, in bytes. halves_of_rows: rows 0 to
 // 7 and 8 to 15 of the left half, then of the right one. rows_of_halves: the left and the right
 // half of rows 0 to 7, then of rows 8 to 15.
 __device__ inline unsigned halves_of_rows(int lane, unsigned pitch) {
-    return static_cast<unsigned>(lane % 16) * pitch + static_cast<unsigned>(lane / 16) * 16;
+    return unsigned(lane % 16) * pitch + unsigned(lane / 16) * 16;
 }
 __device__ inline unsigned rows_of_halves(int lane, unsigned pitch) {
-    return static_cast<unsigned>(lane % 8 + lane / 16 * 8) * pitch +
-           static_cast<unsigned>(lane / 8 % 2) * 16;
+    return unsigned(lane % 8 + lane / 16 * 8) * pitch + unsigned(lane / 8 % 2) * 16;
 }
 
 // Two B of 8 columns side by side from what load_matrices gave.

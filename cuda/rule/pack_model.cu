@@ -72,7 +72,7 @@ __device__ void pack_exact(const PackModelArgs& args, SharedStorage& shared, int
 // Returns that number for the tensor behind it.
 __device__ int pack_tensor(TensorWeights& packed, int before, const float* tensor, std::size_t size,
                            int thread) {
-    const int end = static_cast<int>(size);
+    const int end = int(size);
     for (int i = thread; i < end; i += Traits::threads) store_packed(packed, before + i, tensor[i]);
     return before + end;
 }
@@ -188,7 +188,7 @@ template <int parts>
 __global__ void __launch_bounds__(Traits::threads)
     pack_model_kernel(const __grid_constant__ PackModelArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     if (blockIdx.x == 0) {
         pack_exact(args, shared, thread);
     } else if constexpr (parts > 0) {

@@ -21,8 +21,7 @@ NCA_HOST_DEVICE constexpr int a_value(int row, int k) {
 
 // Puts the i-th parameter of Weights::all() to all its places.
 __device__ inline void store_packed(TensorWeights& to, int i, float value) {
-    constexpr int b1 = static_cast<int>(w1_size), w2 = b1 + static_cast<int>(b1_size),
-                  b2 = w2 + static_cast<int>(w2_size);
+    constexpr int b1 = int(w1_size), w2 = b1 + int(b1_size), b2 = w2 + int(w2_size);
     if (i < b1) {
         const int hidden = i / Traits::perception;
         const int k = kernel_index_of_perception(i % Traits::perception);

@@ -4,7 +4,7 @@
 // The blocks' sums of weight gradients: which weight each belongs to, and their sum.
 
 #include "cuda/device/device.cuh"
-#include "cuda/rule/sums.hpp"
+#include "cuda/rule/model.hpp"
 
 namespace nca::cuda {
 

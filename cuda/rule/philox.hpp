@@ -24,12 +24,12 @@ NCA_HOST_DEVICE inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t product0 = multiplier0 * c[0];
         const std::uint64_t product1 = multiplier1 * c[2];
-        const auto high0 = static_cast<std::uint32_t>(product0 >> 32);
-        const auto high1 = static_cast<std::uint32_t>(product1 >> 32);
+        const auto high0 = std::uint32_t(product0 >> 32);
+        const auto high1 = std::uint32_t(product1 >> 32);
         c[0] = high1 ^ c[1] ^ key0;
-        c[1] = static_cast<std::uint32_t>(product1);
+        c[1] = std::uint32_t(product1);
         c[2] = high0 ^ c[3] ^ key1;
-        c[3] = static_cast<std::uint32_t>(product0);
+        c[3] = std::uint32_t(product0);
         key0 += 0x9E3779B9;  // the golden ratio
         key1 += 0xBB67AE85;  // the square root of 3, less 1
     }
@@ -40,7 +40,7 @@ NCA_HOST_DEVICE inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t
 NCA_HOST_DEVICE inline PhiloxBlock fire_words(const FireKey& key, std::uint32_t step,
                                               std::uint32_t sample, std::uint32_t cell) {
     return philox4x32({{cell / 4, key.first_step + step, key.first_sample + sample, key.iteration}},
-                      key.seed, static_cast<std::uint32_t>(Purpose::fire));
+                      key.seed, std::uint32_t(Purpose::fire));
 }
 
 NCA_HOST_DEVICE inline std::uint32_t word_of_cell(const PhiloxBlock& block, std::uint32_t cell) {

@@ -42,9 +42,9 @@ __device__ float* destination(const WeightsView& grad, int i) {
 __global__ void __launch_bounds__(Traits::threads)
     reduce_gradients_kernel(const __grid_constant__ ReduceGradientsArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     const int slice = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int i = static_cast<int>(blockIdx.x) * Traits::warp_size + lane;
+    const int i = int(blockIdx.x) * Traits::warp_size + lane;
     const float sum =
         sum_of_partials(shared.sums, args.partial, args.has_partial, args.blocks, i, slice, lane);
     if (slice != 0 || i >= partial_floats) return;

@@ -2,15 +2,14 @@
 #pragma once
 
 // The launchers of what comes before a rollout and after it, whatever its form.
-// They queue their kernel on the stream and return; pointers are to device memory unless a comment
-// says otherwise. They throw CudaError when the launch is refused.
+// Launchers queue their kernel on the stream and return. Pointers are to device memory unless a
+// comment says otherwise. They throw CudaError where the launch is refused.
 
 #include <nca/weights.hpp>
 
 #include <cuda_runtime.h>
 
 #include "cuda/rule/model.hpp"
-#include "cuda/rule/sums.hpp"
 #include "cuda/rule/training_control.hpp"
 
 namespace nca::cuda {

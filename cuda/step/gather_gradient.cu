@@ -30,12 +30,10 @@ __global__ void __launch_bounds__(Traits::threads)
     gather_gradient_kernel(const __grid_constant__ GatherGradientArgs args) {
     const int cells = args.grid.height * args.grid.width;
     const int per_sample = (cells + cells_of_block - 1) / cells_of_block;
-    const int quad = static_cast<int>(threadIdx.x) % Traits::quads;
-    for (int i = static_cast<int>(blockIdx.x); i < args.grid.batch * per_sample;
-         i += static_cast<int>(gridDim.x)) {
+    const int quad = int(threadIdx.x) % Traits::quads;
+    for (int i = int(blockIdx.x); i < args.grid.batch * per_sample; i += int(gridDim.x)) {
         const int sample = i / per_sample;
-        const int cell =
-            i % per_sample * cells_of_block + static_cast<int>(threadIdx.x) / Traits::quads;
+        const int cell = i % per_sample * cells_of_block + int(threadIdx.x) / Traits::quads;
         if (cell >= cells) continue;
         const std::size_t first = std::size_t(sample) * cells;
         const std::size_t at = (first + cell) * Traits::channels + quad * 4;

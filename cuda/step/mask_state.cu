@@ -34,12 +34,12 @@ __device__ bool lives_after(const MaskStateArgs& args, std::size_t first, int y,
 __global__ void __launch_bounds__(Traits::threads)
     mask_state_kernel(const __grid_constant__ MaskStateArgs args) {
     constexpr int width = Traits::warp_size;
-    const int lane = static_cast<int>(threadIdx.x) % width;
-    const int warp = static_cast<int>(threadIdx.x) / width;
+    const int lane = int(threadIdx.x) % width;
+    const int warp = int(threadIdx.x) / width;
     const int across = (args.grid.width + width - 1) / width;
     const int warps = args.grid.batch * args.grid.height * across;
-    for (int i = static_cast<int>(blockIdx.x) * Traits::warps + warp; i < warps;
-         i += static_cast<int>(gridDim.x) * Traits::warps) {
+    for (int i = int(blockIdx.x) * Traits::warps + warp; i < warps;
+         i += int(gridDim.x) * Traits::warps) {
         const int row = i / across, left = i % across * width, x = left + lane;
         const std::size_t first =
             std::size_t(row / args.grid.height) * args.grid.height * args.grid.width;

@@ -21,9 +21,9 @@
 // add_w1 and compute_grad_p, barrier.
 // Reference: host/reference/step.hpp. Tests: tests/tensor_backward_test.cpp.
 
+#include "cuda/rule/model.hpp"
 #include "cuda/rule/perceive.cuh"
 #include "cuda/rule/products_backward.cuh"
-#include "cuda/rule/sums.hpp"
 
 namespace nca::cuda {
 
@@ -63,7 +63,7 @@ __device__ inline float scale_of_rows(const WeightScales& weights, float largest
 // g of rows whose largest gradient is as given; 1 where that is nothing or infinite.
 __device__ inline float scale_of_gradients(float largest) {
     constexpr int wanted = 7;
-    const auto biased = static_cast<int>(__float_as_uint(largest) >> 23);
+    const auto biased = int(__float_as_uint(largest) >> 23);
     if (biased == 0 || biased == 255) return 1;
     const int exponent = wanted + 127 - biased;
     return power_of_two(exponent < 126 ? exponent : 126);

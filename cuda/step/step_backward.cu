@@ -153,12 +153,12 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<BackwardStorage>();
     // Opaque: what one phase computes from it is not kept in registers through the others.
-    const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
+    const auto thread = [] { return opaque(int(threadIdx.x)); };
     WeightSums sums = {};
     if (thread() == 0) shared.tile.any_rows = false;
     let_dependents_start();
     load_w1(shared, *args.model, thread());
-    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+    for (int index = int(blockIdx.x); index >= 0; index = shared.tile.next) {
         const bool has_row = list_rows(shared.tile, args, index, thread());
         if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();

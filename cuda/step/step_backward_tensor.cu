@@ -10,8 +10,6 @@
 // Per row 45,056 operations. Reference: host/reference/step.hpp. Tests:
 // tests/tensor_engine_test.cpp.
 
-#include <type_traits>
-
 #include "cuda/device/launch.cuh"
 #include "cuda/rule/perceive.cuh"
 #include "cuda/step/mlp_backward_tensor.cuh"
@@ -218,11 +216,11 @@ __global__ void __launch_bounds__(Traits::threads, 2)
     step_backward_tensor_kernel(const __grid_constant__ StepBackwardArgs args) {
     auto& shared = shared_storage<SharedStorage<parts>, Traits::tensor_shared_bytes>();
     // Opaque: what one phase computes from it is not kept in registers through the others.
-    const auto thread = [] { return opaque(static_cast<int>(threadIdx.x)); };
+    const auto thread = [] { return opaque(int(threadIdx.x)); };
     let_dependents_start();
     prepare(shared, args.model->tensor, thread());
     TensorSums sums = {};
-    for (int index = static_cast<int>(blockIdx.x); index >= 0; index = shared.tile.next) {
+    for (int index = int(blockIdx.x); index >= 0; index = shared.tile.next) {
         const bool has_row = list_rows(shared.tile, args, index, thread());
         if (shared.tile.all_rows() > 0) perceive_chunk(shared, args.rule, 0, thread());
         wait_for_predecessor();

@@ -62,12 +62,12 @@ __device__ void perceive_group(SharedStorage& shared, const StepForwardArgs& arg
 __global__ void __launch_bounds__(Traits::threads)
     step_forward_kernel(const __grid_constant__ StepForwardArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int tiles = tile_count(args.grid), blocks = static_cast<int>(gridDim.x);
+    const int tiles = tile_count(args.grid), blocks = int(gridDim.x);
     bool weights_asked_for = false;
     let_dependents_start();
-    for (int index = static_cast<int>(blockIdx.x); index < tiles; index += blocks) {
+    for (int index = int(blockIdx.x); index < tiles; index += blocks) {
         const Tile tile = tile_at(args.grid, index);
         // Fire masks and weights do not depend on the step before; everything else waits for it.
         const int cell = thread < Traits::tile_cells ? own_cell(args.grid, tile, thread) : -1;

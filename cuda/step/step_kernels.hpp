@@ -2,8 +2,7 @@
 #pragma once
 
 // The launchers of a rollout with one kernel a step.
-// They queue their kernel on the stream and return; pointers are to device memory unless a comment
-// says otherwise. They throw CudaError when the launch is refused.
+// cuda/rule/rule_kernels.hpp says what all launchers have in common.
 
 #include <nca/device.hpp>
 
@@ -12,7 +11,6 @@
 #include <cstdint>
 
 #include "cuda/rule/model.hpp"
-#include "cuda/rule/sums.hpp"
 
 namespace nca::cuda {
 

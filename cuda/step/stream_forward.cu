@@ -91,7 +91,7 @@ __device__ void prepare(StreamShared<parts>& shared, const StepForwardArgs& args
     const StreamWeights& weights = args.model->stream;
     const auto copy = [&](auto& to, const auto& from) {
         static_assert(sizeof to % 16 == 0 && sizeof to <= sizeof from);
-        for (int i = thread; i < static_cast<int>(sizeof to / 16); i += threads) {
+        for (int i = thread; i < int(sizeof to / 16); i += threads) {
             copy_async(reinterpret_cast<float*>(&to) + i * 4,
                        reinterpret_cast<const float*>(&from) + i * 4);
         }
@@ -103,7 +103,7 @@ __device__ void prepare(StreamShared<parts>& shared, const StepForwardArgs& args
     if (thread == 0) {
         shared.u_factor = weights.u_factor;
         shared.key = args.model->key;
-        shared.last_to_fire = static_cast<std::uint32_t>(args.rule.fire_threshold - 1);
+        shared.last_to_fire = std::uint32_t(args.rule.fire_threshold - 1);
         shared.if_any_fire = args.rule.fire_threshold > 0 ? ~0U : 0U;
     }
 }
@@ -116,7 +116,7 @@ constexpr std::uint32_t smallest_large = (127U + 6) << 23;
 // The level of cells whose largest element is given as bits: 0 below 64, one more for each 2^8.
 __device__ inline int level_of(std::uint32_t largest) {
     constexpr int small = smallest_large >> 23, most = 15;
-    const int exponent = static_cast<int>(largest >> 23);
+    const int exponent = int(largest >> 23);
     const int level = (exponent - small + 8) >> 3;
     return exponent < small ? 0 : level < most ? level : most;
 }
@@ -184,7 +184,7 @@ private:
         return source(left + column - 2, args.grid.width);
     }
     __device__ std::size_t floats_of(int cell) const {
-        return static_cast<std::size_t>(cell) * Traits::channels;
+        return std::size_t(cell) * Traits::channels;
     }
 
     __device__ void begin(const StreamPlan& plan, int item) {
@@ -202,8 +202,7 @@ private:
         columns_inside = ballot(lane_column >= 0);
         const bool noted = args.life_out != nullptr || args.marks_out != nullptr;
         if_noted = uniform(noted ? ~0U : 0U);
-        rows_inside = static_cast<int>(
-            uniform(args.rule.circular ? INT_MAX : static_cast<unsigned>(grid.height)));
+        rows_inside = int(uniform(args.rule.circular ? INT_MAX : unsigned(grid.height)));
         cells_before = std::size_t(sample) * grid.height * grid.width;
         state = opaque(args.state + cells_before * Traits::channels + quad * 4);
         next = opaque(args.next + cells_before * Traits::channels + quad * 4);
@@ -214,7 +213,7 @@ private:
             living_before_out = opaque(args.living_before_out + cells_before + lane);
 
 #pragma unroll 1
-        for (int i = 0; i < 4; ++i) ask_for(top - 2 + i, static_cast<unsigned>(i));
+        for (int i = 0; i < 4; ++i) ask_for(top - 2 + i, unsigned(i));
         wait_for_copies();
         __syncwarp();  // the rows are there
         row_cell = (top - 1) * grid.width + left - 2;
@@ -253,8 +252,7 @@ private:
     __device__ void ask_for(int y, unsigned to_slot) {
         if (y > bottom + 1) return;
         float* const to = own.rows + to_slot * StreamTraits::row + lane * 4;
-        if (if_interior != 0 &&
-            static_cast<unsigned>(y) < static_cast<unsigned>(args.grid.height)) {
+        if (if_interior != 0 && unsigned(y) < unsigned(args.grid.height)) {
             const float* const from =
                 state + floats_of(y * args.grid.width + left - 2 + cell_of_piece);
 #pragma unroll
@@ -280,10 +278,10 @@ private:
     // zero where the cell is in it. Beyond the grid it is any number.
     __device__ unsigned living_before(int y) const {
         if (!is_masked()) return 1;
-        if (static_cast<unsigned>(y) >= static_cast<unsigned>(args.grid.height)) {
+        if (unsigned(y) >= unsigned(args.grid.height)) {
             y = max(source(y, args.grid.height), 0);
         }
-        return load_byte(living_before_in + static_cast<std::ptrdiff_t>(y) * args.grid.width);
+        return load_byte(living_before_in + std::ptrdiff_t(y) * args.grid.width);
     }
 
     // The lane's column in a slot.
@@ -306,12 +304,10 @@ private:
 
     // Which cells fire, in four rows: eight lanes have the word of a row, a bit for each column.
     __device__ unsigned draw(int y) const {
-        const unsigned first =
-            static_cast<unsigned>(y + lane / 8) * static_cast<unsigned>(args.grid.width) +
-            static_cast<unsigned>(left);
-        const unsigned of_row = static_cast<unsigned>(lane) % 8;
-        const PhiloxBlock block = fire_words(
-            shared.key, args.step, static_cast<std::uint32_t>(sample), first + 4 * of_row);
+        const unsigned first = unsigned(y + lane / 8) * unsigned(args.grid.width) + unsigned(left);
+        const unsigned of_row = unsigned(lane) % 8;
+        const PhiloxBlock block =
+            fire_words(shared.key, args.step, std::uint32_t(sample), first + 4 * of_row);
         unsigned word = 0;
 #pragma unroll
         for (int i = 0; i < 4; ++i) word |= unsigned{block.words[i] <= shared.last_to_fire} << i;
@@ -379,7 +375,7 @@ private:
         note_life(row);
     }
     __device__ void put(const float4 (&z)[4]) {
-        const unsigned to = masked + place + static_cast<unsigned>(cell_of_piece) * cell_bytes;
+        const unsigned to = masked + place + unsigned(cell_of_piece) * cell_bytes;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             Quad& quad_of_cell = at_shared_address<Quad>(to + i * 8 * cell_bytes);
@@ -418,14 +414,13 @@ private:
         if (if_noted != 0 && is_own) note_marks(row);
     }
     __device__ void note_marks(const Row& row) {
-        const std::size_t cell = cells_before + static_cast<std::size_t>(row_cell + lane);
+        const std::size_t cell = cells_before + std::size_t(row_cell + lane);
         if (args.life_out != nullptr) args.life_out[cell] = life_here >> lane & 1;
         if (args.marks_out == nullptr || (row.active >> lane & 1) != 0) return;
         const unsigned u0_above = shared.u0[alpha_channel] > living_threshold ? row.empty : 0;
         const unsigned is_above = ((both_above & ~row.empty) | u0_above) >> lane & 1;
         const unsigned holds = (life_here | row.empty) >> lane & 1;
-        args.marks_out[cell] =
-            static_cast<std::uint8_t>(is_above * mark_above | holds * mark_holds);
+        args.marks_out[cell] = std::uint8_t(is_above * mark_above | holds * mark_holds);
     }
 
     // Queues the active cells of the row above, whose neighbours are all there now. Computes what
@@ -491,11 +486,11 @@ private:
     __device__ void push(unsigned cells) {
         if ((cells & lane_bit) != 0) {
             const int before = __popc(cells & lanes_before);
-            const unsigned of_column = static_cast<unsigned>(lane) * cell_bytes;
+            const unsigned of_column = unsigned(lane) * cell_bytes;
             const std::uint32_t dead = (life_above & lane_bit) != 0 ? 0 : QueuedCell::dead;
-            own.queue[static_cast<unsigned>(head + queued + before) % StreamTraits::queue] = {
+            own.queue[unsigned(head + queued + before) % StreamTraits::queue] = {
                 (place_above + of_column) | (place_second_above() + of_column) << 16 | dead,
-                static_cast<std::uint32_t>(row_cell - args.grid.width + lane)};
+                std::uint32_t(row_cell - args.grid.width + lane)};
         }
         queued += __popc(cells);
     }
@@ -504,10 +499,9 @@ private:
     }
     // The largest element of the 3x3 around the lane's cell of the row above, as bits.
     __device__ std::uint32_t largest_around() const {
-        const unsigned column = static_cast<unsigned>(min(max(lane, 1), StreamTraits::wide - 2));
+        const unsigned column = unsigned(min(max(lane, 1), StreamTraits::wide - 2));
         __syncwarp();  // the row is there
-        const unsigned cell =
-            masked - static_cast<unsigned>(quad) * sizeof(Quad) + column * cell_bytes;
+        const unsigned cell = masked - unsigned(quad) * sizeof(Quad) + column * cell_bytes;
         float largest = 0;
 #pragma unroll 1
         for (unsigned i = 0; i < 3 * Traits::quads; ++i) {
@@ -796,7 +790,7 @@ __global__ void __launch_bounds__(most_warps<parts>* Traits::warp_size, 1)
     stream_forward_kernel(const __grid_constant__ StepForwardArgs args,
                           const __grid_constant__ StreamPlan plan) {
     auto& shared = shared_storage<StreamShared<parts>, StreamTraits::most_shared_bytes>();
-    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+    const int thread = int(threadIdx.x), threads = int(blockDim.x);
     // The same in all lanes, and the compiler knows it.
     const int warp = __shfl_sync(whole_warp, thread / Traits::warp_size, 0);
     const int warps = threads / Traits::warp_size;
@@ -806,9 +800,8 @@ __global__ void __launch_bounds__(most_warps<parts>* Traits::warp_size, 1)
     __syncthreads();  // the weights are there
     wait_for_predecessor();
     Strip<parts> strip(args, shared, shared.warps[warp], thread % Traits::warp_size);
-    const int blocks = static_cast<int>(gridDim.x);
-    for (int item = warp * blocks + static_cast<int>(blockIdx.x); item < plan.items;
-         item += warps * blocks) {
+    const int blocks = int(gridDim.x);
+    for (int item = warp * blocks + int(blockIdx.x); item < plan.items; item += warps * blocks) {
         strip.run(plan, item);
     }
 }
@@ -817,8 +810,7 @@ template <int parts>
 void launch_parts(const StepForwardArgs& args, const StreamLimits& limits, bool dependent,
                   cudaStream_t stream) {
     constexpr int each = sizeof(StreamWarp<parts>), rest = sizeof(StreamShared<parts>) - each;
-    const int most =
-        std::clamp((static_cast<int>(limits.shared_bytes) - rest) / each, 1, most_warps<parts>);
+    const int most = std::clamp((int(limits.shared_bytes) - rest) / each, 1, most_warps<parts>);
     const StreamPlan plan = plan_stream(args.grid, most * limits.multiprocessors);
     // A multiprocessor has one block, with no more warps than it has items.
     const int blocks = std::min(plan.items, limits.multiprocessors);
@@ -826,7 +818,7 @@ void launch_parts(const StepForwardArgs& args, const StreamLimits& limits, bool 
     launch("stream_forward_kernel", stream_forward_kernel<parts>,
            {.blocks = blocks,
             .threads = warps * Traits::warp_size,
-            .shared_bytes = static_cast<std::size_t>(rest + warps * each),
+            .shared_bytes = std::size_t(rest + warps * each),
             .dependent = dependent},
            stream, args, plan);
 }

@@ -34,7 +34,7 @@ inline StreamPlan plan_stream(const BatchShape& grid, int warps) {
         const long long turns = (items + warps - 1) / warps;
         const long long passed = turns * (rows + StreamPlan::overhead);
         if (wanted > 1 && passed >= best_rows) continue;
-        best = {strips, segments, rows, static_cast<int>(items)};
+        best = {strips, segments, rows, int(items)};
         best_rows = passed;
     }
     return best;

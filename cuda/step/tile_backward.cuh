@@ -92,7 +92,7 @@ __device__ inline void list_cell(std::uint8_t* list, const int (&counts)[own_war
     for (int warp = 0; warp < thread / Traits::warp_size; ++warp) place += counts[warp];
     const unsigned ballot = __ballot_sync(whole_warp, listed);
     place += __popc(ballot & ((1U << thread % Traits::warp_size) - 1));
-    if (listed) list[place] = static_cast<std::uint8_t>(thread);
+    if (listed) list[place] = std::uint8_t(thread);
 }
 
 // Loads masks and states and lists the rows: all that does not depend on the step after. Returns
@@ -116,7 +116,7 @@ __device__ inline bool list_rows(BackwardTile& shared, const StepBackwardArgs& a
     list_cell(shared.cells, shared.row_counts, has_row, thread);
     list_cell(shared.empty, shared.empty_counts, is_empty, thread);
     if (thread == 0) {
-        const int next = index + static_cast<int>(gridDim.x);
+        const int next = index + int(gridDim.x);
         shared.place = tile;
         shared.next = next < tile_count(args.grid) ? next : -1;
         shared.rows = sum_of_counts(shared.row_counts);

@@ -141,7 +141,7 @@ __device__ inline int list_rows(ForwardTile& shared, int thread) {
         const bool active = shared.fates[thread] == Fate::active;
         const unsigned ballot = __ballot_sync(whole_warp, active);
         const unsigned lower = ballot & ((1U << thread % Traits::warp_size) - 1);
-        if (active) shared.rows[before + __popc(lower)] = static_cast<std::uint8_t>(thread);
+        if (active) shared.rows[before + __popc(lower)] = std::uint8_t(thread);
     }
     return total;
 }
@@ -152,8 +152,8 @@ __device__ inline void write_next(const StepForwardArgs& args, const Tile& tile,
     const std::size_t at = own_offset(args.grid, tile, own, quad);
     store4(args.next + at, z);
     if (args.marks_out == nullptr || quad != alpha_channel / 4) return;
-    args.marks_out[at / Traits::channels] = static_cast<std::uint8_t>(
-        (z.w > living_threshold ? mark_above : 0) | (holds ? mark_holds : 0));
+    args.marks_out[at / Traits::channels] =
+        std::uint8_t((z.w > living_threshold ? mark_above : 0) | (holds ? mark_holds : 0));
 }
 
 // z' of the cells that are not rows of the MLP. u0 [16] is the update of an empty cell.

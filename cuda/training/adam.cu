@@ -26,7 +26,7 @@ struct SharedStorage {
 __global__ void __launch_bounds__(Traits::threads)
     tensor_norms_kernel(const __grid_constant__ AdamArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x), tensor = static_cast<int>(blockIdx.x);
+    const int thread = int(threadIdx.x), tensor = int(blockIdx.x);
     const Span span = tensor_span(tensor, args.output_bias);
     double sum = 0;
     for (int i = span.begin + thread; i < span.end; i += Traits::threads) {
@@ -39,12 +39,12 @@ __global__ void __launch_bounds__(Traits::threads)
     }
     if (thread != 0) return;
     args.squares[tensor] = shared.sums[0];
-    args.norms[tensor] = static_cast<float>(sqrt(shared.sums[0]));
+    args.norms[tensor] = float(sqrt(shared.sums[0]));
 }
 
 __global__ void __launch_bounds__(Traits::threads)
     adam_kernel(const __grid_constant__ AdamArgs args) {
-    const int i = static_cast<int>(blockIdx.x) * Traits::threads + static_cast<int>(threadIdx.x);
+    const int i = int(blockIdx.x) * Traits::threads + int(threadIdx.x);
     const bool training = args.control != nullptr;
     if (training && !judge_gradient(*args.control, args.squares, i == 0)) return;
     const int count = tensor_span(tensors - 1, args.output_bias).end;
@@ -62,7 +62,7 @@ void launch_adam(const AdamArgs& args, cudaStream_t stream) {
     launch(NCA_KERNEL(tensor_norms_kernel),
            {.blocks = tensors, .threads = Traits::threads, .shared_bytes = sizeof(SharedStorage)},
            stream, args);
-    const auto count = static_cast<int>(parameter_count(args.output_bias));
+    const auto count = int(parameter_count(args.output_bias));
     launch(NCA_KERNEL(adam_kernel),
            {.blocks = (count + Traits::threads - 1) / Traits::threads, .threads = Traits::threads},
            stream, args);

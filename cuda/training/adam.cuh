@@ -15,9 +15,8 @@ struct Span {
 };
 
 __device__ inline Span tensor_span(int tensor, bool output_bias) {
-    constexpr int b1 = static_cast<int>(w1_size), w2 = b1 + static_cast<int>(b1_size),
-                  b2 = w2 + static_cast<int>(w2_size);
-    const int end = b2 + (output_bias ? static_cast<int>(b2_size) : 0);
+    constexpr int b1 = int(w1_size), w2 = b1 + int(b1_size), b2 = w2 + int(w2_size);
+    const int end = b2 + (output_bias ? int(b2_size) : 0);
     return tensor == 0   ? Span{0, b1}
            : tensor == 1 ? Span{b1, w2}
            : tensor == 2 ? Span{w2, b2}
@@ -39,7 +38,7 @@ __device__ inline float update_weight(const AdamArgs& args, const AdamRates& rat
                                       double squares) {
     float g = args.grad_weights[i];
     if (args.normalise) {
-        g = static_cast<float>(g / (sqrt(squares) + 1e-8));
+        g = float(g / (sqrt(squares) + 1e-8));
         args.grad_weights[i] = g;
     }
     const float m = args.beta1 * args.first_moments[i] + (1 - args.beta1) * g;

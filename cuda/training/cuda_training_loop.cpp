@@ -2,10 +2,6 @@
 #include "cuda/training/cuda_training_loop.hpp"
 #include "cuda/training/training_kernels.hpp"
 
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <map>
@@ -71,8 +67,8 @@ public:
           grad_weights_(count_, "the gradients"),
           norms_(4, "norms"),
           squares_(4, "norms"),
-          losses_(2 * static_cast<std::size_t>(config.batch), "losses"),
-          loss_partial_(static_cast<std::size_t>(loss_partials(grid_)), "sums of the loss"),
+          losses_(2 * std::size_t(config.batch), "losses"),
+          loss_partial_(std::size_t(loss_partials(grid_)), "sums of the loss"),
           target_(target.size(), "the target"),
           start_(grid_.floats(), "the start states"),
           grad_state_(grid_.floats(), "the gradient of the loss"),
@@ -99,7 +95,7 @@ public:
     // second, so that a report or a stop does not wait longer.
     int queue_length() const override {
         const double cell_steps = double(grid_.cells()) * (config_.most_steps - 1);
-        return static_cast<int>(std::clamp(1e9 / cell_steps, 1.0, double(most_queued_iterations)));
+        return int(std::clamp(1e9 / cell_steps, 1.0, double(most_queued_iterations)));
     }
 
     std::vector<IterationOutcome> run(std::span<const IterationPlan> plans) override {
@@ -162,13 +158,13 @@ public:
     StatePool pool(int count) const override {
         if (count == 0) return {};
         const std::size_t floats = grid_.floats() / config_.batch;
-        StatePool result(count, static_cast<int>(floats / channels));
+        StatePool result(count, int(floats / channels));
         std::vector<float> losses(static_cast<std::size_t>(count));
         download(losses, pool_losses_.data());
         std::vector<float> state(floats);
         for (int i = 0; i < count; ++i) {
             download(state, pool_states_.data() + i * floats);
-            result.write(i, state, losses[static_cast<std::size_t>(i)]);
+            result.write(i, state, losses[std::size_t(i)]);
         }
         return result;
     }
@@ -188,8 +184,7 @@ public:
         const DeviceGuard guard(device_.index());
         const BatchShape all = {config_.pool, grid_.height, grid_.width};
         launch_start_states(pool_states_.data(), all, start_cell_, stream_);
-        upload(pool_losses_.data(),
-               std::vector<float>(static_cast<std::size_t>(config_.pool), start_loss_));
+        upload(pool_losses_.data(), std::vector<float>(std::size_t(config_.pool), start_loss_));
     }
 
     std::vector<float> states_before() const override { return download_states(start_.data()); }
@@ -221,7 +216,7 @@ private:
     }
 
     void make_pool() {
-        const std::size_t size = static_cast<std::size_t>(config_.pool);
+        const std::size_t size = std::size_t(config_.pool);
         pool_states_ = {size * (grid_.floats() / config_.batch), "the pool"};
         pool_losses_ = {size, "the pool's losses"};
         samples_ = {std::size_t{most_queued_iterations} * config_.batch, "the samples of plans"};

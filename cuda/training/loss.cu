@@ -22,7 +22,7 @@ constexpr int cells_per_partial = 1024;
 
 int partials_per_sample(const BatchShape& grid) {
     const long long cells = static_cast<long long>(grid.height) * grid.width;
-    return static_cast<int>((cells + cells_per_partial - 1) / cells_per_partial);
+    return int((cells + cells_per_partial - 1) / cells_per_partial);
 }
 
 struct LossArgs {
@@ -60,10 +60,10 @@ __device__ LossPartial sum_of_block(SharedStorage& shared, LossPartial own, int 
 __global__ void __launch_bounds__(Traits::threads)
     loss_kernel(const __grid_constant__ LossArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     const int cells = args.grid.height * args.grid.width;
-    const int sample = static_cast<int>(blockIdx.x) / args.per_sample;
-    const int first = static_cast<int>(blockIdx.x) % args.per_sample * cells_per_partial;
+    const int sample = int(blockIdx.x) / args.per_sample;
+    const int first = int(blockIdx.x) % args.per_sample * cells_per_partial;
     const int count = cells - first < cells_per_partial ? cells - first : cells_per_partial;
     LossPartial own = {};
     for (int i = thread; i < count * Traits::quads; i += Traits::threads) {
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Traits::threads)
 
 __global__ void __launch_bounds__(Traits::threads)
     finish_loss_kernel(const __grid_constant__ LossArgs args) {
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     finish_losses(args.loss, args.living, args.partial, args.per_sample, args.grid, thread);
     __syncthreads();  // all samples have their loss
     if (thread == 0 && args.control != nullptr) {

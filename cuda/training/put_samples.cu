@@ -42,10 +42,10 @@ __global__ void __launch_bounds__(Traits::threads)
     const int cursor = args.control->cursor;
     IterationOutcome& outcome = args.control->outcomes[cursor];
     if (outcome.verdict != Verdict::good || args.control->bad_weight != 0) return;
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     const int pieces = args.grid.height * args.grid.width * Traits::quads;
-    const int sample = static_cast<int>(blockIdx.x) / args.per_sample;
-    const int first = static_cast<int>(blockIdx.x) % args.per_sample * pieces_per_block;
+    const int sample = int(blockIdx.x) / args.per_sample;
+    const int first = int(blockIdx.x) % args.per_sample * pieces_per_block;
     const int index = args.pool.samples[cursor * args.grid.batch + sample];
     const bool keep = survived(args, sample);
     const float* from = args.state + std::size_t(sample) * pieces * 4;

@@ -22,10 +22,9 @@ __global__ void __launch_bounds__(Traits::threads)
     start_states_kernel(const __grid_constant__ StartStatesArgs args) {
     const int cells = args.grid.height * args.grid.width;
     const int per_sample = (cells + cells_of_block - 1) / cells_of_block;
-    for (int i = static_cast<int>(blockIdx.x); i < args.grid.batch * per_sample;
-         i += static_cast<int>(gridDim.x)) {
+    for (int i = int(blockIdx.x); i < args.grid.batch * per_sample; i += int(gridDim.x)) {
         const int first = i % per_sample * cells_of_block;
-        if (first + static_cast<int>(threadIdx.x) / Traits::quads >= cells) continue;
+        if (first + int(threadIdx.x) / Traits::quads >= cells) continue;
         const std::size_t piece = std::size_t(first) * Traits::quads + threadIdx.x;
         const std::size_t sample = std::size_t(i / per_sample) * cells * Traits::channels;
         store4(args.state + sample + piece * 4, start_state_piece(args.start, args.grid, piece));

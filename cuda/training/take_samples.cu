@@ -38,8 +38,8 @@ __device__ int rank_of(const PoolArgs& pool, const int* samples, int sample, int
 }
 
 __device__ bool covers(const DamageCircle& circle, int y, int x) {
-    const float dy = static_cast<float>(y) - circle.y;
-    const float dx = static_cast<float>(x) - circle.x;
+    const float dy = float(y) - circle.y;
+    const float dx = float(x) - circle.x;
     // Each operation rounded, as on the host, so that every engine kills the same cells.
     return __fadd_rn(__fmul_rn(dy, dy), __fmul_rn(dx, dx)) <
            __fmul_rn(circle.radius, circle.radius);
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(Traits::threads)
     take_samples_kernel(const __grid_constant__ TakeSamplesArgs args) {
     const int pieces = args.grid.height * args.grid.width * Traits::quads;
     const int batch = args.grid.batch;
-    const int sample = static_cast<int>(blockIdx.x) / args.per_sample;
-    const int first = static_cast<int>(blockIdx.x) % args.per_sample * pieces_per_block;
+    const int sample = int(blockIdx.x) / args.per_sample;
+    const int first = int(blockIdx.x) % args.per_sample * pieces_per_block;
     const int* samples = args.pool.samples + args.control->cursor * batch;
     const int rank = rank_of(args.pool, samples, sample, batch);
     const bool worst = rank == batch - 1;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(Traits::threads)
     if (damaged) circle = args.pool.damage[args.control->cursor * args.pool.damaged + rank];
     const float* from = args.pool.states + std::size_t(samples[sample]) * pieces * 4;
     float* to = args.state + std::size_t(sample) * pieces * 4;
-    for (int i = first + static_cast<int>(threadIdx.x); i < first + pieces_per_block && i < pieces;
+    for (int i = first + int(threadIdx.x); i < first + pieces_per_block && i < pieces;
          i += Traits::threads) {
         const int cell = i / Traits::quads;
         float4 value = zero4();

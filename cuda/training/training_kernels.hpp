@@ -2,15 +2,13 @@
 #pragma once
 
 // The launchers of a training iteration but for its rollout.
-// They queue their kernel on the stream and return; pointers are to device memory unless a comment
-// says otherwise. They throw CudaError when the launch is refused.
+// cuda/rule/rule_kernels.hpp says what all launchers have in common.
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "cuda/rule/model.hpp"
-#include "cuda/rule/sums.hpp"
 #include "cuda/rule/training_control.hpp"
 #include "host/iteration/pool.hpp"
 

@@ -46,7 +46,7 @@ __device__ void wait_for_all_blocks(BlockArrival* arrivals, std::uint32_t& passe
     __syncthreads();  // this block has come
     if (thread == 0) release_flag(&each[blockIdx.x].barriers, passed);
     if (blockIdx.x == 0) {
-        for (int i = thread; i < static_cast<int>(gridDim.x); i += Traits::threads) {
+        for (int i = thread; i < int(gridDim.x); i += Traits::threads) {
             wait_for_count(&each[i].barriers, passed);
         }
         __syncthreads();  // all blocks have
@@ -98,9 +98,9 @@ __device__ void sum_squares(SharedStorage& shared, const UpdateWeightsArgs& args
 __global__ void __launch_bounds__(Traits::threads)
     update_weights_kernel(const __grid_constant__ UpdateWeightsArgs args) {
     auto& shared = shared_storage<SharedStorage>();
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = int(threadIdx.x);
     const int warp = thread / Traits::warp_size, lane = thread % Traits::warp_size;
-    const int first = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    const int first = int(blockIdx.x), blocks = int(gridDim.x);
     TrainingControl& control = *args.adam.control;
     // Every launch counts all blocks alike.
     std::uint32_t passed = args.arrivals[1 + first].barriers;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(Traits::threads)
 
     sum_squares(shared, args, warp, lane);
     if (first == 0 && thread < tensors) {
-        args.adam.norms[thread] = static_cast<float>(sqrt(shared.squares[thread]));
+        args.adam.norms[thread] = float(sqrt(shared.squares[thread]));
     }
     if (judge_gradient(control, shared.squares, first == 0 && thread == 0) && warp == 0) {
         const AdamRates rates = control.plans[control.cursor].rates;

@@ -18,8 +18,7 @@ inline AdamRates adam_rates(const AdamOptions& options) {
     // In double: in float32 the difference has few correct digits while update is small.
     const double correction1 = 1 - std::pow(double(options.beta1), double(options.update));
     const double correction2 = 1 - std::pow(double(options.beta2), double(options.update));
-    return {static_cast<float>(options.learning_rate / correction1),
-            static_cast<float>(1 / std::sqrt(correction2))};
+    return {float(options.learning_rate / correction1), float(1 / std::sqrt(correction2))};
 }
 
 }  // namespace nca

@@ -4,7 +4,6 @@
 
 #include <nca/error.hpp>
 
-#include <cmath>
 #include <initializer_list>
 
 namespace nca {

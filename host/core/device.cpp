@@ -9,15 +9,8 @@
 namespace nca {
 
 std::string_view name(Precision precision) {
-    switch (precision) {
-        case Precision::exact:
-            return "exact";
-        case Precision::precise:
-            return "precise";
-        case Precision::fast:
-            return "fast";
-    }
-    return "unknown";
+    constexpr std::string_view names[] = {"exact", "precise", "fast"};
+    return names[std::size_t(precision)];
 }
 
 Precision parse_precision(std::string_view text) {

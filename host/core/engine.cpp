@@ -2,8 +2,6 @@
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
 
-#include <cstdint>
-
 #include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
 

@@ -9,7 +9,7 @@ namespace nca {
 
 // The value in the middle; of an even number of values the upper of the two. At least one value.
 inline double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    const auto middle = values.begin() + std::ptrdiff_t(values.size() / 2);
     std::nth_element(values.begin(), middle, values.end());
     return *middle;
 }

@@ -11,7 +11,7 @@ namespace nca {
 
 std::array<std::uint32_t, 4> philox(std::uint32_t seed, Purpose purpose,
                                     const std::array<std::uint32_t, 4>& counter) {
-    const philox4x32_key_t key = {{seed, static_cast<std::uint32_t>(purpose)}};
+    const philox4x32_key_t key = {{seed, std::uint32_t(purpose)}};
     const philox4x32_ctr_t block = {{counter[0], counter[1], counter[2], counter[3]}};
     const philox4x32_ctr_t words = philox4x32(block, key);
     return {words.v[0], words.v[1], words.v[2], words.v[3]};
@@ -25,7 +25,7 @@ std::uint64_t fire_threshold(float fire_rate) {
             fire_rate);
     }
     // The product is exact; llround rounds only those of rates below 2^-8.
-    return static_cast<std::uint64_t>(std::llround(static_cast<double>(fire_rate) * 0x1p32));
+    return std::uint64_t(std::llround(double(fire_rate) * 0x1p32));
 }
 
 bool fires(const FireKey& key, float fire_rate, std::uint32_t step, std::uint32_t sample,

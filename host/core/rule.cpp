@@ -31,9 +31,9 @@ void Rule::validate() const {
             }
         }
     }
-    check_known(static_cast<int>(edges), 2, "edges");
-    check_known(static_cast<int>(life), 2, "life");
-    check_known(static_cast<int>(start_cell), 2, "start_cell");
+    check_known(int(edges), 2, "edges");
+    check_known(int(life), 2, "life");
+    check_known(int(start_cell), 2, "start_cell");
     if (!(fire_rate >= 0 && fire_rate <= 1)) {
         throw_error<InvalidArgument>("fire_rate is {}, expected 0..1", fire_rate);
     }
@@ -62,8 +62,8 @@ Rule Rule::rotated(double degrees) const {
     for (std::size_t i = 0; i < rule.filters[1].size(); ++i) {
         const double x = filters[1][i];
         const double y = filters[2][i];
-        rule.filters[1][i] = static_cast<float>(cosine * x - sine * y);
-        rule.filters[2][i] = static_cast<float>(sine * x + cosine * y);
+        rule.filters[1][i] = float(cosine * x - sine * y);
+        rule.filters[2][i] = float(sine * x + cosine * y);
     }
     return rule;
 }

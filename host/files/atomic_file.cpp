@@ -72,7 +72,7 @@ void write_all(int descriptor, std::span<const std::uint8_t> contents, const fs:
         const ssize_t written = ::write(descriptor, contents.data(), contents.size());
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0) fail_to_write(path, written < 0 ? errno : ENOSPC);
-        contents = contents.subspan(static_cast<std::size_t>(written));
+        contents = contents.subspan(std::size_t(written));
     }
 }
 
@@ -145,7 +145,7 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
     if (::fstat(file.get(), &status) != 0) fail(error_text(errno));
     if (S_ISDIR(status.st_mode)) fail("it is a folder; name a file in it");
     if (!S_ISREG(status.st_mode)) fail("it is not a regular file; save the data to one first");
-    const auto size = static_cast<std::uint64_t>(status.st_size);
+    const auto size = std::uint64_t(status.st_size);
     if (size > max_bytes) {
         fail(fmt::format("it has {} bytes, expected at most {}; is it the right file?", size,
                          max_bytes));
@@ -157,7 +157,7 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) fail(error_text(errno));
         if (count == 0) break;  // another process has shortened the file
-        done += static_cast<std::size_t>(count);
+        done += std::size_t(count);
     }
     contents.resize(done);
     return contents;

@@ -52,11 +52,11 @@ std::vector<std::uint8_t> decode_base64(std::string_view text, const std::string
                 "= only at the end; the file is damaged",
                 where, printable(text.substr(i, 1)), i);
         }
-        bits = bits << bits_of_digit | static_cast<std::uint32_t>(digit);
+        bits = bits << bits_of_digit | std::uint32_t(digit);
         count += bits_of_digit;
         if (count >= bits_of_byte) {
             count -= bits_of_byte;
-            bytes.push_back(static_cast<std::uint8_t>(bits >> count));
+            bytes.push_back(std::uint8_t(bits >> count));
             bits &= (1U << count) - 1;
         }
     }

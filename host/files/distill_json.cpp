@@ -30,14 +30,10 @@ struct Layer {
     std::size_t biases;     // into Weights::all(), [outputs]
     int (*row)(int input);  // the row of this input
 
-    std::size_t bytes() const {
-        return (static_cast<std::size_t>(inputs) + 1) * static_cast<std::size_t>(outputs);
-    }
-    std::size_t byte_at(int line, int output) const {
-        return static_cast<std::size_t>(line) * outputs + output;
-    }
+    std::size_t bytes() const { return (std::size_t(inputs) + 1) * std::size_t(outputs); }
+    std::size_t byte_at(int line, int output) const { return std::size_t(line) * outputs + output; }
     std::size_t weight_at(int input, int output) const {
-        return weights + static_cast<std::size_t>(output) * inputs + input;
+        return weights + std::size_t(output) * inputs + input;
     }
 };
 
@@ -71,13 +67,13 @@ void require_size(JsonFields& fields, const char* name, int expected) {
 
 // The value of a byte. Adding 0 turns the -0 of a scale of 0 into 0.
 float to_weight(std::uint8_t byte, double scale) {
-    return static_cast<float>((byte / largest_byte - 0.5) * scale + 0.0);
+    return float((byte / largest_byte - 0.5) * scale + 0.0);
 }
 
 // The byte with the nearest value.
 std::uint8_t to_byte(float weight, double scale) {
     const double fraction = scale > 0 ? weight / scale : 0;  // in -0.5..0.5
-    return static_cast<std::uint8_t>(std::lround((fraction + 0.5) * largest_byte));
+    return std::uint8_t(std::lround((fraction + 0.5) * largest_byte));
 }
 
 void take_layer(Weights& weights, const Layer& layer, nlohmann::json json,
@@ -110,7 +106,7 @@ void take_layer(Weights& weights, const Layer& layer, nlohmann::json json,
             all[layer.weight_at(input, output)] =
                 to_weight(bytes[layer.byte_at(layer.row(input), output)], weight_scale);
         }
-        all[layer.biases + static_cast<std::size_t>(output)] =
+        all[layer.biases + std::size_t(output)] =
             to_weight(bytes[layer.byte_at(layer.inputs, output)], bias_scale);
     }
 }
@@ -133,11 +129,10 @@ double scale_for(std::span<const float> values, const char* what, const Layer& l
 
 nlohmann::ordered_json put_layer(const Weights& weights, const Layer& layer) {
     const auto all = weights.all();
-    const auto outputs = static_cast<std::size_t>(layer.outputs);
+    const auto outputs = std::size_t(layer.outputs);
     const bool has_bias = layer.biases < all.size();
     const double weight_scale =
-        scale_for(all.subspan(layer.weights, static_cast<std::size_t>(layer.inputs) * outputs),
-                  "weight", layer);
+        scale_for(all.subspan(layer.weights, std::size_t(layer.inputs) * outputs), "weight", layer);
     const double bias_scale =
         has_bias ? scale_for(all.subspan(layer.biases, outputs), "bias", layer) : 0;
     std::vector<std::uint8_t> bytes(layer.bytes());
@@ -146,8 +141,8 @@ nlohmann::ordered_json put_layer(const Weights& weights, const Layer& layer) {
             bytes[layer.byte_at(layer.row(input), output)] =
                 to_byte(all[layer.weight_at(input, output)], weight_scale);
         }
-        bytes[layer.byte_at(layer.inputs, output)] = to_byte(
-            has_bias ? all[layer.biases + static_cast<std::size_t>(output)] : 0, bias_scale);
+        bytes[layer.byte_at(layer.inputs, output)] =
+            to_byte(has_bias ? all[layer.biases + std::size_t(output)] : 0, bias_scale);
     }
     return {{"data_b64", encode_base64(bytes)}, {"in_ch", layer.inputs},
             {"out_ch", layer.outputs},          {"weight_scale", weight_scale},

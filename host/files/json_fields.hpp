@@ -116,7 +116,7 @@ public:
         if (!value.is_number()) fail(name, value, "a number");
         const auto number = value.get<double>();
         if (!(number >= -largest && number <= largest)) fail(name, value, "a 32-bit float");
-        return static_cast<float>(number);
+        return float(number);
     }
     std::int64_t integer(const std::string& name, std::int64_t smallest, std::int64_t largest) {
         const auto& value = take(name);

@@ -38,14 +38,14 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
     history.preset = fields.text("preset");
     history.target = fields.text("target");
     history.iterations = fields.integer("iterations", 0, std::numeric_limits<std::int64_t>::max());
-    history.height = static_cast<int>(fields.integer("height", 0, largest_int));
-    history.width = static_cast<int>(fields.integer("width", 0, largest_int));
-    history.padding = static_cast<int>(fields.integer("padding", 0, largest_int));
+    history.height = int(fields.integer("height", 0, largest_int));
+    history.width = int(fields.integer("width", 0, largest_int));
+    history.padding = int(fields.integer("padding", 0, largest_int));
     // JSON has no NaN or infinity; both are written as null.
     history.loss = fields.take("loss").is_null() ? std::numeric_limits<double>::quiet_NaN()
                                                  : fields.number("loss");
-    history.seed = static_cast<std::uint32_t>(
-        fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
+    history.seed =
+        std::uint32_t(fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
     fields.finish();
     return history;
 }
@@ -90,9 +90,9 @@ void take_tensor(std::span<float> values, const SafetensorsFile& file, const std
 std::string rule_to_text(const Rule& rule) {
     const nlohmann::ordered_json json = {
         {"filters", rule.filters},
-        {"edges", edges_names[static_cast<std::size_t>(rule.edges)]},
-        {"life", life_names[static_cast<std::size_t>(rule.life)]},
-        {"start_cell", start_cell_names[static_cast<std::size_t>(rule.start_cell)]},
+        {"edges", edges_names[std::size_t(rule.edges)]},
+        {"life", life_names[std::size_t(rule.life)]},
+        {"start_cell", start_cell_names[std::size_t(rule.start_cell)]},
         {"fire_rate", rule.fire_rate},
         {"step_size", rule.step_size},
         {"premultiplied", rule.premultiplied},

@@ -81,7 +81,7 @@ Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const s
             throw_error<FormatError>("{} has a shape of more than 2^64 bytes; the file is damaged",
                                      where);
         }
-        entry.shape.push_back(static_cast<std::int64_t>(size));
+        entry.shape.push_back(std::int64_t(size));
     }
     const auto& offsets = array_field(tensor, where, "data_offsets");
     if (offsets.size() != 2) {
@@ -214,7 +214,7 @@ std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
     for (const NamedTensor& tensor : file.tensors) {
         std::uint64_t size = 1;
         for (const std::int64_t side : tensor.shape) {
-            if (side < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(side), &size)) {
+            if (side < 0 || __builtin_mul_overflow(size, std::uint64_t(side), &size)) {
                 throw_error<InvalidArgument>(
                     "tensor {} has the shape {}, expected sides from 0 up that fit in memory",
                     printable(tensor.name), shape_text(tensor.shape));

@@ -5,6 +5,7 @@
 
 #include <nca/random.hpp>
 #include <nca/training_config.hpp>
+#include <nca/weights.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -12,10 +13,22 @@
 #include <vector>
 
 #include "host/iteration/iteration.hpp"
-#include "host/iteration/parameters.hpp"
 #include "host/iteration/pool.hpp"
 
 namespace nca {
+
+// The weights and Adam's moments, each laid out as Weights::all().
+struct Parameters {
+    explicit Parameters(const Weights& initial)
+        : weights(initial),
+          first_moments(initial.all().size()),
+          second_moments(initial.all().size()) {}
+
+    Weights weights;
+    std::vector<float> first_moments;
+    std::vector<float> second_moments;
+    std::int64_t updates = 0;  // number of Adam updates so far
+};
 
 struct IterationPlan {
     int steps = 0;

@@ -20,7 +20,7 @@ constexpr int smallest_target_side = 8;
 // NaN becomes 0.
 std::uint8_t to_byte(float value) {
     if (!(value > 0)) return 0;
-    return static_cast<std::uint8_t>(std::lround(std::min(value, 1.0F) * 255));
+    return std::uint8_t(std::lround(std::min(value, 1.0F) * 255));
 }
 
 Image empty_image(int height, int width) {
@@ -88,7 +88,7 @@ Image on_white(const Image& image) {
         const int alpha = result.pixels[i + alpha_channel];
         for (std::size_t c = 0; c < 3; ++c) {
             const int blended = result.pixels[i + c] * alpha + 255 * (255 - alpha);
-            result.pixels[i + c] = static_cast<std::uint8_t>((blended + 127) / 255);
+            result.pixels[i + c] = std::uint8_t((blended + 127) / 255);
         }
         result.pixels[i + alpha_channel] = 255;
     }

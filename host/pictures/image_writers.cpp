@@ -71,8 +71,8 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
 #ifdef CGIF_GEN_KEEP_IDENT_FRAMES  // versions of cgif without this flag always keep equal frames
     config.genFlags = CGIF_GEN_KEEP_IDENT_FRAMES;
 #endif
-    config.width = static_cast<std::uint16_t>(frames[0].width);
-    config.height = static_cast<std::uint16_t>(frames[0].height);
+    config.width = std::uint16_t(frames[0].width);
+    config.height = std::uint16_t(frames[0].height);
     config.numLoops = CGIF_INFINITE_LOOP;
     config.pContext = &bytes;
     config.pWriteFn = [](void* context, const std::uint8_t* data, const std::size_t size) {
@@ -87,7 +87,7 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         PalettedImage paletted = reduce_colours(frames[i]);
         CGIF_FrameConfig frame = {};
         frame.pLocalPalette = paletted.palette.data();
-        frame.numLocalPaletteEntries = static_cast<std::uint16_t>(paletted.palette.size() / 3);
+        frame.numLocalPaletteEntries = std::uint16_t(paletted.palette.size() / 3);
         frame.pImageData = paletted.indices.data();
         frame.attrFlags = CGIF_FRAME_ATTR_USE_LOCAL_TABLE;
         // Without transparency only the rectangle that changed is stored. With it each frame
@@ -98,7 +98,7 @@ void save_gif(const std::filesystem::path& path, std::span<const Image> frames, 
         } else {
             frame.genFlags = CGIF_FRAME_GEN_USE_DIFF_WINDOW;
         }
-        frame.delay = static_cast<std::uint16_t>(frame_time(frames, i, centiseconds));
+        frame.delay = std::uint16_t(frame_time(frames, i, centiseconds));
         result = cgif_addframe(gif, &frame);
     }
     // cgif_close reports the failure of a frame again.
@@ -169,8 +169,8 @@ void save_npy(const std::filesystem::path& path, ConstStateView grid) {
     header += '\n';
 
     std::vector<std::uint8_t> bytes(magic.begin(), magic.end());
-    bytes.push_back(static_cast<std::uint8_t>(header.size() % 256));
-    bytes.push_back(static_cast<std::uint8_t>(header.size() / 256));
+    bytes.push_back(std::uint8_t(header.size() % 256));
+    bytes.push_back(std::uint8_t(header.size() / 256));
     bytes.insert(bytes.end(), header.begin(), header.end());
     const std::size_t data_start = bytes.size();
     bytes.resize(data_start + grid.size() * sizeof(float));

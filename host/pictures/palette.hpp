@@ -47,7 +47,7 @@ inline Box make_box(Colours::iterator begin, Colours::iterator end) {
     std::array<double, 3> sum = {};
     std::array<double, 3> squares = {};
     for (auto colour = begin; colour != end; ++colour) {
-        const auto weight = static_cast<double>(colour->count);
+        const auto weight = double(colour->count);
         count += weight;
         for (std::size_t c = 0; c < 3; ++c) {
             sum[c] += weight * colour->rgb[c];
@@ -58,7 +58,7 @@ inline Box make_box(Colours::iterator begin, Colours::iterator end) {
         box.mean[c] = sum[c] / count;
         box.error[c] = squares[c] - sum[c] * box.mean[c];
     }
-    box.widest = static_cast<int>(std::ranges::max_element(box.error) - box.error.begin());
+    box.widest = int(std::ranges::max_element(box.error) - box.error.begin());
     return box;
 }
 
@@ -76,7 +76,7 @@ inline std::vector<Box> cut_into_boxes(Colours& colours) {
                 worst = &box;
             }
         }
-        const auto axis = static_cast<std::size_t>(worst->widest);
+        const auto axis = std::size_t(worst->widest);
         auto middle = std::partition(worst->begin, worst->end, [&](const Colour& colour) {
             return colour.rgb[axis] < worst->mean[axis];
         });
@@ -117,7 +117,7 @@ inline PalettedImage reduce_colours(const Image& image) {
         if (repeats) {
             place_of_pixel[i] = place_of_pixel[i - 1];
         } else {
-            const auto next = static_cast<std::uint32_t>(colours.size());
+            const auto next = std::uint32_t(colours.size());
             const auto [found, is_new] = places.try_emplace(key_of(pixel), next);
             if (is_new) colours.push_back({.rgb = {pixel[0], pixel[1], pixel[2]}});
             place_of_pixel[i] = found->second;
@@ -131,12 +131,9 @@ inline PalettedImage reduce_colours(const Image& image) {
     result.palette.assign(3, 0);
     for (const auto& box : palette_detail::cut_into_boxes(colours)) {
         const std::size_t index = result.palette.size() / 3;
-        for (const double mean : box.mean) {
-            result.palette.push_back(static_cast<std::uint8_t>(mean + 0.5));
-        }
+        for (const double mean : box.mean) result.palette.push_back(std::uint8_t(mean + 0.5));
         for (auto colour = box.begin; colour != box.end; ++colour) {
-            index_of_place[places.at(key_of(colour->rgb.data()))] =
-                static_cast<std::uint8_t>(index);
+            index_of_place[places.at(key_of(colour->rgb.data()))] = std::uint8_t(index);
         }
     }
     for (std::size_t i = 0; i < pixels; ++i) {

@@ -45,7 +45,7 @@ struct Source {
 
     static int read(void* user, char* data, int size) {
         auto& source = *static_cast<Source*>(user);
-        const auto wanted = static_cast<std::size_t>(size);
+        const auto wanted = std::size_t(size);
         const std::size_t count = std::min(wanted, source.rest.size());
         if (count > 0) std::memcpy(data, source.rest.data(), count);
         source.rest = source.rest.subspan(count);
@@ -53,11 +53,11 @@ struct Source {
         // may get less. Bytes of every other read are needed.
         constexpr std::size_t read_ahead = sizeof(stbi__context::buffer_start);
         if (count == 0 || (count < wanted && wanted != read_ahead)) source.ran_out = true;
-        return static_cast<int>(count);
+        return int(count);
     }
     static void skip(void* user, int size) {
         auto& source = *static_cast<Source*>(user);
-        const auto count = static_cast<std::size_t>(std::max(size, 0));
+        const auto count = std::size_t(std::max(size, 0));
         if (count > source.rest.size()) source.ran_out = true;
         source.rest = source.rest.subspan(std::min(count, source.rest.size()));
     }

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 // stb.cpp is the only file that includes the stb libraries, and hides their symbols, so that a
 // program with its own copy of stb can link this library. Its third function, encode_png, is

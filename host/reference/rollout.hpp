@@ -34,8 +34,8 @@ inline Mask fire_mask(const FireKey& key, float fire_rate, int step, int sample,
                       int width) {
     Mask mask(std::size_t(height) * width);
     for (std::size_t cell = 0; cell < mask.size(); ++cell) {
-        mask[cell] = fires(key, fire_rate, static_cast<std::uint32_t>(step),
-                           static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(cell));
+        mask[cell] =
+            fires(key, fire_rate, std::uint32_t(step), std::uint32_t(sample), std::uint32_t(cell));
     }
     return mask;
 }
@@ -47,7 +47,7 @@ struct SampleTape {
     std::vector<Mask> fire;                 // [steps]
     std::vector<Mask> life;                 // [steps]
 
-    int steps() const { return static_cast<int>(fire.size()); }
+    int steps() const { return int(fire.size()); }
     const SampleState<Real>& first() const { return states.front(); }
     const SampleState<Real>& last() const { return states.back(); }
 };
@@ -151,7 +151,7 @@ public:
                   const RolloutOptions& options)
         : rule_(rule), weights_(std::move(weights)), target_(std::move(target)) {
         for (const SampleState<double>& state : states) {
-            const int sample = static_cast<int>(tapes_.size());
+            const int sample = int(tapes_.size());
             tapes_.push_back(rollout_forward(rule_, weights_, state, options, sample));
         }
     }
@@ -202,7 +202,7 @@ public:
     }
 
 private:
-    int batch() const { return static_cast<int>(tapes_.size()); }
+    int batch() const { return int(tapes_.size()); }
     double sample_loss(const SampleState<double>& state) const {
         return reference::loss(state, std::span<const float>(target_));
     }

@@ -35,7 +35,7 @@ inline std::array<float, visible_channels> sample(std::span<const float> picture
     }
     std::array<float, visible_channels> values = {};
     std::transform(sum.begin(), sum.end(), values.begin(),
-                   [](double value) { return static_cast<float>(value); });
+                   [](double value) { return float(value); });
     return values;
 }
 
@@ -48,7 +48,7 @@ inline std::vector<float> placed(std::span<const float> picture, int side, const
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
-    std::vector<float> state(static_cast<std::size_t>(grid.height) * grid.width * channels);
+    std::vector<float> state(std::size_t(grid.height) * grid.width * channels);
     float* to = state.data();
     for (int y = 0; y < grid.height; ++y) {
         for (int x = 0; x < grid.width; ++x, to += channels) {
@@ -85,7 +85,7 @@ inline Image absolute_difference(const Image& a, const Image& b) {
     Image result = a;
     for (std::size_t i = 0; i < result.pixels.size(); ++i) {
         const int difference = std::abs(int{a.pixels[i]} - int{b.pixels[i]});
-        result.pixels[i] = i % 4 == 3 ? 255 : static_cast<std::uint8_t>(difference);
+        result.pixels[i] = i % 4 == 3 ? 255 : std::uint8_t(difference);
     }
     return result;
 }
@@ -98,7 +98,7 @@ inline double mean_squared_error(const std::vector<float>& state,
         const double difference = i % channels < visible_channels ? state[i] - target[i] : 0.0;
         sum += difference * difference;
     }
-    return sum / (static_cast<double>(state.size()) / channels * visible_channels);
+    return sum / (double(state.size()) / channels * visible_channels);
 }
 
 }  // namespace nca::tool

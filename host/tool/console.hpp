@@ -3,6 +3,8 @@
 
 #include <nca/device.hpp>
 #include <nca/engine.hpp>
+#include <nca/error.hpp>
+#include <nca/model.hpp>
 
 #include <fmt/format.h>
 
@@ -10,9 +12,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace nca::tool {
 
@@ -30,9 +34,14 @@ inline void say(std::string_view message) {
     const std::string line = "nca: " + without_controls(message) + "\n";
     std::fwrite(line.data(), 1, line.size(), stderr);
 }
+template <class Value, class... Values>
+void say(fmt::format_string<Value, Values...> message, Value&& value, Values&&... values) {
+    say(std::string_view(
+        fmt::format(message, std::forward<Value>(value), std::forward<Values>(values)...)));
+}
 
 inline std::string duration(double seconds) {
-    const auto whole = static_cast<std::int64_t>(std::min(seconds, 1e9) + 0.5);
+    const auto whole = std::int64_t(std::min(seconds, 1e9) + 0.5);
     if (whole < 60) return fmt::format("{} s", whole);
     return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
                         : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
@@ -41,7 +50,7 @@ inline std::string duration(double seconds) {
 // Warns, also when quiet, where the engine does not have the precision that was asked for.
 inline void check_precision(const Engine& engine, const Device& asked_for) {
     if (asked_for.precision && *asked_for.precision != engine.precision()) {
-        say(fmt::format("--precision {}: means float32 on the CPU", name(*asked_for.precision)));
+        say("--precision {}: means float32 on the CPU", name(*asked_for.precision));
     }
 }
 
@@ -56,12 +65,29 @@ inline std::string running_on(const Engine& engine, const Device& asked_for) {
 
 // An exception's message for the user.
 inline std::string message_of(const std::exception& error) {
-    const bool no_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
-    return no_memory ? "not enough memory: take a smaller size, batch or number of steps"
-                     : error.what();
+    if (dynamic_cast<const std::bad_alloc*>(&error)) {
+        return "not enough memory: take a smaller size, batch or number of steps";
+    }
+    const bool needs_gpu =
+        dynamic_cast<const CudaError*>(&error) || dynamic_cast<const NotCompiled*>(&error);
+    return std::string(error.what()) + (needs_gpu ? "; --device cpu runs without a GPU" : "");
+}
+
+// Reads a model, and says where its file has no rule.
+inline Model load_model(const std::filesystem::path& path) {
+    Model model = Model::load(path);
+    if (!model.rule_in_file) {
+        say("{}: no rule in the file, the notebook's is assumed", path.string());
+    }
+    return model;
 }
 
 // Prints a result on stdout. main() checks at the end whether it could be written.
 inline void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+template <class Value, class... Values>
+void print(fmt::format_string<Value, Values...> text, Value&& value, Values&&... values) {
+    print(std::string_view(
+        fmt::format(text, std::forward<Value>(value), std::forward<Values>(values)...)));
+}
 
 }  // namespace nca::tool

@@ -8,6 +8,8 @@
 #include <nca/error.hpp>
 #include <nca/model.hpp>
 
+#include <tuple>
+
 namespace nca::tool {
 namespace {
 
@@ -22,52 +24,34 @@ Format format_of(const char* name, const std::filesystem::path& path) {
         path.string());
 }
 
-void say_difference(const std::filesystem::path& path, const char* field, const std::string& what) {
-    say(fmt::format("{}: the web demo differs in {}: {}", path.string(), field, what));
-}
-
 // Says where the demo's rule differs from the model's. The demo's files cannot hold a rule.
 void say_differences(const std::filesystem::path& path, const Rule& rule) {
     const Rule demo = distill_demo_rule();
-    if (rule.filters != demo.filters) {
-        say_difference(
-            path, "filters",
-            "it perceives by identity, Sobel x / 8 and Sobel y / 8, the model by others");
-    }
-    if (rule.edges != demo.edges) {
-        say_difference(path, "edges", "its grid wraps around, the model's ends in dead cells");
-    }
-    if (rule.life != demo.life) {
-        say_difference(path, "life",
-                       "its cells must live before and after the update, the model's only after");
-    }
-    if (rule.start_cell != demo.start_cell) {
-        say_difference(
-            path, "start_cell",
-            "it plants alpha = 1 and all hidden channels = 1, the model expects alpha = 1 alone");
-    }
-    if (rule.fire_rate != demo.fire_rate) {
-        say_difference(path, "fire_rate",
-                       fmt::format("its cells update with a chance of {}, the model's of {}",
-                                   demo.fire_rate, rule.fire_rate));
-    }
-    if (rule.step_size != demo.step_size) {
-        say_difference(path, "step_size",
-                       fmt::format("it adds updates {} times, the model {} times", demo.step_size,
-                                   rule.step_size));
-    }
-    if (rule.premultiplied != demo.premultiplied) {
-        say_difference(path, "premultiplied",
-                       "it shows colours as already multiplied by alpha, the model's are straight");
+    const std::tuple<bool, const char*, std::string> fields[] = {
+        {rule.filters == demo.filters, "filters",
+         "it perceives by identity, Sobel x / 8 and Sobel y / 8, the model by others"},
+        {rule.edges == demo.edges, "edges",
+         "its grid wraps around, the model's ends in dead cells"},
+        {rule.life == demo.life, "life",
+         "its cells must live before and after the update, the model's only after"},
+        {rule.start_cell == demo.start_cell, "start_cell",
+         "it plants alpha = 1 and all hidden channels = 1, the model expects alpha = 1 alone"},
+        {rule.fire_rate == demo.fire_rate, "fire_rate",
+         fmt::format("its cells update with a chance of {}, the model's of {}", demo.fire_rate,
+                     rule.fire_rate)},
+        {rule.step_size == demo.step_size, "step_size",
+         fmt::format("it adds updates {} times, the model {} times", demo.step_size,
+                     rule.step_size)},
+        {rule.premultiplied == demo.premultiplied, "premultiplied",
+         "it shows colours as already multiplied by alpha, the model's are straight"},
+    };
+    for (const auto& [same, field, what] : fields) {
+        if (!same) say("{}: the web demo differs in {}: {}", path.string(), field, what);
     }
 }
 
 void export_to_demo(const ConvertArguments& arguments) {
-    const Model model = Model::load(arguments.input);
-    if (!model.rule_in_file) {
-        say(fmt::format("{}: no rule in the file, the notebook's is assumed",
-                        arguments.input.string()));
-    }
+    const Model model = load_model(arguments.input);
     try {
         save_distill_json(arguments.output, model);
     } catch (const InvalidArgument& error) {  // the model's fault, not the command line's
@@ -93,8 +77,8 @@ int convert(const ConvertArguments& arguments) {
     } else {
         load_distill_json(arguments.input).save(arguments.output);
     }
-    print(fmt::format("{}: made from {}\n", without_controls(arguments.output.string()),
-                      without_controls(arguments.input.string())));
+    print("{}: made from {}\n", without_controls(arguments.output.string()),
+          without_controls(arguments.input.string()));
     return exit_done;
 }
 

@@ -15,8 +15,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <span>
 
 namespace nca::tool {
 namespace {
@@ -38,20 +36,16 @@ Image load_small_target(const std::filesystem::path& path) {
 std::vector<float> target_values(const Image& image, const Rule& rule) {
     std::vector<float> values(image.pixels.size());
     for (std::size_t i = 0; i < values.size(); ++i) {
-        const float alpha = static_cast<float>(image.pixels[i / 4 * 4 + 3]) / 255;
+        const float alpha = float(image.pixels[i / 4 * 4 + 3]) / 255;
         const bool scaled = rule.premultiplied && i % 4 != 3;
-        values[i] = static_cast<float>(image.pixels[i]) / 255 * (scaled ? alpha : 1.0F);
+        values[i] = float(image.pixels[i]) / 255 * (scaled ? alpha : 1.0F);
     }
     return values;
 }
 
 GradcheckProblem make_problem(const GradcheckArguments& arguments) {
     GradcheckProblem problem;
-    problem.model = Model::load(arguments.model);
-    if (!problem.model.rule_in_file) {
-        say(fmt::format("{}: no rule in the file, the notebook's is assumed",
-                        arguments.model.string()));
-    }
+    problem.model = load_model(arguments.model);
     Rule& rule = problem.model.rule;
     rule.fire_rate = arguments.fire_rate.value_or(rule.fire_rate);
     const Image image = load_small_target(arguments.target);
@@ -69,7 +63,7 @@ GradcheckProblem make_problem(const GradcheckArguments& arguments) {
     problem.state.resize(problem.view().size());
     for (int sample = 0; sample < problem.batch; ++sample) {
         const std::size_t row =
-            std::size_t(sample) * problem.height + static_cast<std::size_t>(problem.height / 2);
+            std::size_t(sample) * problem.height + std::size_t(problem.height / 2);
         float* cell = &problem.state[(row * problem.width + problem.width / 2) * channels];
         std::ranges::copy(rule.start_values(), cell);
     }
@@ -86,7 +80,7 @@ Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
 
     const Tape tape = engine.forward(problem.model, state.view(), problem.options);
     State grad_state = engine.make_state(problem.batch, problem.height, problem.width);
-    const auto samples = static_cast<std::size_t>(problem.batch);
+    const auto samples = std::size_t(problem.batch);
     const Buffer loss = engine.allocate(samples);
     const Buffer living = engine.allocate(samples);
     engine.loss(grad_state.view(), loss.data(), living.data(), tape.last(),
@@ -111,10 +105,10 @@ void print_row(const ParameterTensor& tensor, const TensorCheck& check) {
     const auto part = [&](double error) {
         return check.largest > 0 ? error / check.largest : error;
     };
-    print(fmt::format("{:<13} {:>11.4e} {:>11.4e} {:>9.1e} {:>9.1e} {:>8} {:>9.1e} {:>9.1e}  {}\n",
-                      tensor.name, check.engine_norm, check.reference_norm, check.error,
-                      part(check.error), check.differences, check.difference_error,
-                      part(check.difference_error), check.good ? "ok" : "WRONG"));
+    print("{:<13} {:>11.4e} {:>11.4e} {:>9.1e} {:>9.1e} {:>8} {:>9.1e} {:>9.1e}  {}\n", tensor.name,
+          check.engine_norm, check.reference_norm, check.error, part(check.error),
+          check.differences, check.difference_error, part(check.difference_error),
+          check.good ? "ok" : "WRONG");
 }
 
 void check_files(const GradcheckArguments& arguments) {
@@ -129,8 +123,8 @@ int gradcheck(const GradcheckArguments& arguments) {
     check_files(arguments);
     const GradcheckProblem problem = make_problem(arguments);
     const std::unique_ptr<Engine> engine = make_engine(arguments.device);
-    say(fmt::format("{}, {} steps of {} of {}x{} cells", running_on(*engine, arguments.device),
-                    arguments.steps, problem.batch, problem.height, problem.width));
+    say("{}, {} steps of {} of {}x{} cells", running_on(*engine, arguments.device), arguments.steps,
+        problem.batch, problem.height, problem.width);
     check_precision(*engine, arguments.device);
 
     const Weights gradient = engine_gradient(*engine, problem);
@@ -154,7 +148,7 @@ int gradcheck(const GradcheckArguments& arguments) {
         print_row(tensor, check);
         good = good && check.good;
     }
-    print(fmt::format("tolerance: {:.1e} of the tensor's largest gradient\n", tolerance));
+    print("tolerance: {:.1e} of the tensor's largest gradient\n", tolerance);
     if (norm(expected) == 0) {
         say("every gradient is zero: the automaton died on the way, so this checked nothing; take "
             "fewer --steps or a trained model");

@@ -148,8 +148,7 @@ inline TensorCheck check_tensor(const ParameterTensor& tensor, const Weights& gr
     // A central difference costs two rollouts, so large grids get fewer of them.
     std::int64_t cell_steps = 0;
     for (const auto& tape : reference.tapes()) cell_steps += tape.steps() * tape.first().cells();
-    const std::size_t count =
-        static_cast<std::size_t>(std::clamp<std::int64_t>(1'600'000 / cell_steps, 8, 64));
+    const std::size_t count = std::size_t(std::clamp<std::int64_t>(1'600'000 / cell_steps, 8, 64));
     const std::vector<std::size_t> entries = sample_entries(tensor, expected, count);
     std::vector<double> sampled;
     for (const std::size_t entry : entries) sampled.push_back(gradient.all()[entry]);

@@ -7,14 +7,12 @@
 #include "host/tool/mosaic.hpp"
 #include "host/tool/output_files.hpp"
 
-#include <nca/error.hpp>
 #include <nca/image.hpp>
 #include <nca/simulator.hpp>
 #include <nca/trainer.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 namespace nca::tool {
 namespace {
@@ -183,10 +181,7 @@ void apply(const Damage& damage, Simulator& simulator) {
 std::vector<Model> load_models(const GrowArguments& arguments) {
     std::vector<Model> models;
     for (const std::filesystem::path& path : arguments.models) {
-        Model& model = models.emplace_back(Model::load(path));
-        if (!model.rule_in_file) {
-            say(fmt::format("{}: no rule in the file, the notebook's is assumed", path.string()));
-        }
+        Model& model = models.emplace_back(load_model(path));
         model.rule = model.rule.rotated(arguments.angle);
         model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
     }
@@ -229,7 +224,7 @@ void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std
         if (done == arguments.steps) return;
         std::int64_t stop = std::min<std::int64_t>(next_picture, arguments.steps);
         if (next_damage != damages.end()) stop = std::min<std::int64_t>(stop, next_damage->step);
-        for (Simulator& simulator : simulators) simulator.step(static_cast<int>(stop - done));
+        for (Simulator& simulator : simulators) simulator.step(int(stop - done));
         done = stop;
     }
 }
@@ -256,10 +251,10 @@ void save_frames(const GrowArguments& arguments, Format format, const std::vecto
             save_png(arguments.output, frames.back());
             break;
     }
-    print(fmt::format("{}: {} steps, {} of {}x{} pixels\n",
-                      without_controls(arguments.output.string()), arguments.steps,
-                      frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
-                      frames.back().height, frames.back().width));
+    print("{}: {} steps, {} of {}x{} pixels\n", without_controls(arguments.output.string()),
+          arguments.steps,
+          frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
+          frames.back().height, frames.back().width);
 }
 
 void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
@@ -270,9 +265,9 @@ void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
     const Image pictures[] = {target, grown, absolute_difference(target, grown)};
     save_png(arguments.output,
              enlarge(mosaic(pictures, layout_of(arguments), 255), arguments.scale));
-    print(fmt::format("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),
-                      mean_squared_error(simulator.download(), wanted),
-                      without_controls(arguments.compare.string())));
+    print("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),
+          mean_squared_error(simulator.download(), wanted),
+          without_controls(arguments.compare.string()));
 }
 
 void save_state(const std::filesystem::path& path, const Simulator& simulator,

@@ -16,14 +16,12 @@ namespace nca::tool {
 namespace {
 
 void print_rule(const Rule& rule) {
-    for (const auto& [name, value] : rule_text(rule)) {
-        print(fmt::format("  {:<14}{}\n", name, value));
-    }
+    for (const auto& [name, value] : rule_text(rule)) print("  {:<14}{}\n", name, value);
     for (int row = 0; row < 3; ++row) {
         print(row == 0 ? "  filters     " : "              ");
         for (const Filter& filter : rule.filters) {
             for (std::size_t column = 0; column < 3; ++column) {
-                print(fmt::format("{:8.4g}", filter[static_cast<std::size_t>(row) * 3 + column]));
+                print("{:8.4g}", filter[std::size_t(row) * 3 + column]);
             }
             print("    ");
         }
@@ -40,10 +38,10 @@ void print_tensor(const ParameterTensor& tensor, std::span<const float> all) {
         sum += value;
         squares += value * value;
     }
-    const double count = static_cast<double>(values.size());
-    print(fmt::format("  {:<12}  {:<16} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}\n", tensor.name,
-                      fmt::format("[{}]", fmt::join(tensor.shape, ", ")), *smallest, *largest,
-                      sum / count, std::sqrt(squares / count)));
+    const double count = double(values.size());
+    print("  {:<12}  {:<16} {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}\n", tensor.name,
+          fmt::format("[{}]", fmt::join(tensor.shape, ", ")), *smallest, *largest, sum / count,
+          std::sqrt(squares / count));
 }
 
 void print_history(const TrainingHistory& history) {
@@ -54,29 +52,28 @@ void print_history(const TrainingHistory& history) {
         print("  unknown\n");
         return;
     }
-    print(fmt::format("  preset        {}\n", known(history.preset)));
-    print(fmt::format("  target        {}\n", known(history.target)));
-    print(fmt::format("  iterations    {}\n", history.iterations));
-    print(fmt::format(
-        "  grid          {}\n",
-        history.height > 0 ? fmt::format("{}x{}", history.height, history.width) : "unknown"));
-    print(fmt::format("  loss          {:.4g} (mean of the last 100 iterations)\n", history.loss));
-    print(fmt::format("  seed          {}\n", history.seed));
+    print("  preset        {}\n", known(history.preset));
+    print("  target        {}\n", known(history.target));
+    print("  iterations    {}\n", history.iterations);
+    print("  grid          {}\n",
+          history.height > 0 ? fmt::format("{}x{}", history.height, history.width) : "unknown");
+    print("  loss          {:.4g} (mean of the last 100 iterations)\n", history.loss);
+    print("  seed          {}\n", history.seed);
 }
 
 void print_model(const std::filesystem::path& path) {
     const Model model = Model::load(path);
-    print(fmt::format("{}\n\nrule{}\n", without_controls(path.string()),
-                      model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)"));
+    print("{}\n\nrule{}\n", without_controls(path.string()),
+          model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)");
     print_rule(model.rule);
     const bool output_bias = model.weights.has_output_bias();
     print(
-        fmt::format("\nsizes\n  channels      {}\n  perception    {}\n  hidden        {}\n"
-                    "  parameters    {}{}\n",
-                    channels, perception, hidden, model.weights.all().size(),
-                    output_bias ? "" : ", no output bias"));
-    print(fmt::format("\n  {:<12}  {:<16} {:>11} {:>11} {:>11} {:>11}\n", "tensor", "shape", "min",
-                      "max", "mean", "rms"));
+        "\nsizes\n  channels      {}\n  perception    {}\n  hidden        {}\n  parameters    "
+        "{}{}\n",
+        channels, perception, hidden, model.weights.all().size(),
+        output_bias ? "" : ", no output bias");
+    print("\n  {:<12}  {:<16} {:>11} {:>11} {:>11} {:>11}\n", "tensor", "shape", "min", "max",
+          "mean", "rms");
     for (const ParameterTensor& tensor : parameter_tensors(output_bias)) {
         print_tensor(tensor, model.weights.all());
     }
@@ -87,12 +84,12 @@ void print_model(const std::filesystem::path& path) {
 void print_engine(const Device& device) {
     const std::unique_ptr<Engine> engine = make_engine(device);
     check_precision(*engine, device);
-    print(fmt::format("engine\n  {:<14}{}\n", "device", without_controls(engine->description())));
+    print("engine\n  {:<14}{}\n", "device", without_controls(engine->description()));
     for (const char* name : {"notebook", "growing", "persistent", "regenerating"}) {
         const TrainingConfig config = preset(name);
         const int grid = config.grid();
-        print(fmt::format("  {:<14}batch {} at {}x{}: {}\n", name, config.batch, grid, grid,
-                          engine->rollout_form(config.batch, grid, grid, config.rule).text));
+        print("  {:<14}batch {} at {}x{}: {}\n", name, config.batch, grid, grid,
+              engine->rollout_form(config.batch, grid, grid, config.rule).text);
     }
 }
 

@@ -27,8 +27,8 @@ struct Range {
 };
 
 Range iterations_of(std::span<const LossPoint> points) {
-    const auto first = static_cast<double>(points.front().iteration);
-    return {first, std::max(static_cast<double>(points.back().iteration), first + 1)};
+    const auto first = double(points.front().iteration);
+    return {first, std::max(double(points.back().iteration), first + 1)};
 }
 
 // The range of the losses' log10. Single losses far above all medians, such as those of failed
@@ -86,9 +86,8 @@ std::vector<LossPoint> thin_out(std::span<const LossPoint> points, std::size_t m
     const std::size_t groups = (most - 2) / 2;
     std::vector<LossPoint> result = {points.front()};
     for (std::size_t i = 0; i < groups; ++i) {
-        const auto begin = inner.begin() + static_cast<std::ptrdiff_t>(i * inner.size() / groups);
-        const auto end =
-            inner.begin() + static_cast<std::ptrdiff_t>((i + 1) * inner.size() / groups);
+        const auto begin = inner.begin() + std::ptrdiff_t(i * inner.size() / groups);
+        const auto end = inner.begin() + std::ptrdiff_t((i + 1) * inner.size() / groups);
         auto [a, b] = std::minmax_element(begin, end, lower);
         if (b < a) std::swap(a, b);
         result.push_back(*a);
@@ -108,7 +107,7 @@ std::vector<LossPoint> running_medians(std::span<const LossPoint> points, std::s
         for (std::size_t j = end - std::min(end, median_window); j < end; ++j) {
             window.push_back(points[j].loss);
         }
-        const auto middle = window.begin() + static_cast<std::ptrdiff_t>((window.size() - 1) / 2);
+        const auto middle = window.begin() + std::ptrdiff_t((window.size() - 1) / 2);
         std::nth_element(window.begin(), middle, window.end());
         result.push_back({points[end - 1].iteration, *middle});
     }
@@ -141,7 +140,7 @@ std::string loss_curve(std::span<const LossPoint> points,
         marks += fmt::format(
             "<path class=\"recovery\" d=\"M{:.1f} 0V{}\"><title>recovery in iteration {}</title>"
             "</path>\n",
-            side * x.share(static_cast<double>(iteration)), side, iteration);
+            side * x.share(double(iteration)), side, iteration);
     }
     const double x_scale = side / x.size();
     const double y_scale = side / y.size();

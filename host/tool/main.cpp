@@ -33,12 +33,6 @@ int run(int argc, char** argv) {
     } catch (const nca::InvalidArgument& error) {  // the options were wrong
         say(error.what());
         return exit_usage;
-    } catch (const nca::NotCompiled& error) {
-        say(fmt::format("{} (the option: --device cpu)", error.what()));
-        return exit_failed;
-    } catch (const nca::CudaError& error) {
-        say(fmt::format("{} (the option: --device cpu)", error.what()));
-        return exit_failed;
     } catch (const std::exception& error) {
         say(message_of(error));
         return exit_failed;

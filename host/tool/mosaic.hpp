@@ -19,8 +19,8 @@ struct Layout {
 };
 
 inline Layout nearly_square(std::size_t pictures) {
-    const int count = static_cast<int>(pictures);
-    const int columns = static_cast<int>(std::ceil(std::sqrt(count)));
+    const int count = int(pictures);
+    const int columns = int(std::ceil(std::sqrt(count)));
     return {columns, (count + columns - 1) / columns};
 }
 
@@ -39,7 +39,7 @@ inline Image mosaic(std::span<const Image> pictures, const Layout& layout,
     const int gap = mosaic_gap(first.width);
     const GridSize size = mosaic_size(layout, {first.height, first.width});
     Image whole{.height = size.height, .width = size.width, .pixels = {}};
-    whole.pixels.assign(static_cast<std::size_t>(size.height) * size.width * 4, background);
+    whole.pixels.assign(std::size_t(size.height) * size.width * 4, background);
     int index = 0;
     for (const Image& picture : pictures) {
         const int top = index / layout.columns * (picture.height + gap);

@@ -16,7 +16,7 @@ namespace nca::tool {
 inline std::string lower_case_extension(const std::filesystem::path& path) {
     std::string extension = path.extension().string();
     std::transform(extension.begin(), extension.end(), extension.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+                   [](unsigned char c) { return char(std::tolower(c)); });
     return extension;
 }
 

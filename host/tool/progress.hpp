@@ -44,7 +44,7 @@ public:
         if (marks_.empty()) return 0;
         const double seconds =
             std::chrono::duration<double>(marks_.back().time - marks_.front().time).count();
-        return static_cast<double>(measured_ - marks_.front().measured) / std::max(seconds, 1e-9);
+        return double(measured_ - marks_.front().measured) / std::max(seconds, 1e-9);
     }
     // Whether `pause` has passed since this was last true.
     bool due(Clock::duration pause) {
@@ -74,8 +74,7 @@ class Progress {
 public:
     // names: printed before each training's messages. A single training needs none.
     Progress(const std::vector<std::string>& names, std::int64_t iterations, bool quiet)
-        : all_(iterations * static_cast<std::int64_t>(names.size()),
-               window * static_cast<std::int64_t>(names.size())),
+        : all_(iterations * std::int64_t(names.size()), window * std::int64_t(names.size())),
           quiet_(quiet),
           live_(isatty(STDERR_FILENO) != 0) {
         for (const std::string& name : names) {
@@ -97,6 +96,10 @@ public:
         void give_up() { progress_->give_up(index_); }
         // Prints a message on stderr, also when quiet.
         void say(std::string_view message) { progress_->say(index_, message); }
+        template <class Value, class... Values>
+        void say(fmt::format_string<Value, Values...> message, Value&& value, Values&&... values) {
+            say(fmt::format(message, std::forward<Value>(value), std::forward<Values>(values)...));
+        }
         // Prints a result on stdout.
         void print(std::string_view text) { progress_->print(text); }
 
@@ -127,7 +130,7 @@ private:
 
         std::optional<double> loss() const {
             double sum = 0;
-            for (const double value : losses) sum += value / static_cast<double>(losses.size());
+            for (const double value : losses) sum += value / double(losses.size());
             return losses.empty() ? std::nullopt : std::optional(sum);
         }
     };
@@ -191,11 +194,11 @@ private:
     }
 
     std::string line(const Pace& pace, std::optional<double> loss) const {
-        return fmt::format(
-            "iteration {}/{}  {:.3g} it/s  {}loss {}  {} left", pace.done(), pace.wanted(),
-            pace.rate(), live_ && trainings_.size() > 1 ? "median " : "",
-            loss ? fmt::format("{:.3e}", *loss) : "not finite",
-            duration(static_cast<double>(pace.wanted() - pace.done()) / pace.rate()));
+        return fmt::format("iteration {}/{}  {:.3g} it/s  {}loss {}  {} left", pace.done(),
+                           pace.wanted(), pace.rate(),
+                           live_ && trainings_.size() > 1 ? "median " : "",
+                           loss ? fmt::format("{:.3e}", *loss) : "not finite",
+                           duration(double(pace.wanted() - pace.done()) / pace.rate()));
     }
 
     // The median of the trainings' losses; nothing before the first.

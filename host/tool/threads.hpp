@@ -11,7 +11,7 @@ namespace nca::tool {
 // The number of CPU threads to use.
 inline int thread_count(const Device& device) {
     return device.threads > 0 ? device.threads
-                              : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+                              : int(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 // The threads of one of several trainings, at least 1. Those that run side by side use all threads

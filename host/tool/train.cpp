@@ -12,9 +12,8 @@ void describe(const Trainer& trainer, const TrainArguments& arguments) {
     check_precision(trainer.engine(), arguments.device);
     if (arguments.quiet) return;
     say(running_on(trainer.engine(), arguments.device));
-    say(fmt::format(
-        "{}, {} iterations{}", description(trainer.config()), arguments.iterations,
-        trainer.iteration() > 0 ? fmt::format(", going on from {}", trainer.iteration()) : ""));
+    say("{}, {} iterations{}", description(trainer.config()), arguments.iterations,
+        trainer.iteration() > 0 ? fmt::format(", going on from {}", trainer.iteration()) : "");
 }
 
 }  // namespace
@@ -26,9 +25,7 @@ int train(const TrainArguments& arguments) {
     describe(training.trainer(), arguments);
     training.check_target();
     if (training.run() == RunState::done) return exit_done;
-    if (training.can_resume()) {
-        progress.say(fmt::format("go on with: {}", arguments.resume_command));
-    }
+    if (training.can_resume()) progress.say(fmt::format("go on with: {}", arguments.resume_command));
     return exit_failed;
 }
 

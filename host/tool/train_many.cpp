@@ -138,14 +138,14 @@ void describe(const Engine& engine, const TrainArguments& common, const std::vec
     if (common.quiet) return;
     if (workers > 0) {
         say(running_on(engine, common.device));
-        say(fmt::format("{}, {} iterations of each of {} targets, {} at a time",
-                        description(common.config), common.iterations, runs.size(), workers));
+        say("{}, {} iterations of each of {} targets, {} at a time", description(common.config),
+            common.iterations, runs.size(), workers);
     }
     for (const Run& run : runs) {
         if (run.end == End::done) {
-            say(fmt::format("{}: all {} iterations are done already", run.name, common.iterations));
+            say("{}: all {} iterations are done already", run.name, common.iterations);
         } else if (!common.resume.empty() && run.arguments.resume.empty()) {
-            say(fmt::format("{}: no checkpoint in {}, begins", run.name, common.resume.string()));
+            say("{}: no checkpoint in {}, begins", run.name, common.resume.string());
         }
     }
 }
@@ -154,7 +154,7 @@ void train_one(Run& run, Progress::Training progress) {
     try {
         Training training(run.arguments, progress);
         if (training.trainer().iteration() > 0 && !run.arguments.quiet) {
-            progress.say(fmt::format("going on from {}", training.trainer().iteration()));
+            progress.say("going on from {}", training.trainer().iteration());
         }
         training.check_target();
         run.end = training.run() == RunState::done ? End::done : End::stopped;
@@ -187,18 +187,17 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
                              [&](const Run& run) { return run.end == end; });
     };
     const auto done = count(End::done);
-    if (done == static_cast<std::ptrdiff_t>(runs.size())) return exit_done;
+    if (done == std::ptrdiff_t(runs.size())) return exit_done;
     if (count(End::failed) > 0) {
         std::vector<std::string> failed;
         for (const Run& run : runs) {
             if (run.end == End::failed) failed.push_back(run.name);
         }
-        say(fmt::format("{} of {} trainings failed: {}", failed.size(), runs.size(),
-                        fmt::join(failed, ", ")));
+        say("{} of {} trainings failed: {}", failed.size(), runs.size(), fmt::join(failed, ", "));
     }
     if (count(End::stopped) + count(End::not_begun) > 0) {
-        say(fmt::format("stopped with {} of {} trainings done", done, runs.size()));
-        say(fmt::format("go on with: {}", common.resume_command));
+        say("stopped with {} of {} trainings done", done, runs.size());
+        say("go on with: {}", common.resume_command);
     }
     return exit_failed;
 }
@@ -217,14 +216,14 @@ int train(const TrainManyArguments& many) {
         if (run.end != End::done) to_train.push_back(&run);
     }
     const auto engine = make_engine(common.device);
-    const int trainings = static_cast<int>(to_train.size());
+    const int trainings = int(to_train.size());
     for (int i = 0; i < trainings; ++i) {
-        to_train[static_cast<std::size_t>(i)]->arguments.device.threads =
+        to_train[std::size_t(i)]->arguments.device.threads =
             thread_share(thread_count(common.device), trainings, i);
     }
     const int workers = side_by_side(*engine, common, trainings);
     // Counted over all targets, so that a resumed run has the same form.
-    const int engines_on_device = side_by_side(*engine, common, static_cast<int>(runs.size()));
+    const int engines_on_device = side_by_side(*engine, common, int(runs.size()));
     for (Run* run : to_train) run->arguments.device.engines_on_device = engines_on_device;
     describe(*engine, common, runs, workers);
     train_all(to_train, common, workers);

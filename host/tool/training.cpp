@@ -98,9 +98,9 @@ void Training::check_target() {
     if (!arguments_.quiet &&
         trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
         progress_.say(
-            fmt::format("{} is transparent in the middle, where the start cell is, and training "
-                        "is likely to die of that: move the picture",
-                        arguments_.target.string()));
+            "{} is transparent in the middle, where the start cell is, and training is likely to "
+            "die of that: move the picture",
+            arguments_.target.string());
     }
 }
 
@@ -136,8 +136,7 @@ Trainer Training::start() {
     require_writable_files(arguments_);
     const Image target = load_target(arguments_.target);
     if (!target.had_alpha && !arguments_.quiet) {
-        progress_.say(
-            fmt::format("{}: no alpha channel, treated as opaque", arguments_.target.string()));
+        progress_.say("{}: no alpha channel, treated as opaque", arguments_.target.string());
     }
     if (!arguments_.pictures.empty()) {
         make_folder(arguments_.pictures);
@@ -163,7 +162,7 @@ int Training::iterations_at_most() const {
     if (!arguments_.checkpoint.empty()) {
         most = std::min(most, arguments_.every - trainer_.iteration() % arguments_.every);
     }
-    return static_cast<int>(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
+    return int(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
 }
 
 void Training::iterate() {
@@ -179,7 +178,7 @@ void Training::iterate() {
         progress_.add(report);
         if (!report.recovery.empty()) {
             recovered_ = true;
-            progress_.say(fmt::format("iteration {}: {}", report.iteration, report.recovery));
+            progress_.say("iteration {}: {}", report.iteration, report.recovery);
         }
         report_log(log_ && !log_->add(report));
         if (report_) report_->add(report);
@@ -191,7 +190,7 @@ void Training::iterate() {
     }
     if (report_) {
         const std::string problem = report_->update(trainer_);
-        if (!problem.empty()) progress_.say(fmt::format("{}; training goes on", problem));
+        if (!problem.empty()) progress_.say("{}; training goes on", problem);
     }
 }
 
@@ -202,8 +201,7 @@ void Training::finish_report(RunState state, const std::string& error) {
 
 void Training::report_log(bool failed) {
     if (failed) {
-        progress_.say(fmt::format("cannot write {}: it ends here, training goes on",
-                                  arguments_.log.string()));
+        progress_.say("cannot write {}: it ends here, training goes on", arguments_.log.string());
     }
 }
 
@@ -212,7 +210,7 @@ void Training::save_checkpoint() {
         trainer_.save_checkpoint(arguments_.checkpoint);
         checkpointed_ = trainer_.iteration();
     } catch (const std::exception& error) {  // also bad_alloc
-        progress_.say(fmt::format("no checkpoint: {}; training goes on", error.what()));
+        progress_.say("no checkpoint: {}; training goes on", error.what());
     }
 }
 
@@ -255,10 +253,10 @@ void Training::stop() {
     const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
     const std::string no_checkpoint =
         failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });
-    progress_.say(fmt::format(
+    progress_.say(
         "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
         no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
-                         : no_model));
+                         : no_model);
     if (!no_checkpoint.empty()) throw IoError(no_checkpoint + last_checkpoint());
     saved_ = true;
 }

@@ -154,8 +154,8 @@ std::string numbers(const TrainingPage& page, const RunHistory& history) {
                        row("cell-steps / s", large_number(page.cell_steps_per_second)) +
                        row("time so far", duration(page.seconds));
     if (page.state == RunState::running && page.iterations_per_second > 0) {
-        rows += row("time left", duration(static_cast<double>(page.wanted - page.done) /
-                                          page.iterations_per_second));
+        rows += row("time left",
+                    duration(double(page.wanted - page.done) / page.iterations_per_second));
     }
     rows += row("samples that died", std::to_string(history.dead)) +
             row("recoveries", std::to_string(history.recoveries.size()));
@@ -250,7 +250,7 @@ std::string rule_rows(const Rule& rule) {
 std::string value_text(const ConfigField& field, const TrainingConfig& config) {
     const auto text = [&]<class Value>(const Value& value) {
         if constexpr (std::is_same_v<Value, bool> || std::is_enum_v<Value>) {
-            return std::string(field.row.shown[static_cast<int>(value)]);
+            return std::string(field.row.shown[int(value)]);
         } else if constexpr (std::is_same_v<Value, int>) {
             return fmt::format("{}", value - field.exclusive);
         } else {
@@ -300,27 +300,12 @@ std::string configuration(const TrainingConfig& config) {
 }  // namespace
 
 std::string escaped(std::string_view text) {
+    constexpr std::pair<char, const char*> entities[] = {
+        {'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'"', "&quot;"}, {'\'', "&#39;"}};
     std::string result;
     for (const char c : without_controls(text)) {
-        switch (c) {
-            case '&':
-                result += "&amp;";
-                break;
-            case '<':
-                result += "&lt;";
-                break;
-            case '>':
-                result += "&gt;";
-                break;
-            case '"':
-                result += "&quot;";
-                break;
-            case '\'':
-                result += "&#39;";
-                break;
-            default:
-                result += c;
-        }
+        const auto entity = std::ranges::find(entities, c, &std::pair<char, const char*>::first);
+        result += entity != std::end(entities) ? entity->second : std::string(1, c);
     }
     return result;
 }

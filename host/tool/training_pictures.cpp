@@ -27,7 +27,7 @@ std::vector<Image> pictures_of(std::span<const float> states, const Trainer& tra
     const int grid = trainer.config().grid();
     const ConstStateView one{states.data(), 1, grid, grid, MemorySpace::host};
     const std::size_t count = std::min(states.size() / one.size(), most);
-    const ConstStateView all{states.data(), static_cast<int>(count), grid, grid, MemorySpace::host};
+    const ConstStateView all{states.data(), int(count), grid, grid, MemorySpace::host};
     std::vector<Image> pictures;
     for (int i = 0; i < all.batch; ++i) {
         pictures.push_back(on_white(picture(trainer.config().rule, all.sample(i))));
@@ -53,7 +53,7 @@ std::vector<GrownState> grow_states(const Trainer& trainer, const Device& device
     simulator.plant_seed(grid / 2, grid / 2);
     std::vector<GrownState> grown;
     for (const int steps : steps_shown) {
-        simulator.step(steps - static_cast<int>(simulator.steps_done()));
+        simulator.step(steps - int(simulator.steps_done()));
         const std::vector<float> state = simulator.download();
         grown.push_back({.steps = steps,
                          .loss = mean_squared_error(state, target),
@@ -63,7 +63,7 @@ std::vector<GrownState> grow_states(const Trainer& trainer, const Device& device
 }
 
 Image in_a_row(std::span<const Image> pictures) {
-    return mosaic(pictures, {static_cast<int>(pictures.size()), 1}, white);
+    return mosaic(pictures, {int(pictures.size()), 1}, white);
 }
 
 void save(const std::filesystem::path& path, const Image& image) {
@@ -85,7 +85,7 @@ TrainingPictures take_pictures(const Trainer& trainer, const Device& device) {
 }
 
 Image pool_picture(const TrainingPictures& pictures) {
-    const int count = static_cast<int>(pictures.pool.size());
+    const int count = int(pictures.pool.size());
     const int columns = std::min(count, pool_columns);
     return mosaic(pictures.pool, {columns, (count + columns - 1) / columns}, white);
 }

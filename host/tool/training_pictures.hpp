@@ -6,8 +6,6 @@
 #include <nca/trainer.hpp>
 
 #include <filesystem>
-#include <string>
-#include <utility>
 #include <vector>
 
 // Pictures of a training run.

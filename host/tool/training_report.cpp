@@ -8,7 +8,6 @@
 #include <fmt/chrono.h>
 
 #include <cmath>
-#include <cstdint>
 #include <ctime>
 #include <exception>
 #include <utility>
@@ -63,7 +62,7 @@ TrainingPage TrainingReport::page(const Trainer& trainer, RunState state,
                                   const std::string& error) const {
     const TrainingConfig& config = trainer.config();
     const double seconds = std::max(marks_.back().seconds - marks_.front().seconds, 1e-9);
-    const double cells = static_cast<double>(config.batch) * config.grid() * config.grid();
+    const double cells = double(config.batch) * config.grid() * config.grid();
     return {
         .state = state,
         .error = error,
@@ -76,11 +75,11 @@ TrainingPage TrainingReport::page(const Trainer& trainer, RunState state,
         .wanted = arguments_.iterations,
         .loss = trainer.model().history.loss,
         .seconds = earlier_seconds_ + now(),
-        .iterations_per_second = static_cast<double>(marks_.size() - 1) / seconds,
+        .iterations_per_second = double(marks_.size() - 1) / seconds,
         .cell_steps_per_second =
-            cells * static_cast<double>(marks_.back().steps - marks_.front().steps) / seconds,
+            cells * double(marks_.back().steps - marks_.front().steps) / seconds,
         .own_share = pace_.spent() / std::max(now(), 1e-9),
-        .refresh_seconds = static_cast<int>(std::ceil(pace_.pause())),
+        .refresh_seconds = int(std::ceil(pace_.pause())),
     };
 }
 

@@ -46,22 +46,16 @@ nlohmann::ordered_json config_to_json(const TrainingConfig& config) {
     return json;
 }
 
-void take_field(std::string& value, const ConfigField& field, JsonFields& fields) {
-    value = fields.text(field.name);
-}
-void take_field(bool& value, const ConfigField& field, JsonFields& fields) {
-    value = fields.boolean(field.name);
-}
-void take_field(float& value, const ConfigField& field, JsonFields& fields) {
-    value = fields.single(field.name);
-}
 template <class Value>
-void take_field(Value& value, const ConfigField& field, JsonFields& fields) {
+Value take_value(const ConfigField& field, JsonFields& fields) {
+    if constexpr (std::is_same_v<Value, std::string>) return fields.text(field.name);
+    if constexpr (std::is_same_v<Value, bool>) return fields.boolean(field.name);
+    if constexpr (std::is_same_v<Value, float>) return fields.single(field.name);
     if constexpr (std::is_enum_v<Value>) {
-        value = Value(fields.choice(field.name, field.values.choices));
-    } else {
-        value = Value(fields.integer(field.name, std::int64_t(field.values.least),
-                                     std::numeric_limits<Value>::max()));
+        return Value(fields.choice(field.name, field.values.choices));
+    } else if constexpr (std::is_integral_v<Value> && !std::is_same_v<Value, bool>) {
+        return Value(fields.integer(field.name, std::int64_t(field.values.least),
+                                    std::numeric_limits<Value>::max()));
     }
 }
 
@@ -71,7 +65,10 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
     TrainingConfig config;
     config.rule = rule;
     for (const ConfigField& field : config_fields) {
-        std::visit([&](auto member) { take_field(config.*member, field, fields); }, field.member);
+        const auto take = [&]<class Value>(Value& value) {
+            value = take_value<Value>(field, fields);
+        };
+        std::visit([&](auto member) { take(config.*member); }, field.member);
     }
     fields.finish();
     try {
@@ -124,9 +121,8 @@ public:
         };
         // The sizes of a trainer's buffers follow from the configuration.
         if (checkpoint.config.output_bias != model.weights.has_output_bias()) {
-            fail(fmt::format("output_bias is {}, but tensor net.2.bias is {}",
-                             checkpoint.config.output_bias,
-                             model.weights.has_output_bias() ? "there" : "missing"));
+            fail("output_bias is {}, but tensor net.2.bias is {}", checkpoint.config.output_bias,
+                 model.weights.has_output_bias() ? "there" : "missing");
         }
         take_moments(checkpoint.current, "");
         Weights& anchor = checkpoint.anchor.weights;
@@ -138,8 +134,10 @@ public:
     }
 
 private:
-    [[noreturn]] void fail(const std::string& what) const {
-        throw_error<FormatError>("{}: {}; the file is damaged", path_.string(), what);
+    template <class... Values>
+    [[noreturn]] void fail(fmt::format_string<Values...> what, Values&&... values) const {
+        throw_error<FormatError>("{}: {}; the file is damaged", path_.string(),
+                                 fmt::format(what, std::forward<Values>(values)...));
     }
 
     std::string where(const char* key) const { return path_.string() + ": " + key; }
@@ -160,7 +158,7 @@ private:
         take_parameters(parameters.first_moments, file_, prefix + "adam.m.", output_bias, path_);
         take_parameters(parameters.second_moments, file_, prefix + "adam.v.", output_bias, path_);
         if (const float least = std::ranges::min(parameters.second_moments); least < 0) {
-            fail(fmt::format("{}adam.v holds {}, expected squares", prefix, least));
+            fail("{}adam.v holds {}, expected squares", prefix, least);
         }
     }
 
@@ -178,8 +176,8 @@ private:
     void require_shape(const NamedTensor& got, const std::vector<std::int64_t>& expected,
                        const std::string& reason = "") const {
         if (got.shape == expected) return;
-        fail(fmt::format("tensor {} has shape {}, expected {}{}", got.name, shape_text(got.shape),
-                         shape_text(expected), reason));
+        fail("tensor {} has shape {}, expected {}{}", got.name, shape_text(got.shape),
+             shape_text(expected), reason);
     }
 
     StatePool pool(const TrainingConfig& config) const {
@@ -200,9 +198,8 @@ private:
         for (int i = 0; i < config.pool; ++i) {
             const double count = counts.values[std::size_t(i)];
             if (!(count >= 0 && count <= double(cells_left.size())) || count != std::floor(count)) {
-                fail(fmt::format(
-                    "pool.counts holds {} at {}, expected whole numbers that add up to {}", count,
-                    i, all));
+                fail("pool.counts holds {} at {}, expected whole numbers that add up to {}", count,
+                     i, all);
             }
             const auto size = std::size_t(count);
             pool.set_entry(i, pool_entry(losses.values[std::size_t(i)], cells_left.first(size),
@@ -211,25 +208,23 @@ private:
             values_left = values_left.subspan(size * channels);
         }
         if (!cells_left.empty()) {
-            fail(fmt::format("pool.counts adds up to {}, expected {}",
-                             cells.values.size() - cells_left.size(), all));
+            fail("pool.counts adds up to {}, expected {}", cells.values.size() - cells_left.size(),
+                 all);
         }
         return pool;
     }
 
     StatePool::Entry pool_entry(float loss, std::span<const float> cells,
                                 std::span<const float> values, int grid_cells) const {
-        if (!std::isfinite(loss)) {
-            fail(fmt::format("pool.loss holds {}, expected finite numbers", loss));
-        }
+        if (!std::isfinite(loss)) fail("pool.loss holds {}, expected finite numbers", loss);
         StatePool::Entry entry{.cells = {}, .values = {values.begin(), values.end()}, .loss = loss};
         for (const float cell : cells) {
             const bool in_order = entry.cells.empty() || cell > float(entry.cells.back());
             if (!(cell >= 0 && cell < float(grid_cells)) || cell != std::floor(cell) || !in_order) {
                 fail(
-                    fmt::format("pool.cells holds {}, expected whole numbers below {} that ascend "
-                                "in each state",
-                                cell, grid_cells));
+                    "pool.cells holds {}, expected whole numbers below {} that ascend in each "
+                    "state",
+                    cell, grid_cells);
             }
             entry.cells.push_back(std::uint32_t(cell));
         }

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "host/iteration/parameters.hpp"
 #include "host/iteration/pool.hpp"
+#include "host/iteration/training_loop.hpp"
 #include "host/training/recovery.hpp"
 
 namespace nca {

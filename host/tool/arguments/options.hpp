@@ -5,9 +5,6 @@
 
 #include "host/tool/arguments/arguments.hpp"
 
-#include <nca/error.hpp>
-
-#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <charconv>

@@ -2,9 +2,11 @@
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
 
-#include "host/tool/arguments/resume_command.hpp"
 #include "host/training/config_fields.hpp"
 
+#include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -90,6 +92,31 @@ TrainingConfig config_of(const TrainOptions& options) {
     }
     config.validate();
     return config;
+}
+
+std::string shell_quoted(const std::string& word) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+        return c >= 0x80 || std::isalnum(c) || std::strchr("_-./:=,+@%", c) != nullptr;
+    });
+    if (plain) return word;
+    std::string result = "'";
+    for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return result + "'";
+}
+
+// The same command line, with --resume set to this checkpoint or folder of checkpoints.
+std::string resume_command(const std::vector<std::string>& command_line,
+                           const std::filesystem::path& checkpoint) {
+    std::string command;
+    for (std::size_t i = 0; i < command_line.size(); ++i) {
+        const std::string& word = command_line[i];
+        if (word == "--resume") {
+            ++i;
+        } else if (!word.starts_with("--resume=")) {
+            command += shell_quoted(word) + " ";
+        }
+    }
+    return command + "--resume " + shell_quoted(checkpoint.string());
 }
 
 // Decides between one training and several. Sets where a stopped training is saved, and the command
