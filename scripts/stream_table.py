@@ -88,7 +88,7 @@ CONDITIONS = [
     ("Strip::ask_for", "interior", always(1), "from + i * 8"),
     ("Strip::look", "args.first ?", always(1), ": widened(alpha_here"),
     ("Strip::look", "of_four == 0", always((HEIGHT / 4 + 1) / (HEIGHT + 2))),
-    ("Strip::living_before", "static_cast<unsigned>(y) >=", always(0)),  # beyond the grid
+    ("Strip::living_before", "unsigned(y) >=", always(0)),  # beyond the grid
     ("Strip::take", "life_here != looked_at", is_dead),
     ("Strip::take", "row.columns != 0", is_own),
     ("Strip::take", "args.state_out != nullptr", always(0)),
