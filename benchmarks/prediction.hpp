@@ -3,7 +3,7 @@
 
 // Predicted times of an H200. A rollout's are straight lines through times that were measured
 // there: so much for each cell and each row of the MLP. A step's of large grids are the least that
-// its bytes and its instructions allow. docs/performance.md says which times were measured and
+// its bytes and its instructions allow. docs/gpu-design.md says which times were measured and
 // which were not.
 
 #include <nca/device.hpp>
