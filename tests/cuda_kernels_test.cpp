@@ -388,7 +388,7 @@ TEST_CASE("training that gives up behind good iterations reports those first") {
                  ContainsSubstring("failed 13 times"));
 }
 
-TEST_CASE("a run started on the CPU goes on on CUDA, and the other way round") {
+TEST_CASE("a run started on the CPU continues on CUDA, and the other way round") {
     const TrainingConfig config = test::small_config("regenerating");
     for (const bool to_cuda : {false, true}) {
         const test::TemporaryDirectory folder;

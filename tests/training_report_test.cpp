@@ -215,7 +215,7 @@ TEST_CASE("reports are due at once, then rarely enough to cost two percent at mo
     }
 }
 
-TEST_CASE("a log that is gone on with gives back its iterations") {
+TEST_CASE("a log that is continued gives back its iterations") {
     const nca::test::Folder folder;
     const std::filesystem::path path = folder / "log.csv";
     const double nan = std::numeric_limits<double>::quiet_NaN();
