@@ -76,18 +76,14 @@ struct GrowOptions {
 };
 
 void add_places(CLI::App& command, GrowOptions& options) {
-    command
-        .add_option("--seed-at", options.starts,
-                    "start from the cell in this column and row, counted from 0, and not from the "
-                    "one in the middle; may be repeated")
-        ->type_name("X,Y")
+    add(command, "--seed-at", options.starts, "X,Y",
+        "start from the cell in this column and row, counted from 0, and not from the one in the "
+        "middle; may be repeated")
         ->expected(1)
         ->take_all();
-    command
-        .add_option("--damage", options.damages,
-                    "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
-                    "STEP:half,left|right|top|bottom; may be repeated")
-        ->type_name("STEP:SHAPE")
+    add(command, "--damage", options.damages, "STEP:SHAPE",
+        "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
+        "STEP:half,left|right|top|bottom; may be repeated")
         ->expected(1)
         ->take_all();
 }
@@ -107,44 +103,31 @@ Command add_grow(CLI::App& app) {
     const auto options = std::make_shared<GrowOptions>();
     GrowArguments& a = options->arguments;
     CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
-    command
-        ->add_option("MODEL", a.models,
-                     "made by nca train, or by PyTorch; several grow side by side, in one mosaic")
-        ->type_name("")
+    add(*command, "MODEL", a.models, "",
+        "made by nca train, or by PyTorch; several grow side by side, in one mosaic")
         ->required();
-    command
-        ->add_option("-o,--output", a.output,
-                     "out.gif or out.webp: the growth; out.png: the last state")
-        ->type_name("FILE")
+    add(*command, "-o,--output", a.output, "FILE",
+        "out.gif or out.webp: the growth; out.png: the last state")
         ->required();
     add(*command, "--steps", a.steps, "N", "how long (200)")->transform(int_range(0, 10'000'000));
-    command
-        ->add_option("--size", options->size,
-                     "the grid in cells, rows first (as trained, the largest of several; or 72x72)")
-        ->type_name("HxW");
+    add(*command, "--size", options->size, "HxW",
+        "the grid in cells, rows first (as trained, the largest of several; or 72x72)");
     add(*command, "--every", a.every, "K", "steps between frames (for about 100 frames)")
         ->transform(int_range(1, largest_count));
     add(*command, "--scale", a.scale, "N", "pixels along each side of a cell (8)")
         ->transform(int_range(1, 64));
     add_fire_rate(*command, a.fire_rate);
-    command
-        ->add_option("--angle", a.angle,
-                     "turns perception and so the picture, counterclockwise (0)")
-        ->type_name("DEGREES")
+    add(*command, "--angle", a.angle, "DEGREES",
+        "turns perception and so the picture, counterclockwise (0)")
         ->check(real_range(-36000, 36000, "a number in -36000..36000"));
     add_seed(*command, a.seed);
     options->device.add_to(*command);
     add_places(*command, *options);
-    command
-        ->add_option("--state-out", a.state_out,
-                     "the last state as .npy, float32 [height, width, 16]")
-        ->type_name("FILE");
-    command
-        ->add_option(
-            "--compare", a.compare,
-            "PNG only: the target, turned by --angle, the grown picture and their difference "
-            "side by side")
-        ->type_name("TARGET");
+    add(*command, "--state-out", a.state_out, "FILE",
+        "the last state as .npy, float32 [height, width, 16]");
+    add(*command, "--compare", a.compare, "TARGET",
+        "PNG only: the target, turned by --angle, the grown picture and their difference side by "
+        "side");
     command->add_flag("--transparent", a.transparent, "no white background");
     command->footer(
         "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"

@@ -16,13 +16,10 @@ Command add_info(CLI::App& app) {
         "info", "Print a model's rule, weights and history, or what an engine is");
     command->add_option("MODEL", a.model,
                         "made by nca train, or by PyTorch; not needed for --device");
-    auto* name =
-        command
-            ->add_option("--device", options->device.name,
-                         "what this engine is and in which form it runs the iterations of each "
-                         "preset: auto (default), cpu, cuda or cuda:1")
-            ->type_name("[DEVICE]")
-            ->expected(0, 1);
+    auto* name = add(*command, "--device", options->device.name, "[DEVICE]",
+                     "what this engine is and in which form it runs the iterations of each preset: "
+                     "auto (default), cpu, cuda or cuda:1")
+                     ->expected(0, 1);
     options->device.add_precision(*command)->needs(name);
     command->footer("Example:\n  nca info lizard.safetensors\n  nca info --device cuda");
     return {command, [options, name] {

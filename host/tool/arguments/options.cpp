@@ -52,12 +52,9 @@ CLI::Validator int_range(std::int64_t low, std::int64_t high) {
 }
 
 CLI::Option* DeviceOptions::add_precision(CLI::App& command) {
-    return command
-        .add_option(
-            "--precision", precision_,
-            "of the matrix products on CUDA: exact, precise or fast (precise where the device "
-            "runs rollouts in bands, exact elsewhere); the CPU computes in float32 always")
-        ->type_name("NAME");
+    return add(command, "--precision", precision_, "NAME",
+               "of the matrix products on CUDA: exact, precise or fast (precise where the device "
+               "runs rollouts in bands, exact elsewhere); the CPU computes in float32 always");
 }
 
 void DeviceOptions::add_to(CLI::App& command) {
@@ -82,10 +79,8 @@ void add_seed(CLI::App& command, std::uint32_t& seed) {
 }
 
 void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate) {
-    command
-        .add_option("--fire-rate", fire_rate,
-                    "chance that a cell updates in a step (the model's own)")
-        ->type_name("F")
+    add(command, "--fire-rate", fire_rate, "F",
+        "chance that a cell updates in a step (the model's own)")
         ->check(real_range(0, 1, "a number in 0..1"));
 }
 

@@ -145,24 +145,16 @@ void add_file_options(CLI::App& command, TrainArguments& a) {
     add(command, "--every", a.every, "N", "iterations between checkpoints (500)")
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
-    command
-        .add_option("--resume", a.resume,
-                    "go on from a checkpoint; give the same options and target as before, only "
-                    "--iterations, the device and the output files may differ")
-        ->type_name("FILE");
-    command
-        .add_option("--log", a.log,
-                    "one csv row per iteration; --resume goes on with the rows that are there")
-        ->type_name("FILE");
-    command
-        .add_option("--report", a.report,
-                    "a page that shows how training goes: loss, batch, pool and what has grown; "
-                    "written anew every ten seconds or so, for any browser")
-        ->type_name("FILE.html");
-    command
-        .add_option("--pictures", a.pictures,
-                    "the pictures of such a page as PNG files, written over as often")
-        ->type_name("FOLDER");
+    add(command, "--resume", a.resume, "FILE",
+        "go on from a checkpoint; give the same options and target as before, only --iterations, "
+        "the device and the output files may differ");
+    add(command, "--log", a.log, "FILE",
+        "one csv row per iteration; --resume goes on with the rows that are there");
+    add(command, "--report", a.report, "FILE.html",
+        "a page that shows how training goes: loss, batch, pool and what has grown; written anew "
+        "every ten seconds or so, for any browser");
+    add(command, "--pictures", a.pictures, "FOLDER",
+        "the pictures of such a page as PNG files, written over as often");
 }
 
 }  // namespace
@@ -171,28 +163,20 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
     const auto options = std::make_shared<TrainOptions>();
     TrainArguments& a = options->arguments.common;
     CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
-    command
-        ->add_option("TARGET", options->arguments.targets,
-                     "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
-        ->type_name("")
+    add(*command, "TARGET", options->arguments.targets, "",
+        "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
         ->required();
-    command
-        ->add_option("-o,--output", a.output,
-                     "where the model goes; of several targets a folder, for TARGET.safetensors")
-        ->type_name("MODEL")
+    add(*command, "-o,--output", a.output, "MODEL",
+        "where the model goes; of several targets a folder, for TARGET.safetensors")
         ->required();
-    command
-        ->add_option("--preset", options->preset,
-                     "growing (default), persistent, regenerating or notebook")
-        ->type_name("NAME");
+    add(*command, "--preset", options->preset, "NAME",
+        "growing (default), persistent, regenerating or notebook");
     add(*command, "--iterations", a.iterations, "N", "updates of the weights (8000)")
         ->transform(int_range(1, largest_count));
     add_config_options(*command, *options);
-    command
-        ->add_option("--identity-filter", options->identity_filter,
-                     "preset notebook only; 0 takes the all-zero filter that the notebook prints "
-                     "in place of the identity (1)")
-        ->type_name("0|1")
+    add(*command, "--identity-filter", options->identity_filter, "0|1",
+        "preset notebook only; 0 takes the all-zero filter that the notebook prints in place of "
+        "the identity (1)")
         ->transform(int_range(0, 1));
     options->device.add_to(*command);
     add_file_options(*command, a);
