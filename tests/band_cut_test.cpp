@@ -46,7 +46,7 @@ Costs costs_of(const BandCut& cut, const std::vector<double>& row_load) {
     return costs;
 }
 
-// The least of all cuts, each of which is looked at.
+// The least costs of all cuts. It tries every cut.
 Costs least_costs(const std::vector<double>& row_load, int bands, int most_rows,
                   BandCut begun = {}) {
     const int height = static_cast<int>(row_load.size()), first = begun.first_row[begun.bands];

@@ -323,7 +323,7 @@ TEST_CASE("a trained lizard in bands keeps its digits over many steps", "[long]"
     const TensorDevice device;
     const BandCut cut = cut_at({12, 4, 3, 3, 3, 3, 4, 8});
     // As good as float32 needs it to be.
-    // Seeds with which no hidden unit and no alpha that counts comes so close to where it switches
+    // With these seeds no hidden unit and no alpha comes so close to the point where it switches
     // that rounding decides.
     for (const auto& [steps, seed] : {std::pair{8, 9U}, {96, 3U}}) {
         INFO(steps << " steps");

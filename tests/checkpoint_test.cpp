@@ -132,7 +132,7 @@ NamedTensor& tensor(SafetensorsFile& file, const std::string& name) {
     throw std::runtime_error("no tensor " + name);
 }
 
-// A checkpoint file of which one field of a metadata entry is another value.
+// A checkpoint file in which one field of a metadata entry has another value.
 SafetensorsFile with_field(const std::string& key, const std::string& field,
                            const nlohmann::json& value) {
     SafetensorsFile file = contents_of(unusual_checkpoint());

@@ -9,8 +9,8 @@
 #include <cmath>
 #include <vector>
 
-using nca::tool::GridSize;
-using nca::tool::Place;
+using nca::GridSize;
+using nca::Place;
 using nca::tool::placed;
 
 namespace {

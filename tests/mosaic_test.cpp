@@ -4,8 +4,8 @@
 
 #include <vector>
 
+using nca::GridSize;
 using nca::Image;
-using nca::tool::GridSize;
 using nca::tool::Layout;
 
 TEST_CASE("a mosaic is nearly square and has no empty row") {

@@ -138,6 +138,10 @@ TEST_CASE("a page shows every field of the configuration") {
         const bool has_row = std::string_view(field.row.label).empty() ||
                              page.find("<dt>" + escaped(field.row.label)) != std::string::npos;
         REQUIRE(has_row);
+        if (const nca::ConfigField* second = nca::second_field(field)) {
+            REQUIRE(std::string_view(second->row.label).empty());
+            REQUIRE(second->option.name == nullptr);
+        }
     }
 }
 

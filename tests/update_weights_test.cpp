@@ -170,7 +170,8 @@ TEST_CASE("an update tells each sample's loss and its living cells") {
     REQUIRE(training.control.data()->outcomes[0].verdict == Verdict::good);
 }
 
-TEST_CASE("an iteration whose loss is not finite changes no weight, nor does the one behind it") {
+TEST_CASE(
+    "an iteration whose loss is not finite changes no weight, and the next one changes none") {
     const Training training(true);
     training.loss_partial.data()[3].squares = std::numeric_limits<double>::quiet_NaN();
     const auto before = values_of(training.parameters);

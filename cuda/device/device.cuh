@@ -14,7 +14,8 @@
 
 namespace nca::cuda {
 
-// The compute capability that this code is compiled for: 90 for 9.0. What came later is not in it.
+// The compute capability that this code is compiled for: 90 for 9.0. Older code lacks what newer
+// devices brought.
 #ifdef __CUDA_ARCH__
 inline constexpr int code_here = __CUDA_ARCH__ / 10;
 #else
@@ -339,8 +340,8 @@ __device__ inline void wait_bulk_stores() {
     }
 }
 
-// Bulk copies that are started behind it see what this thread has written to shared memory, and
-// what other threads have written there before a barrier that it has passed.
+// Bulk copies that this thread starts after it see what this thread has written to shared memory,
+// and what other threads had written there before the last barrier.
 __device__ inline void fence_async_proxy() {
     if constexpr (code_here >= 90) {
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -514,15 +515,15 @@ __device__ inline void mma_fp16(Accumulator& c, const std::uint32_t (&a)[4],
 __device__ inline Accumulator mma_fp16_from(const Accumulator& from, const std::uint32_t (&a)[4],
                                             const std::uint32_t (&b)[2]) {
     Accumulator c = {};
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%10, %11, %12, %13};"
-        : "=f"(c.sums[0]), "=f"(c.sums[1]), "=f"(c.sums[2]), "=f"(c.sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(from.sums[0]),
-          "f"(from.sums[1]), "f"(from.sums[2]), "f"(from.sums[3]));
-#else
-    __trap();
-#endif
+    if constexpr (code_here >= 80) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%10, %11, %12, %13};"
+            : "=f"(c.sums[0]), "=f"(c.sums[1]), "=f"(c.sums[2]), "=f"(c.sums[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(from.sums[0]),
+              "f"(from.sums[1]), "f"(from.sums[2]), "f"(from.sums[3]));
+    } else {
+        __trap();
+    }
     return c;
 }
 

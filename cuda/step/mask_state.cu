@@ -18,7 +18,7 @@ namespace nca::cuda {
 namespace {
 
 // first: of the sample, in [cells].
-__device__ bool lives_after(const MaskStateArgs& args, std::size_t first, int y, int x) {
+__device__ bool find_life(const MaskStateArgs& args, std::size_t first, int y, int x) {
     if (args.rule.pre_and_post &&
         args.living_before[first + std::size_t(y) * args.grid.width + x] == 0) {
         return false;
@@ -44,14 +44,14 @@ __global__ void __launch_bounds__(Traits::threads)
         const std::size_t first =
             std::size_t(row / args.grid.height) * args.grid.height * args.grid.width;
         const std::size_t row_cell = std::size_t(row) * args.grid.width;
-        bool in_life = false, is_written = false;
+        bool alive = false, is_written = false;
         if (x < args.grid.width) {
-            in_life = lives_after(args, first, row % args.grid.height, x);
+            alive = find_life(args, first, row % args.grid.height, x);
             const bool holds = (args.marks[row_cell + x] & mark_holds) != 0;
-            is_written = args.state != args.state_out || (holds && !in_life);
-            if (args.life_out != nullptr) args.life_out[row_cell + x] = in_life;
+            is_written = args.state != args.state_out || (holds && !alive);
+            if (args.life_out != nullptr) args.life_out[row_cell + x] = alive;
         }
-        const unsigned life = __ballot_sync(whole_warp, in_life);
+        const unsigned life = __ballot_sync(whole_warp, alive);
         const unsigned written = __ballot_sync(whole_warp, is_written);
         if (written == 0) continue;
         const std::size_t at = (row_cell + left) * Traits::channels;

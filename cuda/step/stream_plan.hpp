@@ -18,8 +18,8 @@ struct StreamPlan {
     static constexpr int overhead = 6;  // a segment's begin and end take as long as so many rows
 };
 
-// The plan for so many warps: of all lengths of segments the one with which the busiest warp passes
-// the fewest rows.
+// The plan for this number of warps. It chooses the length of segments by which the busiest warp
+// has the fewest rows to pass.
 inline StreamPlan plan_stream(const BatchShape& grid, int warps) {
     const int strips = (grid.width + StreamPlan::width - 1) / StreamPlan::width;
     const long long columns = static_cast<long long>(grid.batch) * strips;

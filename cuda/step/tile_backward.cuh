@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The phases of a step back on one tile that have to do with which cells have rows, and what of a
-// tile a block holds in shared memory. step_backward.cu says how they follow each other; barriers
-// between them are the caller's.
+// Phases of a step back on one tile: they find which cells have rows. And what a block keeps of a
+// tile in shared memory. step_backward.cu has their order; the caller puts the barriers between.
 
 #include "cuda/rule/grid.cuh"
 #include "cuda/rule/perceive.cuh"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The grid that training starts from: empty but for the rule's start cell at its middle,
+// The grid that training starts from: empty except for the rule's start cell at its middle,
 // (height / 2, width / 2).
 
 #include "cuda/device/device.cuh"

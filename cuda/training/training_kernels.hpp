@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The launchers of a training iteration but for its rollout.
+// The launchers of a training iteration, without its rollout.
 // cuda/rule/rule_kernels.hpp says what all launchers have in common.
 
 #include <cuda_runtime.h>

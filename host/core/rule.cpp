@@ -17,7 +17,7 @@ void check_known(int value, int count, const char* name) {
     }
 }
 
-// 0 for a sine or cosine that is 0 but for rounding: at multiples of 90 degrees it is near 1e-16.
+// At multiples of 90 degrees rounding makes a sine or cosine near 1e-16 of 0: that becomes 0.
 double without_rounding_error(double value) { return std::abs(value) < 1e-15 ? 0.0 : value; }
 
 }  // namespace

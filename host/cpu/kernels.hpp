@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nca/weights.hpp>
 #include <nca/rule.hpp>
+#include <nca/weights.hpp>
 
 #include <array>
 #include <cstdint>
 #include <string>
+
+#include "host/core/grid.hpp"
 
 // The arithmetic of the CPU engine. Highway compiles it once for each instruction set and chooses
 // one at run time. Matrices have a row for each gathered cell and are aligned to 64 bytes; grids
@@ -50,12 +52,6 @@ void add(PackedGradients& sum, const PackedGradients& term);
 struct Stencil {
     std::array<Filter, filter_count> filters;
     Edges edges;
-};
-
-// The place of a cell in its grid.
-struct Place {
-    std::int32_t y;
-    std::int32_t x;
 };
 
 // p[r] = perceive(grid)(cells[r]); grid [height, width, channels], p [count, perception].

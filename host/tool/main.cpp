@@ -27,9 +27,6 @@ struct Run {
 int run(int argc, char** argv) {
     try {
         return std::visit(Run{}, parse_arguments(argc, argv));
-    } catch (const UsageError& error) {
-        say(error.what());
-        return exit_usage;
     } catch (const nca::InvalidArgument& error) {  // the options were wrong
         say(error.what());
         return exit_usage;

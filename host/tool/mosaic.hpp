@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "host/tool/grid.hpp"
+#include "host/core/grid.hpp"
 
 #include <nca/image.hpp>
 

@@ -14,8 +14,7 @@ inline int thread_count(const Device& device) {
                               : int(std::max(1U, std::thread::hardware_concurrency()));
 }
 
-// The threads of one of several trainings, at least 1. Those that run side by side use all threads
-// together.
+// The threads of one of several trainings side by side, which use all together; at least 1.
 inline int thread_share(int threads, int trainings, int training) {
     return std::max(1, threads / trainings + (training < threads % trainings ? 1 : 0));
 }

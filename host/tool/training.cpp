@@ -171,8 +171,8 @@ void Training::iterate() {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
         report_log(log_ && !log_->finish());
-        throw_error<Error>("{}; {} was not written{}", error.what(), arguments_.output.string(),
-                           last_checkpoint());
+        throw_error<Error>("{}; {} was not written{}", message_of(error),
+                           arguments_.output.string(), last_checkpoint());
     }
     for (const IterationReport& report : reports) {
         progress_.add(report);

@@ -261,8 +261,8 @@ std::string value_text(const ConfigField& field, const TrainingConfig& config) {
 }
 
 std::string config_row(const ConfigField& field, const TrainingConfig& config) {
-    const std::string second =
-        field.option.example != nullptr ? value_text((&field)[1], config) : "";
+    const ConfigField* next = second_field(field);
+    const std::string second = next != nullptr ? value_text(*next, config) : "";
     return row(field.row.label,
                fmt::format(fmt::runtime(field.row.format), value_text(field, config), second));
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 // The fields of TrainingConfig, without its rule. Checks, checkpoints, the command line and reports
-// read this table.
+// read this table, so that a new field is written once. The library itself shows no option.
 
 #include <nca/training_config.hpp>
 
@@ -116,6 +116,11 @@ inline constexpr ConfigField config_fields[] = {
      {"--seed", "N", "of every random draw (0)"}},
 };
 // clang-format on
+
+// The field that the same option sets and the same row shows, from its second value; or null.
+inline const ConfigField* second_field(const ConfigField& field) {
+    return field.option.example != nullptr ? &field + 1 : nullptr;
+}
 
 inline void require_field(bool good, const char* what, auto got, std::string_view expected) {
     if (!good) throw_error<InvalidArgument>("{} is {}: expected {}", what, got, expected);

@@ -6,6 +6,7 @@
 #include <nca/training_config.hpp>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace nca {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 struct CUstream_st;
 
@@ -99,7 +100,7 @@ public:
     virtual std::string description() const = 0;
     // What its matrix products are computed in; exact on the CPU.
     virtual Precision precision() const = 0;
-    // The form in which it runs rollouts of such a batch and rule.
+    // The form in which it runs rollouts of a batch of this size by this rule.
     virtual ChosenForm rollout_form(int batch, int height, int width,
                                     const Rule& rule = {}) const = 0;
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "host/tool/grid.hpp"
+#include "host/core/grid.hpp"
 
 #include <nca/device.hpp>
+#include <nca/error.hpp>
 #include <nca/training_config.hpp>
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <variant>
 #include <vector>
@@ -22,9 +22,9 @@ inline constexpr int exit_failed = 1;
 inline constexpr int exit_usage = 2;
 
 // A mistake on the command line.
-class UsageError : public std::runtime_error {
+class UsageError : public InvalidArgument {
 public:
-    using std::runtime_error::runtime_error;
+    using InvalidArgument::InvalidArgument;
 };
 
 // The text of --help or --version.

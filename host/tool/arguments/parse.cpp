@@ -4,6 +4,7 @@
 
 #include <nca/version.hpp>
 
+#include <algorithm>
 #include <sstream>
 
 namespace nca::tool {

@@ -61,11 +61,11 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
             fail(error.what());
         }
     };
-    if (field.option.example == nullptr) {
+    if (second_field(field) == nullptr) {
         if (!set_number(config, field, text)) fail(fmt::format("expected {}", field.values.words));
         return check(field);
     }
-    const ConfigField& second = (&field)[1];
+    const ConfigField& second = *second_field(field);
     const std::vector<std::string_view> parts = split(text, ':');
     if (parts.size() != 2 || !set_number(config, field, parts[0]) ||
         !set_number(config, second, parts[1])) {
@@ -73,16 +73,17 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
     }
     check(field);
     check(second);
+    if (second.exclusive != 0 && config.fewest_steps >= config.most_steps) {
+        fail("steps are drawn from A..B-1, so A has to be less than B");
+    }
 }
 
 TrainingConfig config_of(const TrainOptions& options) {
     TrainingConfig config = preset(options.preset);
+    std::string given;
     for (const auto& [field, text] : options.changes) {
         set_field(config, *field, text);
-        if (config.fewest_steps >= config.most_steps) {
-            throw_error<UsageError>(
-                "--steps {}: steps are drawn from A..B-1, so A has to be less than B", text);
-        }
+        given += fmt::format("{} {} ", field->option.name, text);
     }
     if (options.identity_filter) {
         if (options.preset != "notebook") {
@@ -90,7 +91,11 @@ TrainingConfig config_of(const TrainOptions& options) {
         }
         if (*options.identity_filter == 0) config.rule.filters[0] = {};
     }
-    config.validate();
+    try {
+        config.validate();
+    } catch (const InvalidArgument& error) {  // of two options that do not go together
+        throw_error<UsageError>("{}: {}", given.substr(0, given.size() - 1), error.what());
+    }
     return config;
 }
 

@@ -77,14 +77,14 @@ namespace nca::executor {
 void* shared_arena();
 
 // A barrier is known by what it is and where it is written.
-struct Place {
+struct CallSite {
     const char* what;
     const char* file;
     int line;
 };
 
-void block_barrier(const Place& place);
-void warp_barrier(unsigned mask, const Place& place);
+void block_barrier(const CallSite& place);
+void warp_barrier(unsigned mask, const CallSite& place);
 
 // The values of all lanes of a warp in a collective; valid until the next collective of the lane.
 struct Exchange {
@@ -92,15 +92,15 @@ struct Exchange {
     int lane;                     // the calling lane
     int lanes;                    // 32, or fewer in a block's last warp
 };
-Exchange exchange(unsigned mask, std::uint64_t value, const Place& place);
-[[noreturn]] void refuse_source_lane(int source, const Place& place);
+Exchange exchange(unsigned mask, std::uint64_t value, const CallSite& place);
+[[noreturn]] void refuse_source_lane(int source, const CallSite& place);
 
 // A full warp works together. Each lane passes in a piece of at most 64 bytes. The last lane to
 // arrive calls `work` on all pieces; then each lane gets its own piece back.
 inline constexpr std::size_t piece_bytes = 64;
-void together(void* own, std::size_t bytes, void (*work)(void* pieces), const Place& place);
+void together(void* own, std::size_t bytes, void (*work)(void* pieces), const CallSite& place);
 template <auto work, class Piece>
-void together(Piece& own, const Place& place) {
+void together(Piece& own, const CallSite& place) {
     static_assert(std::is_trivially_copyable_v<Piece> && sizeof(Piece) <= piece_bytes);
     together(
         &own, sizeof own, [](void* pieces) { work(*static_cast<Piece(*)[warpSize]>(pieces)); },
@@ -109,7 +109,7 @@ void together(Piece& own, const Place& place) {
 
 // source_of(lane) is the lane to read.
 template <class T, class SourceOf>
-T shuffle(unsigned mask, T value, const Place& place, SourceOf source_of) {
+T shuffle(unsigned mask, T value, const CallSite& place, SourceOf source_of) {
     static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
     std::uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof(T));
@@ -120,7 +120,7 @@ T shuffle(unsigned mask, T value, const Place& place, SourceOf source_of) {
     return value;
 }
 
-inline unsigned ballot(unsigned mask, int predicate, const Place& place) {
+inline unsigned ballot(unsigned mask, int predicate, const CallSite& place) {
     const Exchange all = exchange(mask, predicate != 0, place);
     unsigned bits = 0;
     for (int lane = 0; lane < all.lanes; ++lane) bits |= unsigned(all.values[lane]) << lane;
@@ -129,7 +129,7 @@ inline unsigned ballot(unsigned mask, int predicate, const Place& place) {
 
 // Combines the values of all lanes; all get the same result.
 template <class T, class Combine>
-T reduce(unsigned mask, T value, const Place& place, Combine combine) {
+T reduce(unsigned mask, T value, const CallSite& place, Combine combine) {
     const Exchange all = exchange(mask, static_cast<std::uint64_t>(value), place);
     T result = static_cast<T>(all.values[0]);
     for (int i = 1; i < all.lanes; ++i) result = combine(result, static_cast<T>(all.values[i]));

@@ -172,7 +172,7 @@ struct Lane {
     Warp* warp = nullptr;
     int in_warp = 0;
     int piece_set = 0;  // which of the warp's two pieces it uses next
-    Place place{};
+    CallSite place{};
     std::vector<Copy> copies;
     std::vector<std::size_t> copy_groups;         // number of copies at the end of each group
     std::vector<Copy> unread_stores;              // bulk stores
@@ -228,7 +228,7 @@ private:
     std::size_t bytes_;
 };
 
-std::string text(const Place& place) {
+std::string text(const CallSite& place) {
     return std::string(place.what) + ", " + place.file + ":" + std::to_string(place.line);
 }
 
@@ -242,7 +242,7 @@ std::string text(const Arrivals& barrier) {
 }
 
 bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
-bool same(const Place& a, const Place& b) {
+bool same(const CallSite& a, const CallSite& b) {
     return a.line == b.line && same(a.what, b.what) && same(a.file, b.file);
 }
 
@@ -326,19 +326,19 @@ public:
     void run(const Launch& launch);
 
     // These are called by the running lane.
-    void block_barrier(const Place& place) { suspend(State::at_block_barrier, place); }
-    void warp_barrier(const Place& place, bool exchanges) {
+    void block_barrier(const CallSite& place) { suspend(State::at_block_barrier, place); }
+    void warp_barrier(const CallSite& place, bool exchanges) {
         current_->exchanges = exchanges;
         suspend(State::at_warp_barrier, place);
     }
-    Exchange exchange(std::uint64_t value, const Place& place) {
+    Exchange exchange(std::uint64_t value, const CallSite& place) {
         Warp& warp = *current_->warp;
         std::uint64_t* const values = warp.values[warp.set];
         values[current_->in_warp] = value;
         warp_barrier(place, true);
         return {values, current_->in_warp, warp.lanes};
     }
-    void together(void* own, std::size_t bytes, void (*work)(void*), const Place& place);
+    void together(void* own, std::size_t bytes, void (*work)(void*), const CallSite& place);
     void defer_copy(const Copy& copy) {
         if (early()) {
             std::memcpy(copy.to, copy.from, copy.bytes);
@@ -346,17 +346,17 @@ public:
             current_->copies.push_back(copy);
         }
     }
-    void require_shared(const void* begin, std::size_t bytes, const Place& place) const;
+    void require_shared(const void* begin, std::size_t bytes, const CallSite& place) const;
     void release_flag(std::uint32_t* flag, std::uint32_t value) {
         current_->news |= *flag != value;
         *flag = value;
     }
-    std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
+    std::uint32_t acquire_flag(const std::uint32_t* flag, const CallSite& place);
 
-    void cluster_barrier(const Place& place) { suspend(State::at_cluster_barrier, place); }
+    void cluster_barrier(const CallSite& place) { suspend(State::at_cluster_barrier, place); }
     void init_arrivals(void* barrier, unsigned arrivals);
     void expect_bytes(void* barrier, unsigned bytes);
-    void wait_arrivals(void* barrier, unsigned parity, const Place& place);
+    void wait_arrivals(void* barrier, unsigned parity, const CallSite& place);
     void store_async(void* shared, const void* value, std::size_t bytes, void* barrier,
                      unsigned rank);
 
@@ -375,7 +375,7 @@ private:
     void add_lane();
     fiber live(Lane& lane, fiber scheduler);
     void resume(Lane& lane);
-    void suspend(State state, const Place& place);
+    void suspend(State state, const CallSite& place);
     void end_thread();
     [[noreturn]] void fail(const Block& block, const std::string& what) const;
 
@@ -484,7 +484,7 @@ void Multiprocessor::resume(Lane& lane) {
     enter_stack(scheduler_stack_, nullptr);
 }
 
-void Multiprocessor::suspend(State state, const Place& place) {
+void Multiprocessor::suspend(State state, const CallSite& place) {
     Lane& lane = *current_;
     lane.place = place;
     lane.state = state;
@@ -495,7 +495,7 @@ void Multiprocessor::suspend(State state, const Place& place) {
 }
 
 void Multiprocessor::together(void* own, std::size_t bytes, void (*work)(void*),
-                              const Place& place) {
+                              const CallSite& place) {
     Lane& lane = *current_;
     if (lane.warp->lanes != warpSize) fail(text(place) + ": only full warps can do this");
     Pieces& all = lane.warp->pieces[lane.piece_set];
@@ -528,14 +528,14 @@ void Multiprocessor::end_thread() {
 }
 
 void Multiprocessor::require_shared(const void* begin, std::size_t bytes,
-                                    const Place& place) const {
+                                    const CallSite& place) const {
     if (!arena().holds(begin, bytes)) fail(text(place) + ": outside of shared memory");
     if (reinterpret_cast<std::uintptr_t>(begin) % 16 != 0) {
         fail(text(place) + ": an address that is not a multiple of 16");
     }
 }
 
-std::uint32_t Multiprocessor::acquire_flag(const std::uint32_t* flag, const Place& place) {
+std::uint32_t Multiprocessor::acquire_flag(const std::uint32_t* flag, const CallSite& place) {
     suspend(State::polling, place);
     const auto [before, first] = current_->polled.try_emplace(flag, *flag);
     current_->news |= first || before->second != *flag;
@@ -587,7 +587,7 @@ void Multiprocessor::expect_bytes(void* barrier, unsigned bytes) {
     current_->news = true;
 }
 
-void Multiprocessor::wait_arrivals(void* barrier, unsigned parity, const Place& place) {
+void Multiprocessor::wait_arrivals(void* barrier, unsigned parity, const CallSite& place) {
     if (parity > 1) fail(text(place) + ": parity " + std::to_string(parity));
     Block& block = *current_->block;
     const Arrivals& all = arrivals(block, barrier);
@@ -1000,7 +1000,7 @@ Multiprocessor& inside_kernel(const char* what) {
     return *running;
 }
 
-void require_full(const Multiprocessor& block, unsigned mask, const Place& place) {
+void require_full(const Multiprocessor& block, unsigned mask, const CallSite& place) {
     if (mask != ~0U) block.fail(text(place) + ": only masks of a full warp can be run");
 }
 
@@ -1059,25 +1059,25 @@ void finish_older_copies() {
     groups = {groups.back() - finished};
 }
 
-void block_barrier(const Place& place) { inside_kernel(place.what).block_barrier(place); }
+void block_barrier(const CallSite& place) { inside_kernel(place.what).block_barrier(place); }
 
-void warp_barrier(unsigned mask, const Place& place) {
+void warp_barrier(unsigned mask, const CallSite& place) {
     Multiprocessor& block = inside_kernel(place.what);
     require_full(block, mask, place);
     block.warp_barrier(place, false);
 }
 
-Exchange exchange(unsigned mask, std::uint64_t value, const Place& place) {
+Exchange exchange(unsigned mask, std::uint64_t value, const CallSite& place) {
     Multiprocessor& block = inside_kernel(place.what);
     require_full(block, mask, place);
     return block.exchange(value, place);
 }
 
-void together(void* own, std::size_t bytes, void (*work)(void*), const Place& place) {
+void together(void* own, std::size_t bytes, void (*work)(void*), const CallSite& place) {
     inside_kernel(place.what).together(own, bytes, work, place);
 }
 
-void require_shared(const void* begin, std::size_t bytes, const Place& place) {
+void require_shared(const void* begin, std::size_t bytes, const CallSite& place) {
     inside_kernel(place.what).require_shared(begin, bytes, place);
 }
 
@@ -1085,7 +1085,7 @@ void release_flag(std::uint32_t* flag, std::uint32_t value) {
     inside_kernel("release_flag").release_flag(flag, value);
 }
 
-std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place) {
+std::uint32_t acquire_flag(const std::uint32_t* flag, const CallSite& place) {
     return inside_kernel(place.what).acquire_flag(flag, place);
 }
 
@@ -1102,7 +1102,7 @@ unsigned cluster_rank() {
 unsigned cluster_blocks() {
     return static_cast<unsigned>(inside_kernel("cluster_blocks").block().cluster.size());
 }
-void cluster_barrier(const Place& place) {
+void cluster_barrier(const CallSite& place) {
     trap_before(90, place.what);
     inside_kernel(place.what).cluster_barrier(place);
 }
@@ -1113,7 +1113,7 @@ void init_arrivals(void* barrier, unsigned arrivals) {
 void expect_bytes(void* barrier, unsigned bytes) {
     inside_kernel("expect_bytes").expect_bytes(barrier, bytes);
 }
-void wait_arrivals(void* barrier, unsigned parity, const Place& place) {
+void wait_arrivals(void* barrier, unsigned parity, const CallSite& place) {
     inside_kernel(place.what).wait_arrivals(barrier, parity, place);
 }
 void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank) {
@@ -1139,7 +1139,7 @@ void fence_async_proxy() {
     inside_kernel("fence_async_proxy").fence_async_proxy();
 }
 
-void refuse_source_lane(int source, const Place& place) {
+void refuse_source_lane(int source, const CallSite& place) {
     inside_kernel(place.what)
         .fail(text(place) + " reads lane " + std::to_string(source) + ", which the warp lacks");
 }

@@ -99,7 +99,7 @@ void multiply_fp16(Operands (&warp)[lanes]) {
 
 template <auto work>
 void product(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-             const Place& place) {
+             const CallSite& place) {
     trap_before(80, place.what);
     Operands own;
     std::memcpy(own.sums, sums, sizeof sums);
@@ -149,7 +149,7 @@ void collect_transposed(Pairs (&warp)[lanes]) {
 }
 
 template <auto work>
-void load(std::uint32_t (&to)[4], const void* row, const Place& place) {
+void load(std::uint32_t (&to)[4], const void* row, const CallSite& place) {
     require_shared(row, sizeof(Pairs), place);
     Pairs own;
     std::memcpy(&own, row, sizeof own);
@@ -191,19 +191,19 @@ float float_of_fp16(std::uint32_t bits) {
 }
 
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-              const Place& place) {
+              const CallSite& place) {
     product<multiply_fp16>(sums, a, b, place);
 }
 
-void load_matrices(std::uint32_t (&to)[4], const void* row, const Place& place) {
+void load_matrices(std::uint32_t (&to)[4], const void* row, const CallSite& place) {
     load<distribute>(to, row, place);
 }
 
-void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const Place& place) {
+void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const CallSite& place) {
     load<distribute_transposed>(to, row, place);
 }
 
-void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const Place& place) {
+void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const CallSite& place) {
     trap_before(80, place.what);
     require_shared(row, sizeof(Pairs), place);
     Pairs own;

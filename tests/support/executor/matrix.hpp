@@ -32,12 +32,12 @@ std::uint32_t pairs_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, Functi
 
 // sums += A B by m16n8k16: a is from A [16, 16], b from B [16, 8].
 void mma_fp16(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-              const Place& place);
+              const CallSite& place);
 
 // Four matrices of 8 x 8 fp16 numbers. Each lane reads or writes one row. It reads the row when it
 // comes here, as early as possible, and writes it when all have come, as late as possible.
-void load_matrices(std::uint32_t (&to)[4], const void* row, const Place& place);
-void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const Place& place);
-void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const Place& place);
+void load_matrices(std::uint32_t (&to)[4], const void* row, const CallSite& place);
+void load_matrices_transposed(std::uint32_t (&to)[4], const void* row, const CallSite& place);
+void store_matrices_transposed(void* row, const std::uint32_t (&from)[4], const CallSite& place);
 
 }  // namespace nca::executor

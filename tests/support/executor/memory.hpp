@@ -14,7 +14,7 @@
 namespace nca::executor {
 
 // Throws where the memory is not in the block's shared memory or not aligned to 16 bytes.
-void require_shared(const void* begin, std::size_t bytes, const Place& place);
+void require_shared(const void* begin, std::size_t bytes, const CallSite& place);
 
 // An asynchronous copy of 16 bytes from global to shared memory, which the thread that starts it
 // must finish. A late copy is done when the thread finishes it.
@@ -26,18 +26,18 @@ void finish_older_copies();
 
 // A flag in global memory. acquire_flag lets all other threads run before it reads.
 void release_flag(std::uint32_t* flag, std::uint32_t value);
-std::uint32_t acquire_flag(const std::uint32_t* flag, const Place& place);
+std::uint32_t acquire_flag(const std::uint32_t* flag, const CallSite& place);
 
 unsigned cluster_rank();
 unsigned cluster_blocks();
-void cluster_barrier(const Place& place);
+void cluster_barrier(const CallSite& place);
 
 // An arrival barrier takes 8 bytes of shared memory and works as an mbarrier does: its phase is
 // complete when all arrivals and all bytes are there that it waits for. Late stores arrive when a
 // thread waits for the barrier, the last one first.
 void init_arrivals(void* barrier, unsigned arrivals);
 void expect_bytes(void* barrier, unsigned bytes);
-void wait_arrivals(void* barrier, unsigned parity, const Place& place);
+void wait_arrivals(void* barrier, unsigned parity, const CallSite& place);
 void store_async(void* shared, const void* value, std::size_t bytes, void* barrier, unsigned rank);
 
 // Bulk copies. A load reads global memory when it arrives. A late store reads shared memory when

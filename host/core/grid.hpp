@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-namespace nca::tool {
+namespace nca {
 
-// In cells.
-struct GridSize {
+struct GridSize {  // in cells
     int height = 72;
     int width = 72;
 };
 
-// A cell's place, counted from 0. On the command line the column comes first.
+// Of a cell in its grid, counted from 0.
 struct Place {
     int y = 0;  // row, from the top
     int x = 0;  // column, from the left
@@ -17,4 +16,4 @@ struct Place {
     bool operator==(const Place&) const = default;
 };
 
-}  // namespace nca::tool
+}  // namespace nca
