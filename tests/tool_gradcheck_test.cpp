@@ -41,13 +41,9 @@ TEST_CASE("gradcheck refuses a target that the reference would take hours for") 
     REQUIRE(outcome.code == 1);
 }
 
-TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
-    nca::test::CaseOptions options;
-    options.height = 5;
-    options.width = 4;
-    options.batch = 2;
-    options.steps = 3;
-    const nca::test::Case drawn = nca::test::random_case(options, 3);
+namespace {
+
+nca::reference::GradientCheck reference_of(const nca::test::Case& drawn) {
     nca::tool::GradcheckProblem problem;
     problem.model = {drawn.rule, drawn.weights, {}, true};
     problem.target = drawn.target;
@@ -56,7 +52,19 @@ TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
     problem.height = drawn.height;
     problem.width = drawn.width;
     problem.options = drawn.options;
-    const nca::reference::GradientCheck reference = problem.reference();
+    return problem.reference();
+}
+
+}  // namespace
+
+TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
+    nca::test::CaseOptions options;
+    options.height = 5;
+    options.width = 4;
+    options.batch = 2;
+    options.steps = 3;
+    const nca::test::Case drawn = nca::test::random_case(options, 3);
+    const nca::reference::GradientCheck reference = reference_of(drawn);
     const std::vector<double> expected = reference.gradients().weights.all;
     nca::Weights gradient(true);
     std::copy(expected.begin(), expected.end(), gradient.all().begin());
@@ -94,15 +102,7 @@ TEST_CASE("a coarser precision may be further off, and none less than float32 at
 TEST_CASE("a wrong reference does not agree with its central differences") {
     nca::test::CaseOptions options;
     const nca::test::Case drawn = nca::test::random_case(options, 3);
-    nca::tool::GradcheckProblem problem;
-    problem.model = {drawn.rule, drawn.weights, {}, true};
-    problem.target = drawn.target;
-    problem.state = drawn.state;
-    problem.batch = drawn.batch;
-    problem.height = drawn.height;
-    problem.width = drawn.width;
-    problem.options = drawn.options;
-    const nca::reference::GradientCheck reference = problem.reference();
+    const nca::reference::GradientCheck reference = reference_of(drawn);
     std::vector<double> expected = reference.gradients().weights.all;
     for (double& value : expected) {
         value *= 1.01;

@@ -10,7 +10,8 @@ namespace nca {
 
 std::string_view name(Precision precision) {
     constexpr std::string_view names[] = {"exact", "precise", "fast"};
-    return names[std::size_t(precision)];
+    const auto index = std::size_t(precision);
+    return index < std::size(names) ? names[index] : "unknown";
 }
 
 Precision parse_precision(std::string_view text) {

@@ -13,9 +13,9 @@
 //   life = living(z)                     with Life::pre_and_post: living(z) and living(x)
 //   x'   = z * life                      living(s) = max over 3x3 of alpha > living_threshold
 
-#include <nca/weights.hpp>
 #include <nca/rule.hpp>
 #include <nca/sizes.hpp>
+#include <nca/weights.hpp>
 
 #include <array>
 #include <cstddef>
