@@ -101,6 +101,25 @@ TEST_CASE("writing through a link replaces the file and not the link") {
     REQUIRE(read_bytes(folder / "file") == new_contents);
 }
 
+TEST_CASE("a link to a file that is not there is refused and stays") {
+    const TemporaryDirectory folder;
+    fs::create_symlink("nothing", folder / "link");
+    REQUIRE_THROWS_AS(nca::write_file(folder / "link", new_contents), nca::IoError);
+    REQUIRE_THROWS_AS(nca::require_writable(folder / "link"), nca::IoError);
+    REQUIRE(folder.names() == Names{"link"});
+}
+
+TEST_CASE("asking whether a path can be written changes nothing") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    nca::require_writable(folder / "file");
+    nca::require_writable(folder / "new");
+    REQUIRE_THROWS_AS(nca::require_writable(folder.path()), nca::IoError);
+    REQUIRE_THROWS_AS(nca::require_writable(folder / "no/file"), nca::IoError);
+    REQUIRE(read_bytes(folder / "file") == old_contents);
+    REQUIRE(folder.names() == Names{"file"});
+}
+
 TEST_CASE("a relative path without a folder is written to the current one") {
     const TemporaryDirectory folder;
     const fs::path before = fs::current_path();

@@ -33,6 +33,7 @@ TEST_CASE("any other device name is refused and the message lists the good ones"
 }
 
 TEST_CASE("the name of each precision is understood as that precision") {
+    REQUIRE(name(Precision(7)) == "unknown");
     const auto [text, precision] = GENERATE(table<std::string, Precision>({
         {"exact", Precision::exact},
         {"precise", Precision::precise},
