@@ -6,6 +6,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -71,8 +73,18 @@ TEST_CASE("writing replaces a file and keeps its permissions") {
     REQUIRE(read_bytes(folder / "file") == new_contents);
     struct stat status = {};
     REQUIRE(::stat((folder / "file").c_str(), &status) == 0);
-    REQUIRE((status.st_mode & 0777) == 0640);
+    REQUIRE((status.st_mode & 07777) == 0640);
     REQUIRE(folder.names() == Names{"file"});
+}
+
+TEST_CASE("setuid and its like are not copied onto a new file") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    ::chmod((folder / "file").c_str(), 07755);
+    nca::write_file(folder / "file", new_contents);
+    struct stat status = {};
+    REQUIRE(::stat((folder / "file").c_str(), &status) == 0);
+    REQUIRE((status.st_mode & 07777) == 0755);
 }
 
 TEST_CASE("a name as long as the file system allows can be written") {
@@ -90,6 +102,109 @@ TEST_CASE("a leftover of a crash is neither used nor removed") {
     REQUIRE(read_bytes(folder / "file") == new_contents);
     REQUIRE(read_bytes(folder / leftover) == old_contents);
     REQUIRE(folder.names() == Names{leftover, "file"});
+}
+
+TEST_CASE("asking whether a path can be written removes what killed processes left there") {
+    const TemporaryDirectory folder;
+    const fs::path dead = folder / ".nca-4194305-0.tmp";
+    const fs::path in_use = folder / ".nca-4194305-1.tmp";
+    const Names others = {".nca-.tmp", ".nca-1-2.tmp.x", ".nca-1.tmp", ".nca-a-1.tmp",
+                          "x.nca-1-2.tmp"};
+    for (const fs::path& path : {dead, in_use}) write_bytes(path, old_contents);
+    for (const std::string& name : others) write_bytes(folder / name, old_contents);
+    write_bytes(folder / "file", old_contents);
+    fs::create_symlink("file", folder / ".nca-4194305-2.tmp");
+    REQUIRE(::mkfifo((folder / ".nca-4194305-3.tmp").c_str(), 0600) == 0);
+    const int descriptor = ::open(in_use.c_str(), O_RDONLY | O_CLOEXEC);
+    REQUIRE(::flock(descriptor, LOCK_EX) == 0);
+
+    nca::require_writable(folder / "model");
+    REQUIRE_FALSE(fs::exists(dead));
+    REQUIRE(fs::exists(in_use));
+    for (const std::string& name : others) REQUIRE(fs::exists(folder / name));
+    REQUIRE(fs::is_symlink(folder / ".nca-4194305-2.tmp"));
+    REQUIRE(fs::is_fifo(folder / ".nca-4194305-3.tmp"));
+    REQUIRE(read_bytes(folder / "file") == old_contents);
+    ::close(descriptor);
+    nca::require_writable(folder / "model");
+    REQUIRE_FALSE(fs::exists(in_use));
+}
+
+TEST_CASE("a growing file has the permissions and the place of the old one") {
+    const TemporaryDirectory folder;
+    write_bytes(folder / "file", old_contents);
+    ::chmod((folder / "file").c_str(), 0600);
+    fs::create_symlink("file", folder / "link");
+    nca::GrowingFile file(folder / "link", "first\n");
+    file.append("second\n");
+    REQUIRE(read_bytes(folder / "file").size() == 6);  // the second is in the buffer
+    REQUIRE(file.flush());
+    REQUIRE(read_bytes(folder / "file").size() == 13);
+    file.append("third\n");
+    REQUIRE(file.sync());
+    REQUIRE(read_bytes(folder / "file").size() == 19);
+    REQUIRE(fs::is_symlink(folder / "link"));
+    struct stat status = {};
+    REQUIRE(::stat((folder / "file").c_str(), &status) == 0);
+    REQUIRE((status.st_mode & 07777) == 0600);
+    REQUIRE(folder.names() == Names{"file", "link"});
+}
+
+TEST_CASE("a growing file on a full disk says so once") {
+    const TemporaryDirectory folder;
+    nca::GrowingFile file(folder / "file", "first\n");
+    {
+        const FileSizeLimit limit(1000);
+        file.append(std::string(100000, 'x'));
+        REQUIRE_FALSE(file.sync());
+    }
+    file.append("more");
+    REQUIRE(file.flush());
+    REQUIRE(file.sync());
+    REQUIRE(read_bytes(folder / "file").size() <= 1000);
+}
+
+TEST_CASE("two paths are equal once resolved where they name one file") {
+    const TemporaryDirectory folder;
+    const fs::path before = fs::current_path();
+    fs::create_directory(folder / "sub");
+    fs::create_directory_symlink("sub", folder / "link to sub");
+    write_bytes(folder / "file", old_contents);
+    fs::create_symlink("file", folder / "link");
+    fs::create_symlink("loop", folder / "loop");
+    fs::current_path(folder.path());
+    const std::pair<fs::path, fs::path> same[] = {
+        {"file", folder / "file"},
+        {"file", "./file"},
+        {"file", "sub/../file"},
+        {"file", "link"},
+        {"file", "link to sub/../file"},
+        {"new", folder / "new"},
+        {"new", "sub/../new"},
+        {"sub/new", "link to sub/new"},
+        {"missing/new", "./missing/new"},
+        {folder / "missing/a/b", "missing/a/b"},
+    };
+    const std::pair<fs::path, fs::path> different[] = {
+        {"file", "new"},
+        {"new", "newer"},
+        {"file", "sub/file"},
+        {"missing/a", "missing/b"},
+        {"file/a", "file/b"},
+        {"loop/a", "loop/b"},
+        {"loop", "file"},
+        {"new", "missing/../new"},
+        {std::string(300, 'a'), std::string(300, 'b')},
+    };
+    for (const auto& [a, b] : same) {
+        INFO(a << " " << b);
+        CHECK(nca::resolved(a) == nca::resolved(b));
+    }
+    for (const auto& [a, b] : different) {
+        INFO(a << " " << b);
+        CHECK(nca::resolved(a) != nca::resolved(b));
+    }
+    fs::current_path(before);
 }
 
 TEST_CASE("writing through a link replaces the file and not the link") {
@@ -175,6 +290,11 @@ TEST_CASE("targets that cannot be written are refused with the way out") {
     REQUIRE_THAT(refused(folder / "folder/"), ContainsSubstring("the file name is missing"));
     REQUIRE_THAT(refused(""), ContainsSubstring("the file name is missing"));
     REQUIRE_THAT(refused("/dev/null"), ContainsSubstring("not a regular file"));
+    REQUIRE_THAT(refused(folder / std::string(256, 'n')), ContainsSubstring("shorter name"));
+    REQUIRE_THAT(refused(folder / std::string("file\0.png", 9)),
+                 ContainsSubstring("NUL character"));
+    REQUIRE_THROWS_AS(nca::require_writable(folder / std::string(256, 'n')), IoError);
+    REQUIRE_THROWS_AS(nca::require_writable(folder / std::string("a\0b", 3)), IoError);
     REQUIRE(read_bytes(folder / "file") == old_contents);
     REQUIRE(folder.names() == Names{"file", "folder"});
     REQUIRE(fs::is_empty(folder / "folder"));
@@ -193,6 +313,8 @@ TEST_CASE("files that cannot be read are refused with the way out") {
         ContainsSubstring((folder / "missing").string()) && ContainsSubstring("no such file"));
     REQUIRE_THAT(refused(folder.path(), 10), ContainsSubstring("it is a folder"));
     REQUIRE_THAT(refused(folder / "pipe", 10), ContainsSubstring("not a regular file"));
+    REQUIRE_THAT(refused(folder / std::string("file\0x", 6), 10),
+                 ContainsSubstring("NUL character"));
     REQUIRE_THAT(refused("/dev/zero", 10), ContainsSubstring("not a regular file"));
     REQUIRE_THAT(refused(folder / "file/file", 10), ContainsSubstring("Not a directory"));
     REQUIRE_THAT(refused(folder / "file", 2),

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 namespace nca {
 namespace {
@@ -23,20 +25,20 @@ public:
     ~FileDescriptor() {
         if (descriptor_ >= 0) ::close(descriptor_);
     }
-    FileDescriptor(const FileDescriptor&) = delete;
-    FileDescriptor& operator=(const FileDescriptor&) = delete;
+    FileDescriptor(FileDescriptor&& other) noexcept : descriptor_(other.release()) {}
 
     int get() const { return descriptor_; }
+    int release() { return std::exchange(descriptor_, -1); }
     // A network file system may report a failed write only here.
-    int close() {
-        const int descriptor = descriptor_;
-        descriptor_ = -1;
-        return ::close(descriptor);
-    }
+    int close() { return ::close(release()); }
 
 private:
     int descriptor_;
 };
+
+std::span<const std::uint8_t> bytes_of(std::string_view text) {
+    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
+}
 
 std::string error_text(int error) { return std::generic_category().message(error); }
 
@@ -55,6 +57,8 @@ std::string advice(int error, const fs::path& path) {
                 return "no file can be made there; choose another folder";
             }
             return fmt::format("create the folder {} first", path.parent_path().string());
+        case ENAMETOOLONG:
+            return "take a shorter name";
         case ENOTDIR:
             return fmt::format("{} is not a folder", path.parent_path().string());
         default:
@@ -67,21 +71,22 @@ std::string advice(int error, const fs::path& path) {
                          advice(error, path));
 }
 
-void write_all(int descriptor, std::span<const std::uint8_t> contents, const fs::path& path) {
-    while (!contents.empty()) {
-        const ssize_t written = ::write(descriptor, contents.data(), contents.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) fail_to_write(path, written < 0 ? errno : ENOSPC);
-        contents = contents.subspan(std::size_t(written));
-    }
+// The system would take such a name for the part of it before the NUL.
+void require_no_nul(const fs::path& path) {
+    if (path.native().find('\0') == std::string::npos) return;
+    throw_error<IoError>("a file name has a NUL character in it: {}; leave it out",
+                         std::string(path.c_str()) + "\\0...");
+}
+
+fs::path folder_of(const fs::path& path) {
+    return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
 // The file to replace.
 struct Target {
+    fs::path asked_for;  // for messages
     fs::path path;
-    std::optional<mode_t> old_mode;  // the old file's; none: there is no file yet
-
-    fs::path folder() const { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+    std::optional<mode_t> old_mode;  // permissions of the old file; none: there is no file yet
 };
 
 // Follows a link to the file that it names, so that the link stays a link. Refuses what a rename
@@ -90,44 +95,180 @@ Target find_target(const fs::path& path) {
     const auto fail = [&](const char* why) {
         throw_error<IoError>("cannot write {}: {}", path.string(), why);
     };
+    require_no_nul(path);
     if (path.filename().empty()) {
         throw_error<IoError>("cannot write '{}': the file name is missing; add one", path.string());
     }
     std::error_code error;
-    Target target{fs::canonical(path, error), {}};
+    Target target{path, fs::canonical(path, error), {}};
     if (error) target.path = path;
     struct stat old = {};
     if (::stat(target.path.c_str(), &old) == 0) {
         if (S_ISDIR(old.st_mode)) fail("it is a folder; name a file in it");
         if (!S_ISREG(old.st_mode)) fail("it is not a regular file; name another");
-        target.old_mode = old.st_mode & 07777;
+        target.old_mode = old.st_mode & 0777;                 // without setuid and its like
+    } else if (const int reason = errno; reason != ENOENT) {  // the name is too long, for example
+        fail_to_write(path, reason);
     } else if (fs::is_symlink(path, error)) {
         fail("it is a link to a file that is not there; remove the link or make the file first");
     }
     return target;
 }
 
-// Makes a new file in the folder, sets `name` to its path and returns its descriptor. The name is
-// short, because the target's own may already be as long as the file system allows.
-int create_temporary(const fs::path& folder, const fs::path& path, fs::path& name) {
-    for (int attempt = 0; attempt < 1000; ++attempt) {
-        name = folder / fmt::format(".nca-{}-{}.tmp", ::getpid(), attempt);
-        const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor >= 0) return descriptor;
-        if (errno != EEXIST) fail_to_write(path, errno);
-    }
-    fail_to_write(path, EEXIST);
+constexpr std::string_view temporary_begin = ".nca-";
+constexpr std::string_view temporary_end = ".tmp";
+
+int lock(int descriptor, int operation) {
+    int result = -1;
+    do {
+        result = ::flock(descriptor, operation);
+    } while (result != 0 && errno == EINTR);
+    return result;
 }
 
-void sync_folder(const fs::path& folder, const fs::path& path) {
-    const FileDescriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+// A new file beside the target, which then replaces it. It is locked while this process has it
+// open, so that remove_leftovers knows the files of processes that were killed.
+class TemporaryFile {
+public:
+    explicit TemporaryFile(const Target& target) : target_(target), file_(create()) {}
+    ~TemporaryFile() {
+        if (!path_.empty()) ::unlink(path_.c_str());
+    }
+    TemporaryFile(const TemporaryFile&) = delete;
+    TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+    void write(std::span<const std::uint8_t> contents) {
+        while (!contents.empty()) {
+            const ssize_t written = ::write(file_.get(), contents.data(), contents.size());
+            if (written < 0 && errno == EINTR) continue;
+            if (written <= 0) fail_to_write(target_.asked_for, written < 0 ? errno : ENOSPC);
+            contents = contents.subspan(std::size_t(written));
+        }
+        if (target_.old_mode && ::fchmod(file_.get(), *target_.old_mode) != 0) {
+            fail_to_write(target_.asked_for, errno);
+        }
+        if (::fsync(file_.get()) != 0) fail_to_write(target_.asked_for, errno);
+    }
+
+    // Becomes the target. Where that fails, the finished file is kept under another name.
+    void replace_target() {
+        if (::rename(path_.c_str(), target_.path.c_str()) != 0) keep(errno);
+        path_.clear();
+    }
+
+    FileDescriptor& file() { return file_; }
+
+private:
+    // The name is short, because the target's own may already be as long as the file system allows.
+    int create() {
+        const mode_t mode = target_.old_mode ? 0600 : 0666;  // write() gives the old permissions
+        for (int attempt = 0; attempt < 1000; ++attempt) {
+            path_ = folder_of(target_.path) /
+                    fmt::format("{}{}-{}{}", temporary_begin, ::getpid(), attempt, temporary_end);
+            const int descriptor =
+                ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+            if (descriptor >= 0) {
+                struct stat status = {};
+                lock(descriptor, LOCK_EX);  // some file systems have no locks
+                if (::fstat(descriptor, &status) != 0 || status.st_nlink > 0) return descriptor;
+                ::close(descriptor);  // remove_leftovers was faster
+            } else if (errno != EEXIST) {
+                const int error = errno;
+                path_.clear();
+                fail_to_write(target_.asked_for, error);
+            }
+        }
+        path_.clear();
+        fail_to_write(target_.asked_for, EEXIST);
+    }
+
+    [[noreturn]] void keep(int error) {
+        constexpr std::size_t longest_begin = 240;
+        fs::path kept = target_.path;
+        kept.replace_filename(target_.path.filename().string().substr(0, longest_begin) +
+                              ".rescued");
+        if (::rename(path_.c_str(), kept.c_str()) != 0) kept = path_;
+        path_.clear();
+        throw_error<IoError>("cannot replace {}: {}; what was to be written is in {}",
+                             target_.asked_for.string(), error_text(error), kept.string());
+    }
+
+    const Target& target_;
+    fs::path path_;  // empty: it has another name now
+    FileDescriptor file_;
+};
+
+void sync_folder(const Target& target) {
+    const FileDescriptor descriptor(
+        ::open(folder_of(target.path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (descriptor.get() < 0) {
         // The folder is writable but not readable. The rename is done all the same.
         if (errno == EACCES) return;
-        fail_to_write(path, errno);
+        fail_to_write(target.asked_for, errno);
     }
     // Some file systems cannot flush a folder and say EINVAL.
-    if (::fsync(descriptor.get()) != 0 && errno != EINVAL) fail_to_write(path, errno);
+    if (::fsync(descriptor.get()) != 0 && errno != EINVAL) fail_to_write(target.asked_for, errno);
+}
+
+// Replaces the file and returns the new one, still open.
+FileDescriptor replace(const fs::path& path, std::span<const std::uint8_t> contents) {
+    const Target target = find_target(path);
+    TemporaryFile file(target);
+    file.write(contents);
+    file.replace_target();
+    sync_folder(target);
+    return std::move(file.file());
+}
+
+bool is_temporary_name(std::string_view name) {
+    if (!name.starts_with(temporary_begin) || !name.ends_with(temporary_end)) return false;
+    name.remove_prefix(temporary_begin.size());
+    name.remove_suffix(temporary_end.size());
+    return name.find('-') != std::string_view::npos &&
+           name.find_first_not_of("0123456789-") == std::string_view::npos;
+}
+
+// Removes the temporary files of processes that were killed: those that nobody has locked.
+void remove_leftovers(const fs::path& folder) {
+    std::error_code error;
+    for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+        const fs::path& path = entry->path();
+        if (!is_temporary_name(path.filename().native())) continue;
+        const FileDescriptor file(
+            ::open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+        struct stat open_file = {}, named_file = {};
+        const bool unused = file.get() >= 0 && lock(file.get(), LOCK_EX | LOCK_NB) == 0 &&
+                            ::fstat(file.get(), &open_file) == 0 &&
+                            ::lstat(path.c_str(), &named_file) == 0 && S_ISREG(open_file.st_mode) &&
+                            open_file.st_ino == named_file.st_ino;
+        if (unused) ::unlink(path.c_str());
+    }
+}
+
+// Throws IoError where the old file could not be replaced although a file can be made beside it: it
+// is another user's in a folder such as /tmp, it may not be changed, or it is a mount point.
+void require_replaceable(const Target& target) {
+    struct statx status = {};
+    if (::statx(AT_FDCWD, target.path.c_str(), AT_SYMLINK_NOFOLLOW, STATX_TYPE, &status) == 0 &&
+        (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) {
+        throw_error<IoError>("cannot write {}: it is a mount point; name another file",
+                             target.asked_for.string());
+    }
+    // The system checks first whether the file may be replaced, and then finds that a folder cannot
+    // replace it. So nothing changes.
+    std::string folder = folder_of(target.path) / ".nca-XXXXXX";
+    if (::mkdtemp(folder.data()) == nullptr) return;
+    const int result = ::rename(folder.c_str(), target.path.c_str());
+    const int error = result == 0 ? 0 : errno;
+    ::rmdir(result == 0 ? target.path.c_str() : folder.c_str());
+    for (const int refusal : {EPERM, EACCES, EBUSY, EROFS, ETXTBSY}) {
+        if (error != refusal) continue;
+        throw_error<IoError>(
+            "cannot write {}: the file that is there may not be replaced ({}); "
+            "name another file",
+            target.asked_for.string(), error_text(error));
+    }
 }
 
 }  // namespace
@@ -136,6 +277,7 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
     const auto fail = [&](const std::string& why) {
         throw_error<IoError>("cannot read {}: {}", path.string(), why);
     };
+    require_no_nul(path);
     // Without O_NONBLOCK, opening a named pipe would wait for ever.
     FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) {
@@ -164,33 +306,53 @@ std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes)
 }
 
 void write_file(const fs::path& path, std::span<const std::uint8_t> contents) {
-    const Target target = find_target(path);
-    fs::path temporary;
-    FileDescriptor file(create_temporary(target.folder(), path, temporary));
-    try {
-        if (target.old_mode && ::fchmod(file.get(), *target.old_mode) != 0) {
-            fail_to_write(path, errno);
-        }
-        write_all(file.get(), contents, path);
-        if (::fsync(file.get()) != 0) fail_to_write(path, errno);
-        if (file.close() != 0) fail_to_write(path, errno);
-        if (::rename(temporary.c_str(), target.path.c_str()) != 0) fail_to_write(path, errno);
-    } catch (...) {
-        ::unlink(temporary.c_str());
-        throw;
-    }
-    sync_folder(target.folder(), path);
+    FileDescriptor file = replace(path, contents);
+    if (file.close() != 0) fail_to_write(path, errno);
 }
 
-void write_text(const fs::path& path, std::string_view text) {
-    write_file(path, {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+void write_text(const fs::path& path, std::string_view text) { write_file(path, bytes_of(text)); }
+
+GrowingFile::GrowingFile(const fs::path& path, std::string_view text) {
+    FileDescriptor file = replace(path, bytes_of(text));
+    lock(file.get(), LOCK_UN);
+    file_.reset(::fdopen(file.get(), "w"));
+    if (file_ == nullptr) fail_to_write(path, errno);
+    file.release();
+}
+
+void GrowingFile::append(std::string_view text) {
+    if (file_) std::fwrite(text.data(), 1, text.size(), file_.get());
+}
+
+bool GrowingFile::flush() {
+    return !file_ || close_unless(std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0);
+}
+
+bool GrowingFile::sync() {
+    if (!flush()) return false;
+    // A file system without fsync says EINVAL.
+    return !file_ || close_unless(::fsync(::fileno(file_.get())) == 0 || errno == EINVAL);
+}
+
+bool GrowingFile::close_unless(bool good) {
+    if (!good) file_.reset();
+    return good;
 }
 
 void require_writable(const fs::path& path) {
     const Target target = find_target(path);
-    fs::path temporary;
-    const FileDescriptor file(create_temporary(target.folder(), path, temporary));
-    ::unlink(temporary.c_str());
+    remove_leftovers(folder_of(target.path));
+    const TemporaryFile file(target);
+    if (target.old_mode) require_replaceable(target);
+}
+
+fs::path resolved(const fs::path& path) {
+    std::error_code error;
+    fs::path whole = fs::canonical(path, error);
+    if (!error) return whole;
+    const fs::path folder = folder_of(path);
+    if (folder == path) return fs::absolute(path, error);
+    return resolved(folder) / path.filename();
 }
 
 }  // namespace nca
