@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/core/throw_error.hpp"
+#include "host/tool/safe_text.hpp"
+
 #include <nca/device.hpp>
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
@@ -20,20 +23,12 @@
 
 namespace nca::tool {
 
-// Replaces control characters, so that text from a file or a command line is safe to print.
-inline std::string without_controls(std::string_view text) {
-    std::string result(text);
-    for (char& c : result) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
-    }
-    return result;
-}
-
 // Prints a line on stderr. Not by fmt::print, which throws where stderr cannot be written.
-inline void say(std::string_view message) {
+inline void say_whole(std::string_view message) {
     const std::string line = "nca: " + without_controls(message) + "\n";
     std::fwrite(line.data(), 1, line.size(), stderr);
 }
+inline void say(std::string_view message) { say_whole(shortened(message)); }
 template <class Value, class... Values>
 void say(fmt::format_string<Value, Values...> message, Value&& value, Values&&... values) {
     say(std::string_view(
