@@ -231,7 +231,7 @@ TEST_CASE("a log that is continued gives back its iterations") {
         for (const IterationReport& report : reports) {
             REQUIRE(log.add(report));
         }
-        REQUIRE(log.finish());
+        REQUIRE(log.sync());
         REQUIRE(log.earlier().empty());
     }
     const TrainingLog log(path, 2, "an engine");
@@ -256,7 +256,7 @@ TEST_CASE("each engine's rows in a log have a comment on top, and old logs have 
         for (std::int64_t i = first; i < end; ++i) {
             REQUIRE(log.add({i, 64, 0.5, 2e-3, 1.5, 0, 0, ""}));
         }
-        REQUIRE(log.finish());
+        REQUIRE(log.sync());
         return log.earlier().size();
     };
     // Comments, and of each row its iteration; the header's is "iteration".

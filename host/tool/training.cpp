@@ -118,7 +118,7 @@ RunState Training::run() {
 RunState Training::train_and_save() {
     const std::int64_t first = trainer_.iteration();
     while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) iterate();
-    report_log(log_ && !log_->finish());
+    report_log(log_ && !log_->sync());
     if (trainer_.iteration() >= arguments_.iterations) {
         finish();
         return RunState::done;
@@ -170,7 +170,7 @@ void Training::iterate() {
     try {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
-        report_log(log_ && !log_->finish());
+        report_log(log_ && !log_->sync());
         throw_error<Error>("{}; {} was not written{}", message_of(error),
                            arguments_.output.string(), last_checkpoint());
     }

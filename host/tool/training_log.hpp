@@ -9,13 +9,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
+#include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,32 +38,46 @@ public:
         const std::string comment = std::string(comment_mark) + without_controls(engine);
         if (parts.empty() || parts.back().comment != comment) parts.push_back({comment, {}});
         // The old log is replaced only when the new one has all its rows.
-        write_text(path_, text_of(parts));
-        file_.reset(std::fopen(path_.c_str(), "ae"));
-        if (!file_) {
-            throw_error<IoError>("cannot write {}: {}", path_.string(), std::strerror(errno));
+        file_.emplace(path_, text_of(parts));
+    }
+
+    // How many rows a log has; 0 where the file is missing or no log.
+    static std::int64_t rows_in(const std::filesystem::path& path) {
+        std::error_code ignored;
+        if (!std::filesystem::is_regular_file(path, ignored)) return 0;
+        std::int64_t rows = 0;
+        bool is_log = false;
+        try {
+            for (Lines line(path); line.next();) {
+                const bool is_comment = line.text().starts_with(comment_mark);
+                rows += is_log && !is_comment ? 1 : 0;
+                is_log = is_log || line.text() == header;
+                if (!is_log && !is_comment) break;
+            }
+        } catch (const FormatError&) {
         }
+        return rows;
     }
 
     // Returns false once, when the file cannot be written any more. A full disk does not end the
     // training.
     bool add(const IterationReport& report) {
-        if (!file_) return true;
         const Clock::time_point now = Clock::now();
         const double seconds =
             earlier_seconds_ + std::chrono::duration<double>(now - start_).count();
-        write(fmt::format("{},{:.9g},{},{:.9g},{:.9g},{:.3f},{},{},{}\n", report.iteration,
-                          report.loss, report.steps, report.learning_rate, report.gradient_norm,
-                          seconds, report.dead, report.reset, quoted(report.recovery)));
+        file_->append(fmt::format("{},{:.9g},{},{:.9g},{:.9g},{:.3f},{},{},{}\n", report.iteration,
+                                  report.loss, report.steps, report.learning_rate,
+                                  report.gradient_norm, seconds, report.dead, report.reset,
+                                  quoted(report.recovery)));
         if (now - flushed_ >= std::chrono::seconds(1)) {
             flushed_ = now;
-            return close_unless(flush());
+            return file_->flush();
         }
         return true;
     }
 
-    // Writes the remaining rows. Returns the same as add.
-    bool finish() { return !file_ || close_unless(flush()); }
+    // Writes the remaining rows to the disk. Returns the same as add.
+    bool sync() { return file_->sync(); }
 
     // The iterations of the earlier run whose rows are kept, and the time at the last of them.
     const std::vector<IterationReport>& earlier() const { return earlier_; }
@@ -82,17 +97,6 @@ private:
         std::string comment;  // empty in logs of versions without comments
         std::vector<std::string> rows;
     };
-
-    struct Close {
-        void operator()(std::FILE* file) const { std::fclose(file); }
-    };
-
-    void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), file_.get()); }
-    bool flush() { return std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0; }
-    bool close_unless(bool good) {
-        if (!good) file_.reset();
-        return good;
-    }
 
     static std::string text_of(const std::vector<Part>& parts) {
         std::string text;
@@ -125,14 +129,6 @@ private:
         return fields;
     }
 
-    // 0 where the text is not a number.
-    template <class Number>
-    static Number number(std::string_view text) {
-        Number value{};
-        std::from_chars(text.data(), text.data() + text.size(), value);
-        return value;
-    }
-
     static std::string unquoted(std::string_view text) {
         std::string result;
         for (std::size_t i = 1; i + 1 < text.size(); ++i) {
@@ -142,63 +138,121 @@ private:
         return result;
     }
 
-    static IterationReport report_of(std::string_view row) {
-        const Fields fields = fields_of(row);
-        return {.iteration = number<std::int64_t>(fields[0]),
-                .steps = number<int>(fields[2]),
-                .loss = number<double>(fields[1]),
-                .learning_rate = number<double>(fields[3]),
-                .gradient_norm = number<double>(fields[4]),
-                .dead = number<int>(fields[6]),
-                .reset = number<int>(fields[7]),
-                .recovery = unquoted(fields[8])};
+    // Throws FormatError, which names line `number`, where the line cannot be of a log.
+    [[noreturn]] static void fail(const std::filesystem::path& path, std::int64_t number,
+                                  std::string_view why) {
+        throw_error<FormatError>("{}: line {} {}; the log is damaged, name another file with --log",
+                                 path.string(), number, why);
+    }
+
+    // Reads a log line by line.
+    class Lines {
+    public:
+        explicit Lines(const std::filesystem::path& path) : path_(path), file_(path) {}
+
+        // False at the end of the file.
+        bool next() {
+            std::array<char, 4096> buffer;
+            file_.getline(buffer.data(), buffer.size());
+            text_.assign(buffer.data(), std::strlen(buffer.data()));
+            ++number_;
+            if (file_.fail() && file_.gcount() == buffer.size() - 1) {
+                fail(path_, number_, fmt::format("has more than {} characters", file_.gcount()));
+            }
+            return !file_.fail();
+        }
+        const std::string& text() const { return text_; }
+        std::int64_t number() const { return number_; }
+        bool has_line_feed() const { return !file_.eof(); }
+
+    private:
+        std::filesystem::path path_;
+        std::ifstream file_;
+        std::string text_;
+        std::int64_t number_ = 0;
+    };
+
+    // One row as it was read.
+    struct Row {
+        IterationReport report;
+        double seconds = 0;
+    };
+
+    static Row row_of(const std::filesystem::path& path, const Lines& line) {
+        const Fields fields = fields_of(line.text());
+        const auto number = [&]<class Number>(int column, Number least) {
+            const std::string_view text = fields[std::size_t(column)];
+            Number value{};
+            const auto [end, error] =
+                std::from_chars(text.data(), text.data() + text.size(), value);
+            const bool whole = error == std::errc{} && end == text.data() + text.size();
+            if (!whole || value < least) {
+                fail(path, line.number(),
+                     fmt::format("has \"{}\" in column {}, expected a number{}", text.substr(0, 40),
+                                 column + 1, least == 0 ? " from 0 up" : ""));
+            }
+            return value;
+        };
+        constexpr double any = -std::numeric_limits<double>::infinity();
+        Row row{.report = {.iteration = number(0, std::int64_t{0}),
+                           .steps = number(2, 0),
+                           .loss = number(1, any),
+                           .learning_rate = number(3, any),
+                           .gradient_norm = number(4, any),
+                           .dead = number(6, 0),
+                           .reset = number(7, 0),
+                           .recovery = unquoted(fields[8])},
+                .seconds = number(seconds_column, 0.0)};
+        if (!std::isfinite(row.seconds)) {
+            fail(path, line.number(),
+                 fmt::format("has {} seconds, expected a finite number", row.seconds));
+        }
+        return row;
     }
 
     // Reads the old file and fills earlier_ and earlier_seconds_.
     std::vector<Part> earlier_parts(std::int64_t first_iteration) {
         std::vector<Part> parts;
-        std::ifstream file(path_);
-        std::string line;
-        if (!std::getline(file, line)) {
-            return parts;  // no log yet
+        Lines line(path_);
+        if (!line.next()) return parts;  // no log yet
+        std::string comment;             // of the rows that follow
+        if (line.text().starts_with(comment_mark)) {
+            comment = line.text();
+            line.next();
         }
-        std::string comment;  // of the rows that follow
-        if (line.starts_with(comment_mark)) {
-            comment = line;
-            std::getline(file, line);
-        }
-        if (line != header) {
+        if (line.text() != header) {
             throw_error<FormatError>(
                 "{}: not a log of nca train, which begins with \"{}\"; name another file with "
                 "--log",
                 path_.string(), header);
         }
-        while (std::getline(file, line)) {
-            if (line.starts_with(comment_mark)) {
-                comment = line;
+        while (line.next()) {
+            if (line.text().starts_with(comment_mark)) {
+                comment = line.text();
                 continue;
             }
-            std::int64_t iteration = 0;
-            const auto [end, error] =
-                std::from_chars(line.data(), line.data() + line.size(), iteration);
             // A crash may have cut off a row. It then has no line feed, or too few columns where a
             // later run wrote behind it.
-            const bool whole =
-                !file.eof() && std::count(line.begin(), line.end(), ',') >= columns - 1;
-            if (error == std::errc{} && *end == ',' && whole && iteration < first_iteration) {
-                if (parts.empty() || parts.back().comment != comment) {
-                    parts.push_back({comment, {}});
-                }
-                parts.back().rows.push_back(line);
-                earlier_.push_back(report_of(line));
-                earlier_seconds_ = number<double>(fields_of(line)[seconds_column]);
+            if (!line.has_line_feed() || std::ranges::count(line.text(), ',') < columns - 1) {
+                continue;
             }
+            const Row row = row_of(path_, line);
+            if (row.report.iteration >= first_iteration) continue;
+            if (!earlier_.empty() && row.report.iteration <= earlier_.back().iteration) {
+                fail(path_, line.number(),
+                     fmt::format("has iteration {} after {}", row.report.iteration,
+                                 earlier_.back().iteration));
+            }
+            if (parts.empty() || parts.back().comment != comment) parts.push_back({comment, {}});
+            parts.back().rows.push_back(line.text());
+            earlier_.push_back(row.report);
+            earlier_seconds_ = row.seconds;
         }
         return parts;
     }
 
     std::filesystem::path path_;
-    std::unique_ptr<std::FILE, Close> file_;
+    std::optional<GrowingFile> file_;
     std::vector<IterationReport> earlier_;
     double earlier_seconds_ = 0;
     Clock::time_point start_ = Clock::now();
