@@ -5,6 +5,7 @@
 #include "host/core/throw_error.hpp"
 #include "host/cpu/adam.hpp"
 #include "host/cpu/step.hpp"
+#include "host/cpu/threads.hpp"
 #include "host/cpu/zeroed_memory.hpp"
 
 #include <nca/error.hpp>
@@ -214,6 +215,7 @@ public:
         check_loss(grad_state, loss, living, state, target, memory_space());
         const std::size_t cells = std::size_t(state.height) * state.width;
         const float scale = 2.0F / (float(cells) * visible_channels * float(state.batch));
+        prepare_threads(threads_);
 #pragma omp parallel for num_threads(threads_)
         for (int sample = 0; sample < state.batch; ++sample) {
             const float* x = state.sample(sample).data;
@@ -252,6 +254,7 @@ private:
     void run_steps(const Shape& shape, int steps, First first, Second second) {
         const int bands = Bands{shape.height}.count();
         const int rounds = (shape.batch + threads_ - 1) / threads_;
+        prepare_threads(threads_);
         if (rounds * threads_ * 4 <= shape.batch * 5) {
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
             for (int sample = 0; sample < shape.batch; ++sample) {
@@ -287,6 +290,7 @@ private:
             work.emplace_back(shape.height, shape.width);
         }
         const Bands bands{shape.height};
+        prepare_threads(threads_);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (int unit = 0; unit < shape.batch * bands.count(); ++unit) {
             const int sample = unit / bands.count();

@@ -91,6 +91,13 @@ struct Model;  // nca/model.hpp
 // before it is done. On the CPU every function returns when its work is done. They throw
 // InvalidArgument for a bad argument; on CUDA also CudaError, when a call fails or the device has
 // not enough memory.
+//
+// An engine that runs on several CPU threads throws Error, before it has changed anything, where
+// the system does not make so many, and in a child process that fork made after its parent had
+// computed on several threads: the child does not have them. To compute in the child, fork before
+// the first rollout, take Device::cpu(1), or start a program. In such a child, one-thread engines,
+// files and pictures work. CUDA does not work in a child of fork once the parent has used it:
+// CudaError.
 class NCA_API Engine {
 public:
     virtual ~Engine() = default;
