@@ -81,11 +81,13 @@ void Simulator::erase_circle(double y, double x, double radius) {
     for (int row = 0; row < state.height; ++row) {
         const double distance = row - y;
         if (std::abs(distance) > radius) continue;
-        const double half = std::sqrt((radius - distance) * (radius + distance));
-        // Clamped before the conversion: the ends of a very large circle do not fit into an int.
-        const int left = int(std::clamp<double>(std::ceil(x - half), 0, state.width));
-        const int right = int(std::clamp<double>(std::floor(x + half) + 1, 0, state.width));
-        if (left < right) erase_run(*engine_, state, zeros, row, left, right);
+        // The cells of a row that are within the radius have no gap between them.
+        const auto inside = [&](int column) { return std::hypot(distance, column - x) <= radius; };
+        int left = 0;
+        while (left < state.width && !inside(left)) ++left;
+        int right = state.width;
+        while (left < right && !inside(right - 1)) --right;
+        if (left < right) erase_run(engine(), state, zeros, row, left, right);
     }
 }
 

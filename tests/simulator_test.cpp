@@ -128,9 +128,18 @@ TEST_CASE("erase_circle kills the cells whose centre is within the radius") {
     struct Circle {
         double y, x, radius;
     };
-    const Circle circle =
-        GENERATE(Circle{4, 5, 3}, Circle{4.5, 5.25, 2.7}, Circle{0, 0, 0}, Circle{-1, 12, 4},
-                 Circle{4, 5, 1e300}, Circle{-50, 3, 2}, Circle{1e300, 3, 2});
+    const double far = 1e308;
+    const double farthest = std::numeric_limits<double>::max();
+    const double least = std::numeric_limits<double>::denorm_min();
+    const Circle circle = GENERATE_COPY(
+        Circle{far, 5, far}, Circle{-far, 5, far}, Circle{4, far, far}, Circle{4, -far, far},
+        Circle{far, far, far}, Circle{far, -far, farthest}, Circle{farthest, farthest, farthest},
+        Circle{4, 5, farthest}, Circle{farthest, 5, 3}, Circle{4, -farthest, 3},
+        Circle{4, 1e300, 1e200}, Circle{4, -1e300, 1e200}, Circle{1e200, 5, 1e155},
+        Circle{0, least, least}, Circle{least, 5, 0}, Circle{4, 5, 1e-200}, Circle{4, 1e10, 1e10},
+        Circle{-3e9, 5, 3e9}, Circle{4, 0x1p53, 0x1p53}, Circle{4, 5, 5}, Circle{4, 5, 3},
+        Circle{4.5, 5.25, 2.7}, Circle{0, 0, 0}, Circle{-1, 12, 4}, Circle{4, 5, 1e300},
+        Circle{-50, 3, 2}, Circle{1e300, 3, 2});
     nca::Simulator simulator(random_model(), options_for(9, 11));
     fill(simulator, 1);
     simulator.erase_circle(circle.y, circle.x, circle.radius);
@@ -148,9 +157,13 @@ TEST_CASE("erase_rectangle kills rows top to bottom - 1 and columns left to righ
         int top, left, bottom, right;
     };
     const int far = std::numeric_limits<int>::max();
+    const int least = std::numeric_limits<int>::min();
     const Rectangle r =
         GENERATE_COPY(Rectangle{2, 3, 5, 10}, Rectangle{0, 0, 9, 11}, Rectangle{-far, 4, far, far},
-                      Rectangle{5, 5, 5, 8}, Rectangle{6, 8, 2, 3}, Rectangle{20, 20, 30, 30});
+                      Rectangle{5, 5, 5, 8}, Rectangle{6, 8, 2, 3}, Rectangle{20, 20, 30, 30},
+                      Rectangle{least, least, far, far}, Rectangle{least, 2, 3, far},
+                      Rectangle{far, far, least, least}, Rectangle{least, least, least, least},
+                      Rectangle{far, far, far, far});
     nca::Simulator simulator(random_model(), options_for(9, 11));
     fill(simulator, 1);
     simulator.erase_rectangle(r.top, r.left, r.bottom, r.right);
@@ -205,9 +218,20 @@ TEST_CASE("a simulator refuses cells, steps and circles outside their range") {
     REQUIRE_THROWS_AS(simulator.plant_seed(4, 0), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.plant_seed(0, 6), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.plant_seed(-1, 0), nca::InvalidArgument);
+    const int far = std::numeric_limits<int>::max();
+    const int least = std::numeric_limits<int>::min();
+    REQUIRE_THROWS_AS(simulator.plant_seed(far, 0), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.plant_seed(0, least), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.step(far), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.step(least), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.step(-1), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.erase_circle(nan, 0, 1), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.erase_circle(0, 0, nan), nca::InvalidArgument);
     REQUIRE_THROWS_AS(simulator.erase_circle(0, 0, -1), nca::InvalidArgument);
+    const double infinity = std::numeric_limits<double>::infinity();
+    REQUIRE_THROWS_AS(simulator.erase_circle(infinity, 0, 1), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.erase_circle(0, -infinity, 1), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.erase_circle(0, 0, infinity), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(simulator.erase_circle(0, 0, -1e308), nca::InvalidArgument);
     REQUIRE(simulator.steps_done() == 0);
 }

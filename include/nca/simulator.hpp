@@ -31,8 +31,9 @@ public:
     // Runs that many steps. On CUDA it queues them and returns before they are done. Throws
     // InvalidArgument where steps is negative or above 2^24.
     void step(int steps = 1);
-    // Clears the cells whose centre is at most radius cells from (y, x). Throws InvalidArgument
-    // where a number is not finite or the radius is negative.
+    // Clears the cells whose centre is at most radius cells from (y, x), as far as they are in the
+    // grid. The distance is computed as std::hypot does. Throws InvalidArgument where a number is
+    // not finite or the radius is negative.
     void erase_circle(double y, double x, double radius);
     // Clears rows top .. bottom - 1 of columns left .. right - 1, as far as they are in the grid.
     void erase_rectangle(int top, int left, int bottom, int right);
