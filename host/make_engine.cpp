@@ -4,6 +4,7 @@
 #include <nca/model.hpp>
 
 #include "cuda/engine/cuda_engine.hpp"
+#include "host/core/checks.hpp"
 #include "host/cpu/cpu_engine.hpp"
 
 namespace nca {
@@ -25,6 +26,7 @@ namespace {
 
 // The model's weights in the engine's memory: the model's own, or a copy that buffer then holds.
 ConstWeightsView reachable(Engine& engine, const Model& model, Buffer& buffer, Stream stream) {
+    check_weights(model.weights);
     if (engine.memory_space() == MemorySpace::host) return model.weights.view();
     const auto all = model.weights.all();
     buffer = engine.allocate(all.size());

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
 
 namespace nca {
@@ -40,6 +41,7 @@ Simulator::Simulator(Model model, const SimulatorOptions& options)
     : model_(std::move(model)), seed_(options.seed) {
     check_size(options.height, options.width);
     model_.rule.validate();
+    check_weights(model_.weights);
     engine_ = make_engine(options.device);
     const std::span<const float> weights = model_.weights.all();
     weights_ = engine_->allocate(weights.size());
@@ -55,17 +57,18 @@ void Simulator::plant_seed(int y, int x) {
             "from 0",
             y, x, state.height, state.width);
     }
-    engine_->copy_from_host(state.cell(0, y, x), model_.rule.start_values());
+    engine().copy_from_host(state.cell(0, y, x), model_.rule.start_values());
 }
 
 void Simulator::step(int steps) {
     if (steps < 0) throw_error<InvalidArgument>("{} steps: expected 0 or more", steps);
     // The first step is part of the key, so that one call of step(3) and three calls of step(1)
     // draw the same fire masks. It starts again at 0 after 2^32 steps.
+    Engine& engine = this->engine();
     const FireKey key{.seed = seed_, .first_step = std::uint32_t(steps_done_)};
     const ConstWeightsView weights =
         view_parameters<const float>(weights_.data(), model_.weights.has_output_bias());
-    engine_->advance(model_.rule, weights, state_.view(), {.steps = steps, .key = key});
+    engine.advance(model_.rule, weights, state_.view(), {.steps = steps, .key = key});
     steps_done_ += steps;
 }
 
@@ -98,14 +101,19 @@ void Simulator::erase_rectangle(int top, int left, int bottom, int right) {
     if (left >= right) return;
     const std::vector<float> zeros(std::size_t(state.width) * channels);
     for (int row = std::max(top, 0); row < std::min(bottom, state.height); ++row) {
-        erase_run(*engine_, state, zeros, row, left, right);
+        erase_run(engine(), state, zeros, row, left, right);
     }
+}
+
+Engine& Simulator::engine() const {
+    if (!engine_) throw InvalidArgument("the simulator has no engine: was it moved from?");
+    return *engine_;
 }
 
 std::vector<float> Simulator::download() const {
     const ConstStateView state = state_.view();
     std::vector<float> values(state.size());
-    engine_->copy_to_host(values, state.data);
+    engine().copy_to_host(values, state.data);
     return values;
 }
 

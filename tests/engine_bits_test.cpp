@@ -2,6 +2,7 @@
 // What engines promise to the bit, and what they refuse.
 #include <nca/engine.hpp>
 #include <nca/error.hpp>
+#include <nca/model.hpp>
 
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
@@ -9,9 +10,11 @@
 #include "tests/support/engine_runs.hpp"
 #include "tests/support/engines.hpp"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -221,6 +224,11 @@ TEST_CASE("memory of an engine is zero at first") {
         REQUIRE_THROWS_AS(engine->allocate((std::size_t{1} << 62) + 2), Error);
         REQUIRE_THROWS_AS(engine->make_state(0, 3, 5), InvalidArgument);
         REQUIRE_THROWS_AS(engine->make_state(1, -3, -5), InvalidArgument);
+        constexpr int most = std::numeric_limits<int>::max();
+        REQUIRE_THROWS_AS(engine->make_state(most, most, most), InvalidArgument);
+        REQUIRE_THROWS_AS(engine->make_state(most, most, 1), Error);
+        REQUIRE_THROWS_AS(engine->make_state(1, std::numeric_limits<int>::min(), 1),
+                          InvalidArgument);
     }
 }
 
@@ -264,8 +272,57 @@ TEST_CASE("forward and advance refuse bad arguments") {
         wrong.width = -wrong.width;
         refuse(example.rule, weights, wrong, 1);
 
+        // Sizes whose product overflows.
+        constexpr int most = std::numeric_limits<int>::max();
+        for (const auto& [batch, height, width] :
+             {std::array{most, most, most}, {most, 1 << 15, 1 << 15}, {1, most, 3}}) {
+            refuse(example.rule, weights, {state.data, batch, height, width, state.space}, 1);
+        }
+        refuse(example.rule, weights, state, most);
+
         refuse(example.rule, {}, state, 1);
     }
+}
+
+TEST_CASE("a model that was moved from is refused") {
+    for (const bool output_bias : {false, true}) {
+        const Case example = test::random_case({.output_bias = output_bias}, 1);
+        Model model = {example.rule, example.weights, {}, true};
+        const Model taken = std::move(model);
+        REQUIRE(model.weights.has_output_bias() == output_bias);
+        REQUIRE(model.weights.view().w1 == nullptr);
+        REQUIRE(model.weights.view().b1 == nullptr);
+        REQUIRE(model.weights.view().w2 == nullptr);
+        REQUIRE(model.weights.view().b2 == nullptr);
+        REQUIRE(std::as_const(model).weights.view().w1 == nullptr);
+        for (const auto& engine : test::make_engines_to_test()) {
+            test::Uploaded on_engine(*engine, example);
+            const StateView state = on_engine.state.view();
+            const std::string message = "the model has 0 weights, expected " +
+                                        std::to_string(parameter_count(output_bias)) +
+                                        ": was it moved from?";
+            REQUIRE_THROWS_AS(engine->advance(model, state, {}), InvalidArgument);
+            REQUIRE_THROWS_WITH(engine->advance(model, state, {}), message);
+            REQUIRE_THROWS_AS(engine->forward(model, state, {}), InvalidArgument);
+            REQUIRE_THROWS_WITH(engine->forward(model, state, {}), message);
+            REQUIRE_THROWS_AS(engine->forward(model.rule, model.weights.view(), state, {}),
+                              InvalidArgument);
+            REQUIRE(test::download(*engine, state) == example.state);
+        }
+        model = taken;
+        REQUIRE(model.weights == example.weights);
+    }
+}
+
+TEST_CASE("the CPU engine refuses to copy from and to memory that was moved from") {
+    const auto engine = make_engine(Device::cpu(1));
+    State state = engine->make_state(1, 1, 1);
+    const State taken = std::move(state);
+    std::vector<float> values(channels);
+    REQUIRE_THROWS_AS(engine->copy_from_host(state.view().data, values), InvalidArgument);
+    REQUIRE_THROWS_AS(engine->copy_to_host(values, state.view().data), InvalidArgument);
+    engine->copy_from_host(nullptr, {});
+    engine->copy_to_host({}, nullptr);
 }
 
 TEST_CASE("backward refuses bad arguments") {

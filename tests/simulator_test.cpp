@@ -9,6 +9,8 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -198,12 +200,48 @@ TEST_CASE("a simulator can be moved") {
     REQUIRE(other.state().height == 5);
 }
 
+TEST_CASE("a simulator that was moved from refuses what needs its engine") {
+    nca::Simulator one(random_model(), options_for(5, 7));
+    nca::Simulator other = std::move(one);
+    REQUIRE_THROWS_WITH(one.step(), "the simulator has no engine: was it moved from?");
+    REQUIRE_THROWS_AS(one.plant_seed(2, 3), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(one.erase_circle(2, 3, 1), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(one.erase_rectangle(0, 0, 1, 1), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(one.download(), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(one.picture(), nca::InvalidArgument);
+    REQUIRE_THROWS_AS(one.engine(), nca::InvalidArgument);
+    one = std::move(other);
+    one.plant_seed(2, 3);
+    one.step();
+    REQUIRE(one.steps_done() == 1);
+}
+
+TEST_CASE("a simulator refuses a model that was moved from") {
+    for (const bool output_bias : {false, true}) {
+        nca::Model model = random_model({.output_bias = output_bias});
+        const nca::Model taken = std::move(model);
+        REQUIRE_THROWS_AS(nca::Simulator(model, options_for(5, 5)), nca::InvalidArgument);
+        REQUIRE_THROWS_WITH(nca::Simulator(model, options_for(5, 5)),
+                            "the model has 0 weights, expected " +
+                                std::to_string(nca::parameter_count(output_bias)) +
+                                ": was it moved from?");
+        model = taken;
+        nca::Simulator(model, options_for(5, 5)).step();
+    }
+}
+
 TEST_CASE("a simulator refuses sizes and rules outside their range") {
     const nca::Model model = random_model();
     REQUIRE_THROWS_AS(nca::Simulator(model, options_for(0, 5)), nca::InvalidArgument);
     REQUIRE_THROWS_AS(nca::Simulator(model, options_for(5, -1)), nca::InvalidArgument);
     REQUIRE_THROWS_AS(nca::Simulator(model, options_for(16385, 1)), nca::InvalidArgument);
     REQUIRE_THROWS_AS(nca::Simulator(model, options_for(16384, 16384)), nca::InvalidArgument);
+    const int far = std::numeric_limits<int>::max();
+    const int least = std::numeric_limits<int>::min();
+    for (const auto& [height, width] :
+         {std::pair(far, far), {least, least}, {far, 1}, {1, far}, {least, far}}) {
+        REQUIRE_THROWS_AS(nca::Simulator(model, options_for(height, width)), nca::InvalidArgument);
+    }
     nca::Model bad = model;
     bad.rule.fire_rate = 2;
     REQUIRE_THROWS_AS(nca::Simulator(bad, options_for(5, 5)), nca::InvalidArgument);

@@ -22,10 +22,16 @@ void check_state(const char* name, ConstStateView state, MemorySpace space) {
         throw_error<InvalidArgument>("{} has {} x {} x {} cells: expected at least 1 x 1 x 1", name,
                                      state.batch, state.height, state.width);
     }
+    // More than any memory holds, so that sizes in bytes do not overflow.
+    constexpr std::int64_t most_cells = std::int64_t{1} << 42;
     // The index of a cell has 32 bits, also in the random draws of the fire masks.
     if (std::int64_t(state.height) * state.width > std::int64_t{1} << 30) {
         throw_error<InvalidArgument>("{} has grids of {} x {} cells: expected at most 2^30", name,
                                      state.height, state.width);
+    }
+    if (std::int64_t(state.height) * state.width * state.batch > most_cells) {
+        throw_error<InvalidArgument>("{} has {} x {} x {} cells: expected at most 2^42", name,
+                                     state.batch, state.height, state.width);
     }
 }
 
@@ -45,6 +51,14 @@ void check_pointers(const char* names, std::initializer_list<const float*> point
 }
 
 }  // namespace
+
+void check_weights(const Weights& weights) {
+    const std::size_t expected = parameter_count(weights.has_output_bias());
+    if (weights.all().size() != expected) {
+        throw_error<InvalidArgument>("the model has {} weights, expected {}: was it moved from?",
+                                     weights.all().size(), expected);
+    }
+}
 
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space) {
@@ -86,6 +100,13 @@ void check_adam(const float* weights, const float* first_moments, const float* s
                    {weights, first_moments, second_moments, grad_weights, norms});
     if (options.update < 1) {
         throw_error<InvalidArgument>("update {} of Adam: expected 1 or more", options.update);
+    }
+}
+
+void check_copy(const float* pointer, std::size_t size) {
+    if (pointer == nullptr && size > 0) {
+        throw_error<InvalidArgument>(
+            "the pointer to {} floats to copy is null: was their buffer moved from?", size);
     }
 }
 

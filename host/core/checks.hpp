@@ -7,6 +7,9 @@
 // InvalidArgument. space is the engine's own memory space.
 namespace nca {
 
+// weights needs all its values. Those that were moved from have none.
+void check_weights(const Weights& weights);
+
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space);
 
@@ -19,6 +22,9 @@ void check_loss(StateView grad_state, const float* loss, const float* living, Co
 
 void check_adam(const float* weights, const float* first_moments, const float* second_moments,
                 const float* grad_weights, const float* norms, const AdamOptions& options);
+
+// pointer is to the floats in the engine's memory.
+void check_copy(const float* pointer, std::size_t size);
 
 // step has to be in 0 .. steps.
 void check_tape_step(int step, int steps);

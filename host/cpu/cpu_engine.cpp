@@ -124,10 +124,12 @@ public:
     }
 
     void copy_from_host(float* destination, std::span<const float> source, Stream) override {
+        check_copy(destination, source.size());
         std::copy(source.begin(), source.end(), destination);
     }
 
     void copy_to_host(std::span<float> destination, const float* source, Stream) override {
+        check_copy(source, destination.size());
         std::copy_n(source, destination.size(), destination.begin());
     }
 

@@ -119,7 +119,8 @@ public:
     State make_state(int batch, int height, int width);
 
     // Copy floats from host memory to the engine's and back. Both run after the work that is queued
-    // on the stream, and wait until the copy is done.
+    // on the stream, and wait until the copy is done. The CPU engine throws InvalidArgument where
+    // the pointer is null.
     virtual void copy_from_host(float* destination, std::span<const float> source,
                                 Stream stream = nullptr) = 0;
     virtual void copy_to_host(std::span<float> destination, const float* source,
@@ -161,7 +162,7 @@ public:
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
     // The same for a model in host memory. A CUDA engine copies its weights to the device and waits
-    // for the device.
+    // for the device. Throw InvalidArgument where the model was moved from.
     Tape forward(const Model& model, ConstStateView state, const RolloutOptions& options,
                  Stream stream = nullptr);
     void advance(const Model& model, StateView state, const RolloutOptions& options,

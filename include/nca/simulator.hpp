@@ -19,17 +19,18 @@ struct SimulatorOptions {
 
 // Runs a model on one grid, which is all zero at first. Places are (y, x) in cells; they count from
 // 0, from the top and from the left. On CUDA all functions that read or write cells, but step, wait
-// until the queued steps are done. Failures of CUDA throw CudaError.
+// until the queued steps are done. Failures of CUDA throw CudaError. A simulator that was moved
+// from may be destroyed or assigned to; all that needs its engine throws InvalidArgument.
 class NCA_API Simulator {
 public:
-    // Throws InvalidArgument for a bad size or rule, Error where there is not enough memory, and
-    // what make_engine throws.
+    // Throws InvalidArgument for a bad size, a bad rule or a model that was moved from, Error where
+    // there is not enough memory, and what make_engine throws.
     Simulator(Model model, const SimulatorOptions& options = {});
 
     // Overwrites one cell by the rule's start cell. Throws InvalidArgument outside the grid.
     void plant_seed(int y, int x);
     // Runs that many steps. On CUDA it queues them and returns before they are done. Throws
-    // InvalidArgument where steps is negative or above 2^24.
+    // InvalidArgument where steps is negative or above 2^24, and what Engine::advance throws.
     void step(int steps = 1);
     // Clears the cells whose centre is at most radius cells from (y, x), as far as they are in the
     // grid. The distance is computed as std::hypot does. Throws InvalidArgument where a number is
@@ -40,7 +41,7 @@ public:
 
     std::int64_t steps_done() const { return steps_done_; }  // queued ones included
     const Model& model() const { return model_; }
-    Engine& engine() const { return *engine_; }
+    Engine& engine() const;
     // The state in the engine's memory, [1, height, width, channels].
     StateView state() { return state_.view(); }
     // A copy of the state, [height, width, channels] floats.

@@ -46,7 +46,8 @@ constexpr BasicWeightsView<T> view_parameters(T* all, bool output_bias) {
             output_bias ? all + w1_size + b1_size + w2_size : nullptr};
 }
 
-// The weights in host memory, all zero at first.
+// The weights in host memory, all zero at first. Weights that were moved from have no values until
+// they are assigned to: functions that take weights or a model throw InvalidArgument for them.
 class NCA_API Weights {
 public:
     Weights() : Weights(true) {}
@@ -56,12 +57,19 @@ public:
     bool has_output_bias() const { return output_bias_; }
     std::span<float> all() { return values_; }  // w1, b1, w2, b2
     std::span<const float> all() const { return values_; }
-    WeightsView view() { return view_parameters(values_.data(), output_bias_); }
-    ConstWeightsView view() const { return view_parameters(values_.data(), output_bias_); }
+    // Null pointers where they were moved from.
+    WeightsView view() { return view_of<float>(values_); }
+    ConstWeightsView view() const { return view_of<const float>(values_); }
 
     bool operator==(const Weights&) const = default;
 
 private:
+    template <class T>
+    BasicWeightsView<T> view_of(std::span<T> values) const {
+        if (values.empty()) return {};
+        return view_parameters(values.data(), output_bias_);
+    }
+
     std::vector<float> values_;
     bool output_bias_;
 };
