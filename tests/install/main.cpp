@@ -23,7 +23,16 @@ bool start_cell_stays() {
     return true;
 }
 
-// By its own type: hidden visibility must not hide the exceptions.
+// Each by its own type: what the library hides must not hide the exceptions.
+bool no_rows_is_an_invalid_argument() {
+    try {
+        nca::Simulator(nca::Model(), {.device = nca::Device::cpu(1), .height = 0, .width = 7});
+    } catch (const nca::InvalidArgument&) {
+        return true;
+    }
+    return false;
+}
+
 bool missing_file_is_an_io_error() {
     try {
         nca::Model::load("no such file.safetensors");
@@ -38,9 +47,11 @@ bool missing_file_is_an_io_error() {
 int main() try {
     const bool stays = start_cell_stays();
     const bool caught = missing_file_is_an_io_error();
-    std::printf("start cell stays: %s\nmissing file is an IoError: %s\n", stays ? "yes" : "NO",
-                caught ? "yes" : "NO");
-    return stays && caught ? 0 : 1;
+    const bool refused = no_rows_is_an_invalid_argument();
+    std::printf(
+        "start cell stays: %s\nmissing file is an IoError: %s\nno rows is an InvalidArgument: %s\n",
+        stays ? "yes" : "NO", caught ? "yes" : "NO", refused ? "yes" : "NO");
+    return stays && caught && refused ? 0 : 1;
 } catch (const std::exception& error) {
     std::fprintf(stderr, "consumer: %s\n", error.what());
     return 1;
