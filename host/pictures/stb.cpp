@@ -3,16 +3,56 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/pictures/image_check.hpp"
+#include "host/pictures/image_header.hpp"
 
 #include <nca/error.hpp>
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 
+namespace nca {
+namespace {
+
+// The memory of stb_image. It is zeroed, because stb_image 2.27 uses some that it has not written
+// where a file is damaged. A block is at most as large as a file of this format and size needs.
+struct StbMemory {
+    std::size_t largest_block = 0;  // bytes
+    bool refused = false;           // whether a larger one was asked for
+};
+thread_local StbMemory stb_memory;
+
+void* stb_allocate(std::size_t size) {
+    if (size > stb_memory.largest_block) {
+        stb_memory.refused = true;
+        return nullptr;
+    }
+    return std::calloc(std::max<std::size_t>(size, 1), 1);
+}
+
+// Leaves the old block as it is where there is no memory for the new one.
+void* stb_grow(void* block, std::size_t old_size, std::size_t size) {
+    void* larger = stb_allocate(size);
+    if (larger == nullptr) return nullptr;
+    if (block != nullptr) std::memcpy(larger, block, std::min(old_size, size));
+    std::free(block);
+    return larger;
+}
+
+}  // namespace
+}  // namespace nca
+
+#define STBI_MALLOC(size) nca::stb_allocate(size)
+#define STBI_REALLOC_SIZED(block, old_size, size) nca::stb_grow(block, old_size, size)
+#define STBI_REALLOC(block, size) nullptr  // stb_image uses the one above
+#define STBI_FREE(block) std::free(block)
+// A file must not end the program. No assertion here stands between a file and memory that is not
+// stb_image's.
+#define STBI_ASSERT(condition)
 #define STB_IMAGE_STATIC
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_NO_STDIO
@@ -64,28 +104,30 @@ struct Source {
     static int at_end(void* user) { return static_cast<Source*>(user)->rest.empty(); }
 };
 
-// The message for an image that cannot be read; reason is stb_image's.
-std::string failure(const std::string& name, bool ran_out, const std::string& reason) {
-    if (reason == "too large") {
-        return fmt::format("{} is larger than {} x {} pixels; scale it down first", name,
-                           largest_image_side, largest_image_side);
+// Throws the error of an image that stb_image could not decode.
+[[noreturn]] void fail(const std::string& name, const ImageHeader& header, bool ran_out,
+                       const char* reason) {
+    if (stb_memory.refused) {
+        throw_error<FormatError>(
+            "{} holds more data than its size of {} x {} pixels needs; export it again", name,
+            header.width, header.height);
     }
+    if (std::strcmp(reason, "outofmem") == 0) throw std::bad_alloc();
     if (ran_out) {
-        return fmt::format("{} is not a whole image: it ends too early; copy or export it again",
-                           name);
+        throw_error<FormatError>(
+            "{} is not a whole image: it ends too early; copy or export it again", name);
     }
-    return fmt::format(
-        "{} is not an image that can be read ({}), expected PNG, JPEG, BMP, TGA or "
-        "GIF; export it as PNG",
+    throw_error<FormatError>(
+        "{} is not an image that can be read ({}), expected PNG, JPEG, BMP, TGA or GIF; export it "
+        "as PNG",
         name, reason);
 }
 
 }  // namespace
 
 Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name) {
-    if (bytes.empty()) {
-        throw_error<FormatError>("{} is empty, expected an image; copy or export it again", name);
-    }
+    const ImageHeader header = read_image_header(bytes, name);
+    stb_memory = {.largest_block = header.largest_block()};
     Source source{.rest = bytes};
     const stbi_io_callbacks callbacks = {Source::read, Source::skip, Source::at_end};
     Image image;
@@ -95,7 +137,7 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
         stbi_image_free);
     if (pixels == nullptr || source.ran_out) {
         const char* reason = pixels == nullptr ? stbi_failure_reason() : nullptr;
-        throw FormatError(failure(name, source.ran_out, reason == nullptr ? "" : reason));
+        fail(name, header, source.ran_out, reason == nullptr ? "" : reason);
     }
     image.pixels.assign(pixels.get(), pixels.get() + std::size_t(image.height) * image.width * 4);
     image.had_alpha = components == 2 || components == 4;
