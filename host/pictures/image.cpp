@@ -13,8 +13,10 @@
 namespace nca {
 namespace {
 
-// Twice the size of an uncompressed image of the largest sides with 16 bits per channel.
-constexpr std::size_t max_image_file_bytes = std::size_t{1} << 30;
+// An uncompressed image of the largest size with 4 bytes for each pixel, and a megabyte for all
+// else in its file.
+constexpr std::size_t max_image_file_bytes =
+    std::size_t{4} * largest_image_side * largest_image_side + (std::size_t{1} << 20);
 constexpr int smallest_target_side = 8;
 
 // NaN becomes 0.

@@ -13,8 +13,8 @@
 namespace nca {
 
 // Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF; messages call the file `name`. Throws
-// FormatError where the bytes are no such image, end too early, or a side is longer than
-// largest_image_side; in the last case no memory is allocated for the pixels.
+// FormatError where the bytes are no such image, end too early, or are what read_image_header
+// refuses; in the last case no memory is allocated for the pixels.
 Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name);
 
 // Resamples to another size with the Catmull-Rom filter, which is widened where pixels are merged.

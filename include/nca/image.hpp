@@ -30,7 +30,10 @@ struct Image {
 inline constexpr int largest_image_side = 8192;
 
 // Reads PNG, JPEG, BMP, TGA or the first frame of a GIF. Throws IoError where the file cannot be
-// read, FormatError where it is not a whole image or a side is longer than largest_image_side.
+// read or is longer than 4 bytes for each pixel of the largest image and a megabyte; FormatError
+// where it is not a whole image, a side is longer than largest_image_side, or it holds far more
+// data than its size in pixels needs: pixels after inflating, scans of a JPEG. It is refused before
+// there is memory for its pixels where its length cannot be right for its size.
 NCA_API Image load_image(const std::filesystem::path& path);
 
 // The same for an image to train on. Throws FormatError also where a side is shorter than 8 pixels
