@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <filesystem>
 #include <initializer_list>
 #include <limits>
 #include <random>
@@ -525,4 +526,13 @@ TEST_CASE("random bytes behind any format's signature are an error or an image")
         const std::string message = refused(file);
         REQUIRE(message.size() < 400);
     }
+}
+
+TEST_CASE("a file that is longer than any image is not read") {
+    const nca::test::TemporaryDirectory folder;
+    const auto path = folder / "x";
+    nca::test::write_bytes(path, small_jpeg());
+    constexpr std::uintmax_t longest = (std::uintmax_t{1} << 28) + (std::uintmax_t{1} << 20);
+    std::filesystem::resize_file(path, longest + 1);  // a hole, so it takes no disk
+    REQUIRE_THROWS_AS(nca::load_image(path), nca::IoError);
 }
