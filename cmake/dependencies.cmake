@@ -25,7 +25,10 @@ function(nca_report_missing_packages)
 endfunction()
 
 # --- the library -------------------------------------------------------------------------------
-find_package(OpenMP QUIET COMPONENTS CXX)  # g++ brings it
+if(NOT NCA_BUILD_FUZZERS)  # they have no engine
+  find_package(OpenMP QUIET COMPONENTS CXX)  # g++ brings it
+  nca_require("${OpenMP_CXX_FOUND}" libomp-dev)
+endif()
 find_package(hwy QUIET)
 find_package(fmt QUIET)
 find_package(nlohmann_json QUIET)
@@ -36,7 +39,6 @@ find_library(CGIF_LIBRARY cgif)
 find_path(WEBP_INCLUDE_DIR webp/encode.h)
 find_library(WEBP_LIBRARY webp)
 find_library(WEBPMUX_LIBRARY webpmux)
-nca_require("${OpenMP_CXX_FOUND}" libomp-dev)
 nca_require("${hwy_FOUND}" libhwy-dev)
 nca_require("${fmt_FOUND}" libfmt-dev)
 nca_require("${nlohmann_json_FOUND}" nlohmann-json3-dev)
@@ -49,7 +51,7 @@ nca_require("${WEBP_LIBRARY}" libwebp-dev)
 nca_require("${WEBPMUX_LIBRARY}" libwebp-dev)
 
 # --- the tool and the benchmarks ---------------------------------------------------------------
-if(NCA_BUILD_TOOL OR NCA_BUILD_BENCHMARKS)
+if(NCA_BUILD_TOOL OR NCA_BUILD_BENCHMARKS OR NCA_BUILD_FUZZERS)
   find_package(CLI11 QUIET)
   nca_require("${CLI11_FOUND}" libcli11-dev)
 endif()

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+// A checkpoint. What is read is written and read again, and must be the same.
+#include "host/training/checkpoint.hpp"
+#include "tests/fuzz/folder.hpp"
+#include "tests/fuzz/fuzz.hpp"
+
+using namespace nca;
+
+namespace {
+
+bool equal(const Parameters& a, const Parameters& b) {
+    return a.weights == b.weights && a.first_moments == b.first_moments &&
+           a.second_moments == b.second_moments && a.updates == b.updates;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    static const auto path = fuzz::folder() / "input";
+    test::write_bytes(path, fuzz::with_zeros({data, size}));
+    const auto checkpoint = fuzz::unless_refused([&] { return load_checkpoint(path); });
+    if (!checkpoint) return 0;
+    save_checkpoint(path, *checkpoint, {});
+    const Checkpoint again = load_checkpoint(path);
+    fuzz::require(first_difference(again.config, checkpoint->config).empty(),
+                  "expected the same configuration");
+    fuzz::require(again.target_name == checkpoint->target_name &&
+                      again.target_hash == checkpoint->target_hash,
+                  "expected the same target");
+    fuzz::require(again.progress == checkpoint->progress, "expected the same progress");
+    fuzz::require(equal(again.current, checkpoint->current), "expected the same parameters");
+    fuzz::require(equal(again.anchor, checkpoint->anchor), "expected the same anchor");
+    fuzz::require(again.pool == checkpoint->pool, "expected the same pool");
+    return 0;
+}
