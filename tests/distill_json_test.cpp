@@ -6,6 +6,7 @@
 #include <nca/model.hpp>
 
 #include "tests/support/catch.hpp"
+#include "tests/support/costs.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <nlohmann/json.hpp>
@@ -374,6 +375,24 @@ TEST_CASE("every truncation of the web demo's json is refused") {
     for (std::size_t size = 0; size < text.size(); size += 61) {
         CAPTURE(size);
         REQUIRE_THAT(refused(text.substr(0, size)), ContainsSubstring("demo.json is not JSON"));
+    }
+}
+
+TEST_CASE("a mebibyte of json that is no web demo's is refused at once") {
+    const auto list_of = [](const std::string& part, const char* open, const char* close) {
+        std::string text = open + part;
+        while (text.size() + part.size() + 3 < (1U << 20)) text += "," + part;
+        return text + close;
+    };
+    for (const std::string& text :
+         {list_of("{}", "[", "]"), list_of("[]", "[", "]"), list_of("{\"a\":{}}", "[", "]"),
+          list_of("1", "[", "]"), list_of("{}", "[{},{\"type\":[", "]}]"),
+          list_of("{}", "[{\"type\":[", "]},{}]")}) {
+        CAPTURE(text.substr(0, 40), text.size());
+        std::string message;
+        nca::test::require_cheap(300e6, [&] { message = refused(text); });
+        REQUIRE_THAT(message, ContainsSubstring("demo.json"));
+        REQUIRE(message.size() < 400);
     }
 }
 

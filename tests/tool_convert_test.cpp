@@ -128,14 +128,17 @@ TEST_CASE("a model that cannot be converted is one line and exit code 1, and wri
     write_file(shop / "type.json", replaced("uint8", "float32"));
     write_file(shop / "other.json", "{}");
     write_file(shop / "huge.json", std::string(2 << 20, '['));
+    std::string objects = "[{}";
+    for (int i = 0; i < 349000; ++i) objects += ",{}";
+    write_file(shop / "objects.json", objects + "]");
     std::filesystem::create_directory(shop / "folder.json");
     write_file(shop / "nan.safetensors", model_with_nan());
     write_file(shop / "text.safetensors", "This is not a model, but more than eight bytes long.\n");
     const auto before = shop.contents();
     for (const char* name :
          {"missing.json", "empty.json", "truncated.json", "size.json", "scale.json", "base64.json",
-          "type.json", "other.json", "huge.json", "folder.json", "missing.safetensors",
-          "nan.safetensors", "text.safetensors", "large.safetensors"}) {
+          "type.json", "other.json", "huge.json", "objects.json", "folder.json",
+          "missing.safetensors", "nan.safetensors", "text.safetensors", "large.safetensors"}) {
         INFO(name);
         const bool json = std::string(name).ends_with(".json");
         // The old file stays where there is one.

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -21,46 +22,90 @@
 
 namespace nca {
 
-// Text from a file for a message: in quotes, escaped, and cut where it is long.
-inline std::string printable(std::string_view text) {
-    constexpr std::size_t longest = 60;
-    const bool cut = text.size() > longest;
-    const auto escaped = nlohmann::json(text.substr(0, longest))
-                             .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    return cut ? escaped + "..." : escaped;
+// A text as it comes back from a file: bytes that are not UTF-8 become U+FFFD.
+inline std::string as_in_file(std::string_view text) {
+    const auto written =
+        nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return nlohmann::json::parse(written).get<std::string>();
 }
+
+// Text from a file for a message: in quotes, escaped, and cut where that is long.
+inline std::string printable(std::string_view text) {
+    constexpr std::size_t most_bytes = 60;
+    constexpr std::size_t most_characters = 80;  // an escaped byte has six
+    std::size_t bytes = std::min(text.size(), most_bytes);
+    for (;;) {
+        const auto escaped = nlohmann::json(text.substr(0, bytes))
+                                 .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+        if (escaped.size() <= most_characters)
+            return bytes < text.size() ? escaped + "..." : escaped;
+        bytes /= 2;
+    }
+}
+
+// Checks JSON without keeping it: how deep it is nested, and that no object names a field twice.
+// nlohmann's parser can check as well while it makes the values, but then it takes a time that is
+// quadratic in the number of objects.
+class JsonCheck final : public nlohmann::json_sax<nlohmann::json> {
+public:
+    JsonCheck(const std::string& where, int max_depth)
+        : where_(where), max_depth_(std::size_t(max_depth)) {}
+
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(number_integer_t) override { return true; }
+    bool number_unsigned(number_unsigned_t) override { return true; }
+    bool number_float(number_float_t, const string_t&) override { return true; }
+    bool string(string_t&) override { return true; }
+    bool binary(binary_t&) override { return true; }
+
+    bool start_object(std::size_t) override { return open(); }
+    bool end_object() override { return close(); }
+    bool start_array(std::size_t) override { return open(); }
+    bool end_array() override { return close(); }
+
+    bool key(string_t& name) override {
+        if (!names_.back().insert(name).second) {
+            throw_error<FormatError>("{} has {} twice, expected it once; the file is damaged",
+                                     where_, printable(name));
+        }
+        return true;
+    }
+
+    bool parse_error(std::size_t byte, const std::string&,
+                     const nlohmann::json::exception& error) override {
+        if (dynamic_cast<const nlohmann::json::out_of_range*>(&error) != nullptr) {
+            throw_error<FormatError>("{} has a number out of range; the file is damaged", where_);
+        }
+        throw_error<FormatError>("{} is not JSON (byte {}); the file is damaged or of another kind",
+                                 where_, byte);
+    }
+
+private:
+    bool open() {
+        if (names_.size() >= max_depth_) {
+            throw_error<FormatError>("{} is nested deeper than {} levels; the file is damaged",
+                                     where_, max_depth_);
+        }
+        names_.emplace_back();
+        return true;
+    }
+    bool close() {
+        names_.pop_back();
+        return true;
+    }
+
+    const std::string& where_;
+    std::size_t max_depth_;
+    std::vector<std::set<std::string>> names_;  // of each object and array that is open
+};
 
 // Parses JSON. Refuses nesting deeper than max_depth and objects that name a field twice. Messages
 // begin with `where` ("lizard.safetensors: header").
 inline nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth) {
-    using nlohmann::json;
-    std::vector<std::set<std::string>> names;
-    const auto check = [&](int depth, json::parse_event_t event, json& value) {
-        const bool opens =
-            event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-        if (opens && depth >= max_depth) {
-            throw_error<FormatError>("{} is nested deeper than {} levels; the file is damaged",
-                                     where, max_depth);
-        }
-        if (event == json::parse_event_t::object_start) names.emplace_back();
-        if (event == json::parse_event_t::object_end) names.pop_back();
-        if (event == json::parse_event_t::key) {
-            const auto& name = value.get_ref<const std::string&>();
-            if (!names.back().insert(name).second) {
-                throw_error<FormatError>("{} has {} twice, expected it once; the file is damaged",
-                                         where, printable(name));
-            }
-        }
-        return true;
-    };
-    try {
-        return json::parse(text.begin(), text.end(), check);
-    } catch (const json::parse_error& error) {
-        throw_error<FormatError>("{} is not JSON (byte {}); the file is damaged or of another kind",
-                                 where, error.byte);
-    } catch (const json::exception&) {  // a number that no type can hold
-        throw_error<FormatError>("{} has a number out of range; the file is damaged", where);
-    }
+    JsonCheck check(where, max_depth);
+    nlohmann::json::sax_parse(text.begin(), text.end(), &check);
+    return nlohmann::json::parse(text.begin(), text.end());
 }
 
 // The fields of one JSON object. finish() refuses fields that were not read.
