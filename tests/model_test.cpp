@@ -12,6 +12,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -214,6 +215,25 @@ TEST_CASE("weights that are not finite are neither loaded nor saved") {
     }
     REQUIRE(read_bytes(path) == before);
     REQUIRE(folder.names().size() == 1);
+}
+
+TEST_CASE("a model that was moved from is not saved") {
+    const TemporaryDirectory folder;
+    for (const bool output_bias : {false, true}) {
+        Model model = example(output_bias);
+        const Model moved = std::move(model);
+        const std::string expected = "the model has 0 weights, expected " +
+                                     std::to_string(nca::parameter_count(output_bias)) +
+                                     ": was it moved from?";
+        REQUIRE(message_of<nca::InvalidArgument>([&] { model.save(folder / "m"); }) == expected);
+        REQUIRE(message_of<nca::InvalidArgument>(
+                    [&] { nca::save_distill_json(folder / "m", model); }) == expected);
+        REQUIRE(folder.names().empty());
+        moved.save(folder / "moved");
+        model = moved;
+        model.save(folder / "moved");
+        std::filesystem::remove(folder / "moved");
+    }
 }
 
 TEST_CASE("a model with an invalid rule is not saved") {

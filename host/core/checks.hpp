@@ -7,9 +7,6 @@
 // InvalidArgument. space is the engine's own memory space.
 namespace nca {
 
-// weights needs all its values. Those that were moved from have none.
-void check_weights(const Weights& weights);
-
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space);
 
@@ -28,5 +25,9 @@ void check_copy(const float* pointer, std::size_t size);
 
 // step has to be in 0 .. steps.
 void check_tape_step(int step, int steps);
+
+// The number of weights has to be that of an automaton with or without an output bias, as
+// has_output_bias says. Weights that were moved from have none.
+void check_weights(const Weights& weights);
 
 }  // namespace nca

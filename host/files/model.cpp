@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
@@ -131,6 +132,7 @@ Rule rule_from_text(const std::string& text, const std::string& where) {
 }
 
 void require_finite(const Weights& weights) {
+    check_weights(weights);
     for (const ParameterTensor& tensor : parameter_tensors(weights.has_output_bias())) {
         const auto values = weights.all().subspan(tensor.offset, tensor.size);
         if (const float* bad = find_not_finite(values)) {
@@ -143,6 +145,10 @@ void require_finite(const Weights& weights) {
 
 void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<const float> all,
                     bool output_bias) {
+    if (all.size() != parameter_count(output_bias)) {
+        throw_error<InvalidArgument>("{} values for the tensors {}net.*, expected {}", all.size(),
+                                     prefix, parameter_count(output_bias));
+    }
     for (ParameterTensor& tensor : parameter_tensors(output_bias)) {
         const auto values = all.subspan(tensor.offset, tensor.size);
         file.tensors.push_back(

@@ -19,10 +19,11 @@ void put_model(const Model& model, SafetensorsFile& file);
 // misshapen, a weight is not finite, or the metadata is wrong.
 Model take_model(const SafetensorsFile& file, const std::filesystem::path& path);
 
-// Throws InvalidArgument where a weight is not finite.
+// Throws InvalidArgument where the number of weights is wrong or a weight is not finite.
 void require_finite(const Weights& weights);
 
-// Adds parameters, laid out as Weights::all(), as tensors whose names begin with the prefix.
+// Adds parameters, laid out as Weights::all(), as tensors whose names begin with the prefix. Throws
+// InvalidArgument where their number is wrong.
 void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<const float> all,
                     bool output_bias);
 // Takes them from the file. Throws FormatError where one is missing, misshapen or not finite.

@@ -39,7 +39,8 @@ struct Model {
 
     // Writes a safetensors file that the notebook's PyTorch module loads unchanged. The old file
     // stays until the new one is complete. Throws IoError where the file cannot be written,
-    // InvalidArgument where a weight is not finite.
+    // InvalidArgument where a weight is not finite or there are no weights, as in a model that was
+    // moved from.
     NCA_API void save(const std::filesystem::path& path) const;
 };
 
@@ -55,7 +56,7 @@ NCA_API Model load_distill_json(const std::filesystem::path& path);
 // tensor. A tensor of zeros stays zero; a missing output bias is written as zeros. The old file
 // stays until the new one is complete. Throws IoError where the file cannot be written,
 // InvalidArgument where a weight is not finite or has a magnitude above 1.7e38, half of the largest
-// float.
+// float, or where there are no weights, as in a model that was moved from.
 NCA_API void save_distill_json(const std::filesystem::path& path, const Model& model);
 
 }  // namespace nca
