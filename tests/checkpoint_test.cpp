@@ -4,13 +4,16 @@
 #include "host/files/model_file.hpp"
 #include "host/files/safetensors.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/costs.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/training.hpp"
 
 #include <nca/error.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <string>
@@ -25,7 +28,6 @@ using test::TemporaryDirectory;
 namespace {
 
 const std::string training_key = "nca.training";
-const std::string progress_key = "nca.progress";
 
 // Any two values of it differ; all are exact floats.
 Parameters numbered(bool output_bias, float first) {
@@ -112,7 +114,7 @@ void require_same(const Parameters& got, const Parameters& expected) {
 SafetensorsFile contents_of(const Checkpoint& checkpoint) {
     const TemporaryDirectory folder;
     save_checkpoint(folder / "checkpoint", checkpoint, {});
-    return read_safetensors(folder / "checkpoint");
+    return parse_safetensors(test::read_bytes(folder / "checkpoint"), "checkpoint");
 }
 
 // What load_checkpoint says about such a file; empty where it takes it.
@@ -222,13 +224,16 @@ TEST_CASE("the first difference of two configurations is named, whichever field 
         {[](auto& c) { c.target_size = 18; }, "target_size is 18, expected 17"},
         {[](auto& c) { c.padding = 1; }, "padding is 1, expected 0"},
         {[](auto& c) { c.seed = 0; }, "seed is 0, expected 4294967295"},
-        {[](auto& c) { c.rule.filters[2][8] += 1; }, "the rule is"},
-        {[](auto& c) { c.rule.edges = Edges::zero; }, "the rule is"},
-        {[](auto& c) { c.rule.life = Life::pre_and_post; }, "the rule is"},
-        {[](auto& c) { c.rule.start_cell = StartCell::alpha_and_hidden; }, "the rule is"},
-        {[](auto& c) { c.rule.fire_rate = 0.5F; }, "\"fire_rate\":0.5"},
-        {[](auto& c) { c.rule.step_size = 1; }, "the rule is"},
-        {[](auto& c) { c.rule.premultiplied = true; }, "the rule is"},
+        {[](auto& c) { c.rule.filters[2][8] += 1; }, "rule's filters are others than expected"},
+        {[](auto& c) { c.rule.edges = Edges::zero; },
+         "rule's edges is \"zero\", expected \"circular\""},
+        {[](auto& c) { c.rule.life = Life::pre_and_post; }, "rule's life is \"pre_and_post\""},
+        {[](auto& c) { c.rule.start_cell = StartCell::alpha_and_hidden; },
+         "rule's start_cell is \"alpha_and_hidden\", expected \"alpha\""},
+        {[](auto& c) { c.rule.fire_rate = 0.5F; }, "rule's fire_rate is 0.5, expected 0.333"},
+        {[](auto& c) { c.rule.step_size = 1; }, "rule's step_size is 1.0, expected -0.69"},
+        {[](auto& c) { c.rule.premultiplied = true; }, "rule's premultiplied is true"},
+        {[](auto& c) { c.preset = std::string(1000, '\x01'); }, "..., expected "},
     };
     const TrainingConfig expected = unusual_config();
     REQUIRE(first_difference(expected, expected) == "");
@@ -236,6 +241,7 @@ TEST_CASE("the first difference of two configurations is named, whichever field 
         TrainingConfig got = expected;
         change(got);
         REQUIRE_THAT(first_difference(got, expected), ContainsSubstring(difference));
+        REQUIRE(first_difference(got, expected).size() < 250);
     }
 }
 
@@ -280,13 +286,13 @@ TEST_CASE("a trainer refuses checkpoints of another configuration or target and 
     requires_refusal(test::small_picture(), other, "seed is 0, expected 5");
     other = config;
     other.rule.fire_rate = 0.25F;
-    requires_refusal(test::small_picture(), other, "the rule is");
+    requires_refusal(test::small_picture(), other, "its rule's fire_rate is 0.5, expected 0.25");
     requires_refusal(test::small_picture(), test::small_config("notebook"),
                      "preset is \"growing\", expected \"notebook\"");
-    requires_refusal(test::small_picture(8, 7), config, "another target (leaf.png)");
+    requires_refusal(test::small_picture(8, 7), config, "another target (\"leaf.png\")");
     Image changed = test::small_picture();
     changed.pixel(4, 4)[1] ^= 64;
-    requires_refusal(changed, config, "another target (leaf.png)");
+    requires_refusal(changed, config, "another target (\"leaf.png\")");
 }
 
 TEST_CASE("a model is refused as a checkpoint, in words that tell the two apart") {
@@ -368,7 +374,7 @@ TEST_CASE("a checkpoint whose pool does not add up is refused by its tensor") {
         requires_refusal("pool.cells", 3, bad, "pool.cells holds");
     }
     requires_refusal("pool.cells", 3, 17, "ascend");  // as the one before it
-    for (const float bad : {-1.0F, 17.5F, 1e9F, 3e38F}) {
+    for (const float bad : {-1.0F, 17.5F, 290.0F, 1e9F, 3e38F}) {
         requires_refusal("pool.counts", 1, bad, "pool.counts holds");
     }
     requires_refusal("pool.counts", 4, 2, "pool.counts adds up to");
@@ -399,6 +405,71 @@ TEST_CASE("an output bias that the configuration does not have is refused") {
     }
     REQUIRE_THAT(refused(file), ContainsSubstring("output_bias is false") &&
                                     ContainsSubstring("net.2.bias is there"));
+}
+
+TEST_CASE("a pool that is far larger than the configuration allows is not read") {
+    constexpr std::uint64_t cells = 40'000'000;  // 2.7 GB with their values
+    const TemporaryDirectory folder;
+    const auto path = folder / "large.checkpoint";
+    const std::pair<float, std::string> cases[] = {
+        {17, "pool.counts adds up to 85, expected 40000000"},
+        {8e6F, "pool.counts holds 8000000 at 0, expected whole numbers up to 289"}};
+    for (const auto& [count, expected] : cases) {
+        SafetensorsFile file = contents_of(unusual_checkpoint());
+        std::erase_if(file.tensors, [](const auto& t) {
+            return t.name == "pool.cells" || t.name == "pool.values";
+        });
+        tensor(file, "pool.counts").values.assign(5, count);
+        // The cells and their values are a hole at the file's end, which needs no disk.
+        const auto bytes = encode_safetensors(file);
+        std::uint64_t size = 0;
+        std::memcpy(&size, bytes.data(), 8);
+        const auto data = std::span(bytes).subspan(8 + size);
+        const auto entry = [](std::vector<std::uint64_t> shape, std::uint64_t begin,
+                              std::uint64_t end) {
+            return nlohmann::json{
+                {"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, end}}};
+        };
+        auto header = nlohmann::json::parse(bytes.begin() + 8, bytes.end() - data.size());
+        header["pool.cells"] = entry({cells}, data.size(), data.size() + cells * 4);
+        header["pool.values"] =
+            entry({cells, channels}, data.size() + cells * 4, data.size() + cells * 68);
+        const std::string text = header.dump();
+        size = text.size();
+        std::vector<std::uint8_t> large(8);
+        std::memcpy(large.data(), &size, 8);
+        large.insert(large.end(), text.begin(), text.end());
+        large.insert(large.end(), data.begin(), data.end());
+        test::write_bytes(path, large);
+        std::filesystem::resize_file(path, large.size() + cells * 68);
+
+        std::string message;
+        test::require_cheap(
+            50e6, [&] { message = message_of<FormatError>([&] { load_checkpoint(path); }); });
+        REQUIRE_THAT(message, ContainsSubstring(expected));
+        REQUIRE(message.size() < 400);
+        // As a model it is good, and its pool is not read.
+        test::require_cheap(50e6, [&] { Model::load(path); });
+        REQUIRE(iterations_in_file(path) == 123456789);
+    }
+}
+
+TEST_CASE("a checkpoint's file says how many iterations its run has done") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "a.checkpoint";
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    const auto iterations = [&] {
+        write_safetensors(path, file);
+        return iterations_in_file(path);
+    };
+    REQUIRE(iterations() == 123456789);
+    file.metadata[progress_key] = R"({"iteration":5})";
+    file.metadata["nca.history"] = R"({"iterations":6})";
+    REQUIRE(iterations() == 5);
+    for (const char* text : {"", "[]", "{}", R"({"iteration":"5"})", R"({"iteration":-5})"}) {
+        file.metadata[progress_key] = text;
+        REQUIRE(iterations() == 0);
+    }
 }
 
 TEST_CASE("second moments below zero are refused") {
@@ -467,7 +538,7 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
 
 TEST_CASE("missing, unknown and doubled fields and metadata of a checkpoint are refused") {
     const SafetensorsFile whole = contents_of(unusual_checkpoint());
-    for (const std::string& key : {training_key, progress_key}) {
+    for (const std::string& key : {training_key, std::string(progress_key)}) {
         SafetensorsFile file = whole;
         file.metadata.erase(key);
         REQUIRE_THAT(refused(file), ContainsSubstring(key));
@@ -514,6 +585,21 @@ TEST_CASE("a checkpoint that cannot be written leaves the old one as it was") {
     Checkpoint broken = unusual_checkpoint();
     broken.current.weights.all()[5] = std::numeric_limits<float>::quiet_NaN();
     REQUIRE_THROWS_AS(save_checkpoint(path, broken, {}), InvalidArgument);
+    // Parameters that were moved from.
+    const auto requires_refusal = [&](auto change, const std::string& expected) {
+        Checkpoint moved = unusual_checkpoint();
+        change(moved);
+        REQUIRE_THAT(message_of<InvalidArgument>([&] { save_checkpoint(path, moved, {}); }),
+                     ContainsSubstring(expected));
+    };
+    const std::string weights = "the model has 0 weights, expected 8320: was it moved from?";
+    requires_refusal([](Checkpoint& c) { const Weights w = std::move(c.current.weights); },
+                     weights);
+    requires_refusal([](Checkpoint& c) { const Weights w = std::move(c.anchor.weights); }, weights);
+    requires_refusal([](Checkpoint& c) { c.current.first_moments.clear(); },
+                     "0 values for the tensors adam.m.net.*, expected 8320");
+    requires_refusal([](Checkpoint& c) { c.anchor.second_moments.push_back(0); },
+                     "8321 values for the tensors recovery.adam.v.net.*, expected 8320");
     REQUIRE(test::read_bytes(path) == before);
     REQUIRE(folder.names() == std::vector<std::string>{"a.checkpoint"});
     REQUIRE_THROWS_AS(save_checkpoint(folder / "no/such", unusual_checkpoint(), {}), IoError);

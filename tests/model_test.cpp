@@ -7,6 +7,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -56,8 +57,13 @@ SafetensorsFile file_of(const Model& model) {
     return file;
 }
 
+Model model_of(const SafetensorsFile& file) {
+    const Bytes bytes = nca::encode_safetensors(file);
+    return nca::take_model(nca::SafetensorsReader(bytes, "m.safetensors"));
+}
+
 std::string refused(const SafetensorsFile& file) {
-    return message_of<FormatError>([&] { nca::take_model(file, "m.safetensors"); });
+    return message_of<FormatError>([&] { model_of(file); });
 }
 
 std::string refused_rule(const std::string& text) {
@@ -167,7 +173,7 @@ TEST_CASE("a checkpoint's tensors are passed over") {
     file.tensors.push_back({"recovery.net.0.bias", {1}, {1}});
     file.tensors.push_back({"pool.states", {1}, {1}});
     file.metadata["nca.training"] = "{}";
-    REQUIRE(nca::take_model(file, "m").weights == example(true).weights);
+    REQUIRE(model_of(file).weights == example(true).weights);
 }
 
 TEST_CASE("missing, unknown and misshapen tensors are refused by name") {
@@ -236,6 +242,48 @@ TEST_CASE("a model that was moved from is not saved") {
     }
 }
 
+TEST_CASE("a model's file says how many iterations it has done") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "m";
+    example(true).save(path);
+    REQUIRE(nca::iterations_in_file(path) == 8000);
+    // Its weights are not read.
+    Bytes bytes = read_bytes(path);
+    std::fill(bytes.end() - 4, bytes.end(), std::uint8_t(0xff));
+    write_bytes(path, bytes);
+    REQUIRE(nca::iterations_in_file(path) == 8000);
+    bytes.pop_back();
+    write_bytes(path, bytes);
+    REQUIRE(nca::iterations_in_file(path) == 0);
+
+    write_bytes(path, pytorch_file());
+    REQUIRE(nca::iterations_in_file(path) == 0);
+    write_text(path, "hello");
+    REQUIRE(nca::iterations_in_file(path) == 0);
+    const std::pair<const char*, std::int64_t> histories[] = {
+        {"", 0},
+        {"[]", 0},
+        {"{}", 0},
+        {R"({"iterations":-1})", 0},
+        {R"({"iterations":1.5})", 0},
+        {R"({"iterations":1e999})", 0},
+        {R"({"iterations":9223372036854775808})", 0},
+        {R"({"iterations":9223372036854775807})", 9223372036854775807},
+        {R"({"iterations":7,"iterations":7})", 0},
+        {R"({"iterations":7,"a field of a later version":8})", 7},
+    };
+    for (const auto& [text, expected] : histories) {
+        CAPTURE(text);
+        SafetensorsFile file = file_of(example(true));
+        file.metadata["nca.history"] = text;
+        nca::write_safetensors(path, file);
+        REQUIRE(nca::iterations_in_file(path) == expected);
+        file.tensors.push_back({"other", {1}, {1}});  // so it is no model
+        nca::write_safetensors(path, file);
+        REQUIRE(nca::iterations_in_file(path) == 0);
+    }
+}
+
 TEST_CASE("a model with an invalid rule is not saved") {
     const TemporaryDirectory folder;
     Model model;
@@ -294,13 +342,13 @@ TEST_CASE("the history is optional but must be right") {
     REQUIRE_THAT(with("4294967295", "4294967296"), ContainsSubstring("\"seed\""));
     REQUIRE_THAT(with("\"preset\"", "\"presets\""), ContainsSubstring("\"preset\" is missing"));
     file.metadata.erase("nca.history");
-    REQUIRE(nca::take_model(file, "m").history == nca::TrainingHistory{});
+    REQUIRE(model_of(file).history == nca::TrainingHistory{});
 }
 
 TEST_CASE("a history whose loss is not a number is kept") {
     Model model = example(true);
     model.history.loss = std::nan("");
-    const Model back = nca::take_model(file_of(model), "m");
+    const Model back = model_of(file_of(model));
     REQUIRE(std::isnan(back.history.loss));
     REQUIRE(back.history.iterations == 8000);
 }

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/safetensors.hpp"
+#include "host/files/json_fields.hpp"
 
 #include <nca/error.hpp>
+#include <nca/model.hpp>
 
 #include "tests/support/catch.hpp"
+#include "tests/support/costs.hpp"
 #include "tests/support/temporary_directory.hpp"
+
+#include <sys/stat.h>
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <string>
@@ -19,8 +25,12 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 using nca::FormatError;
 using nca::SafetensorsFile;
+using nca::SafetensorsReader;
 using nca::test::message_of;
+using nca::test::read_bytes;
+using nca::test::require_cheap;
 using nca::test::TemporaryDirectory;
+using nca::test::write_bytes;
 using Bytes = std::vector<std::uint8_t>;
 
 // A file of this header and so many zero bytes of data; its length field may lie.
@@ -51,6 +61,17 @@ std::string refused_tensor(std::string_view tensor) {
     return refused(file_of(joined({"{\"a\":", tensor, "}"}), 8));
 }
 
+// A JSON text of about a mebibyte, not more: its begin, so many parts as fit, its end.
+std::string long_json(const std::string& begin, const std::function<std::string(int)>& part,
+                      const std::string& end) {
+    std::string text = begin;
+    for (int i = 0;; ++i) {
+        const std::string next = joined({i == 0 ? "" : ",", part(i)});
+        if (text.size() + next.size() + end.size() > (1U << 20)) return text + end;
+        text += next;
+    }
+}
+
 SafetensorsFile example() {
     return {.metadata = {{"format", "pt"}, {"nca.rule", "{\"quoted\": \"\\u00e9\"}\n"}},
             .tensors = {{"adam.m.net.0.bias", {2, 1, 1}, {1.5F, -0.0F}},
@@ -67,20 +88,29 @@ TEST_CASE("tensors and metadata come back as they were written") {
     constexpr float infinity = std::numeric_limits<float>::infinity();
     file.tensors[3].values = {1e-45F, infinity, std::nanf("1"), 4};
     nca::write_safetensors(folder / "file.safetensors", file);
-    const SafetensorsFile back = nca::read_safetensors(folder / "file.safetensors");
-    REQUIRE(back.metadata == file.metadata);
-    REQUIRE(back.tensors.size() == file.tensors.size());
-    for (const auto& tensor : file.tensors) {
-        const auto* found = back.find(tensor.name);
-        CAPTURE(tensor.name);
-        REQUIRE(found != nullptr);
-        REQUIRE(found->shape == tensor.shape);
-        REQUIRE(found->values.size() == tensor.values.size());
-        // Bit for bit, so that NaN counts as equal to itself and -0 as other than 0.
-        REQUIRE((tensor.values.empty() || std::memcmp(found->values.data(), tensor.values.data(),
-                                                      tensor.values.size() * 4) == 0));
+    const Bytes bytes = read_bytes(folder / "file.safetensors");
+    const SafetensorsReader from_file(folder / "file.safetensors");
+    const SafetensorsReader from_memory(bytes, "file");
+    for (const SafetensorsReader* back : {&from_file, &from_memory}) {
+        REQUIRE(back->metadata() == file.metadata);
+        REQUIRE(back->tensors().size() == file.tensors.size());
+        for (const auto& tensor : file.tensors) {
+            const auto* found = back->find(tensor.name);
+            CAPTURE(tensor.name);
+            REQUIRE(found != nullptr);
+            REQUIRE(found->shape == tensor.shape);
+            REQUIRE(found->size() == tensor.values.size());
+            std::vector<float> values(found->size());
+            back->read(values, *found);
+            // Bit for bit, so that NaN counts as equal to itself and -0 as other than 0.
+            REQUIRE((values.empty() ||
+                     std::memcmp(values.data(), tensor.values.data(), values.size() * 4) == 0));
+        }
+        REQUIRE(back->find("missing") == nullptr);
+        std::vector<float> part(2);
+        back->read(part, *back->find("a \"name\""), 1);
+        REQUIRE((part[0] == infinity && std::isnan(part[1])));
     }
-    REQUIRE(back.find("missing") == nullptr);
 }
 
 TEST_CASE("equal contents give equal bytes and the data is aligned to 8 bytes") {
@@ -289,4 +319,156 @@ TEST_CASE("tensors that contradict themselves are not written") {
                  ContainsSubstring("two tensors"));
     REQUIRE_THAT(encode({.metadata = {}, .tensors = {{"__metadata__", {1}, {1}}}}),
                  ContainsSubstring("two tensors"));
+}
+
+TEST_CASE("a header of a mebibyte is read or refused at once, whatever it holds") {
+    const auto name = [](int i) { return joined({"\"", std::to_string(i), "\":"}); };
+    const auto text = [](const char* part) { return [=](int) { return std::string(part); }; };
+    const std::string headers[] = {
+        long_json(
+            "{", [&](int i) { return name(i) + "{}"; }, "}"),
+        long_json("{\"a\":[", text("{}"), "]}"),
+        long_json("{\"a\":[", text("[]"), "]}"),
+        long_json("[", text("{}"), "]"),
+        long_json(
+            "{\"__metadata__\":{", [&](int i) { return name(i) + "\"\""; }, "}}"),
+        long_json(
+            "{",
+            [&](int i) {
+                return joined({name(i), R"({"dtype":"F32","shape":[0],"data_offsets":[0,0]})"});
+            },
+            "}"),
+        long_json("{\"a\":{\"dtype\":\"F32\",\"shape\":[", text("1"), "],\"data_offsets\":[0,9]}}"),
+        long_json("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[", text("1"), "]}}"),
+        joined({"{\"a\":", std::string(1000000, '9'), "}"}),
+        joined({"{\"", std::string(1000000, 'a'), "\":{}}"}),
+        long_json("{\"a\":{\"dtype\":\"", text("\\u0001"),
+                  "\",\"shape\":[1],\"data_offsets\":[0,4]}}"),
+    };
+    for (const std::string& header : headers) {
+        CAPTURE(header.substr(0, 80), header.size());
+        std::string message;
+        require_cheap(300e6, [&] { message = refused(file_of(header)); });
+        REQUIRE(message.size() < 400);
+    }
+    // Nor is it slow to write and to read what is in such a header.
+    SafetensorsFile many;
+    for (int i = 0; i < 15000; ++i) many.tensors.push_back({std::to_string(i), {}, {1}});
+    require_cheap(300e6, [&] {
+        REQUIRE(nca::parse_safetensors(nca::encode_safetensors(many), "x").tensors.size() == 15000);
+    });
+}
+
+TEST_CASE("a header of more than a mebibyte is neither read nor written") {
+    std::string header = "{}";
+    header.resize((1 << 20) + 1, ' ');
+    REQUIRE_THAT(refused(file_of(header)),
+                 ContainsSubstring("would have 1048577 bytes, expected at most 1048576"));
+    header.resize(1 << 20);
+    REQUIRE(refused(file_of(header)).empty());
+    SafetensorsFile file;
+    file.metadata["text"] = std::string((1 << 20) - 40, 'x');
+    REQUIRE(refused(nca::encode_safetensors(file)).empty());
+    file.metadata["text"] += std::string(40, 'x');
+    REQUIRE_THAT(message_of<nca::InvalidArgument>([&] { nca::encode_safetensors(file); }),
+                 ContainsSubstring("expected at most 1048576"));
+    // 60,000 tensors.
+    header = "{";
+    for (int i = 0; i < 60000; ++i) {
+        header += joined({i == 0 ? "\"" : ",\"", std::to_string(i),
+                          R"(":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})"});
+    }
+    const Bytes bytes = file_of(header + "}");
+    require_cheap(
+        50e6, [&] { REQUIRE_THAT(refused(bytes), ContainsSubstring("expected at most 1048576")); });
+}
+
+TEST_CASE("a file of three gigabytes that is no model costs next to nothing") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "large.safetensors";
+    const auto refused_file = [&](const Bytes& begin, std::uint64_t size) {
+        write_bytes(path, begin);
+        std::filesystem::resize_file(path, size);  // with a hole, which needs no disk
+        std::string message;
+        require_cheap(50e6, [&] {
+            message = message_of<FormatError>([&] { nca::Model::load(path); });
+            REQUIRE(nca::iterations_in_file(path) == 0);
+        });
+        REQUIRE(message.size() < 400);
+        return message;
+    };
+    constexpr std::uint64_t size = 3'000'000'000;
+    const auto tensor = [](const char* name, const char* shape) {
+        return joined({"{\"", name, R"(":{"dtype":"F32","shape":)", shape,
+                       R"(,"data_offsets":[0,3000000000]}})"});
+    };
+    const auto refused_tensor_of = [&](const std::string& header) {
+        return refused_file(file_of(header), 8 + header.size() + size);
+    };
+    REQUIRE_THAT(refused_file(file_of("", 0, 0x0807060504030201), size),
+                 ContainsSubstring("not a safetensors file"));
+    REQUIRE_THAT(refused_file(file_of("", 0, 0), size), ContainsSubstring("not JSON"));
+    REQUIRE_THAT(refused_file(file_of("{}"), size),
+                 ContainsSubstring("2999999990 bytes of data, expected 0"));
+    REQUIRE_THAT(refused_tensor_of(tensor("model.embedding", "[750000000]")),
+                 ContainsSubstring("unknown tensor \"model.embedding\""));
+    REQUIRE_THAT(refused_tensor_of(tensor("net.0.weight", "[128,5859375,1,1]")),
+                 ContainsSubstring("net.0.weight has shape [128, 5859375, 1, 1], expected"));
+    REQUIRE_THAT(refused_tensor_of(tensor("adam.m.net.0.weight", "[750000000]")),
+                 ContainsSubstring("net.0.weight is missing"));
+}
+
+TEST_CASE("what is no regular file is refused without waiting for it") {
+    const TemporaryDirectory folder;
+    const auto refused_path = [](const std::filesystem::path& path) {
+        REQUIRE(nca::iterations_in_file(path) == 0);
+        return message_of<nca::IoError>([&] { SafetensorsReader reader(path); });
+    };
+    REQUIRE_THAT(refused_path(folder / "none"), ContainsSubstring("there is no such file"));
+    REQUIRE_THAT(refused_path(""), ContainsSubstring("there is no such file"));
+    REQUIRE_THAT(refused_path(folder.path()), ContainsSubstring("it is a folder"));
+    REQUIRE_THAT(refused_path("/dev/null"), ContainsSubstring("it is not a regular file"));
+    REQUIRE(mkfifo((folder / "pipe").c_str(), 0600) == 0);
+    REQUIRE_THAT(refused_path(folder / "pipe"), ContainsSubstring("it is not a regular file"));
+    REQUIRE_THAT(refused_path(folder / std::string(5000, 'x')), ContainsSubstring("cannot read"));
+    // Not the file whose name ends before the NUL.
+    nca::write_safetensors(folder / "model", example());
+    REQUIRE_THAT(refused_path(folder / std::string_view("model\0more", 10)),
+                 ContainsSubstring("model: the name has a NUL character"));
+}
+
+TEST_CASE("a file that becomes shorter while it is read is refused") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "file.safetensors";
+    nca::write_safetensors(path, example());
+    const SafetensorsReader reader(path);
+    const auto& last = reader.tensors().back();
+    std::vector<float> values(last.size());
+    std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+    REQUIRE_THAT(message_of<FormatError>([&] { reader.read(values, last); }),
+                 ContainsSubstring(path.string() + " has become shorter"));
+    values.resize(2);
+    REQUIRE_NOTHROW(reader.read(values, reader.tensors().front()));
+}
+
+TEST_CASE("a shape of many sides is cut in messages") {
+    REQUIRE(nca::shape_text({}) == "[]");
+    REQUIRE(nca::shape_text({128, 48, 1, 1}) == "[128, 48, 1, 1]");
+    REQUIRE(nca::shape_text({1, 2, 3, 4, 5}) == "[1, 2, 3, 4, ... 5 sides]");
+    REQUIRE(nca::shape_text(std::vector<std::int64_t>(100000, std::int64_t{1} << 62)).size() < 110);
+}
+
+TEST_CASE("text that is not UTF-8 is what comes back from a file") {
+    for (const std::string text :
+         {"", "lizard.png", "\"\\\n\x01\x7f", "\u00e9t\u00e9.png", "\xe9t\xe9.png", "\xff", "\xc3(",
+          "\xf0\x9f\x98", "\xed\xa0\x80"}) {
+        CAPTURE(text);
+        nca::Model model;
+        model.history.target = text;
+        const TemporaryDirectory folder;
+        model.save(folder / "model");
+        REQUIRE(nca::Model::load(folder / "model").history.target == nca::as_in_file(text));
+    }
+    REQUIRE(nca::as_in_file("\xe9t\xe9.png") == "\xef\xbf\xbdt\xef\xbf\xbd.png");
+    REQUIRE(nca::as_in_file("\u00e9t\u00e9.png") == "\u00e9t\u00e9.png");
 }

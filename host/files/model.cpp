@@ -61,29 +61,44 @@ bool is_checkpoint_tensor(const std::string& name) {
     return name.starts_with("adam.") || name.starts_with("pool.") || name.starts_with("recovery.");
 }
 
-// Checks shape and finiteness of the tensor and copies it.
-void take_tensor(std::span<float> values, const SafetensorsFile& file, const std::string& name,
-                 const std::vector<std::int64_t>& shape, const std::filesystem::path& path) {
-    const NamedTensor* tensor = file.find(name);
+// The tensor of this name, which has to have this shape.
+const TensorEntry& require_tensor(const SafetensorsReader& file, const std::string& name,
+                                  const std::vector<std::int64_t>& shape) {
+    const TensorEntry* tensor = file.find(name);
     if (tensor == nullptr) {
         throw_error<FormatError>(
             "{}: tensor {} is missing, expected it with shape {}; the file is not a model of this "
             "library",
-            path.string(), name, shape_text(shape));
+            file.name(), name, shape_text(shape));
     }
-    if (tensor->shape != shape || tensor->values.size() != values.size()) {
+    if (tensor->shape != shape) {
         throw_error<FormatError>(
             "{}: tensor {} has shape {}, expected {}; only automata of {} channels and {} hidden "
             "units are supported",
-            path.string(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden);
+            file.name(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden);
     }
-    if (const float* bad = find_not_finite(tensor->values)) {
-        throw_error<FormatError>(
-            "{}: tensor {} has the value {} at index {}, expected finite numbers; its training "
-            "failed, use an earlier file",
-            path.string(), name, *bad, bad - tensor->values.data());
+    return *tensor;
+}
+
+// Checks the names of all tensors and the shapes of the weights. Returns whether there is an output
+// bias.
+bool check_model_tensors(const SafetensorsReader& file) {
+    const bool output_bias = file.find("net.2.bias") != nullptr;
+    const auto parameters = parameter_tensors(output_bias);
+    for (const TensorEntry& tensor : file.tensors()) {
+        const bool known = std::ranges::any_of(
+            parameters, [&](const ParameterTensor& p) { return p.name == tensor.name; });
+        if (!known && !is_checkpoint_tensor(tensor.name)) {
+            throw_error<FormatError>(
+                "{}: unknown tensor {}, expected net.0.weight, net.0.bias, net.2.weight and "
+                "perhaps net.2.bias; the file is not a model of this library",
+                file.name(), printable(tensor.name));
+        }
     }
-    std::ranges::copy(tensor->values, values.begin());
+    for (const ParameterTensor& tensor : parameters) {
+        require_tensor(file, tensor.name, tensor.shape);
+    }
+    return output_bias;
 }
 
 }  // namespace
@@ -156,11 +171,18 @@ void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<
     }
 }
 
-void take_parameters(std::span<float> all, const SafetensorsFile& file, const std::string& prefix,
-                     bool output_bias, const std::filesystem::path& path) {
+void take_parameters(std::span<float> all, const SafetensorsReader& file, const std::string& prefix,
+                     bool output_bias) {
     for (const ParameterTensor& tensor : parameter_tensors(output_bias)) {
-        take_tensor(all.subspan(tensor.offset, tensor.size), file, prefix + tensor.name,
-                    tensor.shape, path);
+        const std::string name = prefix + tensor.name;
+        const auto values = all.subspan(tensor.offset, tensor.size);
+        file.read(values, require_tensor(file, name, tensor.shape));
+        if (const float* bad = find_not_finite(values)) {
+            throw_error<FormatError>(
+                "{}: tensor {} has the value {} at index {}, expected finite numbers; its training "
+                "failed, use an earlier file",
+                file.name(), name, *bad, bad - values.data());
+        }
     }
 }
 
@@ -172,37 +194,42 @@ void put_model(const Model& model, SafetensorsFile& file) {
     file.metadata[history_key] = history_to_text(model.history);
 }
 
-Model take_model(const SafetensorsFile& file, const std::filesystem::path& path) {
-    const bool output_bias = file.find("net.2.bias") != nullptr;
-    const auto parameters = parameter_tensors(output_bias);
-    for (const NamedTensor& tensor : file.tensors) {
-        const bool known = std::ranges::any_of(
-            parameters, [&](const ParameterTensor& p) { return p.name == tensor.name; });
-        if (!known && !is_checkpoint_tensor(tensor.name)) {
-            throw_error<FormatError>(
-                "{}: unknown tensor {}, expected net.0.weight, net.0.bias, net.2.weight and "
-                "perhaps net.2.bias; the file is not a model of this library",
-                path.string(), printable(tensor.name));
-        }
-    }
-
+Model take_model(const SafetensorsReader& file) {
+    const bool output_bias = check_model_tensors(file);
     Model model;
     model.weights = Weights(output_bias);
-    take_parameters(model.weights.all(), file, "", output_bias, path);
-    const auto rule = file.metadata.find(rule_key);
-    model.rule_in_file = rule != file.metadata.end();
+    take_parameters(model.weights.all(), file, "", output_bias);
+    const auto& metadata = file.metadata();
+    const auto rule = metadata.find(rule_key);
+    model.rule_in_file = rule != metadata.end();
     model.rule = model.rule_in_file
-                     ? rule_from_text(rule->second, fmt::format("{}: {}", path.string(), rule_key))
+                     ? rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key))
                      : notebook_rule();
-    if (const auto history = file.metadata.find(history_key); history != file.metadata.end()) {
+    if (const auto history = metadata.find(history_key); history != metadata.end()) {
         model.history =
-            history_from_text(history->second, fmt::format("{}: {}", path.string(), history_key));
+            history_from_text(history->second, fmt::format("{}: {}", file.name(), history_key));
     }
     return model;
 }
 
-Model Model::load(const std::filesystem::path& path) {
-    return take_model(read_safetensors(path), path);
+Model Model::load(const std::filesystem::path& path) { return take_model(SafetensorsReader(path)); }
+
+std::int64_t iterations_in_file(const std::filesystem::path& path) {
+    try {
+        const SafetensorsReader file(path);
+        check_model_tensors(file);
+        const auto& metadata = file.metadata();
+        constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+        if (const auto text = metadata.find(progress_key); text != metadata.end()) {
+            return JsonFields(text->second, progress_key).integer("iteration", 0, most);
+        }
+        const auto text = metadata.find(history_key);
+        return text == metadata.end()
+                   ? 0
+                   : JsonFields(text->second, history_key).integer("iterations", 0, most);
+    } catch (const std::exception&) {
+        return 0;
+    }
 }
 
 void Model::save(const std::filesystem::path& path) const {

@@ -5,19 +5,22 @@
 
 #include <nca/model.hpp>
 
-#include <filesystem>
+#include <span>
 #include <string>
 
 namespace nca {
+
+// The metadata that says how far a checkpoint's run is, as JSON.
+inline constexpr auto progress_key = "nca.progress";
 
 // Adds the model to the file: its weights as tensors, rule and history as metadata "nca.rule" and
 // "nca.history". Throws InvalidArgument where the rule is invalid or a weight is not finite.
 void put_model(const Model& model, SafetensorsFile& file);
 
-// Takes the model from the file; path stands for it in messages. Ignores a checkpoint's tensors
-// ("adam.", "recovery.", "pool."). Throws FormatError where a tensor is missing, unknown or
-// misshapen, a weight is not finite, or the metadata is wrong.
-Model take_model(const SafetensorsFile& file, const std::filesystem::path& path);
+// Takes the model from the file. Ignores a checkpoint's tensors ("adam.", "recovery.",
+// "pool."). Throws FormatError where a tensor is missing, unknown or misshapen, a weight is not
+// finite, or the metadata is wrong. Reads no tensor before it has checked all names and shapes.
+Model take_model(const SafetensorsReader& file);
 
 // Throws InvalidArgument where the number of weights is wrong or a weight is not finite.
 void require_finite(const Weights& weights);
@@ -27,8 +30,8 @@ void require_finite(const Weights& weights);
 void put_parameters(SafetensorsFile& file, const std::string& prefix, std::span<const float> all,
                     bool output_bias);
 // Takes them from the file. Throws FormatError where one is missing, misshapen or not finite.
-void take_parameters(std::span<float> all, const SafetensorsFile& file, const std::string& prefix,
-                     bool output_bias, const std::filesystem::path& path);
+void take_parameters(std::span<float> all, const SafetensorsReader& file, const std::string& prefix,
+                     bool output_bias);
 
 // Converts a rule to JSON and back. rule_from_text throws FormatError, whose message begins with
 // `where`.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <set>
 
 namespace nca {
@@ -17,19 +18,11 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "the files are little-endian and copied unchanged");
 
-// A checkpoint with a pool of 1024 grids of 72x72 cells has 50 MB, or 360 MB where all cells live.
-constexpr std::size_t max_file_bytes = std::size_t{1} << 40;
-constexpr std::size_t max_header_bytes = std::size_t{16} << 20;
+// Bounds the time and memory that a file of another kind can cost. A checkpoint's header has some
+// 6 kB.
+constexpr std::size_t max_header_bytes = std::size_t{1} << 20;
 constexpr std::size_t length_bytes = 8;
 constexpr auto metadata_key = "__metadata__";
-
-// A tensor in the header. Its data is at [begin, end), in bytes from the header's end.
-struct Entry {
-    std::string name;
-    std::vector<std::int64_t> shape;
-    std::uint64_t begin = 0;
-    std::uint64_t end = 0;
-};
 
 // A number of the header that must be an integer from 0 up.
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& where,
@@ -52,7 +45,8 @@ const nlohmann::json& array_field(const nlohmann::json& tensor, const std::strin
     return *found;
 }
 
-Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const std::string& file) {
+TensorEntry parse_entry(const std::string& name, const nlohmann::json& tensor,
+                        const std::string& file) {
     const std::string where = fmt::format("{}: tensor {}", file, printable(name));
     if (!tensor.is_object()) {
         throw_error<FormatError>(
@@ -73,11 +67,12 @@ Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const s
                                  text ? printable(dtype->get<std::string>()) : "none");
     }
 
-    Entry entry{.name = name, .shape = {}};
+    TensorEntry entry{.name = name, .shape = {}};
     std::uint64_t bytes = sizeof(float);
     for (const auto& side : array_field(tensor, where, "shape")) {
         const std::uint64_t size = unsigned_number(side, where, "shape");
-        if (size > max_file_bytes || __builtin_mul_overflow(bytes, size, &bytes)) {
+        if (size > std::uint64_t(std::numeric_limits<std::int64_t>::max()) ||
+            __builtin_mul_overflow(bytes, size, &bytes)) {
             throw_error<FormatError>("{} has a shape of more than 2^64 bytes; the file is damaged",
                                      where);
         }
@@ -99,18 +94,18 @@ Entry parse_entry(const std::string& name, const nlohmann::json& tensor, const s
 }
 
 // Parses the tensors, in the order of their data. They must cover all data exactly once.
-std::vector<Entry> parse_entries(const nlohmann::json& header, std::uint64_t data_size,
-                                 const std::string& file) {
-    std::vector<Entry> entries;
+std::vector<TensorEntry> parse_entries(const nlohmann::json& header, std::uint64_t data_size,
+                                       const std::string& file) {
+    std::vector<TensorEntry> entries;
     for (const auto& field : header.items()) {
         if (field.key() == metadata_key) continue;
         entries.push_back(parse_entry(field.key(), field.value(), file));
     }
-    std::ranges::sort(entries, [](const Entry& a, const Entry& b) {
+    std::ranges::sort(entries, [](const TensorEntry& a, const TensorEntry& b) {
         return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
     });
     std::uint64_t covered = 0;
-    for (const Entry& entry : entries) {
+    for (const TensorEntry& entry : entries) {
         if (entry.begin != covered || entry.end > data_size) {
             const char* problem = entry.end > data_size   ? "reaches past the end of the file"
                                   : entry.begin < covered ? "overlaps another tensor"
@@ -152,63 +147,90 @@ std::map<std::string, std::string> parse_metadata(const nlohmann::json& header,
 
 }  // namespace
 
-const NamedTensor* SafetensorsFile::find(std::string_view name) const {
-    const auto found = std::ranges::find(tensors, name, &NamedTensor::name);
-    return found == tensors.end() ? nullptr : &*found;
-}
-
 std::string shape_text(const std::vector<std::int64_t>& shape) {
-    std::string text;
-    for (const std::int64_t side : shape) {
-        text += fmt::format("{}{}", text.empty() ? "" : ", ", side);
+    constexpr std::size_t most_sides = 4;
+    std::string text = "[";
+    for (std::size_t i = 0; i < std::min(shape.size(), most_sides); ++i) {
+        text += fmt::format("{}{}", i == 0 ? "" : ", ", shape[i]);
     }
-    return "[" + text + "]";
+    if (shape.size() > most_sides) text += fmt::format(", ... {} sides", shape.size());
+    return text + "]";
 }
 
-SafetensorsFile parse_safetensors(std::span<const std::uint8_t> bytes, const std::string& name) {
-    if (bytes.size() < length_bytes) {
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
+    : name_(path.string()), file_(path), size_(file_->size()) {
+    read_header();
+}
+
+SafetensorsReader::SafetensorsReader(std::span<const std::uint8_t> bytes, std::string name)
+    : name_(std::move(name)), bytes_(bytes), size_(bytes.size()) {
+    read_header();
+}
+
+void SafetensorsReader::read_header() {
+    if (size_ < length_bytes) {
         throw_error<FormatError>(
-            "{} has {} bytes, too few for a safetensors file; it is empty or cut off", name,
-            bytes.size());
+            "{} has {} bytes, too few for a safetensors file; it is empty or cut off", name_,
+            size_);
     }
     std::uint64_t header_size = 0;
-    std::memcpy(&header_size, bytes.data(), length_bytes);
-    const auto rest = bytes.subspan(length_bytes);
-    if (header_size > rest.size() || header_size > max_header_bytes) {
+    read_bytes({reinterpret_cast<std::uint8_t*>(&header_size), length_bytes}, 0);
+    const std::uint64_t most = std::min<std::uint64_t>(size_ - length_bytes, max_header_bytes);
+    if (header_size > most) {
         throw_error<FormatError>(
             "{} is not a safetensors file: its header would have {} bytes, expected at most {}; it "
             "is of another kind or cut off",
-            name, header_size, std::min(rest.size(), max_header_bytes));
+            name_, header_size, most);
     }
-    const auto header = parse_json({reinterpret_cast<const char*>(rest.data()), header_size},
-                                   fmt::format("{}: the safetensors header", name), 3);
+    std::string text(header_size, '\0');
+    read_bytes({reinterpret_cast<std::uint8_t*>(text.data()), text.size()}, length_bytes);
+    const auto header = parse_json(text, fmt::format("{}: the safetensors header", name_), 3);
     if (!header.is_object()) {
-        throw_error<FormatError>("{}: the safetensors header is {}, expected an object", name,
+        throw_error<FormatError>("{}: the safetensors header is {}, expected an object", name_,
                                  header.type_name());
     }
-    const auto data = rest.subspan(header_size);
-
-    SafetensorsFile file;
-    file.metadata = parse_metadata(header, name);
-    for (Entry& entry : parse_entries(header, data.size(), name)) {
-        NamedTensor& tensor = file.tensors.emplace_back();
-        tensor.name = std::move(entry.name);
-        tensor.shape = std::move(entry.shape);
-        tensor.values.resize((entry.end - entry.begin) / sizeof(float));
-        if (!tensor.values.empty()) {
-            std::memcpy(tensor.values.data(), data.data() + entry.begin, entry.end - entry.begin);
-        }
-    }
-    return file;
+    data_begin_ = length_bytes + header_size;
+    metadata_ = parse_metadata(header, name_);
+    tensors_ = parse_entries(header, size_ - data_begin_, name_);
 }
 
-SafetensorsFile read_safetensors(const std::filesystem::path& path) {
-    return parse_safetensors(read_file(path, max_file_bytes), path.string());
+void SafetensorsReader::read_bytes(std::span<std::uint8_t> bytes, std::uint64_t offset) const {
+    if (!file_) {
+        std::ranges::copy(bytes_.subspan(offset, bytes.size()), bytes.begin());
+    } else if (file_->read(bytes, offset) < bytes.size()) {
+        throw_error<FormatError>(
+            "{} has become shorter than its {} bytes while it was read; another program writes it, "
+            "so wait for that and try again",
+            name_, size_);
+    }
+}
+
+const TensorEntry* SafetensorsReader::find(std::string_view name) const {
+    const auto found = std::ranges::find(tensors_, name, &TensorEntry::name);
+    return found == tensors_.end() ? nullptr : &*found;
+}
+
+void SafetensorsReader::read(std::span<float> values, const TensorEntry& tensor,
+                             std::uint64_t first) const {
+    read_bytes({reinterpret_cast<std::uint8_t*>(values.data()), values.size_bytes()},
+               data_begin_ + tensor.begin + first * sizeof(float));
+}
+
+SafetensorsFile parse_safetensors(std::span<const std::uint8_t> bytes, const std::string& name) {
+    const SafetensorsReader reader(bytes, name);
+    SafetensorsFile file{.metadata = reader.metadata(), .tensors = {}};
+    for (const TensorEntry& entry : reader.tensors()) {
+        std::vector<float> values(entry.size());
+        reader.read(values, entry);
+        file.tensors.push_back({entry.name, entry.shape, std::move(values)});
+    }
+    return file;
 }
 
 std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     if (!file.metadata.empty()) header[metadata_key] = file.metadata;
+    auto& fields = header.get_ref<nlohmann::ordered_json::object_t&>();
     std::set<std::string_view> names = {metadata_key};
     std::uint64_t data_size = 0;
     for (const NamedTensor& tensor : file.tensors) {
@@ -229,13 +251,22 @@ std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
                                          printable(tensor.name));
         }
         const std::uint64_t end = data_size + size * sizeof(float);
-        header[tensor.name] = {
-            {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {data_size, end}}};
+        // Not operator[], which looks through all names each time.
+        fields.emplace_back(
+            tensor.name,
+            nlohmann::ordered_json{
+                {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {data_size, end}}});
         data_size = end;
     }
     // JSON is UTF-8, but a file name in the metadata may have any encoding.
     std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     text.resize((text.size() + 7) / 8 * 8, ' ');
+    if (text.size() > max_header_bytes) {
+        throw_error<InvalidArgument>(
+            "the header would have {} bytes, expected at most {}: no reader would take the file; "
+            "use shorter texts",
+            text.size(), max_header_bytes);
+    }
 
     std::vector<std::uint8_t> bytes(length_bytes + text.size() + data_size);
     const std::uint64_t header_size = text.size();

@@ -10,17 +10,16 @@
 #include <span>
 #include <type_traits>
 
+#include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
-#include "host/files/safetensors.hpp"
 #include "host/training/config_fields.hpp"
 
 namespace nca {
 namespace {
 
 constexpr auto training_key = "nca.training";
-constexpr auto progress_key = "nca.progress";
 // The largest count that a file may hold. A resumed run counts on from it without overflow.
 constexpr std::int64_t largest_count = 1'000'000'000;
 constexpr std::size_t most_recent_losses = 1000;
@@ -79,6 +78,11 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
     return config;
 }
 
+void put_weights(SafetensorsFile& file, const std::string& prefix, const Weights& weights) {
+    check_weights(weights);
+    put_parameters(file, prefix, weights.all(), weights.has_output_bias());
+}
+
 void put_moments(SafetensorsFile& file, const std::string& prefix, const Parameters& parameters) {
     const bool output_bias = parameters.weights.has_output_bias();
     put_parameters(file, prefix + "adam.m.", parameters.first_moments, output_bias);
@@ -105,15 +109,31 @@ void put_pool(SafetensorsFile& file, const StatePool& pool) {
     file.tensors.push_back({"pool.values", {all, channels}, std::move(values)});
 }
 
+// For a message. The texts are from a file.
+std::string shown(const nlohmann::ordered_json& value) {
+    return value.is_string() ? printable(value.get_ref<const std::string&>()) : value.dump();
+}
+
+// The first field that has another value in `expected`, as "batch is 8, expected 4"; empty: none.
+std::string first_difference(const nlohmann::ordered_json& got,
+                             const nlohmann::ordered_json& expected) {
+    for (const auto& [name, value] : got.items()) {
+        const auto& other = expected.at(name);
+        if (value == other) continue;
+        if (value.is_structured()) return name + " are others than expected";
+        return fmt::format("{} is {}, expected {}", name, shown(value), shown(other));
+    }
+    return {};
+}
+
 // Reads the parts of a checkpoint from its file.
 class CheckpointReader {
 public:
-    explicit CheckpointReader(const std::filesystem::path& path)
-        : path_(path), file_(read_safetensors(path)) {}
+    explicit CheckpointReader(const SafetensorsReader& file) : file_(file) {}
 
     Checkpoint read() const {
         const std::string& training = metadata(training_key);
-        const Model model = take_model(file_, path_);
+        const Model model = take_model(file_);
         Checkpoint checkpoint{
             .config = config_from_text(training, model.rule, where(training_key)),
             .current = Parameters(model.weights),
@@ -125,8 +145,7 @@ public:
                  model.weights.has_output_bias() ? "there" : "missing");
         }
         take_moments(checkpoint.current, "");
-        Weights& anchor = checkpoint.anchor.weights;
-        take_parameters(anchor.all(), file_, "recovery.", anchor.has_output_bias(), path_);
+        take_weights(checkpoint.anchor.weights, "recovery.");
         take_moments(checkpoint.anchor, "recovery.");
         if (checkpoint.config.pool > 0) checkpoint.pool = pool(checkpoint.config);
         take_progress(checkpoint);
@@ -136,99 +155,126 @@ public:
 private:
     template <class... Values>
     [[noreturn]] void fail(fmt::format_string<Values...> what, Values&&... values) const {
-        throw_error<FormatError>("{}: {}; the file is damaged", path_.string(),
+        throw_error<FormatError>("{}: {}; the file is damaged", file_.name(),
                                  fmt::format(what, std::forward<Values>(values)...));
     }
 
-    std::string where(const char* key) const { return path_.string() + ": " + key; }
+    std::string where(const char* key) const { return fmt::format("{}: {}", file_.name(), key); }
 
     const std::string& metadata(const char* key) const {
-        const auto found = file_.metadata.find(key);
-        if (found == file_.metadata.end()) {
+        const auto found = file_.metadata().find(key);
+        if (found == file_.metadata().end()) {
             throw_error<FormatError>(
                 "{} has no \"{}\" in its metadata: it is a model and not a checkpoint; resume from "
                 "a checkpoint",
-                path_.string(), key);
+                file_.name(), key);
         }
         return found->second;
     }
 
+    void take_weights(Weights& weights, const std::string& prefix) const {
+        take_parameters(weights.all(), file_, prefix, weights.has_output_bias());
+    }
+
     void take_moments(Parameters& parameters, const std::string& prefix) const {
         const bool output_bias = parameters.weights.has_output_bias();
-        take_parameters(parameters.first_moments, file_, prefix + "adam.m.", output_bias, path_);
-        take_parameters(parameters.second_moments, file_, prefix + "adam.v.", output_bias, path_);
+        take_parameters(parameters.first_moments, file_, prefix + "adam.m.", output_bias);
+        take_parameters(parameters.second_moments, file_, prefix + "adam.v.", output_bias);
         if (const float least = std::ranges::min(parameters.second_moments); least < 0) {
             fail("{}adam.v holds {}, expected squares", prefix, least);
         }
     }
 
-    const NamedTensor& pool_tensor(const char* name, int pool) const {
-        const NamedTensor* found = file_.find(name);
+    const TensorEntry& pool_tensor(const char* name, int pool) const {
+        const TensorEntry* found = file_.find(name);
         if (found == nullptr) {
             throw_error<FormatError>(
                 "{} has no tensor {}, expected since its training has a pool of {} states: it "
                 "cannot continue without its pool",
-                path_.string(), name, pool);
+                file_.name(), name, pool);
         }
         return *found;
     }
 
-    void require_shape(const NamedTensor& got, const std::vector<std::int64_t>& expected,
+    void require_shape(const TensorEntry& got, const std::vector<std::int64_t>& expected,
                        const std::string& reason = "") const {
         if (got.shape == expected) return;
         fail("tensor {} has shape {}, expected {}{}", got.name, shape_text(got.shape),
              shape_text(expected), reason);
     }
 
+    std::vector<float> values_of(const TensorEntry& tensor, std::uint64_t first,
+                                 std::size_t count) const {
+        std::vector<float> values(count);
+        file_.read(values, tensor, first);
+        return values;
+    }
+
+    // Reads the pool's cells and their values only where its counts are right, and then state by
+    // state, so that a damaged file does not fill the memory.
     StatePool pool(const TrainingConfig& config) const {
-        const NamedTensor& losses = pool_tensor("pool.loss", config.pool);
-        const NamedTensor& counts = pool_tensor("pool.counts", config.pool);
-        const NamedTensor& cells = pool_tensor("pool.cells", config.pool);
-        const NamedTensor& values = pool_tensor("pool.values", config.pool);
-        const auto all = std::int64_t(cells.values.size());
+        const TensorEntry& losses = pool_tensor("pool.loss", config.pool);
+        const TensorEntry& counts = pool_tensor("pool.counts", config.pool);
+        const TensorEntry& cells = pool_tensor("pool.cells", config.pool);
+        const TensorEntry& values = pool_tensor("pool.values", config.pool);
         require_shape(losses, {config.pool});
         require_shape(counts, {config.pool});
+        const auto all = std::int64_t(cells.size());
         require_shape(cells, {all});
         require_shape(values, {all, channels},
                       fmt::format(", as pool.cells has shape {}", shape_text(cells.shape)));
 
         const int grid_cells = config.grid() * config.grid();
+        const std::vector<std::size_t> sizes = state_sizes(counts, grid_cells, all);
+        const auto pool_size = std::size_t(config.pool);
+        const std::vector<float> loss = values_of(losses, 0, pool_size);
         StatePool pool(config.pool, grid_cells);
-        std::span<const float> cells_left = cells.values, values_left = values.values;
-        for (int i = 0; i < config.pool; ++i) {
-            const double count = counts.values[std::size_t(i)];
-            if (!(count >= 0 && count <= double(cells_left.size())) || count != std::floor(count)) {
-                fail("pool.counts holds {} at {}, expected whole numbers that add up to {}", count,
-                     i, all);
+        std::size_t first = 0;
+        for (std::size_t i = 0; i < pool_size; ++i) {
+            if (!std::isfinite(loss[i])) {
+                fail("pool.loss holds {}, expected finite numbers", loss[i]);
             }
-            const auto size = std::size_t(count);
-            pool.set_entry(i, pool_entry(losses.values[std::size_t(i)], cells_left.first(size),
-                                         values_left.first(size * channels), grid_cells));
-            cells_left = cells_left.subspan(size);
-            values_left = values_left.subspan(size * channels);
-        }
-        if (!cells_left.empty()) {
-            fail("pool.counts adds up to {}, expected {}", cells.values.size() - cells_left.size(),
-                 all);
+            pool.set_entry(int(i),
+                           {.cells = cells_of(cells, first, sizes[i], grid_cells),
+                            .values = values_of(values, first * channels, sizes[i] * channels),
+                            .loss = loss[i]});
+            first += sizes[i];
         }
         return pool;
     }
 
-    StatePool::Entry pool_entry(float loss, std::span<const float> cells,
-                                std::span<const float> values, int grid_cells) const {
-        if (!std::isfinite(loss)) fail("pool.loss holds {}, expected finite numbers", loss);
-        StatePool::Entry entry{.cells = {}, .values = {values.begin(), values.end()}, .loss = loss};
-        for (const float cell : cells) {
-            const bool in_order = entry.cells.empty() || cell > float(entry.cells.back());
+    // How many cells of each state are stored. They add up to `all`.
+    std::vector<std::size_t> state_sizes(const TensorEntry& counts, int grid_cells,
+                                         std::int64_t all) const {
+        std::vector<std::size_t> sizes;
+        std::int64_t sum = 0;
+        for (const float count : values_of(counts, 0, counts.size())) {
+            if (!(count >= 0 && count <= float(grid_cells)) || count != std::floor(count)) {
+                fail("pool.counts holds {} at {}, expected whole numbers up to {}", count,
+                     sizes.size(), grid_cells);
+            }
+            sizes.push_back(std::size_t(count));
+            sum += std::int64_t(count);
+        }
+        if (sum != all) fail("pool.counts adds up to {}, expected {}", sum, all);
+        return sizes;
+    }
+
+    std::vector<std::uint32_t> cells_of(const TensorEntry& tensor, std::size_t first,
+                                        std::size_t count, int grid_cells) const {
+        std::vector<std::uint32_t> cells;
+        cells.reserve(count);
+        for (const float cell : values_of(tensor, first, count)) {
+            const bool in_order = cells.empty() || cell > float(cells.back());
             if (!(cell >= 0 && cell < float(grid_cells)) || cell != std::floor(cell) || !in_order) {
                 fail(
                     "pool.cells holds {}, expected whole numbers below {} that ascend in each "
                     "state",
                     cell, grid_cells);
             }
-            entry.cells.push_back(std::uint32_t(cell));
+            cells.push_back(std::uint32_t(cell));
         }
-        return entry;
+        return cells;
     }
 
     void take_progress(Checkpoint& checkpoint) const {
@@ -259,26 +305,18 @@ private:
         fields.finish();
     }
 
-    std::filesystem::path path_;
-    SafetensorsFile file_;
+    const SafetensorsReader& file_;
 };
 
 }  // namespace
 
 std::string first_difference(const TrainingConfig& got, const TrainingConfig& expected) {
-    const auto got_json = config_to_json(got);
-    const auto expected_json = config_to_json(expected);
-    for (const auto& [name, value] : got_json.items()) {
-        if (value != expected_json[name]) {
-            return fmt::format("{} is {}, expected {}", name, dumped(value),
-                               dumped(expected_json[name]));
-        }
-    }
-    if (got.rule != expected.rule) {
-        return fmt::format("the rule is {}, expected {}", rule_to_text(got.rule),
-                           rule_to_text(expected.rule));
-    }
-    return {};
+    const std::string in_config = first_difference(config_to_json(got), config_to_json(expected));
+    if (!in_config.empty()) return in_config;
+    const std::string in_rule =
+        first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),
+                         nlohmann::ordered_json::parse(rule_to_text(expected.rule)));
+    return in_rule.empty() ? "" : "rule's " + in_rule;
 }
 
 std::uint64_t hash_target(const std::vector<float>& target) {
@@ -295,8 +333,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     SafetensorsFile file;
     put_model({checkpoint.config.rule, checkpoint.current.weights, history}, file);
     put_moments(file, "", checkpoint.current);
-    const Weights& anchor = checkpoint.anchor.weights;
-    put_parameters(file, "recovery.", anchor.all(), anchor.has_output_bias());
+    put_weights(file, "recovery.", checkpoint.anchor.weights);
     put_moments(file, "recovery.", checkpoint.anchor);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
     file.metadata[training_key] = dumped(config_to_json(checkpoint.config));
@@ -317,8 +354,10 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     write_safetensors(path, file);
 }
 
+Checkpoint take_checkpoint(const SafetensorsReader& file) { return CheckpointReader(file).read(); }
+
 Checkpoint load_checkpoint(const std::filesystem::path& path) {
-    return CheckpointReader(path).read();
+    return take_checkpoint(SafetensorsReader(path));
 }
 
 }  // namespace nca

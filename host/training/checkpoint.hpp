@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "host/files/safetensors.hpp"
 #include "host/iteration/pool.hpp"
 #include "host/iteration/training_loop.hpp"
 #include "host/training/recovery.hpp"
@@ -30,10 +31,12 @@ std::string first_difference(const TrainingConfig& got, const TrainingConfig& ex
 // FNV-1a hash of the bytes.
 std::uint64_t hash_target(const std::vector<float>& target);
 
-// Writes a safetensors file that Model::load reads as well (docs/file-formats.md).
+// Writes a safetensors file that Model::load reads as well (docs/file-formats.md). Throws as
+// Model::save.
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint,
                      const TrainingHistory& history);
 // Throws IoError and FormatError as Model::load.
 Checkpoint load_checkpoint(const std::filesystem::path& path);
+Checkpoint take_checkpoint(const SafetensorsReader& file);
 
 }  // namespace nca

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "host/core/throw_error.hpp"
+#include "host/files/json_fields.hpp"
 #include "host/training/checkpoint.hpp"
 #include "host/training/composed_training_loop.hpp"
 #include "host/training/recovery.hpp"
@@ -272,7 +273,7 @@ void Trainer::resume(const std::filesystem::path& path) {
     if (checkpoint.target_hash != hash_target(impl_->target)) {
         throw_error<FormatError>(
             "{} is a checkpoint of another target ({}): give the image that it was made with",
-            path.string(), checkpoint.target_name);
+            path.string(), printable(checkpoint.target_name));
     }
     impl_->loop->load(checkpoint.current, checkpoint.anchor);
     if (config().pool > 0) impl_->loop->load_pool(checkpoint.pool);

@@ -44,6 +44,11 @@ struct Model {
     NCA_API void save(const std::filesystem::path& path) const;
 };
 
+// How many iterations the run has done that wrote this model or checkpoint. 0 where the file says
+// nothing about that, is of another kind, is missing or cannot be read. Reads only the header, so
+// it takes no longer for a large file; the weights may be damaged all the same. Throws nothing.
+NCA_API std::int64_t iterations_in_file(const std::filesystem::path& path);
+
 // Reads a model of the web demo of the Distill article (Mordvintsev et al., 2020): json with the
 // weights in 8 bits (docs/file-formats.md). The rule is distill_demo_rule(), there is an output
 // bias, and the history is unknown. Throws IoError where the file cannot be read, FormatError where
