@@ -100,6 +100,7 @@ Checkpoint unusual_checkpoint() {
                      .recent_losses = {0.1, 1.0 / 3, 1e-300, 5e-324, 999.9999999999999, 0}},
         .current = numbered(false, 0),
         .anchor = numbered(false, 1e5F),
+        .good = numbered(false, 2e5F).weights,
         .pool = unusual_pool(),
     };
 }
@@ -153,6 +154,7 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         expected.config.output_bias = output_bias;
         expected.current = numbered(output_bias, 0);
         expected.anchor = numbered(output_bias, 1e5F);
+        expected.good = numbered(output_bias, 2e5F).weights;
         expected.current.updates = 987654321;
         expected.anchor.updates = 987654300;
         const TemporaryDirectory folder;
@@ -168,6 +170,7 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         REQUIRE(got.progress == expected.progress);
         require_same(got.current, expected.current);
         require_same(got.anchor, expected.anchor);
+        REQUIRE(got.good == expected.good);
         REQUIRE((got.pool == expected.pool));
 
         save_checkpoint(folder / "again", got, {});
@@ -329,8 +332,9 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
     checkpoint.config.output_bias = true;
     checkpoint.current = numbered(true, 0);
     checkpoint.anchor = numbered(true, 0);
+    checkpoint.good = numbered(true, 0).weights;
     const SafetensorsFile whole = contents_of(checkpoint);
-    REQUIRE(whole.tensors.size() == 28);
+    REQUIRE(whole.tensors.size() == 32);
     REQUIRE(refused(whole) == "");
     for (const NamedTensor& each : whole.tensors) {
         INFO(each.name);
@@ -400,11 +404,21 @@ TEST_CASE("an output bias that the configuration does not have is refused") {
     SafetensorsFile file = contents_of(unusual_checkpoint());
     file.tensors.push_back({"net.2.bias", {channels}, std::vector<float>(channels)});
     for (const std::string prefix :
-         {"adam.m.", "adam.v.", "recovery.", "recovery.adam.m.", "recovery.adam.v."}) {
+         {"adam.m.", "adam.v.", "recovery.", "recovery.adam.m.", "recovery.adam.v.", "good."}) {
         file.tensors.push_back({prefix + "net.2.bias", {channels}, std::vector<float>(channels)});
     }
     REQUIRE_THAT(refused(file), ContainsSubstring("output_bias is false") &&
                                     ContainsSubstring("net.2.bias is there"));
+}
+
+TEST_CASE("a checkpoint of an earlier version has no good weights: the current ones are") {
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    REQUIRE(std::erase_if(file.tensors,
+                          [](const auto& t) { return t.name.starts_with("good."); }) == 3);
+    const auto bytes = encode_safetensors(file);
+    const Checkpoint got = take_checkpoint(SafetensorsReader(bytes, "old"));
+    REQUIRE(got.good == unusual_checkpoint().current.weights);
+    require_same(got.anchor, unusual_checkpoint().anchor);
 }
 
 TEST_CASE("a pool that is far larger than the configuration allows is not read") {
@@ -596,6 +610,7 @@ TEST_CASE("a checkpoint that cannot be written leaves the old one as it was") {
     requires_refusal([](Checkpoint& c) { const Weights w = std::move(c.current.weights); },
                      weights);
     requires_refusal([](Checkpoint& c) { const Weights w = std::move(c.anchor.weights); }, weights);
+    requires_refusal([](Checkpoint& c) { const Weights w = std::move(c.good); }, weights);
     requires_refusal([](Checkpoint& c) { c.current.first_moments.clear(); },
                      "0 values for the tensors adam.m.net.*, expected 8320");
     requires_refusal([](Checkpoint& c) { c.anchor.second_moments.push_back(0); },

@@ -220,8 +220,8 @@ TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
         const auto calls = make_composed_training_loop(*engine, config, target);
         const Parameters initial =
             test::inside(Trainer(test::small_picture(), config, Device::cpu(1))).current;
-        graph->load(initial, initial);
-        calls->load(initial, initial);
+        graph->load(initial, initial, initial.weights);
+        calls->load(initial, initial, initial.weights);
         for (int i = 0; i < 4; ++i) {
             IterationPlan plan = {.steps = 4 + i % 2,
                                   .key = {1, std::uint32_t(i)},
@@ -333,7 +333,7 @@ TEST_CASE("iterations that were started before a launch failed count, and traini
     const auto make = [&] {
         const auto engine = make_engine(Device::cuda());
         auto loop = make_training_loop(*engine, config, target);
-        loop->load(initial, initial);
+        loop->load(initial, initial, initial.weights);
         return loop;
     };
     const auto plans = [&](std::uint32_t first, int count) {

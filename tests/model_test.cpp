@@ -171,6 +171,7 @@ TEST_CASE("a checkpoint's tensors are passed over") {
     SafetensorsFile file = file_of(example(true));
     file.tensors.push_back({"adam.m.net.0.bias", {1}, {std::nanf("")}});
     file.tensors.push_back({"recovery.net.0.bias", {1}, {1}});
+    file.tensors.push_back({"good.net.0.bias", {1}, {1}});
     file.tensors.push_back({"pool.states", {1}, {1}});
     file.metadata["nca.training"] = "{}";
     REQUIRE(model_of(file).weights == example(true).weights);

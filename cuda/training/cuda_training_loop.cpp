@@ -135,10 +135,10 @@ public:
         return weights;
     }
 
-    void load(const Parameters& current, const Parameters& anchor) override {
+    void load(const Parameters& current, const Parameters& anchor, const Weights& good) override {
         upload_parameters(parameters_.data(), current);
         upload_parameters(anchor_.data(), anchor);
-        upload(good_.data(), current.weights.all());
+        upload(good_.data(), good.all());
         pack_current();
     }
 

@@ -58,7 +58,8 @@ const float* find_not_finite(std::span<const float> values) {
 }
 
 bool is_checkpoint_tensor(const std::string& name) {
-    return name.starts_with("adam.") || name.starts_with("pool.") || name.starts_with("recovery.");
+    return name.starts_with("adam.") || name.starts_with("good.") || name.starts_with("pool.") ||
+           name.starts_with("recovery.");
 }
 
 // The tensor of this name, which has to have this shape.

@@ -17,7 +17,7 @@ inline constexpr auto progress_key = "nca.progress";
 // "nca.history". Throws InvalidArgument where the rule is invalid or a weight is not finite.
 void put_model(const Model& model, SafetensorsFile& file);
 
-// Takes the model from the file. Ignores a checkpoint's tensors ("adam.", "recovery.",
+// Takes the model from the file. Ignores a checkpoint's tensors ("adam.", "good.", "recovery.",
 // "pool."). Throws FormatError where a tensor is missing, unknown or misshapen, a weight is not
 // finite, or the metadata is wrong. Reads no tensor before it has checked all names and shapes.
 Model take_model(const SafetensorsReader& file);

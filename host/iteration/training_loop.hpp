@@ -63,8 +63,8 @@ public:
     virtual Parameters anchor() const = 0;
     virtual Weights good() const = 0;
 
-    // Replaces all parameters. The current weights become the good ones, too.
-    virtual void load(const Parameters& current, const Parameters& anchor) = 0;
+    // Replaces all parameters.
+    virtual void load(const Parameters& current, const Parameters& anchor, const Weights& good) = 0;
     // The anchor becomes the current parameters and the good weights.
     virtual void return_to_anchor() = 0;
 

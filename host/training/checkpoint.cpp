@@ -138,6 +138,7 @@ public:
             .config = config_from_text(training, model.rule, where(training_key)),
             .current = Parameters(model.weights),
             .anchor = Parameters(model.weights),
+            .good = model.weights,
         };
         // The sizes of a trainer's buffers follow from the configuration.
         if (checkpoint.config.output_bias != model.weights.has_output_bias()) {
@@ -147,6 +148,10 @@ public:
         take_moments(checkpoint.current, "");
         take_weights(checkpoint.anchor.weights, "recovery.");
         take_moments(checkpoint.anchor, "recovery.");
+        // Checkpoints of earlier versions have no good weights: then the current ones are.
+        const bool has_good = std::ranges::any_of(
+            file_.tensors(), [](const TensorEntry& t) { return t.name.starts_with("good."); });
+        if (has_good) take_weights(checkpoint.good, "good.");
         if (checkpoint.config.pool > 0) checkpoint.pool = pool(checkpoint.config);
         take_progress(checkpoint);
         return checkpoint;
@@ -335,6 +340,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     put_moments(file, "", checkpoint.current);
     put_weights(file, "recovery.", checkpoint.anchor.weights);
     put_moments(file, "recovery.", checkpoint.anchor);
+    put_weights(file, "good.", checkpoint.good);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
     file.metadata[training_key] = dumped(config_to_json(checkpoint.config));
     // The hash is text, because JSON readers in other languages keep 53 bits of a number.

@@ -22,6 +22,7 @@ struct Checkpoint {
     TrainingProgress progress = {};
     Parameters current;
     Parameters anchor;  // what a recovery goes back to
+    Weights good;       // the model's, if the run ended here
     StatePool pool = {};
 };
 

@@ -72,11 +72,15 @@ public:
     Parameters anchor() const override { return anchor_; }
     Weights good() const override { return good_; }
 
-    void load(const Parameters& current, const Parameters& anchor) override {
+    void load(const Parameters& current, const Parameters& anchor, const Weights& good) override {
         anchor_ = anchor;
+        good_ = good;
         upload(current);
     }
-    void return_to_anchor() override { upload(anchor_); }
+    void return_to_anchor() override {
+        good_ = anchor_.weights;
+        upload(anchor_);
+    }
 
     StatePool pool(int count) const override {
         if (count == 0) return {};
@@ -115,7 +119,7 @@ private:
     }
 
     void upload(const Parameters& parameters) {
-        current_ = good_ = parameters.weights;
+        current_ = parameters.weights;
         engine_.copy_from_host(weights_.data(), current_.all());
         engine_.copy_from_host(first_moments_.data(), parameters.first_moments);
         engine_.copy_from_host(second_moments_.data(), parameters.second_moments);

@@ -85,7 +85,7 @@ struct Trainer::Impl {
 
     void start_anew() {
         const Parameters initial(initial_weights(config, recovery.seed()));
-        loop->load(initial, initial);
+        loop->load(initial, initial, initial.weights);
         updates = anchor_updates = 0;
     }
 
@@ -256,6 +256,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) const {
                              .progress = impl_->progress(),
                              .current = impl_->current(),
                              .anchor = impl_->anchor(),
+                             .good = impl_->loop->good(),
                              .pool = impl_->loop->pool(config().pool),
                          },
                          impl_->history());
@@ -275,7 +276,7 @@ void Trainer::resume(const std::filesystem::path& path) {
             "{} is a checkpoint of another target ({}): give the image that it was made with",
             path.string(), printable(checkpoint.target_name));
     }
-    impl_->loop->load(checkpoint.current, checkpoint.anchor);
+    impl_->loop->load(checkpoint.current, checkpoint.anchor, checkpoint.good);
     if (config().pool > 0) impl_->loop->load_pool(checkpoint.pool);
     impl_->updates = checkpoint.current.updates;
     impl_->anchor_updates = checkpoint.anchor.updates;
