@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/atomic_file.hpp"
 #include "host/core/throw_error.hpp"
+#include "host/files/open_file.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -274,34 +275,14 @@ void require_replaceable(const Target& target) {
 }  // namespace
 
 std::vector<std::uint8_t> read_file(const fs::path& path, std::size_t max_bytes) {
-    const auto fail = [&](const std::string& why) {
-        throw_error<IoError>("cannot read {}: {}", path.string(), why);
-    };
-    require_no_nul(path);
-    // Without O_NONBLOCK, opening a named pipe would wait for ever.
-    FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (file.get() < 0) {
-        fail(errno == ENOENT ? "there is no such file; check the path" : error_text(errno));
+    const OpenFile file(path);
+    if (file.size() > max_bytes) {
+        throw_error<IoError>(
+            "cannot read {}: it has {} bytes, expected at most {}; is it the right file?",
+            path.string(), file.size(), max_bytes);
     }
-    struct stat status = {};
-    if (::fstat(file.get(), &status) != 0) fail(error_text(errno));
-    if (S_ISDIR(status.st_mode)) fail("it is a folder; name a file in it");
-    if (!S_ISREG(status.st_mode)) fail("it is not a regular file; save the data to one first");
-    const auto size = std::uint64_t(status.st_size);
-    if (size > max_bytes) {
-        fail(fmt::format("it has {} bytes, expected at most {}; is it the right file?", size,
-                         max_bytes));
-    }
-    std::vector<std::uint8_t> contents(static_cast<std::size_t>(size));
-    std::size_t done = 0;
-    while (done < contents.size()) {
-        const ssize_t count = ::read(file.get(), contents.data() + done, contents.size() - done);
-        if (count < 0 && errno == EINTR) continue;
-        if (count < 0) fail(error_text(errno));
-        if (count == 0) break;  // another process has shortened the file
-        done += std::size_t(count);
-    }
-    contents.resize(done);
+    std::vector<std::uint8_t> contents(std::size_t(file.size()));
+    contents.resize(file.read(contents, 0));  // another process may have shortened the file
     return contents;
 }
 
