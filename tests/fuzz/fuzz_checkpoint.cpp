@@ -16,10 +16,11 @@ bool equal(const Parameters& a, const Parameters& b) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    static const auto path = fuzz::folder() / "input";
-    test::write_bytes(path, fuzz::with_zeros({data, size}));
-    const auto checkpoint = fuzz::unless_refused([&] { return load_checkpoint(path); });
+    const auto bytes = fuzz::with_zeros({data, size});
+    const auto checkpoint =
+        fuzz::unless_refused([&] { return take_checkpoint(SafetensorsReader(bytes, "input")); });
     if (!checkpoint) return 0;
+    static const auto path = fuzz::folder() / "output";
     save_checkpoint(path, *checkpoint, {});
     const Checkpoint again = load_checkpoint(path);
     fuzz::require(first_difference(again.config, checkpoint->config).empty(),
@@ -30,6 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::require(again.progress == checkpoint->progress, "expected the same progress");
     fuzz::require(equal(again.current, checkpoint->current), "expected the same parameters");
     fuzz::require(equal(again.anchor, checkpoint->anchor), "expected the same anchor");
+    fuzz::require(again.good == checkpoint->good, "expected the same good weights");
     fuzz::require(again.pool == checkpoint->pool, "expected the same pool");
     return 0;
 }

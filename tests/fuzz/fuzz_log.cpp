@@ -13,7 +13,7 @@ namespace {
 std::optional<std::vector<std::uint8_t>> resumed(const std::filesystem::path& path,
                                                  std::int64_t first_iteration) {
     return fuzz::unless_refused([&] {
-        tool::TrainingLog(path, first_iteration, "cpu").finish();
+        tool::TrainingLog(path, first_iteration, "cpu").sync();
         return test::read_bytes(path);
     });
 }

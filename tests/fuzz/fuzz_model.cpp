@@ -8,7 +8,7 @@ using namespace nca;
 namespace {
 
 Model parse(std::span<const std::uint8_t> bytes) {
-    return take_model(parse_safetensors(bytes, "input"), "input");
+    return take_model(SafetensorsReader(bytes, "input"));
 }
 
 std::vector<std::uint8_t> encode(const Model& model) {

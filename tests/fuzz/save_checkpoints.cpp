@@ -18,7 +18,8 @@ Checkpoint small_checkpoint(std::string_view preset_name) {
                           .target_name = "lizard.png",
                           .progress = {.iteration = 2, .recent_losses = {0.5, 0.25}},
                           .current = Parameters(Weights(config.output_bias)),
-                          .anchor = Parameters(Weights(config.output_bias))};
+                          .anchor = Parameters(Weights(config.output_bias)),
+                          .good = Weights(config.output_bias)};
     if (config.pool > 0) {
         checkpoint.config.pool = 5;
         checkpoint.pool = StatePool(5, config.grid() * config.grid());
