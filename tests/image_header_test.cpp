@@ -419,6 +419,30 @@ TEST_CASE("a PNG whose chunks make no picture is refused") {
             too_early);
 }
 
+TEST_CASE("the message about an image is not that about the image before") {
+    // A deflate block of type 3, of which stb_image says nothing.
+    const Bytes unknown_block = png(8, 8, 8, 6, {0x78, 0x01, 0x07, 0, 0, 0, 0});
+    const std::string expected = refused(unknown_block);
+    REQUIRE_THAT(expected, ContainsSubstring("is not an image that can be read"));
+    REQUIRE_THAT(refused(png(8, 8, 8, 6, zeros(10'000'000))), ContainsSubstring("more data"));
+    REQUIRE(refused(unknown_block) == expected);
+}
+
+TEST_CASE("a pixel of a colour behind the end of a PNG's palette is opaque") {
+    // One row of a filter byte and the indices 0, 1 and 255, in a block that is not compressed.
+    const Bytes data = {0x78, 0x01, 0x01, 4, 0, 0xfb, 0xff, 0, 0, 1, 255, 0, 0, 0, 0};
+    const Bytes whole = png(3, 1, 8, 3, data);
+    constexpr std::ptrdiff_t after_header = 33;
+    const nca::Image image = nca::decode_image(
+        join({Bytes(whole.begin(), whole.begin() + after_header), chunk("PLTE", {10, 20, 30}),
+              Bytes(whole.begin() + after_header, whole.end())}),
+        "palette.png");
+    REQUIRE_FALSE(image.had_alpha);
+    REQUIRE(Bytes(image.pixels.begin(), image.pixels.begin() + 4) == Bytes{10, 20, 30, 255});
+    REQUIRE(image.pixels[7] == 255);
+    REQUIRE(image.pixels[11] == 255);
+}
+
 TEST_CASE("a BMP of no height, of -2^31 or too short is refused") {
     constexpr std::int64_t least = std::numeric_limits<std::int32_t>::min();
     REQUIRE(refused(bmp(2, 2, 16)).empty());

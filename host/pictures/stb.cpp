@@ -132,6 +132,7 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
     const stbi_io_callbacks callbacks = {Source::read, Source::skip, Source::at_end};
     Image image;
     int components = 0;
+    stbi__g_failure_reason = nullptr;  // a file may be refused without a new one
     const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
         stbi_load_from_callbacks(&callbacks, &source, &image.width, &image.height, &components, 4),
         stbi_image_free);
@@ -141,6 +142,10 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
     }
     image.pixels.assign(pixels.get(), pixels.get() + std::size_t(image.height) * image.width * 4);
     image.had_alpha = components == 2 || components == 4;
+    // A pixel that names a colour behind the end of a PNG's palette gets an alpha of 0 from stb.
+    for (std::size_t i = alpha_channel; !image.had_alpha && i < image.pixels.size(); i += 4) {
+        image.pixels[i] = 255;
+    }
     return image;
 }
 
