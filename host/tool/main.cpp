@@ -4,7 +4,11 @@
 
 #include <nca/error.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <cstdio>
 #include <exception>
 
 namespace {
@@ -36,9 +40,20 @@ int run(int argc, char** argv) {
     }
 }
 
+// Without these a file that is opened later would get a number below 3, and with it what is printed
+// on standard output or standard error.
+void open_missing_standard_files() {
+    int descriptor = 0;
+    while (descriptor >= 0 && descriptor <= STDERR_FILENO) {
+        descriptor = ::open("/dev/null", O_RDWR);
+    }
+    if (descriptor > STDERR_FILENO) ::close(descriptor);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+    open_missing_standard_files();
     std::signal(SIGXFSZ, SIG_IGN);  // so that a limit on file sizes gives a message
     const int code = run(argc, argv);
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
