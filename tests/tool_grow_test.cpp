@@ -216,3 +216,27 @@ TEST_CASE("a mosaic is one animation") {
     }
     REQUIRE(read_file(shop / "out.gif").substr(0, 10) == std::string("GIF89a\xc8\0\x60\0", 10));
 }
+
+TEST_CASE("a model that asks for a grid of much memory needs the user's word") {
+    const Workshop shop;
+    nca::Model model = nca::Model::load(shop.model);
+    const auto grown = [&](int height, int width, const Words& more) {
+        model.history.height = height;
+        model.history.width = width;
+        model.save(shop.model);
+        return nca_tool(Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"} + more);
+    };
+    for (const auto& [height, width] : {std::pair{4096, 4096}, {1600, 1600}, {1, 4096}}) {
+        const Outcome outcome = grown(height, width, {"--scale", "1"});
+        if (height == 1) {  // little memory
+            REQUIRE(outcome.code == 0);
+            continue;
+        }
+        require_message(outcome,
+                        {"grid of " + std::to_string(height), "model.safetensors", "MB", "--size"});
+        REQUIRE(outcome.code == 2);
+        REQUIRE_FALSE(std::filesystem::exists(shop / "new.png"));
+    }
+    REQUIRE(grown(4096, 4096, {"--scale", "1", "--size", "1600x1600"}).code == 0);
+    REQUIRE(grown(500, 500, {}).code == 0);
+}

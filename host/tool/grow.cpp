@@ -92,6 +92,23 @@ void check_pixels(const GrowArguments& arguments, const GridSize& whole, std::in
     }
 }
 
+// Throws UsageError where a model's file, and not the user, asks for a grid that takes much memory.
+void check_memory(const GrowArguments& arguments, const GridSize& grid, const GridSize& whole,
+                  std::int64_t pictures) {
+    constexpr double most_bytes = 300e6;
+    const double states =
+        2.0 * double(arguments.models.size()) * grid.height * grid.width * channels * sizeof(float);
+    const double frames =
+        4.0 * double(pictures) * whole.height * whole.width * arguments.scale * arguments.scale;
+    if (arguments.height || states + frames <= most_bytes) return;
+    throw_error<UsageError>(
+        "the grid of {}x{} cells that {} {} for takes {:.0f} MB at --scale {}: give --size to have "
+        "it so, or a smaller one",
+        grid.height, grid.width,
+        arguments.models.size() > 1 ? "the models" : arguments.models.front().string(),
+        arguments.models.size() > 1 ? "ask" : "asks", (states + frames) / 1e6, arguments.scale);
+}
+
 void check_combinations(const GrowArguments& arguments, Format format) {
     const std::pair<const char*, const std::filesystem::path&> of_one_model[] = {
         {"--compare", arguments.compare}, {"--state-out", arguments.state_out}};
@@ -293,6 +310,7 @@ int grow(const GrowArguments& arguments) {
     const GridSize whole = mosaic_size(layout_of(arguments), grid);
     check_sides(arguments, format, grid, whole);
     check_pixels(arguments, whole, pictures);
+    check_memory(arguments, grid, whole, pictures);
     check_places(arguments, grid);
     const bool compare = !arguments.compare.empty();
     std::vector<float> wanted;
