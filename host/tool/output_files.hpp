@@ -34,9 +34,7 @@ inline void make_folder(const std::filesystem::path& path) {
 inline void require_different(const char* name, const std::filesystem::path& path,
                               const char* other_name, const std::filesystem::path& other) {
     if (path.empty() || other.empty()) return;
-    std::error_code ignored;
-    if (std::filesystem::weakly_canonical(path, ignored) ==
-        std::filesystem::weakly_canonical(other, ignored)) {
+    if (resolved(path) == resolved(other)) {
         throw_error<UsageError>("{}: {} and {} are the same file, name two", path.string(), name,
                                 other_name);
     }
