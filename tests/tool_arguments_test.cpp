@@ -5,6 +5,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/tool.hpp"
 
+#include <nca/model.hpp>
+
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
@@ -311,4 +313,67 @@ TEST_CASE("a file that PyTorch wrote is taken for the notebook's automaton, and 
         nca_tool({"grow", shop / "pytorch", "-o", shop / "new.png", "--steps", "2"});
     REQUIRE(grow.code == 0);
     REQUIRE(contains(grow.err, "notebook"));
+}
+
+TEST_CASE("a message about a very long word is one line of less than 400 characters") {
+    const Workshop shop;
+    const std::string word(100000, 'x');
+    const std::string wide = [] {
+        std::string text;
+        for (int i = 0; i < 30000; ++i) text += "é";
+        return text;
+    }();
+    const Words train = {"train", shop.target, "-o", shop / "new"};
+    for (const std::string& text : {word, wide}) {
+        for (const Words& words :
+             {Words{text},
+              Words{"--" + text},
+              train + Words{text},
+              train + Words{"--" + text},
+              train + Words{"--batch", text},
+              train + Words{"--preset", text},
+              train + Words{"--device", text},
+              train + Words{"--precision", text},
+              train + Words{"--steps", text},
+              train + Words{"--log", text},
+              train + Words{"--report", text},
+              Words{"train", text, "-o", shop / "new"},
+              Words{"train", shop.target, "-o", text},
+              Words{"info", text},
+              Words{"convert", text, text},
+              Words{"grow", shop.model, "-o", text},
+              Words{"grow", shop.model, "-o", text + ".png"},
+              Words{"grow", shop.model, "-o", shop / "a.png", "--size", text},
+              Words{"grow", shop.model, "-o", shop / "a.png", "--damage", text},
+              Words{"grow", shop.model, "-o", shop / "a.png", "--seed-at", text}}) {
+            const Outcome outcome = nca_tool(words);
+            require_message(outcome, {});
+            REQUIRE(outcome.code > 0);
+            REQUIRE(outcome.err.size() <= std::string("nca: \n").size() + 399);
+        }
+    }
+}
+
+TEST_CASE("names reach the terminal without what it would obey") {
+    const Workshop shop;
+    const std::string name = shop /
+                             "fish\xc2\x9b"
+                             "31m\x9b\u202egnp";
+    for (const Words& words : {Words{"info", name}, Words{"train", name, "-o", shop / "new"},
+                               Words{"grow", shop.model, "-o", name},
+                               Words{"train", shop.target, "-o", shop / "new", "--preset", name}}) {
+        const Outcome outcome = nca_tool(words);
+        require_message(outcome, {"fish?31m"});
+        REQUIRE_FALSE(contains(outcome.err, "\x9b"));
+        REQUIRE_FALSE(contains(outcome.err, "\u202e"));
+    }
+    // From a model's metadata.
+    nca::Model model = nca::Model::load(shop.model);
+    model.history.target = "fish\u009b31m\u202egnp";
+    model.history.preset = "a\x1b[2Jb";
+    model.save(shop.model);
+    const Outcome outcome = nca_tool({"info", shop.model});
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.out, "fish?31m?gnp"));
+    REQUIRE(contains(outcome.out, "a?[2Jb"));
 }

@@ -64,7 +64,7 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
     run("whole", {"--iterations", "7"});
     run("parts", {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
     // As if it had been killed after its fifth iteration with the checkpoint of the third.
-    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
+    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint", "--overwrite"});
     run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
     REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
 
@@ -124,7 +124,7 @@ TEST_CASE("resuming drops a row of the log that a crash cut off") {
 TEST_CASE("a checkpoint of another configuration is refused and everything left alone") {
     const Workshop shop;
     const Words train = shop.train_words() + Words{"-o", shop.model, "--iterations", "3"};
-    REQUIRE(nca_tool(train + Words{"--checkpoint", shop / "checkpoint"}).code == 0);
+    REQUIRE(nca_tool(train + Words{"--checkpoint", shop / "checkpoint", "--overwrite"}).code == 0);
     write_file(shop / "log.csv", "mine\n");
     const auto before = shop.contents();
     const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
@@ -139,8 +139,9 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
         REQUIRE(outcome.code == 1);
         REQUIRE(shop.contents() == before);
     }
-    // A run that is done cannot be resumed, and its model stays.
-    const Outcome finished = nca_tool(train + resume);
+    // A run cannot be resumed behind its end, and its model stays.
+    const Outcome finished =
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "2"} + resume);
     require_message(finished, {"checkpoint", "3", "--iterations"});
     REQUIRE(finished.code == 2);
     REQUIRE(shop.contents() == before);
@@ -223,4 +224,138 @@ TEST_CASE("a second signal ends the tool at once") {
     }));
     REQUIRE(process.wait().signal == SIGINT);
     REQUIRE_FALSE(std::filesystem::exists(shop / "new"));
+}
+
+TEST_CASE("a resume at the last iteration writes the model of the run that was killed there") {
+    const Workshop shop;
+    const Words words = shop.train_words() + Words{"-o",           shop / "new",
+                                                   "--log",        shop / "new.csv",
+                                                   "--checkpoint", shop / "checkpoint",
+                                                   "--every",      "3",
+                                                   "--iterations", "6"};
+    REQUIRE(nca_tool(words).code == 0);
+    const std::string model = read_file(shop / "new");
+    const std::string log = read_file(shop / "new.csv");
+    std::filesystem::remove(shop / "new");
+    const Outcome outcome = nca_tool(words + Words{"--resume", shop / "checkpoint"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE((read_file(shop / "new") == model));
+    REQUIRE(read_file(shop / "new.csv") == log);
+}
+
+TEST_CASE("a log has all rows that come before the checkpoint, whenever the run is killed") {
+    const Workshop shop;
+    const Words words =
+        shop.train_words() + Words{"-o",           shop / "new",        "--log",   shop / "new.csv",
+                                   "--checkpoint", shop / "checkpoint", "--every", "7",
+                                   "--iterations", "100000000"};
+    Process process(tool_command(words));
+    REQUIRE(eventually([&] { return std::filesystem::exists(shop / "checkpoint"); }));
+    process.kill(SIGKILL);
+    REQUIRE(process.wait().signal == SIGKILL);
+    const std::int64_t done = nca::iterations_in_file(shop / "checkpoint");
+    REQUIRE(done > 0);
+    REQUIRE(done % 7 == 0);
+    // The file is read as the crash has left it.
+    const std::string log = read_file(shop / "new.csv");
+    for (std::int64_t i = 0; i < done; ++i) {
+        REQUIRE(contains(log, "\n" + std::to_string(i) + ","));
+    }
+}
+
+TEST_CASE("the command that is printed goes on, whatever the names are") {
+    for (const std::string& name : {std::string("two words"), std::string("it's \"$HOME\" \\"),
+                                    std::string("-dash"), std::string("\xe9t\xe9"),
+                                    std::string("bell\a \xc2\x9b"
+                                                "31m")}) {
+        const Workshop shop;
+        const std::string target = shop / (name + ".png");
+        std::filesystem::copy(shop.target, target);
+        Words words =
+            shop.train_words() + Words{"--overwrite",  "--log",     shop / (name + ".csv"),
+                                       "--iterations", "100000000", "-o",
+                                       shop / name,    "--",        target};
+        words.erase(words.begin() + 1);  // the target before its options
+        Process process(tool_command(words));
+        REQUIRE(eventually([&] { return contains(read_file(shop / (name + ".csv")), "\n2,"); }));
+        process.kill(SIGINT);
+        const Outcome stopped = process.wait();
+        INFO(stopped.err);
+        REQUIRE(stopped.code == 1);
+        const std::string mark = "go on with: ";
+        const std::size_t at = stopped.err.find(mark);
+        REQUIRE(at != std::string::npos);
+        std::string command = stopped.err.substr(at + mark.size());
+        command.resize(command.find('\n'));
+        const std::int64_t done = nca::Model::load(shop / name).history.iterations;
+        const std::string wanted = "100000000";
+        command.replace(command.find(wanted), wanted.size(), std::to_string(done + 2));
+        const Outcome resumed = Process({"/bin/bash", "-c", command}).wait();
+        INFO(command << resumed.err);
+        REQUIRE(resumed.code == 0);
+        REQUIRE(nca::Model::load(shop / name).history.iterations == done + 2);
+    }
+}
+
+TEST_CASE("the files of an earlier run are not replaced unless that is asked for") {
+    const Workshop shop;
+    const std::string model = shop / "new", log = shop / "new.csv", checkpoint = shop / "c";
+    const Words words = shop.train_words() + Words{"-o", model, "--log", log};
+    const Words with_checkpoint = words + Words{"--checkpoint", checkpoint};
+    REQUIRE(nca_tool(with_checkpoint + Words{"--iterations", "5"}).code == 0);
+    const auto refused = [&](const Words& more, const Words& named) {
+        const auto before = shop.contents();
+        const Outcome outcome = nca_tool(more);
+        require_message(outcome, named + Words{"5 iterations of an earlier run", "--overwrite"});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(shop.contents() == before);
+    };
+    for (const char* iterations : {"3", "5", "8000"}) {
+        const Words count = {"--iterations", iterations};
+        refused(with_checkpoint + count, {checkpoint, "--resume " + checkpoint});
+        refused(words + count, {model});
+        refused(shop.train_words() + Words{"-o", shop / "other", "--log", log} + count, {log});
+        // Ctrl-C would write it.
+        std::filesystem::copy(checkpoint, shop / "other.checkpoint");
+        refused(shop.train_words() + Words{"-o", shop / "other"} + count, {"other.checkpoint"});
+        std::filesystem::remove(shop / "other.checkpoint");
+        // The report's page shows no work that is lost with it.
+        REQUIRE(
+            nca_tool(shop.train_words() + Words{"-o", shop / "other", "--overwrite", "--iterations",
+                                                "1", "--report", shop / "page.html"})
+                .code == 0);
+        std::filesystem::remove(shop / "other");
+    }
+    REQUIRE(nca_tool(with_checkpoint + Words{"--iterations", "6", "--resume", checkpoint}).code ==
+            0);
+    REQUIRE(nca_tool(with_checkpoint + Words{"--iterations", "2", "--overwrite"}).code == 0);
+    REQUIRE(nca::iterations_in_file(model) == 2);
+    REQUIRE(nca::iterations_in_file(checkpoint) == 2);
+}
+
+TEST_CASE("the checkpoint that Ctrl-C writes destroys no other file") {
+    const Workshop shop;
+    const std::string checkpoint = shop / "new.checkpoint";
+    std::filesystem::copy(shop.target, checkpoint);
+    const auto before = shop.contents();
+    const Words train = {"train", shop.target, "-o", shop / "new", "--iterations", "2"};
+    for (const Words& words :
+         {train + Words{"--log", checkpoint}, train + Words{"--report", checkpoint},
+          Words{"train", checkpoint, "-o", shop / "new"}}) {
+        const Outcome outcome = nca_tool(words);
+        require_message(outcome, {checkpoint, "stopped run", "same file"});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("temporary files of runs that were killed go at the next start") {
+    const Workshop shop;
+    const Words words = shop.train_words() + Words{"-o", shop / "new", "--iterations", "2"};
+    for (const char* name : {".nca-4194305-0.tmp", ".nca-4194305-7.tmp"}) {
+        write_file(shop / name, std::string(100000, 'x'));
+    }
+    REQUIRE(nca_tool(words).code == 0);
+    REQUIRE(shop.contents().size() == 3);  // target, model and new
 }

@@ -110,9 +110,9 @@ TEST_CASE("one of several trainings that fails does not stop the others, and is 
     const Words words = gallery.train_words(gallery.names, 2) + Words{"-o", gallery / "new"};
     // A checkpoint of another seed is refused when its turn comes.
     REQUIRE(nca_tool(words + Words{"--iterations", "2", "--checkpoint", gallery / "c"}).code == 0);
-    REQUIRE(nca_tool(gallery.train_words({"bb"}, 1) + Words{"-o", gallery / "other", "--iterations",
-                                                            "2", "--seed", "9", "--checkpoint",
-                                                            gallery / "c/bb.checkpoint"})
+    REQUIRE(nca_tool(gallery.train_words({"bb"}, 1) +
+                     Words{"-o", gallery / "other", "--iterations", "2", "--seed", "9",
+                           "--overwrite", "--checkpoint", gallery / "c/bb.checkpoint"})
                 .code == 0);
     const std::string before = gallery.file("new", "bb.safetensors");
     const Outcome outcome = nca_tool(words + Words{"--iterations", "4", "--resume", gallery / "c"});
@@ -242,4 +242,44 @@ TEST_CASE("threads are shared out evenly, and each training has one") {
             REQUIRE(sum == std::max(threads, trainings));
         }
     }
+}
+
+TEST_CASE("trainings that are done stay so where a name is not UTF-8") {
+    const Gallery gallery;
+    const std::string name =
+        "b\xe9"
+        "b";
+    const std::string target = gallery / (name + ".png");
+    std::filesystem::copy(gallery / "a.png", target);
+    Words words = gallery.train_words({"a"}, 1) + Words{"-o", gallery / "new", "--iterations",
+                                                        "2",  "--checkpoint",  gallery / "new"};
+    words.insert(words.begin() + 1, target);
+    REQUIRE(nca_tool(words).code == 0);
+    std::erase(words, "--quiet");
+    const Outcome outcome = nca_tool(words + Words{"--resume", gallery / "new"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "b?b: all 2 iterations are done already"));
+}
+
+TEST_CASE("of several targets none is begun anew over an earlier run, unless that is asked for") {
+    const Gallery gallery;
+    const Words words = gallery.train_words(gallery.names, 2) +
+                        Words{"-o", gallery / "new", "--log", gallery / "new"};
+    REQUIRE(nca_tool(words + Words{"--iterations", "2"}).code == 0);
+    const std::string model = gallery.file("new", "bb.safetensors");
+    const std::string log = gallery.file("new", "bb.csv");
+    for (const Words& more :
+         {Words{"--iterations", "2"}, Words{"--iterations", "9"},
+          // Its models are not done by this, and there is nothing to go on with.
+          Words{"--iterations", "9", "--seed", "3", "--checkpoint", gallery / "new", "--resume",
+                gallery / "new"}}) {
+        const Outcome outcome = nca_tool(words + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code > 0);
+        REQUIRE(gallery.file("new", "bb.safetensors") == model);
+        REQUIRE(gallery.file("new", "bb.csv") == log);
+    }
+    REQUIRE(nca_tool(words + Words{"--iterations", "3", "--overwrite"}).code == 0);
+    REQUIRE(gallery.file("new", "bb.safetensors") != model);
 }

@@ -47,8 +47,9 @@ TEST_CASE("a target that is transparent where the start cell is gets a warning")
 TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
     const Workshop shop;
     for (const char* choice : {"0", "1"}) {
-        const Words words = {"--preset", "notebook", "--identity-filter", choice, "--iterations",
-                             "1",        "-o",       shop / "new"};
+        const Words words = {"--preset",    "notebook",     "--identity-filter",
+                             choice,        "--iterations", "1",
+                             "--overwrite", "-o",           shop / "new"};
         REQUIRE(nca_tool(shop.train_words() + words).code == 0);
         const nca::Rule rule = nca::Model::load(shop / "new").rule;
         REQUIRE(rule.filters[0][4] == (*choice == '1' ? 1.0F : 0.0F));
@@ -59,8 +60,8 @@ TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
 TEST_CASE("a run that failed on the way and has learnt nothing leaves the old model alone") {
     const Workshop shop;
     const auto before = shop.contents();
-    const Outcome outcome =
-        nca_tool(shop.train_words() + Words{"-o", shop.model, "--lr", "10", "--iterations", "4"});
+    const Outcome outcome = nca_tool(shop.train_words() + Words{"-o", shop.model, "--overwrite",
+                                                                "--lr", "10", "--iterations", "4"});
     INFO(outcome.err);
     REQUIRE(outcome.code == 1);
     REQUIRE(contains(outcome.err, "back to the last good weights"));
@@ -72,11 +73,58 @@ TEST_CASE("a run that failed on the way and has learnt nothing leaves the old mo
 TEST_CASE("training that fails for good leaves the old model alone") {
     const Workshop shop;
     const auto before = shop.contents();
-    const Outcome outcome = nca_tool(shop.train_words() +
-                                     Words{"-o", shop.model, "--lr", "1e30", "--iterations", "50"});
+    const Outcome outcome =
+        nca_tool(shop.train_words() +
+                 Words{"-o", shop.model, "--overwrite", "--lr", "1e30", "--iterations", "50"});
     INFO(outcome.err);
     REQUIRE(outcome.code == 1);
     REQUIRE(contains(outcome.err, "learning rate"));
     REQUIRE(contains(outcome.err, "was not written"));
     REQUIRE(shop.contents() == before);
+}
+
+TEST_CASE("parts of a target that will not grow are named before training") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    Words words =
+        shop.train_words() + Words{"-o", shop / "new", "--overwrite", "--iterations", "1"};
+    std::erase(words, "--quiet");
+    *(std::find(words.begin(), words.end(), "--size") + 1) = "12";
+    // A block in the middle, and a pixel at the left edge, behind a gap.
+    for (const int gap : {0, 2, 3}) {
+        for (int y = 0; y < 12; ++y) {
+            for (int x = 0; x < 10; ++x) {
+                const bool block = y >= 4 && y < 8 && x > gap && x < 8;
+                const bool part = y == 6 && x == 0;
+                picture.pixel(y, x)[3] = static_cast<std::uint8_t>(block || part ? 255 : 0);
+            }
+        }
+        nca::save_png(shop.target, picture);
+        const Outcome outcome = nca_tool(words);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        const std::string expected =
+            shop.target + ": 1 of its " + std::to_string(4 * (7 - gap) + 1) +
+            " cells, the first in row 8 and column 3 of the grid, are not connected to the start";
+        REQUIRE(contains(outcome.err, expected) == (gap == 3));
+        REQUIRE(contains(outcome.err, "not connected") == (gap == 3));
+    }
+}
+
+TEST_CASE("a run that gives up on a hollow target names the hole") {
+    const Workshop shop;
+    for (const bool hollow : {true, false}) {
+        nca::Image picture = disc_picture();
+        for (int y = 2; y < 10; ++y) {
+            for (int x = 2; x < 8; ++x) {
+                picture.pixel(y, x)[3] = static_cast<std::uint8_t>(hollow ? 0 : 255);
+            }
+        }
+        nca::save_png(shop.target, picture);
+        const Outcome outcome = nca_tool(
+            shop.train_words() + Words{"-o", shop / "new", "--lr", "1e30", "--iterations", "50"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 1);
+        REQUIRE(contains(outcome.err, "the target is transparent in the middle") == hollow);
+    }
 }

@@ -3,12 +3,37 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/tool.hpp"
 
+#include <nca/model.hpp>
+
 #include <sys/stat.h>
+#include <unistd.h>
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
 using namespace nca::test;
+
+namespace {
+
+// A program in a mount namespace of its own; skipped where the system does not allow that.
+bool can_mount() {
+    return Process(
+               {"/bin/sh", "-c",
+                "unshare -m sh -c 'touch /tmp/nca-test-$$ && mount --bind /tmp/nca-test-$$ "
+                "/tmp/nca-test-$$ && umount /tmp/nca-test-$$; rm /tmp/nca-test-$$' 2>/dev/null"})
+               .wait()
+               .code == 0;
+}
+
+std::string quoted(const Words& words) {
+    std::string text;
+    for (const std::string& word : words) text += "'" + word + "' ";
+    return text;
+}
+
+}  // namespace
 
 TEST_CASE("places that cannot be written are noticed before training starts") {
     const Workshop shop;
@@ -56,8 +81,8 @@ TEST_CASE("a disk that is full at the end leaves the old model and says so") {
     const Workshop shop;
     const auto before = shop.contents();
     const rlim_t limit = 16384;  // less than a model
-    const Outcome train =
-        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "1"}, limit);
+    const Outcome train = nca_tool(
+        shop.train_words() + Words{"-o", shop.model, "--iterations", "1", "--overwrite"}, limit);
     require_message(train, {"model.safetensors"});
     REQUIRE(train.code == 1);
     REQUIRE(shop.contents() == before);
@@ -106,4 +131,136 @@ TEST_CASE("results that nobody can read are a failure") {
     const Outcome outcome = Process({"/bin/sh", "-c", command}).wait();
     REQUIRE(outcome.code == 1);
     REQUIRE(contains(read_file(shop / "err"), "standard output"));
+}
+
+TEST_CASE("a file that cannot be replaced is noticed before training starts") {
+    const Workshop shop;
+    write_file(shop / "new", "old");
+    write_file(shop / "other", "");
+    const Words words =
+        tool_command(shop.train_words() + Words{"-o", shop / "new", "--iterations", "100000000"});
+    if (!can_mount()) {
+        WARN("skipped: no mount namespaces here");
+    } else {
+        const std::string script =
+            "mount --bind " + (shop / "other") + " " + (shop / "new") + " && " + quoted(words);
+        const Outcome outcome = Process({"/usr/bin/unshare", "-m", "sh", "-c", script}).wait();
+        require_message(outcome, {"cannot write " + (shop / "new"), "mount point"});
+        REQUIRE(outcome.code == 1);
+    }
+    // Another user's file in a folder such as /tmp.
+    if (geteuid() != 0) return;
+    const std::filesystem::path folder = std::filesystem::path(shop.target).parent_path();
+    std::filesystem::permissions(folder,
+                                 std::filesystem::perms::all | std::filesystem::perms::sticky_bit);
+    const Outcome outcome =
+        Process(Words{"/usr/bin/setpriv", "--reuid", "65534", "--clear-groups"} + words).wait();
+    require_message(outcome, {"cannot write " + (shop / "new"), "may not be replaced"});
+    REQUIRE(outcome.code == 1);
+    REQUIRE(read_file(shop / "new") == "old");
+    REQUIRE(shop.contents().size() == 4);
+}
+
+TEST_CASE("weights that cannot be put in their place at the end are kept") {
+    if (!can_mount()) {
+        WARN("skipped: no mount namespaces here");
+        return;
+    }
+    const Workshop shop;
+    write_file(shop / "new", "old");
+    write_file(shop / "other", "");
+    const std::string train =
+        quoted(tool_command(shop.train_words() + Words{"-o", shop / "new", "--log",
+                                                       shop / "log.csv", "--iterations", "2000"}));
+    const Words script = {"/usr/bin/unshare", "-m", "sh", "-c",
+                          train + "& until grep -q ^2, " + (shop / "log.csv") +
+                              " 2>/dev/null; do :; done; mount --bind " + (shop / "other") + " " +
+                              (shop / "new") + "; wait $!"};
+    const Outcome outcome = Process(script).wait();
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 1);
+    REQUIRE(contains(outcome.err, "cannot replace " + (shop / "new")));
+    REQUIRE(contains(outcome.err, (shop / "new.rescued")));
+    REQUIRE(contains(outcome.err, "go on with: "));
+    REQUIRE(nca::Model::load(shop / "new.rescued").history.iterations == 2000);
+    REQUIRE(nca::iterations_in_file(shop / "new.checkpoint") == 2000);
+    REQUIRE(read_file(shop / "new") == "old");
+    const auto command = outcome.err.substr(outcome.err.find("go on with: ") + 12);
+    REQUIRE(Process({"/bin/bash", "-c", command}).wait().code == 0);
+    REQUIRE((read_file(shop / "new") == read_file(shop / "new.rescued")));
+}
+
+TEST_CASE("an empty name of a file is refused") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const Words train = {"train", shop.target, "-o", shop / "new", "--iterations", "2"};
+    const std::vector<std::pair<Words, std::string>> cases = {
+        {{"train", shop.target, "-o", ""}, "--output"},
+        {{"train", shop.target, "--output="}, "--output="},
+        {{"train", "", "-o", shop / "new"}, "TARGET"},
+        {{"train", shop.target, "", "-o", shop / "new"}, "TARGET"},
+        {train + Words{"--resume", ""}, "--resume"},
+        {{"train", shop.target, "-o", shop / "new", "--resume=", "--iterations", "2"}, "--resume="},
+        {train + Words{"--log", ""}, "--log"},
+        {train + Words{"--checkpoint", ""}, "--checkpoint"},
+        {train + Words{"--report", ""}, "--report"},
+        {train + Words{"--pictures", ""}, "--pictures"},
+        {{"grow", "", "-o", shop / "new.png"}, "MODEL"},
+        {{"grow", shop.model, "-o", ""}, "--output"},
+        {{"grow", shop.model, "-o", shop / "new.png", "--compare", ""}, "--compare"},
+        {{"grow", shop.model, "-o", shop / "new.png", "--state-out", ""}, "--state-out"},
+        {{"gradcheck", "", shop.target}, "MODEL"},
+        {{"gradcheck", shop.model, ""}, "TARGET"},
+        {{"gradcheck", shop.model, shop.target, "--out", ""}, "--out"},
+        {{"info", ""}, "MODEL"},
+        {{"convert", "", shop / "new.json"}, "IN"},
+        {{"convert", shop.model, ""}, "OUT"},
+    };
+    for (const auto& [words, named] : cases) {
+        INFO(quoted(words));
+        const Outcome outcome = nca_tool(words);
+        require_message(outcome, {named, "leave the option out"});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(shop.contents() == before);
+    }
+}
+
+TEST_CASE("messages do not get into data files where standard files are closed") {
+    const Workshop shop;
+    const std::string reference = shop / "reference";
+    const Words words = shop.train_words() + Words{"--iterations", "4", "--overwrite"};
+    REQUIRE(nca_tool(words + Words{"-o", reference}).code == 0);
+    for (const char* closed :
+         {"<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"}) {
+        INFO(closed);
+        Words spoken = words;  // without --quiet
+        std::erase(spoken, "--quiet");
+        const std::string command =
+            quoted(tool_command(spoken + Words{"-o", shop / "new", "--log", shop / "log.csv",
+                                               "--checkpoint", shop / "c", "--every", "1"})) +
+            closed;
+        REQUIRE(Process({"/bin/sh", "-c", command}).wait().code == 0);
+        REQUIRE((read_file(shop / "new") == read_file(reference)));
+        REQUIRE(nca::iterations_in_file(shop / "c") == 4);
+        REQUIRE(read_file(shop / "log.csv").starts_with("# engine: "));
+        REQUIRE(std::ranges::count(read_file(shop / "log.csv"), '\n') == 6);
+        const std::string info = tool_command({})[0] + " info " + shop.model + " " + closed;
+        REQUIRE(Process({"/bin/sh", "-c", info}).wait().code == 0);
+    }
+}
+
+TEST_CASE("a name of 255 bytes is written like any other") {
+    const Workshop shop;
+    const std::string model = shop / std::string(255, 'm');
+    const std::string log = shop / std::string(255, 'l');
+    const std::string checkpoint = shop / std::string(255, 'c');
+    const Words words = shop.train_words() + Words{"-o", model, "--log", log, "--iterations"};
+    REQUIRE(nca_tool(words + Words{"2"}).code == 0);
+    REQUIRE(nca_tool(words + Words{"2", "--overwrite", "--checkpoint", checkpoint}).code == 0);
+    REQUIRE(nca_tool(words + Words{"3", "--resume", checkpoint}).code == 0);
+    REQUIRE(nca::iterations_in_file(model) == 3);
+    const Outcome outcome =
+        nca_tool(shop.train_words() + Words{"-o", shop / std::string(256, 'm')});
+    require_message(outcome, {"shorter name"});
+    REQUIRE(outcome.code == 1);
 }

@@ -25,7 +25,7 @@ int train(const TrainArguments& arguments) {
     describe(training.trainer(), arguments);
     training.check_target();
     if (training.run() == RunState::done) return exit_done;
-    if (training.can_resume()) progress.of(0).say("go on with: {}", arguments.resume_command);
+    if (training.can_resume()) say_whole("go on with: " + arguments.resume_command);
     return exit_failed;
 }
 

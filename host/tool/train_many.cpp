@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // `nca train` with several targets: independent trainings side by side, on several threads.
 #include "host/core/throw_error.hpp"
+#include "host/files/json_fields.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
@@ -15,6 +16,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 
 namespace nca::tool {
@@ -66,10 +68,8 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
 // Checks all trainings before hours of work. Throws Error and UsageError.
 void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
     const TrainArguments& common = many.common;
-    std::error_code ignored;
     if (!common.checkpoint.empty() && !common.resume.empty() &&
-        std::filesystem::weakly_canonical(common.checkpoint, ignored) !=
-            std::filesystem::weakly_canonical(common.resume, ignored)) {
+        resolved(common.checkpoint) != resolved(common.resume)) {
         throw_error<UsageError>(
             "--checkpoint {} and --resume {}: several targets go on in the folder that they came "
             "from, name one",
@@ -96,7 +96,7 @@ bool is_done(const TrainArguments& arguments) {
     try {
         const TrainingHistory history = Model::load(arguments.output).history;
         return history.preset == arguments.config.preset && history.seed == arguments.config.seed &&
-               history.target == arguments.target.filename() &&
+               history.target == as_in_file(arguments.target.filename().string()) &&
                history.iterations >= arguments.iterations;
     } catch (const Error&) {
         return false;
@@ -113,8 +113,9 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
             found = true;
         } else if (std::filesystem::exists(run.arguments.resume, ignored)) {
             found = true;
-        } else {
+        } else {  // nothing of it is lost but the log of its begin
             run.arguments.resume.clear();
+            run.arguments.overwrite |= iterations_in_file(run.arguments.output) == 0;
         }
     }
     if (!found) {
@@ -172,13 +173,18 @@ void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int 
     Progress progress(names, common.iterations, common.quiet);
     std::atomic<std::size_t> next = 0;
     std::vector<std::jthread> threads;
-    for (int i = 0; i < workers; ++i) {
-        threads.emplace_back([&] {
-            for (std::size_t j = next++; j < runs.size() && stop_signal == 0; j = next++) {
-                train_one(*runs[j], progress.of(j));
-            }
-        });
+    const auto work = [&] {
+        for (std::size_t j = next++; j < runs.size() && stop_signal == 0; j = next++) {
+            train_one(*runs[j], progress.of(j));
+        }
+    };
+    try {
+        for (int i = 1; i < workers; ++i) threads.emplace_back(work);
+    } catch (const std::system_error& error) {  // fewer then
+        progress.say(fmt::format("only {} trainings at a time: no more threads can be made ({})",
+                                 threads.size() + 1, error.what()));
     }
+    if (workers > 0) work();
 }
 
 int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
@@ -197,7 +203,7 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
     }
     if (count(End::stopped) + count(End::not_begun) > 0) {
         say("stopped with {} of {} trainings done", done, runs.size());
-        say("go on with: {}", common.resume_command);
+        say_whole("go on with: " + common.resume_command);
     }
     return exit_failed;
 }
@@ -210,6 +216,9 @@ int train(const TrainManyArguments& many) {
     std::vector<Run> runs = runs_of(many);
     check(many, runs);
     if (!common.resume.empty()) look_for_checkpoints(common.resume, runs);
+    for (const Run& run : runs) {
+        if (run.end != End::done) require_no_earlier_run(run.arguments);
+    }
     make_folders(common, runs);
     std::vector<Run*> to_train;
     for (Run& run : runs) {

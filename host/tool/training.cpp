@@ -5,6 +5,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
+#include "host/tool/target_parts.hpp"
 #include "host/tool/training_pictures.hpp"
 
 #include <nca/error.hpp>
@@ -16,12 +17,17 @@
 namespace nca::tool {
 namespace {
 
+constexpr auto hole = "transparent in the middle, where the start cell is";
+
 using NamedPath = std::pair<const char*, std::filesystem::path>;
 
 // The files that are written, without pictures. An empty path is an option not given.
 std::vector<NamedPath> single_files(const TrainArguments& arguments) {
     return {{"MODEL", arguments.output},
             {"--checkpoint", arguments.checkpoint},
+            // Where there is no --checkpoint, Ctrl-C writes this one.
+            {"the checkpoint of a stopped run",
+             arguments.checkpoint.empty() ? arguments.stop_checkpoint : ""},
             {"--log", arguments.log},
             {"--report", arguments.report}};
 }
@@ -58,9 +64,27 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
         for (std::size_t j = i + 1; j < files.size(); ++j) {
             require_different(name, path, files[j].first, files[j].second);
         }
-        if (path != arguments.checkpoint) {  // a run may resume from its own
+        if (path != arguments.stop_checkpoint) {  // a run may resume from its own
             require_different(name, path, "--resume", arguments.resume);
         }
+    }
+}
+
+void require_no_earlier_run(const TrainArguments& arguments) {
+    if (arguments.overwrite || !arguments.resume.empty()) return;
+    const std::filesystem::path& checkpoint = arguments.stop_checkpoint;
+    const std::pair<const std::filesystem::path&, std::int64_t> files[] = {
+        {checkpoint, iterations_in_file(checkpoint)},
+        {arguments.output, iterations_in_file(arguments.output)},
+        {arguments.log, TrainingLog::rows_in(arguments.log)}};
+    for (const auto& [path, iterations] : files) {
+        if (iterations == 0) continue;
+        throw_error<UsageError>(
+            "{} has {} iterations of an earlier run: give {}--overwrite to begin anew, or name "
+            "another file",
+            path.string(), iterations,
+            files[0].second > 0 ? fmt::format("--resume {} to go on or ", checkpoint.string())
+                                : "");
     }
 }
 
@@ -75,9 +99,9 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
     : arguments_(arguments), progress_(progress), trainer_(start()) {
     if (!arguments.resume.empty()) {
         trainer_.resume(arguments.resume);
-        if (trainer_.iteration() >= arguments.iterations) {
+        if (trainer_.iteration() > arguments.iterations) {
             throw_error<UsageError>(
-                "{} has {} iterations done already, so nothing is left of {}: take more "
+                "{} has {} iterations already, more than {}: take more "
                 "--iterations",
                 arguments.resume.string(), trainer_.iteration(), arguments.iterations);
         }
@@ -93,21 +117,33 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
 }
 
 void Training::check_target() {
-    const std::size_t middle =
-        std::size_t(arguments_.config.grid() / 2) * (arguments_.config.grid() + 1);
-    if (!arguments_.quiet &&
-        trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold) {
-        progress_.say(
-            "{} is transparent in the middle, where the start cell is, and training is likely to "
-            "die of that: move the picture",
-            arguments_.target.string());
+    if (arguments_.quiet) return;
+    const TrainingConfig& config = trainer_.config();
+    const std::string target = arguments_.target.string();
+    if (starts_in_a_hole()) {
+        progress_.say("{} is {}, and training is likely to die of that: move the picture", target,
+                      hole);
+        return;
     }
+    const Unreached unreached =
+        find_unreached(trainer_.target(), config.grid(), config.rule.edges == Edges::circular);
+    if (unreached.cells == 0) return;
+    progress_.say(
+        "{}: {} of its {} cells, the first in row {} and column {} of the grid, are not connected "
+        "to the start cell in the middle and will not grow: join the parts, or leave them out",
+        target, unreached.cells, unreached.all, unreached.first.y, unreached.first.x);
+}
+
+bool Training::starts_in_a_hole() const {
+    const int grid = trainer_.config().grid();
+    const std::size_t middle = std::size_t(grid / 2) * std::size_t(grid + 1);
+    return trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold;
 }
 
 RunState Training::run() {
     try {
         const RunState state = train_and_save();
-        finish_report(state);
+        finish_report(state, save_error_);
         return state;
     } catch (const std::exception& error) {
         finish_report(RunState::failed, error.what());
@@ -120,8 +156,7 @@ RunState Training::train_and_save() {
     while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) iterate();
     report_log(log_ && !log_->sync());
     if (trainer_.iteration() >= arguments_.iterations) {
-        finish();
-        return RunState::done;
+        return finish();
     }
     if (trainer_.iteration() == first) {
         progress_.say("stopped before the first iteration was done: nothing new to save");
@@ -133,6 +168,7 @@ RunState Training::train_and_save() {
 
 Trainer Training::start() {
     require_different_files(arguments_, arguments_.target);
+    require_no_earlier_run(arguments_);
     require_writable_files(arguments_);
     const Image target = load_target(arguments_.target);
     if (!target.had_alpha && !arguments_.quiet) {
@@ -171,8 +207,10 @@ void Training::iterate() {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
         report_log(log_ && !log_->sync());
-        throw_error<Error>("{}; {} was not written{}", message_of(error),
-                           arguments_.output.string(), last_checkpoint());
+        throw_error<Error>(
+            "{}; {} was not written{}{}", message_of(error), arguments_.output.string(),
+            last_checkpoint(),
+            starts_in_a_hole() ? fmt::format("; the target is {}: move the picture", hole) : "");
     }
     for (const IterationReport& report : reports) {
         progress_.add(report);
@@ -206,6 +244,8 @@ void Training::report_log(bool failed) {
 }
 
 void Training::save_checkpoint() {
+    // First the log: a run that is resumed from the checkpoint has all rows before it.
+    report_log(log_ && !log_->sync());
     try {
         trainer_.save_checkpoint(arguments_.checkpoint);
         checkpointed_ = trainer_.iteration();
@@ -220,7 +260,7 @@ std::string Training::last_checkpoint() const {
                                            arguments_.checkpoint.string(), checkpointed_);
 }
 
-void Training::finish() {
+RunState Training::finish() {
     const Model model = trainer_.model();
     if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
         throw_error<Error>(
@@ -232,11 +272,15 @@ void Training::finish() {
     try {
         model.save(arguments_.output);
     } catch (const IoError& error) {
-        throw_error<IoError>(
-            "{}{}", error.what(),
-            checkpointed_ < 0
-                ? "; the weights are lost, --checkpoint keeps some"
-                : last_checkpoint() + ", go on from it with: " + arguments_.resume_command);
+        if (!failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); }).empty()) {
+            throw_error<IoError>("{}; no checkpoint could be written either{}", error.what(),
+                                 last_checkpoint());
+        }
+        save_error_ = error.what();
+        saved_ = true;
+        progress_.say("{}; the weights are in {}", error.what(),
+                      arguments_.stop_checkpoint.string());
+        return RunState::failed;
     }
     if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
         trainer_.save_checkpoint(arguments_.checkpoint);
@@ -246,6 +290,7 @@ void Training::finish() {
                                     without_controls(arguments_.output.string()),
                                     model.history.iterations, model.history.loss));
     }
+    return RunState::done;
 }
 
 void Training::stop() {

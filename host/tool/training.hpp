@@ -21,6 +21,9 @@ std::string description(const TrainingConfig& config);
 
 // Throws UsageError where the training would write two files to one path, or to the target.
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target);
+// Throws UsageError where one of these files is of an earlier run that has done an iteration, and
+// neither --resume nor --overwrite was given.
+void require_no_earlier_run(const TrainArguments& arguments);
 // Throws IoError where one of these files, pictures excepted, cannot be written.
 void require_writable_files(const TrainArguments& arguments);
 
@@ -31,22 +34,23 @@ public:
     Training(const TrainArguments& arguments, Progress::Training progress);
 
     const Trainer& trainer() const { return trainer_; }
-    // Warns where the target is transparent at the start cell.
+    // Warns where the target is transparent at the start cell, or has parts that will not grow.
     void check_target();
 
-    // Trains to the end or until a signal comes, and saves the results. Returns done or stopped.
-    // Throws Error where training failed.
+    // Trains to the end or until a signal comes, and saves the results. Returns done or stopped, or
+    // failed where only the model could not be written. Throws Error where training failed.
     RunState run();
-    // Whether a stopped training has saved a checkpoint to resume from.
+    // Whether a training that is not done has saved a checkpoint to resume from.
     bool can_resume() const { return saved_; }
 
 private:
     Trainer start();
+    bool starts_in_a_hole() const;
     std::string engine_and_form() const;
     RunState train_and_save();
     int iterations_at_most() const;
     void iterate();
-    void finish();
+    RunState finish();
     void stop();
     void finish_report(RunState state, const std::string& error = "");
     void report_log(bool failed);
@@ -59,7 +63,8 @@ private:
     std::optional<TrainingLog> log_;
     std::optional<TrainingReport> report_;
     bool recovered_ = false;          // an iteration failed
-    bool saved_ = false;              // the checkpoint, when it was stopped
+    bool saved_ = false;              // the checkpoint, at the end
+    std::string save_error_;          // why the model could not be written
     std::int64_t checkpointed_ = -1;  // iteration of this run's last checkpoint; -1: none yet
 };
 

@@ -41,6 +41,7 @@ struct TrainArguments {
     std::filesystem::path checkpoint;  // empty: none
     int every = 500;                   // iterations between checkpoints
     std::filesystem::path resume;      // a checkpoint to continue from; empty: none
+    bool overwrite = false;            // replaces the files of an earlier run
     std::filesystem::path log;         // empty: none
     std::filesystem::path report;      // empty: none
     std::filesystem::path pictures;    // a folder; empty: none

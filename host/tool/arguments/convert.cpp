@@ -9,9 +9,9 @@ Command add_convert(CLI::App& app) {
     const auto a = std::make_shared<ConvertArguments>();
     CLI::App* command = app.add_subcommand(
         "convert", "Turn a model into one of the Distill article's web demo, or back");
-    command->add_option("IN", a->input, "a model.safetensors, or a model.json of the demo")
+    add(*command, "IN", a->input, "", "a model.safetensors, or a model.json of the demo")
         ->required();
-    command->add_option("OUT", a->output, "the other of the two")->required();
+    add(*command, "OUT", a->output, "", "the other of the two")->required();
     command->footer(
         "The demo keeps weights in 8 bits and runs them all by one rule: where the model's is\n"
         "another, a line says what will differ.\n\n"

@@ -14,8 +14,8 @@ Command add_info(CLI::App& app) {
     InfoArguments& a = options->arguments;
     CLI::App* command = app.add_subcommand(
         "info", "Print a model's rule, weights and history, or what an engine is");
-    command->add_option("MODEL", a.model,
-                        "made by nca train, or by PyTorch; not needed for --device");
+    add(*command, "MODEL", a.model, "",
+        "made by nca train, or by PyTorch; not needed for --device");
     auto* name = add(*command, "--device", options->device.name, "[DEVICE]",
                      "what this engine is and in which form it runs the iterations of each preset: "
                      "auto (default), cpu, cuda or cuda:1")

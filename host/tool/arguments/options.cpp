@@ -51,6 +51,14 @@ CLI::Validator int_range(std::int64_t low, std::int64_t high) {
         "");
 }
 
+CLI::Validator not_empty() {
+    return CLI::Validator(
+        [](std::string& text) -> std::string {
+            return text.empty() ? "the name is empty, give one or leave the option out" : "";
+        },
+        "");
+}
+
 CLI::Option* DeviceOptions::add_precision(CLI::App& command) {
     return add(command, "--precision", precision_, "NAME",
                "of the matrix products on CUDA: exact, precise or fast (precise where the device "

@@ -9,11 +9,13 @@
 
 #include <charconv>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace nca::tool {
@@ -48,11 +50,18 @@ CLI::Validator real_range(double low, double high, const std::string& expected);
 // Accepts integers in low..high. Rewrites the text, because CLI11 would read 010 as eight.
 CLI::Validator int_range(std::int64_t low, std::int64_t high);
 
+// Refuses an empty text, such as "$name" where the variable is not set.
+CLI::Validator not_empty();
+
 // An option whose help shows `argument` for its value.
 template <class Value>
 CLI::Option* add(CLI::App& command, const char* name, Value& value, const char* argument,
                  const std::string& help) {
-    return command.add_option(name, value, help)->type_name(argument);
+    CLI::Option* option = command.add_option(name, value, help)->type_name(argument);
+    constexpr bool is_path = std::is_same_v<Value, std::filesystem::path> ||
+                             std::is_same_v<Value, std::vector<std::filesystem::path>>;
+    if constexpr (is_path) option->check(not_empty());
+    return option;
 }
 
 // --device, --threads and --precision.

@@ -9,7 +9,23 @@
 
 namespace nca::tool {
 
+namespace {
+
+// CLI11 takes the value of `--resume= --every 5` from the words that follow.
+void require_values(int argc, const char* const* argv) {
+    for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+        const std::string_view word = argv[i];
+        if (word.starts_with("--") && word.find('=') == word.size() - 1) {
+            throw_error<UsageError>("{}: the value is missing, give one or leave the option out",
+                                    word);
+        }
+    }
+}
+
+}  // namespace
+
 Arguments parse_arguments(int argc, const char* const* argv) {
+    require_values(argc, argv);
     CLI::App app("Grows pictures from one cell: neural cellular automata, trained and run", "nca");
     app.set_version_flag("--version", "nca " NCA_VERSION);
     app.require_subcommand(1);

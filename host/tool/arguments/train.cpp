@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
+#include "host/tool/safe_text.hpp"
 
 #include "host/training/config_fields.hpp"
 
 #include <algorithm>
-#include <cctype>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -99,29 +98,23 @@ TrainingConfig config_of(const TrainOptions& options) {
     return config;
 }
 
-std::string shell_quoted(const std::string& word) {
-    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
-        return c >= 0x80 || std::isalnum(c) || std::strchr("_-./:=,+@%", c) != nullptr;
-    });
-    if (plain) return word;
-    std::string result = "'";
-    for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return result + "'";
-}
-
 // The same command line, with --resume set to this checkpoint or folder of checkpoints.
 std::string resume_command(const std::vector<std::string>& command_line,
                            const std::filesystem::path& checkpoint) {
-    std::string command;
-    for (std::size_t i = 0; i < command_line.size(); ++i) {
-        const std::string& word = command_line[i];
-        if (word == "--resume") {
-            ++i;
-        } else if (!word.starts_with("--resume=")) {
-            command += shell_quoted(word) + " ";
+    std::vector<std::string> words;
+    const auto options_end = std::ranges::find(command_line, "--");
+    for (auto word = command_line.begin(); word != options_end; ++word) {
+        if (*word == "--resume" && word + 1 != options_end) {
+            ++word;
+        } else if (*word != "--overwrite" && !word->starts_with("--resume=")) {
+            words.push_back(shell_quoted(*word));
         }
     }
-    return command + "--resume " + shell_quoted(checkpoint.string());
+    words.push_back("--resume " + shell_quoted(checkpoint.string()));
+    for (auto word = options_end; word != command_line.end(); ++word) {
+        words.push_back(shell_quoted(*word));
+    }
+    return fmt::format("{}", fmt::join(words, " "));
 }
 
 // Decides between one training and several. Sets where a stopped training is saved, and the command
@@ -131,8 +124,10 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
     const bool single = many.targets.size() == 1;
     common.stop_checkpoint = common.checkpoint;
     if (common.stop_checkpoint.empty() && single) {
+        constexpr std::size_t longest_begin = 240;  // of a file name of 255 bytes
         common.stop_checkpoint = common.output;
-        common.stop_checkpoint += ".checkpoint";
+        common.stop_checkpoint.replace_filename(
+            common.output.filename().string().substr(0, longest_begin) + ".checkpoint");
     } else if (common.stop_checkpoint.empty()) {
         // The folder that was resumed also has the checkpoints of trainings not begun again.
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
@@ -150,9 +145,13 @@ void add_file_options(CLI::App& command, TrainArguments& a) {
     add(command, "--every", a.every, "N", "iterations between checkpoints (500)")
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
-    add(command, "--resume", a.resume, "FILE",
-        "go on from a checkpoint; give the same options and target as before, only --iterations, "
-        "the device and the output files may differ");
+    auto* resume = add(command, "--resume", a.resume, "FILE",
+                       "go on from a checkpoint; give the same options and target as before, only "
+                       "--iterations, the device and the output files may differ");
+    command
+        .add_flag("--overwrite", a.overwrite,
+                  "begin anew where the files are those of an earlier run, and replace them")
+        ->excludes(resume);
     add(command, "--log", a.log, "FILE",
         "one csv row per iteration; --resume goes on with the rows that are there");
     add(command, "--report", a.report, "FILE.html",
