@@ -74,7 +74,8 @@ void save_dense_checkpoint(const std::filesystem::path& path, const TrainingConf
         {.config = config,
          .target_hash = hash_target(make_target(dense_target(config.target_size), config)),
          .current = parameters,
-         .anchor = parameters},
+         .anchor = parameters,
+         .good = parameters.weights},
         {});
 }
 

@@ -434,3 +434,15 @@ TEST_CASE("a model's history tells how it came to be") {
     REQUIRE(history == TrainingHistory{"growing", "leaf.png", 130, 12, 12, 2, history.loss, 7});
     REQUIRE(trainer.model().rule == config.rule);
 }
+
+TEST_CASE("a trainer that was moved from refuses to train, and the other one goes on") {
+    Trainer first(small_picture(), small_config("growing"), any_device());
+    first.iterate();
+    Trainer second = std::move(first);
+    REQUIRE(second.iterate().iteration == 1);
+    REQUIRE_THROWS_AS(first.iterate(), InvalidArgument);
+    REQUIRE_THROWS_AS(first.iteration(), InvalidArgument);
+    REQUIRE_THROWS_AS(first.model(), InvalidArgument);
+    first = Trainer(small_picture(), small_config("growing"), any_device());
+    REQUIRE(first.iterate().iteration == 0);
+}

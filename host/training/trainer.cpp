@@ -225,64 +225,69 @@ Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
-IterationReport Trainer::iterate() { return impl_->iterate(1).front(); }
+Trainer::Impl& Trainer::impl() const {
+    if (!impl_) throw InvalidArgument("the trainer has nothing to train: was it moved from?");
+    return *impl_;
+}
+
+IterationReport Trainer::iterate() { return impl().iterate(1).front(); }
 std::vector<IterationReport> Trainer::iterate(int most) {
     if (most < 1) throw_error<InvalidArgument>("{} iterations: expected 1 or more", most);
-    return impl_->iterate(most);
+    return impl().iterate(most);
 }
-std::int64_t Trainer::iteration() const { return impl_->progress().iteration; }
-const TrainingConfig& Trainer::config() const { return impl_->config; }
-Engine& Trainer::engine() const { return *impl_->engine; }
-const std::vector<float>& Trainer::target() const { return impl_->target; }
-double Trainer::blank_loss() const { return impl_->recovery.blank_loss(); }
-std::vector<float> Trainer::states_before() const { return impl_->loop->states_before(); }
-std::vector<float> Trainer::states_after() const { return impl_->loop->states_after(); }
+std::int64_t Trainer::iteration() const { return impl().progress().iteration; }
+const TrainingConfig& Trainer::config() const { return impl().config; }
+Engine& Trainer::engine() const { return *impl().engine; }
+const std::vector<float>& Trainer::target() const { return impl().target; }
+double Trainer::blank_loss() const { return impl().recovery.blank_loss(); }
+std::vector<float> Trainer::states_before() const { return impl().loop->states_before(); }
+std::vector<float> Trainer::states_after() const { return impl().loop->states_after(); }
 std::vector<float> Trainer::pool_states(int count) const {
-    const StatePool pool = impl_->loop->pool(std::clamp(count, 0, config().pool));
+    const StatePool pool = impl().loop->pool(std::clamp(count, 0, config().pool));
     const std::size_t size = std::size_t(pool.cells()) * channels;
     std::vector<float> states(pool.size() * size);
     for (int i = 0; i < pool.size(); ++i) pool.read(std::span(states).subspan(i * size, size), i);
     return states;
 }
-Model Trainer::model() const { return {impl_->config.rule, impl_->loop->good(), impl_->history()}; }
-void Trainer::set_target_name(std::string name) { impl_->target_name = std::move(name); }
+Model Trainer::model() const { return {impl().config.rule, impl().loop->good(), impl().history()}; }
+void Trainer::set_target_name(std::string name) { impl().target_name = std::move(name); }
 
 void Trainer::save_checkpoint(const std::filesystem::path& path) const {
     nca::save_checkpoint(path,
                          {
-                             .config = impl_->config,
-                             .target_name = impl_->target_name,
-                             .target_hash = hash_target(impl_->target),
-                             .progress = impl_->progress(),
-                             .current = impl_->current(),
-                             .anchor = impl_->anchor(),
-                             .good = impl_->loop->good(),
-                             .pool = impl_->loop->pool(config().pool),
+                             .config = impl().config,
+                             .target_name = impl().target_name,
+                             .target_hash = hash_target(impl().target),
+                             .progress = impl().progress(),
+                             .current = impl().current(),
+                             .anchor = impl().anchor(),
+                             .good = impl().loop->good(),
+                             .pool = impl().loop->pool(config().pool),
                          },
-                         impl_->history());
+                         impl().history());
 }
 
 void Trainer::resume(const std::filesystem::path& path) {
     const Checkpoint checkpoint = load_checkpoint(path);
-    const std::string difference = first_difference(checkpoint.config, impl_->config);
+    const std::string difference = first_difference(checkpoint.config, impl().config);
     if (!difference.empty()) {
         throw_error<FormatError>(
             "{} is a checkpoint of another configuration: its {}; give the options that it was "
             "made with",
             path.string(), difference);
     }
-    if (checkpoint.target_hash != hash_target(impl_->target)) {
+    if (checkpoint.target_hash != hash_target(impl().target)) {
         throw_error<FormatError>(
             "{} is a checkpoint of another target ({}): give the image that it was made with",
             path.string(), printable(checkpoint.target_name));
     }
-    impl_->loop->load(checkpoint.current, checkpoint.anchor, checkpoint.good);
-    if (config().pool > 0) impl_->loop->load_pool(checkpoint.pool);
-    impl_->updates = checkpoint.current.updates;
-    impl_->anchor_updates = checkpoint.anchor.updates;
-    impl_->gave_up.clear();
-    impl_->recovery.set_progress(checkpoint.progress);
-    impl_->target_name = checkpoint.target_name;
+    impl().loop->load(checkpoint.current, checkpoint.anchor, checkpoint.good);
+    if (config().pool > 0) impl().loop->load_pool(checkpoint.pool);
+    impl().updates = checkpoint.current.updates;
+    impl().anchor_updates = checkpoint.anchor.updates;
+    impl().gave_up.clear();
+    impl().recovery.set_progress(checkpoint.progress);
+    impl().target_name = checkpoint.target_name;
 }
 
 }  // namespace nca

@@ -37,7 +37,9 @@ struct IterationReport {
 
 // Trains one automaton. The same target, configuration and engine give the same bits in every run.
 // A trainer must not be used by two threads at the same time. Functions that read or write values
-// of the device wait for it, and throw CudaError where it fails.
+// of the device wait for it, and throw CudaError where it fails. Those of a trainer that was moved
+// from throw InvalidArgument; iterations also throw Error as Engine does, after a fork and where
+// threads cannot be made.
 class NCA_API Trainer {
 public:
     // Throws what make_target and make_engine throw, and Error where there is not enough memory.
@@ -90,6 +92,7 @@ public:
 
 private:
     struct Impl;
+    Impl& impl() const;
     std::unique_ptr<Impl> impl_;
 };
 
