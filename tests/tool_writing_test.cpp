@@ -161,6 +161,31 @@ TEST_CASE("a file that cannot be replaced is noticed before training starts") {
     REQUIRE(shop.contents().size() == 4);
 }
 
+TEST_CASE("a file or a folder that may not be changed is noticed before training starts") {
+    const Workshop shop;
+    const std::string folder = shop / "folder";
+    std::filesystem::create_directory(folder);
+    write_file(folder + "/old", "old");
+    const auto chattr = [&](const char* flag, const std::string& path) {
+        return Process({"/bin/sh", "-c", "chattr " + std::string(flag) + " " + path + " 2>&1"})
+                   .wait()
+                   .code == 0;
+    };
+    if (!chattr("+i", folder + "/old") || !chattr("-i", folder + "/old")) {
+        WARN("skipped: needs root, and a file system with attributes");
+        return;
+    }
+    for (const auto& [flag, path] : {std::pair{"i", "/old"}, {"a", "/old"}, {"i", ""}, {"a", ""}}) {
+        INFO(flag << " " << path);
+        chattr((std::string("+") + flag).c_str(), folder + path);
+        const Outcome outcome = nca_tool(shop.train_words() + Words{"-o", folder + "/old"});
+        chattr((std::string("-") + flag).c_str(), folder + path);
+        require_message(outcome, {"cannot write " + folder + "/old", "Operation not permitted"});
+        REQUIRE(outcome.code == 1);
+        REQUIRE(read_file(folder + "/old") == "old");
+    }
+}
+
 TEST_CASE("weights that cannot be put in their place at the end are kept") {
     if (!can_mount()) {
         WARN("skipped: no mount namespaces here");

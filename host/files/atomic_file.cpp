@@ -157,6 +157,12 @@ public:
         path_.clear();
     }
 
+    // Where that fails, no file could be renamed either: the folder takes new files only.
+    void remove() {
+        if (::unlink(path_.c_str()) != 0) fail_to_write(target_.asked_for, errno);
+        path_.clear();
+    }
+
     FileDescriptor& file() { return file_; }
 
 private:
@@ -323,7 +329,8 @@ bool GrowingFile::close_unless(bool good) {
 void require_writable(const fs::path& path) {
     const Target target = find_target(path);
     remove_leftovers(folder_of(target.path));
-    const TemporaryFile file(target);
+    TemporaryFile file(target);
+    file.remove();
     if (target.old_mode) require_replaceable(target);
 }
 
