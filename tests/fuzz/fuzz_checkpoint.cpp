@@ -32,6 +32,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::require(equal(again.current, checkpoint->current), "expected the same parameters");
     fuzz::require(equal(again.anchor, checkpoint->anchor), "expected the same anchor");
     fuzz::require(again.good == checkpoint->good, "expected the same good weights");
-    fuzz::require(again.pool == checkpoint->pool, "expected the same pool");
+    // Hidden channels may be NaN, so pools are compared as they are written.
+    const auto written = test::read_bytes(path);
+    save_checkpoint(path, again, {});
+    fuzz::require(test::read_bytes(path) == written, "expected the same pool");
     return 0;
 }

@@ -145,13 +145,11 @@ void add_file_options(CLI::App& command, TrainArguments& a) {
     add(command, "--every", a.every, "N", "iterations between checkpoints (500)")
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
-    auto* resume = add(command, "--resume", a.resume, "FILE",
-                       "go on from a checkpoint; give the same options and target as before, only "
-                       "--iterations, the device and the output files may differ");
-    command
-        .add_flag("--overwrite", a.overwrite,
-                  "begin anew where the files are those of an earlier run, and replace them")
-        ->excludes(resume);
+    add(command, "--resume", a.resume, "FILE",
+        "go on from a checkpoint; give the same options and target as before, only --iterations, "
+        "the device and the output files may differ");
+    command.add_flag("--overwrite", a.overwrite,
+                     "where there is no --resume, begin anew over the files of an earlier run");
     add(command, "--log", a.log, "FILE",
         "one csv row per iteration; --resume goes on with the rows that are there");
     add(command, "--report", a.report, "FILE.html",
