@@ -64,6 +64,7 @@ TEST_CASE("a row that cannot be of a log is refused with its line, and the log s
         {row("-1"), "line 3 has \"-1\""},
         {row("99999999999999999999"), "line 3 has \"99999999999999999999\""},
         {row("x"), "line 3 has \"x\""},
+        {row("\xca\x1b[2J"), "line 3 has \"\\ufffd\\u001b[2J\" in column 1"},
         {row("0") + row("0"), "line 4 has iteration 0 after 0"},
         {row("3") + row("1"), "line 4 has iteration 1 after 3"},
         {"0,0.5,70,0.002,1,1,-1,0,\n", "line 3 has \"-1\" in column 7"},

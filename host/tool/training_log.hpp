@@ -3,6 +3,7 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
+#include "host/files/json_fields.hpp"
 #include "host/tool/console.hpp"
 
 #include <nca/trainer.hpp>
@@ -188,7 +189,7 @@ private:
             const bool whole = error == std::errc{} && end == text.data() + text.size();
             if (!whole || value < least) {
                 fail(path, line.number(),
-                     fmt::format("has \"{}\" in column {}, expected a number{}", text.substr(0, 40),
+                     fmt::format("has {} in column {}, expected a number{}", printable(text),
                                  column + 1, least == 0 ? " from 0 up" : ""));
             }
             return value;
