@@ -464,6 +464,17 @@ TEST_CASE("a BMP of no height, of -2^31 or too short is refused") {
     REQUIRE_THAT(refused(small_bmp(0, 2, 16)), ContainsSubstring("it has 0 x 2 pixels"));
 }
 
+TEST_CASE("a BMP of run lengths is named as such") {
+    Bytes bmp = {'B', 'M', 60, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40,
+                 0,   0,   0,  8, 0, 0, 0, 8, 0, 0, 0,  1, 0, 8, 0};
+    for (const std::uint8_t compression : {1, 2}) {
+        Bytes file = bmp;
+        file.push_back(compression);
+        file.resize(60);
+        REQUIRE_THAT(refused(file), ContainsSubstring("run lengths"));
+    }
+}
+
 TEST_CASE("a GIF of no size or with more data than its frame needs is refused") {
     REQUIRE(refused(gif(2, 1, 2, 1, two_pixels)).empty());
     REQUIRE_THAT(refused(gif(0, 1, 0, 1, two_pixels)), ContainsSubstring("it has 0 x 1 pixels"));

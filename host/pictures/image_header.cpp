@@ -95,6 +95,10 @@ ImageHeader read_bmp_header(ImageReader file) {
     const ImageHeader header = file.header(width, height);
     file.skip(2);
     const std::size_t bits = file.little16();
+    const unsigned compression = header_size == 12 ? 0 : file.little32();
+    if (compression == 1 || compression == 2) {
+        file.refuse("its pixels are compressed by run lengths");
+    }
     // Each row takes a multiple of 4 bytes.
     const std::size_t data_size = (std::size_t(width) * bits + 31) / 32 * 4 * std::size_t(height);
     if (length < data_start || length - data_start < data_size) file.ends_too_early();
