@@ -81,6 +81,27 @@ TEST_CASE("a row that cannot be of a log is refused with its line, and the log s
     }
 }
 
+TEST_CASE("zeros that a power failure has left in a log are no rows") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "log.csv";
+    for (const std::size_t zeros : {1, 100, 4095, 4096, 20000}) {
+        INFO(zeros);
+        const std::string tail(zeros, '\0');
+        for (const std::string& text :
+             {head + row("0") + row("1") + tail, head + row("0") + row("1") + "2,0.5" + tail,
+              head + row("0") + row("1") + tail + "\n"}) {
+            write_text(path, text);
+            const TrainingLog log(path, 10, "cpu");
+            REQUIRE(log.earlier().size() == 2);
+            REQUIRE(text_of(path) == head + row("0") + row("1"));
+        }
+        write_text(path, tail);
+        REQUIRE(TrainingLog::rows_in(path) == 0);
+        REQUIRE(TrainingLog(path, 10, "cpu").earlier().empty());
+        REQUIRE(text_of(path) == head);
+    }
+}
+
 TEST_CASE("losses that are not finite are rows of a log") {
     const TemporaryDirectory folder;
     const auto path = folder / "log.csv";

@@ -155,22 +155,33 @@ private:
         bool next() {
             std::array<char, 4096> buffer;
             file_.getline(buffer.data(), buffer.size());
-            text_.assign(buffer.data(), std::strlen(buffer.data()));
+            const bool too_long = file_.fail() && file_.gcount() == buffer.size() - 1;
+            const bool at_end = file_.fail() && !too_long;
+            const std::streamsize line_feed = file_.fail() || file_.eof() ? 0 : 1;
+            text_.assign(buffer.data(), std::size_t(file_.gcount() - line_feed));
             ++number_;
-            if (file_.fail() && file_.gcount() == buffer.size() - 1) {
-                fail(path_, number_, fmt::format("has more than {} characters", file_.gcount()));
+            has_zeros_ = text_.find('\0') != std::string::npos;
+            if (too_long && !has_zeros_) {
+                fail(path_, number_, fmt::format("has more than {} characters", text_.size()));
             }
-            return !file_.fail();
+            if (too_long) {
+                file_.clear();
+                file_.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+            }
+            return !at_end;
         }
         const std::string& text() const { return text_; }
         std::int64_t number() const { return number_; }
-        bool has_line_feed() const { return !file_.eof(); }
+        // Not a line that a crash has cut off, or of which it has left zeros.
+        bool is_whole() const { return !file_.eof() && !has_zeros_; }
+        bool has_zeros() const { return has_zeros_; }
 
     private:
         std::filesystem::path path_;
         std::ifstream file_;
         std::string text_;
         std::int64_t number_ = 0;
+        bool has_zeros_ = false;
     };
 
     // One row as it was read.
@@ -215,8 +226,8 @@ private:
     std::vector<Part> earlier_parts(std::int64_t first_iteration) {
         std::vector<Part> parts;
         Lines line(path_);
-        if (!line.next()) return parts;  // no log yet
-        std::string comment;             // of the rows that follow
+        if (!line.next() || line.has_zeros()) return parts;  // no log yet, or none that was written
+        std::string comment;                                 // of the rows that follow
         if (line.text().starts_with(comment_mark)) {
             comment = line.text();
             line.next();
@@ -232,11 +243,9 @@ private:
                 comment = line.text();
                 continue;
             }
-            // A crash may have cut off a row. It then has no line feed, or too few columns where a
-            // later run wrote behind it.
-            if (!line.has_line_feed() || std::ranges::count(line.text(), ',') < columns - 1) {
-                continue;
-            }
+            // A crash may have cut off a row, or left zeros in its place. It then has no line feed,
+            // or too few columns where a later run wrote behind it.
+            if (!line.is_whole() || std::ranges::count(line.text(), ',') < columns - 1) continue;
             const Row row = row_of(path_, line);
             if (row.report.iteration >= first_iteration) continue;
             if (!earlier_.empty() && row.report.iteration <= earlier_.back().iteration) {
