@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -41,7 +43,9 @@ std::span<const std::uint8_t> bytes_of(std::string_view text) {
     return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
-std::string error_text(int error) { return std::generic_category().message(error); }
+fs::path folder_of(const fs::path& path) {
+    return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
 
 std::string advice(int error, const fs::path& path) {
     switch (error) {
@@ -54,10 +58,10 @@ std::string advice(int error, const fs::path& path) {
         case EROFS:
             return "choose a folder that you may write to";
         case ENOENT:
-            if (std::error_code e; path.has_parent_path() && fs::exists(path.parent_path(), e)) {
+            if (std::error_code e; fs::exists(folder_of(path), e)) {
                 return "no file can be made there; choose another folder";
             }
-            return fmt::format("create the folder {} first", path.parent_path().string());
+            return fmt::format("create the folder {} first", folder_of(path).string());
         case ENAMETOOLONG:
             return "take a shorter name";
         case ENOTDIR:
@@ -70,17 +74,6 @@ std::string advice(int error, const fs::path& path) {
 [[noreturn]] void fail_to_write(const fs::path& path, int error) {
     throw_error<IoError>("cannot write {}: {}; {}", path.string(), error_text(error),
                          advice(error, path));
-}
-
-// The system would take such a name for the part of it before the NUL.
-void require_no_nul(const fs::path& path) {
-    if (path.native().find('\0') == std::string::npos) return;
-    throw_error<IoError>("a file name has a NUL character in it: {}; leave it out",
-                         std::string(path.c_str()) + "\\0...");
-}
-
-fs::path folder_of(const fs::path& path) {
-    return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
 // The file to replace.
@@ -96,7 +89,10 @@ Target find_target(const fs::path& path) {
     const auto fail = [&](const char* why) {
         throw_error<IoError>("cannot write {}: {}", path.string(), why);
     };
-    require_no_nul(path);
+    if (has_nul(path)) {
+        throw_error<IoError>("cannot write {}: the name has a NUL character after that; remove it",
+                             path.c_str());
+    }
     if (path.filename().empty()) {
         throw_error<IoError>("cannot write '{}': the file name is missing; add one", path.string());
     }
@@ -118,6 +114,11 @@ Target find_target(const fs::path& path) {
 
 constexpr std::string_view temporary_begin = ".nca-";
 constexpr std::string_view temporary_end = ".tmp";
+
+fs::path temporary_path(const fs::path& target, int attempt) {
+    return folder_of(target) /
+           fmt::format("{}{}-{}{}", temporary_begin, ::getpid(), attempt, temporary_end);
+}
 
 int lock(int descriptor, int operation) {
     int result = -1;
@@ -170,13 +171,12 @@ private:
     int create() {
         const mode_t mode = target_.old_mode ? 0600 : 0666;  // write() gives the old permissions
         for (int attempt = 0; attempt < 1000; ++attempt) {
-            path_ = folder_of(target_.path) /
-                    fmt::format("{}{}-{}{}", temporary_begin, ::getpid(), attempt, temporary_end);
+            path_ = temporary_path(target_.path, attempt);
             const int descriptor =
                 ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
             if (descriptor >= 0) {
                 struct stat status = {};
-                lock(descriptor, LOCK_EX);  // some file systems have no locks
+                lock(descriptor, LOCK_EX | LOCK_NB);  // some file systems have no locks
                 if (::fstat(descriptor, &status) != 0 || status.st_nlink > 0) return descriptor;
                 ::close(descriptor);  // remove_leftovers was faster
             } else if (errno != EEXIST) {
@@ -189,13 +189,16 @@ private:
         fail_to_write(target_.asked_for, EEXIST);
     }
 
+    // The name has the process's number, so that no other's file is replaced.
     [[noreturn]] void keep(int error) {
-        constexpr std::size_t longest_begin = 240;
+        constexpr std::size_t longest_begin = 230;
         fs::path kept = target_.path;
-        kept.replace_filename(target_.path.filename().string().substr(0, longest_begin) +
-                              ".rescued");
+        kept.replace_filename(fmt::format("{}.rescued-{}",
+                                          target_.path.filename().string().substr(0, longest_begin),
+                                          ::getpid()));
         if (::rename(path_.c_str(), kept.c_str()) != 0) kept = path_;
         path_.clear();
+        if (::access(kept.c_str(), F_OK) != 0) fail_to_write(target_.asked_for, error);
         throw_error<IoError>("cannot replace {}: {}; what was to be written is in {}",
                              target_.asked_for.string(), error_text(error), kept.string());
     }
@@ -227,21 +230,30 @@ FileDescriptor replace(const fs::path& path, std::span<const std::uint8_t> conte
     return std::move(file.file());
 }
 
-bool is_temporary_name(std::string_view name) {
-    if (!name.starts_with(temporary_begin) || !name.ends_with(temporary_end)) return false;
+// The process whose temporary file has this name; 0 where it is not such a name.
+pid_t process_of(std::string_view name) {
+    if (!name.starts_with(temporary_begin) || !name.ends_with(temporary_end)) return 0;
     name.remove_prefix(temporary_begin.size());
     name.remove_suffix(temporary_end.size());
-    return name.find('-') != std::string_view::npos &&
-           name.find_first_not_of("0123456789-") == std::string_view::npos;
+    pid_t process = 0;
+    int attempt = 0;
+    const char* const last = name.data() + name.size();
+    const auto [dash, no_process] = std::from_chars(name.data(), last, process);
+    if (no_process != std::errc{} || dash == last || *dash != '-') return 0;
+    const auto [end, no_attempt] = std::from_chars(dash + 1, last, attempt);
+    return no_attempt == std::errc{} && end == last && process > 0 ? process : 0;
 }
 
-// Removes the temporary files of processes that were killed: those that nobody has locked.
+// Removes the temporary files of processes that were killed. Both must hold: there is no such
+// process, and nobody has locked the file. The first alone fails where other machines use the
+// folder, the second where a file system has no locks.
 void remove_leftovers(const fs::path& folder) {
     std::error_code error;
     for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
          entry.increment(error)) {
         const fs::path& path = entry->path();
-        if (!is_temporary_name(path.filename().native())) continue;
+        const pid_t process = process_of(path.filename().native());
+        if (process == 0 || ::kill(process, 0) == 0 || errno != ESRCH) continue;
         const FileDescriptor file(
             ::open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
         struct stat open_file = {}, named_file = {};
@@ -250,6 +262,7 @@ void remove_leftovers(const fs::path& folder) {
                             ::lstat(path.c_str(), &named_file) == 0 && S_ISREG(open_file.st_mode) &&
                             open_file.st_ino == named_file.st_ino;
         if (unused) ::unlink(path.c_str());
+        ::rmdir(path.c_str());  // an empty folder of require_replaceable
     }
 }
 
@@ -264,8 +277,8 @@ void require_replaceable(const Target& target) {
     }
     // The system checks first whether the file may be replaced, and then finds that a folder cannot
     // replace it. So nothing changes.
-    std::string folder = folder_of(target.path) / ".nca-XXXXXX";
-    if (::mkdtemp(folder.data()) == nullptr) return;
+    const fs::path folder = temporary_path(target.path, 0);
+    if (::mkdir(folder.c_str(), 0700) != 0) return;
     const int result = ::rename(folder.c_str(), target.path.c_str());
     const int error = result == 0 ? 0 : errno;
     ::rmdir(result == 0 ? target.path.c_str() : folder.c_str());

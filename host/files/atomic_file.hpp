@@ -19,7 +19,8 @@ std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size
 // Replaces the file's contents. Writes a temporary file beside it, flushes that to disk and renames
 // it, so that the old or the new file is there as a whole at any moment, even after a crash. Keeps
 // the old file's permissions, and a link to it. Throws IoError where this fails, and removes the
-// temporary file; but where only the renaming fails, keeps it as NAME.rescued, as the message says.
+// temporary file; but where only the renaming fails, keeps it as NAME.rescued-PROCESS, as the
+// message says.
 void write_file(const std::filesystem::path& path, std::span<const std::uint8_t> contents);
 void write_text(const std::filesystem::path& path, std::string_view text);
 

@@ -18,11 +18,8 @@ namespace {
     throw_error<IoError>("cannot read {}: {}", path.c_str(), why);
 }
 
-std::string error_text(int error) { return std::generic_category().message(error); }
-
 int open_for_reading(const std::filesystem::path& path) {
-    // The system would take the characters before it for the name: that of another file.
-    if (path.native().find('\0') != std::string::npos) {
+    if (has_nul(path)) {
         fail_to_read(path, "the name has a NUL character after that; remove it");
     }
     // Without O_NONBLOCK, opening a named pipe would wait for ever.
@@ -46,6 +43,12 @@ std::uint64_t size_of(int descriptor, const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+std::string error_text(int error) { return std::generic_category().message(error); }
+
+bool has_nul(const std::filesystem::path& path) {
+    return path.native().find('\0') != std::string::npos;
+}
 
 OpenFile::OpenFile(const std::filesystem::path& path)
     : path_(path), descriptor_(open_for_reading(path)) {

@@ -5,8 +5,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 
 namespace nca {
+
+// The system's words for a value of errno.
+std::string error_text(int error);
+
+// Whether a name has a NUL character. The system would take the characters before it for the name:
+// that of another file.
+bool has_nul(const std::filesystem::path& path);
 
 // A regular file that is open for reading.
 class OpenFile {
