@@ -143,7 +143,7 @@ TEST_CASE("a resumed report goes on with the points of the log, without one with
     REQUIRE(nca::test::curve_of(page).size() == 8);
     require_points(nca::test::curve_of(page), points_of_log(shop / "log.csv"));
     REQUIRE_FALSE(contains(page, "on.</p>"));
-    REQUIRE(nca_tool(resumed).code == 0);
+    REQUIRE(nca_tool(resumed + Words{"--overwrite"}).code == 0);
     const auto points = nca::test::curve_of(read_file(shop / "run"));
     REQUIRE(points.size() == 3);
     REQUIRE(points[0].first == 5);

@@ -6,11 +6,13 @@
 #include "tests/support/tool.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -65,6 +67,7 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
     run("parts", {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
     // As if it had been killed after its fifth iteration with the checkpoint of the third.
     run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint", "--overwrite"});
+    std::filesystem::remove(shop / "parts");
     run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
     REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
 
@@ -106,8 +109,8 @@ TEST_CASE("resuming drops a row of the log that a crash cut off") {
     REQUIRE(last > 1);
     const auto resumed_from = [&](const std::string& text) {
         write_file(log, text);
-        const Outcome outcome =
-            nca_tool(words + Words{"--iterations", "4", "--resume", shop / "checkpoint"});
+        const Outcome outcome = nca_tool(
+            words + Words{"--iterations", "4", "--overwrite", "--resume", shop / "checkpoint"});
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
         return read_file(log);
@@ -210,14 +213,52 @@ TEST_CASE("a signal saves the checkpoint also where the model cannot be written 
     REQUIRE(std::filesystem::exists(checkpoint) == !both);
 }
 
-TEST_CASE("a second signal ends the tool at once") {
+TEST_CASE("signals that come together save once") {
+    const auto [first, second] =
+        GENERATE(std::pair{SIGHUP, SIGHUP}, std::pair{SIGTERM, SIGHUP}, std::pair{SIGTERM, SIGTERM},
+                 std::pair{SIGINT, SIGINT}, std::pair{SIGHUP, SIGTERM});
+    const int pause = GENERATE(0, 1, 3);  // milliseconds
+    const Workshop shop;
+    Process process(
+        tool_command(shop.train_words() + Words{"-o", shop / "new", "--log", shop / "log.csv",
+                                                "--iterations", "100000000"}));
+    REQUIRE(eventually([&] { return contains(read_file(shop / "log.csv"), "\n2,"); }));
+    process.kill(first);
+    std::this_thread::sleep_for(std::chrono::milliseconds(pause));
+    process.kill(second);
+    const Outcome stopped = process.wait();
+    INFO(stopped.err);
+    REQUIRE(stopped.code == 1);
+    REQUIRE(nca::iterations_in_file(shop / "new") > 0);
+    REQUIRE(nca::iterations_in_file(shop / "new.checkpoint") ==
+            nca::iterations_in_file(shop / "new"));
+}
+
+TEST_CASE("an older checkpoint does not take a longer run's place unless that is asked for") {
+    const Workshop shop;
+    const Words words = shop.train_words() + Words{"-o", shop / "new", "--log", shop / "new.csv"};
+    const Words resume = {"--resume", shop / "checkpoint"};
+    REQUIRE(
+        nca_tool(words + Words{"--iterations", "4", "--checkpoint", shop / "checkpoint"}).code ==
+        0);
+    REQUIRE(nca_tool(words + resume + Words{"--iterations", "9"}).code == 0);
+    const auto before = shop.contents();
+    const Outcome outcome = nca_tool(words + resume + Words{"--iterations", "9"});
+    require_message(outcome, {"new has 9 iterations", "only 4", "--overwrite"});
+    REQUIRE(outcome.code == 2);
+    REQUIRE(shop.contents() == before);
+    REQUIRE(nca_tool(words + resume + Words{"--iterations", "6", "--overwrite"}).code == 0);
+    REQUIRE(nca::iterations_in_file(shop / "new") == 6);
+}
+
+TEST_CASE("a second Ctrl-C ends the tool at once") {
     const Workshop shop;
     // One iteration takes longer than this test.
     Process process(
         tool_command({"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "0",
                       "--batch", "1", "--steps", "99998:99999", "--threads", "1"}));
     REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
-    // Two signals that arrive before the tool runs count as one, so there may have to be a third.
+    // The first asks it to stop; those within 0.2 seconds after it are taken for the same.
     REQUIRE(nca::test::eventually([&] {
         process.kill(SIGINT);
         return process.has_ended();
@@ -344,7 +385,7 @@ TEST_CASE("the checkpoint that Ctrl-C writes destroys no other file") {
          {train + Words{"--log", checkpoint}, train + Words{"--report", checkpoint},
           Words{"train", checkpoint, "-o", shop / "new"}}) {
         const Outcome outcome = nca_tool(words);
-        require_message(outcome, {checkpoint, "stopped run", "same file"});
+        require_message(outcome, {checkpoint, "Ctrl-C", "same file"});
         REQUIRE(outcome.code == 2);
         REQUIRE(shop.contents() == before);
     }

@@ -280,6 +280,17 @@ TEST_CASE("of several targets none is begun anew over an earlier run, unless tha
         REQUIRE(gallery.file("new", "bb.safetensors") == model);
         REQUIRE(gallery.file("new", "bb.csv") == log);
     }
-    REQUIRE(nca_tool(words + Words{"--iterations", "3", "--overwrite"}).code == 0);
+    REQUIRE(
+        nca_tool(words + Words{"--iterations", "3", "--overwrite", "--checkpoint", gallery / "new"})
+            .code == 0);
     REQUIRE(gallery.file("new", "bb.safetensors") != model);
+    // The folder, as --resume takes it.
+    const Outcome outcome =
+        nca_tool(words + Words{"--iterations", "4", "--checkpoint", gallery / "new"});
+    require_message(outcome, {"--resume " + (gallery / "new") + " to go on"});
+    // One of them has lost its checkpoint.
+    std::filesystem::remove(gallery / "new/bb.checkpoint");
+    const Words resumed = words + Words{"--iterations", "4", "--resume", gallery / "new"};
+    require_message(nca_tool(resumed), {"bb.safetensors has 3 iterations", "--overwrite"});
+    REQUIRE(nca_tool(resumed + Words{"--overwrite"}).code == 0);
 }

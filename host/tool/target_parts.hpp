@@ -18,8 +18,8 @@ struct Unreached {
     Place first;  // the first of the unreached ones, row by row
 };
 
-// How far from a grown cell the next one may be: training finds its way over a gap of two cells, and
-// never over three (docs/architecture.md, "Parts that do not grow").
+// How far from a grown cell the next one may be: training finds its way over a gap of two cells,
+// and never over three (docs/architecture.md, "Parts that do not grow").
 inline constexpr int growth_reach = 3;
 
 // target is [grid, grid, 4]. wraps: the grid's edges are circular.

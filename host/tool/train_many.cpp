@@ -113,7 +113,7 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
             found = true;
         } else if (std::filesystem::exists(run.arguments.resume, ignored)) {
             found = true;
-        } else {  // nothing of it is lost but the log of its begin
+        } else {  // begins anew, unless there is a model
             run.arguments.resume.clear();
             run.arguments.overwrite |= iterations_in_file(run.arguments.output) == 0;
         }

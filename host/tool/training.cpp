@@ -25,21 +25,20 @@ using NamedPath = std::pair<const char*, std::filesystem::path>;
 std::vector<NamedPath> single_files(const TrainArguments& arguments) {
     return {{"MODEL", arguments.output},
             {"--checkpoint", arguments.checkpoint},
-            // Where there is no --checkpoint, Ctrl-C writes this one.
-            {"the checkpoint of a stopped run",
+            {"the checkpoint that Ctrl-C writes",
              arguments.checkpoint.empty() ? arguments.stop_checkpoint : ""},
             {"--log", arguments.log},
             {"--report", arguments.report}};
 }
 
-// The message where the file could not be written; empty where it could.
+// The message where saving failed, for lack of memory too; empty where it did not.
 template <class Save>
 std::string failure(Save save) {
     try {
         save();
         return "";
-    } catch (const IoError& error) {
-        return error.what();
+    } catch (const std::exception& error) {
+        return message_of(error);
     }
 }
 
@@ -71,7 +70,16 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
 }
 
 void require_no_earlier_run(const TrainArguments& arguments) {
-    if (arguments.overwrite || !arguments.resume.empty()) return;
+    if (arguments.overwrite) return;
+    if (!arguments.resume.empty()) {
+        const std::int64_t done = iterations_in_file(arguments.resume);
+        const std::int64_t more = iterations_in_file(arguments.output);
+        if (done == 0 || more <= done) return;
+        throw_error<UsageError>(
+            "{} has {} iterations, and {} only {}: give --overwrite to go back to these, or name "
+            "another file",
+            arguments.output.string(), more, arguments.resume.string(), done);
+    }
     const std::filesystem::path& checkpoint = arguments.stop_checkpoint;
     const std::pair<const std::filesystem::path&, std::int64_t> files[] = {
         {checkpoint, iterations_in_file(checkpoint)},
@@ -83,8 +91,9 @@ void require_no_earlier_run(const TrainArguments& arguments) {
             "{} has {} iterations of an earlier run: give {}--overwrite to begin anew, or name "
             "another file",
             path.string(), iterations,
-            files[0].second > 0 ? fmt::format("--resume {} to go on or ", checkpoint.string())
-                                : "");
+            files[0].second > 0
+                ? fmt::format("--resume {} to go on or ", arguments.resume_from.string())
+                : "");
     }
 }
 
@@ -246,11 +255,11 @@ void Training::report_log(bool failed) {
 void Training::save_checkpoint() {
     // First the log: a run that is resumed from the checkpoint has all rows before it.
     report_log(log_ && !log_->sync());
-    try {
-        trainer_.save_checkpoint(arguments_.checkpoint);
+    const std::string problem = failure([&] { trainer_.save_checkpoint(arguments_.checkpoint); });
+    if (problem.empty()) {
         checkpointed_ = trainer_.iteration();
-    } catch (const std::exception& error) {  // also bad_alloc
-        progress_.say("no checkpoint: {}; training goes on", error.what());
+    } else {
+        progress_.say("no checkpoint: {}; training goes on", problem);
     }
 }
 
@@ -269,21 +278,25 @@ RunState Training::finish() {
             "another seed or more iterations",
             model.history.loss, trainer_.blank_loss(), arguments_.output.string());
     }
-    try {
-        model.save(arguments_.output);
-    } catch (const IoError& error) {
-        if (!failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); }).empty()) {
-            throw_error<IoError>("{}; no checkpoint could be written either{}", error.what(),
+    save_error_ = failure([&] { model.save(arguments_.output); });
+    const bool has_model = save_error_.empty();
+    const std::filesystem::path& checkpoint =
+        has_model ? arguments_.checkpoint : arguments_.stop_checkpoint;
+    if (!checkpoint.empty() && (!has_model || checkpointed_ != trainer_.iteration())) {
+        const std::string problem = failure([&] { trainer_.save_checkpoint(checkpoint); });
+        if (!problem.empty() && has_model) {
+            throw_error<IoError>("no checkpoint: {}; the model is in {}", problem,
+                                 arguments_.output.string());
+        }
+        if (!problem.empty()) {
+            throw_error<IoError>("{}; no checkpoint could be written either{}", save_error_,
                                  last_checkpoint());
         }
-        save_error_ = error.what();
-        saved_ = true;
-        progress_.say("{}; the weights are in {}", error.what(),
-                      arguments_.stop_checkpoint.string());
-        return RunState::failed;
     }
-    if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
-        trainer_.save_checkpoint(arguments_.checkpoint);
+    if (!has_model) {
+        saved_ = true;
+        progress_.say("{}; the weights are in {}", save_error_, checkpoint.string());
+        return RunState::failed;
     }
     if (!arguments_.quiet) {
         progress_.print(fmt::format("{}: {} iterations, loss {:.3e}\n",

@@ -47,6 +47,7 @@ struct TrainArguments {
     std::filesystem::path pictures;    // a folder; empty: none
     bool quiet = false;
     std::filesystem::path stop_checkpoint;  // written when the training is stopped
+    std::filesystem::path resume_from;      // what --resume takes then: that file or its folder
     std::string resume_command;             // the command line that continues from it
 };
 

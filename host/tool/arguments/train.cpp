@@ -106,7 +106,8 @@ std::string resume_command(const std::vector<std::string>& command_line,
     for (auto word = command_line.begin(); word != options_end; ++word) {
         if (*word == "--resume" && word + 1 != options_end) {
             ++word;
-        } else if (*word != "--overwrite" && !word->starts_with("--resume=")) {
+        } else if (*word != "--overwrite" && !word->starts_with("--overwrite=") &&
+                   !word->starts_with("--resume=")) {
             words.push_back(shell_quoted(*word));
         }
     }
@@ -132,7 +133,8 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
         // The folder that was resumed also has the checkpoints of trainings not begun again.
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
     }
-    common.resume_command = resume_command(command_line, common.stop_checkpoint);
+    common.resume_from = common.stop_checkpoint;
+    common.resume_command = resume_command(command_line, common.resume_from);
     if (!single) return many;
     common.target = many.targets.front();
     return common;
