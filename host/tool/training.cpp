@@ -278,25 +278,28 @@ RunState Training::finish() {
             "another seed or more iterations",
             model.history.loss, trainer_.blank_loss(), arguments_.output.string());
     }
+    // The checkpoint comes first: a run that is killed between the two goes on from it.
+    std::string no_checkpoint;
+    if (!arguments_.checkpoint.empty() && checkpointed_ != trainer_.iteration()) {
+        no_checkpoint = failure([&] { trainer_.save_checkpoint(arguments_.checkpoint); });
+    }
     save_error_ = failure([&] { model.save(arguments_.output); });
-    const bool has_model = save_error_.empty();
-    const std::filesystem::path& checkpoint =
-        has_model ? arguments_.checkpoint : arguments_.stop_checkpoint;
-    if (!checkpoint.empty() && (!has_model || checkpointed_ != trainer_.iteration())) {
-        const std::string problem = failure([&] { trainer_.save_checkpoint(checkpoint); });
-        if (!problem.empty() && has_model) {
-            throw_error<IoError>("no checkpoint: {}; the model is in {}", problem,
-                                 arguments_.output.string());
+    if (!save_error_.empty()) {
+        if (arguments_.checkpoint.empty()) {
+            no_checkpoint = failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });
         }
-        if (!problem.empty()) {
+        if (!no_checkpoint.empty()) {
             throw_error<IoError>("{}; no checkpoint could be written either{}", save_error_,
                                  last_checkpoint());
         }
-    }
-    if (!has_model) {
         saved_ = true;
-        progress_.say("{}; the weights are in {}", save_error_, checkpoint.string());
+        progress_.say("{}; the weights are in {}", save_error_,
+                      arguments_.stop_checkpoint.string());
         return RunState::failed;
+    }
+    if (!no_checkpoint.empty()) {
+        throw_error<IoError>("no checkpoint: {}; the model is in {}", no_checkpoint,
+                             arguments_.output.string());
     }
     if (!arguments_.quiet) {
         progress_.print(fmt::format("{}: {} iterations, loss {:.3e}\n",
@@ -307,10 +310,11 @@ RunState Training::finish() {
 }
 
 void Training::stop() {
-    // Tries to write both files: each is useful without the other.
-    const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
+    // Tries to write both files: each is useful without the other. The checkpoint comes first, as
+    // in finish().
     const std::string no_checkpoint =
         failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });
+    const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
     progress_.say(
         "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
         no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
