@@ -4,6 +4,9 @@
 #include "host/core/throw_error.hpp"
 
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cctype>
@@ -43,9 +46,26 @@ std::size_t stack_size() {
     }
 }
 
-void* wait_for(void* gate) {
-    const std::scoped_lock lock(*static_cast<std::mutex*>(gate));
+// One of the threads that are made to see whether they can be.
+struct Probe {
+    std::mutex* gate = nullptr;  // closed until all are there
+    pthread_t thread{};
+    pid_t id = 0;
+};
+
+void* wait_for(void* argument) {
+    Probe& probe = *static_cast<Probe*>(argument);
+    probe.id = ::gettid();
+    const std::scoped_lock lock(*probe.gate);
     return nullptr;
+}
+
+// Ends the thread. The system counts it for a moment longer than pthread_join waits for it, so this
+// waits until there is no such thread, but not for ever: another one may get its number.
+void end(const Probe& probe) {
+    pthread_join(probe.thread, nullptr);
+    constexpr int most_looks = 100'000;
+    for (int i = 0; i < most_looks && ::tgkill(::getpid(), probe.id, 0) == 0; ++i) sched_yield();
 }
 
 // Makes `missing` threads, which all live at the same time, and ends them. Throws Error where the
@@ -55,24 +75,24 @@ void try_threads(int threads, int missing) {
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, stack_size());  // changes nothing where it is too small
     std::mutex gate;
-    std::vector<pthread_t> made;
-    made.reserve(std::size_t(missing));
+    std::vector<Probe> probes(std::size_t(missing), Probe{&gate});
+    int made = 0;
     int error = 0;
     {
         const std::scoped_lock closed(gate);
-        while (int(made.size()) < missing && error == 0) {
-            pthread_t thread;
-            error = pthread_create(&thread, &attributes, wait_for, &gate);
-            if (error == 0) made.push_back(thread);
+        for (; made < missing; ++made) {
+            Probe& probe = probes[std::size_t(made)];
+            error = pthread_create(&probe.thread, &attributes, wait_for, &probe);
+            if (error != 0) break;
         }
     }
-    for (const pthread_t thread : made) pthread_join(thread, nullptr);
+    for (int i = 0; i < made; ++i) end(probes[std::size_t(i)]);
     pthread_attr_destroy(&attributes);
     if (error != 0) {
         throw_error<Error>(
             "cannot compute on {} threads: the system made {} and refused the next one ({}): take "
             "fewer threads",
-            threads, threads - missing + int(made.size()), std::generic_category().message(error));
+            threads, threads - missing + made, std::generic_category().message(error));
     }
 }
 
