@@ -178,7 +178,8 @@ TEST_CASE("a file or a folder that may not be changed is noticed before training
     for (const auto& [flag, path] : {std::pair{"i", "/old"}, {"a", "/old"}, {"i", ""}, {"a", ""}}) {
         INFO(flag << " " << path);
         chattr((std::string("+") + flag).c_str(), folder + path);
-        const Outcome outcome = nca_tool(shop.train_words() + Words{"-o", folder + "/old"});
+        const Outcome outcome = nca_tool(shop.train_words() +
+                                         Words{"-o", folder + "/old", "--iterations", "100000000"});
         chattr((std::string("-") + flag).c_str(), folder + path);
         require_message(outcome, {"cannot write " + folder + "/old", "Operation not permitted"});
         REQUIRE(outcome.code == 1);
