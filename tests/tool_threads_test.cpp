@@ -10,10 +10,11 @@ using namespace nca::test;
 namespace {
 
 // Address space for a few threads of 8 MB each, and the same for those of OMP_STACKSIZE.
-const Words limits = {"ulimit -s 8192 && ulimit -v 300000",
-                      "ulimit -s 8192 && ulimit -v 3000000 && export OMP_STACKSIZE=256M"};
+[[maybe_unused]] const Words limits = {
+    "ulimit -s 8192 && ulimit -v 300000",
+    "ulimit -s 8192 && ulimit -v 3000000 && export OMP_STACKSIZE=256M"};
 
-Outcome limited_tool(const std::string& limit, const Words& words) {
+[[maybe_unused]] Outcome limited_tool(const std::string& limit, const Words& words) {
     return Process(Words{"/bin/sh", "-c", limit + R"( && exec "$@")", "sh"} + tool_command(words))
         .wait();
 }
