@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "host/core/checks.hpp"
@@ -81,14 +82,22 @@ void Simulator::erase_circle(double y, double x, double radius) {
     }
     const StateView state = state_.view();
     const std::vector<float> zeros(std::size_t(state.width) * channels);
+    // The columns that may be within the radius, and as many more as rounding may bring in.
+    constexpr double epsilon = std::numeric_limits<double>::epsilon();
+    const double margin = 1 + (std::abs(x) + radius) * epsilon;
+    const auto column_at = [&](double place) {
+        return int(std::clamp<double>(place, 0, state.width));
+    };
+    const int first = column_at(std::floor(x - radius - margin));
+    const int last = column_at(std::ceil(x + radius + margin) + 1);
     for (int row = 0; row < state.height; ++row) {
         const double distance = row - y;
         if (std::abs(distance) > radius) continue;
         // The cells of a row that are within the radius have no gap between them.
         const auto inside = [&](int column) { return std::hypot(distance, column - x) <= radius; };
-        int left = 0;
-        while (left < state.width && !inside(left)) ++left;
-        int right = state.width;
+        int left = first;
+        while (left < last && !inside(left)) ++left;
+        int right = last;
         while (left < right && !inside(right - 1)) --right;
         if (left < right) erase_run(engine(), state, zeros, row, left, right);
     }

@@ -5,6 +5,7 @@
 #include "host/files/safetensors.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/costs.hpp"
+#include "tests/support/safetensors.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/training.hpp"
 
@@ -115,7 +116,7 @@ void require_same(const Parameters& got, const Parameters& expected) {
 SafetensorsFile contents_of(const Checkpoint& checkpoint) {
     const TemporaryDirectory folder;
     save_checkpoint(folder / "checkpoint", checkpoint, {});
-    return parse_safetensors(test::read_bytes(folder / "checkpoint"), "checkpoint");
+    return test::parse_safetensors(test::read_bytes(folder / "checkpoint"), "checkpoint");
 }
 
 // What load_checkpoint says about such a file; empty where it takes it.

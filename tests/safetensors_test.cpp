@@ -7,6 +7,7 @@
 
 #include "tests/support/catch.hpp"
 #include "tests/support/costs.hpp"
+#include "tests/support/safetensors.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <sys/stat.h>
@@ -46,7 +47,7 @@ Bytes file_of(std::string_view header, std::size_t data_size = 0) {
 
 // The message with which the bytes are refused.
 std::string refused(const Bytes& bytes) {
-    return message_of<FormatError>([&] { nca::parse_safetensors(bytes, "x.safetensors"); });
+    return message_of<FormatError>([&] { nca::test::parse_safetensors(bytes, "x.safetensors"); });
 }
 
 // Not operator+, about which g++ 12 warns without reason.
@@ -139,19 +140,20 @@ TEST_CASE("a file is these bytes") {
 }
 
 TEST_CASE("a file without tensors is valid") {
-    REQUIRE(nca::parse_safetensors(file_of("{}"), "x").tensors.empty());
+    REQUIRE(nca::test::parse_safetensors(file_of("{}"), "x").tensors.empty());
     const Bytes bytes = nca::encode_safetensors({});
-    REQUIRE(nca::parse_safetensors(bytes, "x").tensors.empty());
+    REQUIRE(nca::test::parse_safetensors(bytes, "x").tensors.empty());
 }
 
 TEST_CASE("a header that is not padded is read too") {
     const Bytes bytes = file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8);
-    REQUIRE(nca::parse_safetensors(bytes, "x").tensors.at(0).values == std::vector<float>{0, 0});
+    REQUIRE(nca::test::parse_safetensors(bytes, "x").tensors.at(0).values ==
+            std::vector<float>{0, 0});
 }
 
 TEST_CASE("text that is not UTF-8 is written with replacement characters") {
     const SafetensorsFile file = {.metadata = {{"target", "\xe9t\xe9.png"}}, .tensors = {}};
-    const SafetensorsFile back = nca::parse_safetensors(nca::encode_safetensors(file), "x");
+    const SafetensorsFile back = nca::test::parse_safetensors(nca::encode_safetensors(file), "x");
     REQUIRE(back.metadata.at("target") == "\xef\xbf\xbdt\xef\xbf\xbd.png");
 }
 
@@ -355,7 +357,8 @@ TEST_CASE("a header of a mebibyte is read or refused at once, whatever it holds"
     SafetensorsFile many;
     for (int i = 0; i < 15000; ++i) many.tensors.push_back({std::to_string(i), {}, {1}});
     require_cheap(300e6, [&] {
-        REQUIRE(nca::parse_safetensors(nca::encode_safetensors(many), "x").tensors.size() == 15000);
+        REQUIRE(nca::test::parse_safetensors(nca::encode_safetensors(many), "x").tensors.size() ==
+                15000);
     });
 }
 

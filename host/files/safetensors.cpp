@@ -216,17 +216,6 @@ void SafetensorsReader::read(std::span<float> values, const TensorEntry& tensor,
                data_begin_ + tensor.begin + first * sizeof(float));
 }
 
-SafetensorsFile parse_safetensors(std::span<const std::uint8_t> bytes, const std::string& name) {
-    const SafetensorsReader reader(bytes, name);
-    SafetensorsFile file{.metadata = reader.metadata(), .tensors = {}};
-    for (const TensorEntry& entry : reader.tensors()) {
-        std::vector<float> values(entry.size());
-        reader.read(values, entry);
-        file.tensors.push_back({entry.name, entry.shape, std::move(values)});
-    }
-    return file;
-}
-
 std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     if (!file.metadata.empty()) header[metadata_key] = file.metadata;

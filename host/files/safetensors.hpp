@@ -75,9 +75,6 @@ private:
     std::vector<TensorEntry> tensors_;
 };
 
-// Reads everything in these bytes. Throws as SafetensorsReader.
-SafetensorsFile parse_safetensors(std::span<const std::uint8_t> bytes, const std::string& name);
-
 // Equal contents give equal bytes: metadata sorted by key, tensors in the order given, the header
 // padded with spaces so that the data starts at a multiple of 8. Throws InvalidArgument where a
 // tensor's values do not fill its shape, two tensors have one name, or the header is longer than a
