@@ -248,7 +248,7 @@ void trains_repeatably(const Variant& variant) {
 
 #define NCA_TEST_VARIANT(precision, form)                                                         \
     TEST_CASE(#precision "/" #form " agrees with the reference",                                  \
-              "[cuda][" #precision "-" #form "]") {                                               \
+              "[cuda][gradients][" #precision "-" #form "]") {                                    \
         agrees_with_the_reference(                                                                \
             {#precision "/" #form, Precision::precision, RolloutForm::form});                     \
     }                                                                                             \

@@ -147,7 +147,7 @@ TEST_CASE("an engine for CUDA is there to be tested", "[cuda]") {
     if (!reason.empty()) WARN("skipped: no CUDA engine: " << reason);
 }
 
-TEST_CASE("engines agree with the reference on small grids for every rule") {
+TEST_CASE("engines agree with the reference on small grids for every rule", "[gradients]") {
     const auto engines = test::make_engines_to_test();
     for (int variant = 0; variant < 16; ++variant) {
         for (const auto& [height, width] : {std::array{1, 1}, {3, 5}, {8, 8}}) {
@@ -167,7 +167,7 @@ TEST_CASE("engines agree with the reference on small grids for every rule") {
     }
 }
 
-TEST_CASE("engines agree with the reference on larger grids", "[slow]") {
+TEST_CASE("engines agree with the reference on larger grids", "[slow][gradients]") {
     const auto engines = test::make_engines_to_test();
     for (const int variant : {0, 3, 5, 14}) {
         for (const CaseOptions& options :
@@ -186,7 +186,7 @@ TEST_CASE("engines agree with the reference on larger grids", "[slow]") {
     }
 }
 
-TEST_CASE("engines agree with the reference at fire rates 0 and 1") {
+TEST_CASE("engines agree with the reference at fire rates 0 and 1", "[gradients]") {
     const auto engines = test::make_engines_to_test();
     for (const float fire_rate : {0.0F, 1.0F}) {
         for (const int variant : {1, 6}) {
@@ -204,7 +204,8 @@ TEST_CASE("engines agree with the reference at fire rates 0 and 1") {
     }
 }
 
-TEST_CASE("engines agree with the reference where empty space comes alive, and where it does not") {
+TEST_CASE("engines agree with the reference where empty space comes alive, and where it does not",
+          "[gradients]") {
     const auto engines = test::make_engines_to_test();
     for (const float empty_alpha : {-0.2F, 0.02F, 0.2F}) {
         for (int variant = 0; variant < 8; ++variant) {
@@ -223,7 +224,7 @@ TEST_CASE("engines agree with the reference where empty space comes alive, and w
     }
 }
 
-TEST_CASE("engines agree with the reference where empty cells come alive") {
+TEST_CASE("engines agree with the reference where empty cells come alive", "[gradients]") {
     // So few fire that some do it far from all others, in every step: their rows of the weight
     // gradients differ in nothing but the gradient that comes in.
     const auto engines = test::make_engines_to_test();
@@ -253,7 +254,7 @@ TEST_CASE("empty space comes alive in the cases that are meant to") {
     REQUIRE_FALSE(any_nonzero(test::state_after(draw(dying).expected, 2)));
 }
 
-TEST_CASE("empty cells of the first state get their gradient") {
+TEST_CASE("empty cells of the first state get their gradient", "[gradients]") {
     // They lie beside the living patch, or come alive, or live on unfired: all take part in the
     // sum.
     const CaseOptions options = {
@@ -274,7 +275,8 @@ TEST_CASE("empty cells of the first state get their gradient") {
     }
 }
 
-TEST_CASE("engines agree with the reference for weights that have not been trained yet") {
+TEST_CASE("engines agree with the reference for weights that have not been trained yet",
+          "[gradients]") {
     // W2 and b2 are zero, so that no fired cell moves, but W2 and b2 have gradients.
     CaseOptions options = {.height = 6, .width = 7, .batch = 2, .steps = 4, .start = Start::seed};
     options.output_scale = 0;
@@ -324,7 +326,7 @@ TEST_CASE("the cells that change in a step are those that fire") {
     }
 }
 
-TEST_CASE("loss, its gradient and the living cells agree with the reference") {
+TEST_CASE("loss, its gradient and the living cells agree with the reference", "[gradients]") {
     for (const auto& [batch, height, width] :
          {std::array{1, 1, 1}, {3, 3, 5}, {2, 17, 31}, {3, 40, 40}}) {
         Case example = test::random_case(

@@ -69,7 +69,7 @@ void require_gradients_match_differences(const CaseOptions& options, std::size_t
 
 }  // namespace
 
-TEST_CASE("every gradient of the notebook's rule is its central difference", "[slow]") {
+TEST_CASE("every gradient of the notebook's rule is its central difference", "[slow][gradients]") {
     require_gradients_match_differences({.height = 2,
                                          .width = 3,
                                          .steps = 2,
@@ -79,7 +79,7 @@ TEST_CASE("every gradient of the notebook's rule is its central difference", "[s
                                         1);
 }
 
-TEST_CASE("every gradient of the paper's rule is its central difference", "[slow]") {
+TEST_CASE("every gradient of the paper's rule is its central difference", "[slow][gradients]") {
     require_gradients_match_differences({.height = 3,
                                          .width = 2,
                                          .steps = 2,
@@ -92,7 +92,7 @@ TEST_CASE("every gradient of the paper's rule is its central difference", "[slow
                                         1);
 }
 
-TEST_CASE("gradients are central differences for all edges, life rules and biases") {
+TEST_CASE("gradients are central differences for all edges, life rules and biases", "[gradients]") {
     for (const Edges edges : {Edges::circular, Edges::zero}) {
         for (const Life life : {Life::post, Life::pre_and_post}) {
             for (const bool output_bias : {false, true}) {
@@ -112,7 +112,7 @@ TEST_CASE("gradients are central differences for all edges, life rules and biase
     }
 }
 
-TEST_CASE("the gradient check fails for one corrupted entry") {
+TEST_CASE("the gradient check fails for one corrupted entry", "[gradients]") {
     const Case drawn = smooth_case({.height = 2, .width = 2, .start = test::Start::random});
     const GradientCheck check = make_check(drawn);
     auto gradients = check.gradients().weights.all;

@@ -72,7 +72,7 @@ TEST_CASE("perception wraps at a circular edge and sees zeros beyond a zero edge
     REQUIRE(sobel_x(0, 1) == -2);
 }
 
-TEST_CASE("perceive_backward is the adjoint of perceive") {
+TEST_CASE("perceive_backward is the adjoint of perceive", "[gradients]") {
     for (const Edges edges : {Edges::circular, Edges::zero}) {
         for (const auto& [height, width] : {std::array{1, 1}, {3, 5}, {2, 2}, {7, 4}}) {
             Uniform uniform(height);

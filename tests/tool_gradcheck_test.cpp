@@ -14,7 +14,7 @@
 
 using namespace nca::test;
 
-TEST_CASE("gradcheck agrees with the reference and writes the gradients") {
+TEST_CASE("gradcheck agrees with the reference and writes the gradients", "[gradients]") {
     const Workshop shop;
     const Outcome outcome = nca_tool({"gradcheck", shop.model, shop.target, "--steps", "3",
                                       "--batch", "2", "--out", shop / "grads"});
@@ -57,7 +57,7 @@ nca::reference::GradientCheck reference_of(const nca::test::Case& drawn) {
 
 }  // namespace
 
-TEST_CASE("one corrupted gradient entry makes the gradient check fail") {
+TEST_CASE("one corrupted gradient entry makes the gradient check fail", "[gradients]") {
     nca::test::CaseOptions options;
     options.height = 5;
     options.width = 4;
@@ -99,7 +99,7 @@ TEST_CASE("a coarser precision may be further off, and none less than float32 at
             gradcheck_tolerance(1000, Precision::exact));
 }
 
-TEST_CASE("a wrong reference does not agree with its central differences") {
+TEST_CASE("a wrong reference does not agree with its central differences", "[gradients]") {
     nca::test::CaseOptions options;
     const nca::test::Case drawn = nca::test::random_case(options, 3);
     const nca::reference::GradientCheck reference = reference_of(drawn);
