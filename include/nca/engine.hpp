@@ -18,160 +18,190 @@ struct CUstream_st;
 
 namespace nca {
 
-// The stream that CUDA work is queued on: the same type as cudaStream_t. The CPU engine ignores it.
+/// The stream that CUDA work is queued on: the same type as cudaStream_t. The CPU engine ignores
+/// it.
 using Stream = CUstream_st*;
 
-// Whether backward adds to the weight gradients or replaces them.
-enum class Accumulate : bool { no, yes };
-
-struct RolloutOptions {
-    int steps = 1;  // 0 to 2^24
-    FireKey key;
+/// Whether backward adds to the weight gradients or replaces them.
+enum class Accumulate : bool {
+    no,   ///< replaces them
+    yes,  ///< adds to them
 };
 
-// What forward remembers for backward: the states of all steps, and copies of rule and weights.
-// Move-only. When a tape is destroyed, the engine keeps its memory for the next rollout.
+/// The length of a rollout and its random numbers.
+struct RolloutOptions {
+    int steps = 1;  ///< 0 to 2^24
+    FireKey key;    ///< which fire masks are drawn
+};
+
+/// What forward remembers for backward: the states of all steps, and copies of rule and weights.
+/// Move-only. When a tape is destroyed, the engine keeps its memory for the next rollout. A tape
+/// may outlive its engine.
 class NCA_API Tape {
 public:
-    // What the engine that made the tape implements.
+    /// What the engine that made the tape implements.
     class Storage {
     public:
         virtual ~Storage() = default;
+        /// As Tape::steps.
         virtual int steps() const = 0;
+        /// As Tape::state; step is in 0 .. steps().
         virtual ConstStateView state(int step) const = 0;
     };
 
     Tape() = default;
+    /// Takes what an engine keeps. For engines.
     explicit Tape(std::unique_ptr<Storage> storage) : storage_(std::move(storage)) {}
 
+    /// Whether it is not empty: not made by Tape() and not moved from.
     explicit operator bool() const { return storage_ != nullptr; }
-    // How many steps it has. Throws InvalidArgument where the tape is empty.
+    /// How many steps it has. Throws InvalidArgument where the tape is empty.
     int steps() const;
-    // The state after `step` steps, in the engine's memory; step 0 is the state that forward was
-    // given. Valid while the tape lives. Throws InvalidArgument where the tape is empty or step is
-    // not in 0 .. steps().
+    /// The state after `step` steps, in the engine's memory; step 0 is the state that forward was
+    /// given. Valid while the tape lives; on CUDA the values are there when forward's work on its
+    /// stream is done. Throws InvalidArgument where the tape is empty or step is not in
+    /// 0 .. steps().
     ConstStateView state(int step) const;
+    /// The state after all steps. Throws InvalidArgument where the tape is empty.
     ConstStateView last() const { return state(steps()); }
+    /// What the engine keeps; null where the tape is empty. For engines.
     Storage* storage() const { return storage_.get(); }
 
 private:
     std::unique_ptr<Storage> storage_;
 };
 
-// The target of the loss, [height, width, visible_channels] floats in the engine's memory.
+/// The target of the loss, [height, width, visible_channels] floats in the engine's memory.
 struct TargetView {
-    const float* data = nullptr;
-    int height = 0;
-    int width = 0;
+    const float* data = nullptr;  ///< the first float
+    int height = 0;               ///< in cells
+    int width = 0;                ///< in cells
 };
 
-// The options of one Adam update. Kingma and Ba, "Adam", ICLR 2015, with bias correction.
+/// The options of one Adam update. Kingma and Ba, "Adam", ICLR 2015, with bias correction.
 struct AdamOptions {
-    float learning_rate = 2e-3F;
-    float beta1 = 0.9F;
-    float beta2 = 0.999F;
-    float epsilon = 1e-8F;
-    bool normalise_gradients = false;  // divide each tensor by its L2 norm + 1e-8 first
-    std::int64_t update = 1;           // the number of this update, from 1
+    float learning_rate = 2e-3F;  ///< alpha of the paper
+    float beta1 = 0.9F;           ///< decay of the first moments
+    float beta2 = 0.999F;         ///< decay of the second moments
+    float epsilon = 1e-8F;        ///< is added to the square root of the second moments
+    /// First divide each tensor's gradient by its L2 norm + 1e-8.
+    bool normalise_gradients = false;
+    std::int64_t update = 1;  ///< the number of this update, from 1
 };
 
-// How an engine runs the rollouts of a batch.
+/// How an engine runs the rollouts of a batch.
 struct ChosenForm {
-    RolloutForm form = RolloutForm::steps;  // never automatic; always steps on the CPU
-    std::string text;                       // to be shown: "one kernel a step"
+    RolloutForm form = RolloutForm::steps;  ///< never automatic; always steps on the CPU
+    std::string text;                       ///< to be shown: "one kernel a step"
 };
 
 struct Model;  // nca/model.hpp
 
-// Runs automata forward and backward. Made by make_engine. An engine must not be used by two
-// threads at the same time; two engines are independent. All pointers are to the engine's own
-// memory space. The same seed gives the same bits in every run, with any number of threads.
-//
-// On CUDA, advance, forward, backward, loss and adam queue their work on the stream and return
-// before it is done. On the CPU every function returns when its work is done. They throw
-// InvalidArgument for a bad argument; on CUDA also CudaError, when a call fails or the device has
-// not enough memory.
-//
-// An engine that runs on several CPU threads throws Error, before it has changed anything, where
-// the system does not make so many, and in a child process that fork made after its parent had
-// computed on several threads: the child does not have them. To compute in the child, fork before
-// the first rollout, take Device::cpu(1), or start a program. In such a child, one-thread engines,
-// files and pictures work. CUDA does not work in a child of fork once the parent has used it:
-// CudaError.
+/// Runs automata forward and backward. Made by make_engine(). An engine must not be used by two
+/// threads at the same time; two engines are independent. All pointers are to the engine's own
+/// memory space. The same seed gives the same bits in every run, with any number of threads.
+///
+/// On CUDA, advance, forward, backward, loss and adam queue their work on the stream and return
+/// before it is done. What such a call reads has to stay as it is until then. The work of one
+/// engine's calls runs in their order, whatever streams they are on (docs/cuda.md, also about
+/// graphs). On the CPU every function returns when its work is done.
+///
+/// Functions throw InvalidArgument for a bad argument: a null pointer, another memory space, a size
+/// below 1 or different sizes, a rule that is not valid; on CUDA also for states, gradients of
+/// states and targets that are not aligned to 16 bytes, as those from allocate() and cudaMalloc
+/// are. On CUDA they also throw CudaError, when a call fails or the device has not enough memory.
+///
+/// An engine that runs on several CPU threads throws Error, before it has changed anything, where
+/// the system does not make so many, and in a child process that fork made after its parent had
+/// computed on several threads: the child does not have them. To compute in the child, fork before
+/// the first rollout, take Device::cpu(1), or start a program. In such a child, one-thread engines,
+/// files and pictures work. CUDA does not work in a child of fork once the parent has used it:
+/// CudaError.
 class NCA_API Engine {
 public:
     virtual ~Engine() = default;
 
+    /// Where the engine's memory is: host on the CPU, device on CUDA.
     virtual MemorySpace memory_space() const = 0;
-    // To be shown: "cpu, 2 threads, AVX-512".
+    /// To be shown: "cpu, 2 threads, AVX-512".
     virtual std::string description() const = 0;
-    // What its matrix products are computed in; exact on the CPU.
+    /// What its matrix products are computed in; exact on the CPU.
     virtual Precision precision() const = 0;
-    // The form in which it runs rollouts of a batch of this size by this rule.
+    /// The form in which it runs rollouts of a batch of this size by this rule. Throws CudaError
+    /// where Device::rollout asks for a form that is not possible.
     virtual ChosenForm rollout_form(int batch, int height, int width,
                                     const Rule& rule = {}) const = 0;
 
-    // `size` floats of the engine's memory, all zero. Waits until they are. Throws Error where
-    // there is not enough memory.
+    /// `size` floats of the engine's memory, all zero. Waits until they are. Throws Error where
+    /// there is not enough memory.
     virtual Buffer allocate(std::size_t size) = 0;
-    // A batch of grids of zeros. Throws InvalidArgument where a size is below 1 or the whole is
-    // larger than any memory, and what allocate throws.
+    /// A batch of grids of zeros. Throws InvalidArgument where a size is below 1 or the whole is
+    /// larger than any memory, and what allocate() throws.
     State make_state(int batch, int height, int width);
 
-    // Copy floats from host memory to the engine's and back. Both run after the work that is queued
-    // on the stream, and wait until the copy is done. The CPU engine throws InvalidArgument where
-    // the pointer is null.
+    /// Copies floats from host memory to the engine's, after the work that is queued, and waits
+    /// until the copy is done. The CPU engine throws InvalidArgument where the pointer is null, the
+    /// CUDA engine CudaError.
     virtual void copy_from_host(float* destination, std::span<const float> source,
                                 Stream stream = nullptr) = 0;
+    /// Copies floats from the engine's memory to host memory; otherwise as copy_from_host().
     virtual void copy_to_host(std::span<float> destination, const float* source,
                               Stream stream = nullptr) = 0;
 
-    // Runs options.steps steps and overwrites state by the last one. Keeps no tape.
+    /// Runs options.steps steps (docs/mathematics.md) and overwrites state by the last one. Keeps
+    /// no tape.
     virtual void advance(const Rule& rule, ConstWeightsView weights, StateView state,
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
-    // Runs options.steps steps and returns the tape that backward needs, 16 floats for each cell
-    // and step. state and weights must stay as they are until the call's work on the stream is
-    // done.
+    /// Runs options.steps steps and returns the tape that backward needs, 16 floats for each cell
+    /// and step. state and weights must stay as they are until the call's work on the stream is
+    /// done.
     virtual Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
-    // The gradients of all steps of a tape of this engine (docs/mathematics.md). grad_state [batch,
-    // height, width, channels] holds the gradient of the tape's last state and is overwritten by
-    // the gradient of its first state. grad_weights is overwritten or added to. Where the weights
-    // have no b2, grad_weights.b2 is ignored and may be null.
+    /// The gradients of all steps of a tape of this engine (docs/mathematics.md). grad_state
+    /// [batch, height, width, channels] holds the gradient of the tape's last state and is
+    /// overwritten by the gradient of its first state. grad_weights is overwritten or added to.
+    /// Where the weights have no b2, grad_weights.b2 is ignored and may be null. The tape stays as
+    /// it is.
     virtual void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
                           Accumulate accumulate, Stream stream = nullptr) = 0;
 
-    // The loss: the mean squared error of the visible channels over batch, height and width.
-    // Overwrites
-    //   loss[batch]: sum of (state - target)^2 / (height * width * 4) of each sample, so that the
-    //       batch's loss is their mean;
-    //   grad_state [batch, height, width, channels]: the gradient of the batch's loss, 0 in hidden
-    //       channels;
-    //   living[batch]: how many cells of each sample have their own alpha above living_threshold.
+    /// The loss: the mean squared error of the visible channels over batch, height and width
+    /// (docs/mathematics.md). Overwrites
+    ///
+    /// - loss [batch]: sum of (state - target)^2 / (height * width * 4) of each sample, so that the
+    ///   batch's loss is their mean;
+    /// - grad_state [batch, height, width, channels]: the gradient of the batch's loss, 0 in hidden
+    ///   channels;
+    /// - living [batch]: how many cells of each sample have their own alpha above living_threshold.
     virtual void loss(StateView grad_state, float* loss, float* living, ConstStateView state,
                       TargetView target, Stream stream = nullptr) = 0;
 
-    // One Adam update of weights, first_moments and second_moments by grad_weights. Each has
-    // parameter_count(output_bias) floats, laid out as Weights::all(). Overwrites norms[4] by the
-    // L2 norm of each tensor's gradient (0 where there is no b2), then divides grad_weights by them
-    // where options.normalise_gradients is set.
+    /// One Adam update of weights, first_moments and second_moments by grad_weights. Each has
+    /// parameter_count(output_bias) floats, laid out as Weights::all(). Overwrites norms[4] by the
+    /// L2 norm of each tensor's gradient (0 where there is no b2), then divides grad_weights by
+    /// them where options.normalise_gradients is set. Throws InvalidArgument where options.update
+    /// is below 1.
     virtual void adam(float* weights, float* first_moments, float* second_moments,
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
-    // The same for a model in host memory. A CUDA engine copies its weights to the device and waits
-    // for the device. Throw InvalidArgument where the model was moved from.
+    /// The same as the other forward, for a model in host memory. A CUDA engine copies its weights
+    /// to the device and waits for the device. Throws InvalidArgument where the model was moved
+    /// from.
     Tape forward(const Model& model, ConstStateView state, const RolloutOptions& options,
                  Stream stream = nullptr);
+    /// The same as the other advance, for a model in host memory. A CUDA engine copies its weights
+    /// to the device and waits for the device. Throws InvalidArgument where the model was moved
+    /// from.
     void advance(const Model& model, StateView state, const RolloutOptions& options,
                  Stream stream = nullptr);
 };
 
-// Throws NotCompiled where a CUDA device is asked for and the library was built without CUDA,
-// CudaError where there is no such device, no code for it, or the precision needs another device;
-// InvalidArgument where threads is not in 0..1024.
+/// Makes an engine. Throws NotCompiled where a CUDA device is asked for and the library was built
+/// without CUDA; CudaError where there is no such device, no code for it, or the precision needs
+/// another device; InvalidArgument where an engine on the CPU is to have threads not in 0..1024.
 NCA_API std::unique_ptr<Engine> make_engine(const Device& device = Device::automatic());
 
 }  // namespace nca

@@ -15,79 +15,93 @@
 
 namespace nca {
 
-// The target of a training run, [grid, grid, 4] floats in 0..1 in host memory: the image scaled to
-// config.target_size, centred and padded; colours are premultiplied where config.rule says so.
-// Throws InvalidArgument for a bad configuration, FormatError where no pixel of the scaled image
-// has alpha above living_threshold.
+/// The target of a training run, [grid, grid, 4] floats in 0..1 in host memory: the image scaled to
+/// config.target_size, centred and padded; colours are premultiplied where config.rule says so.
+/// Throws InvalidArgument for a bad image or configuration, FormatError where no pixel of the
+/// scaled image has alpha above living_threshold.
 NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig& config);
 
-// What one iteration did.
+/// What one iteration did.
 struct IterationReport {
-    std::int64_t iteration = 0;  // its number, from 0
-    int steps = 0;
-    double loss = 0;
-    double learning_rate = 0;
-    double gradient_norm = 0;  // L2 norm over all tensors, before normalisation
-    int dead = 0;              // samples without a cell of alpha above living_threshold at the end
-    // How many states of the pool became the start cell: the worst of the batch and those that died
-    // or exploded; after a recovery all.
+    std::int64_t iteration = 0;  ///< its number, from 0
+    int steps = 0;               ///< of its rollout
+    double loss = 0;             ///< as Engine::loss has it, mean over the batch
+    double learning_rate = 0;    ///< that its update had
+    double gradient_norm = 0;    ///< L2 norm over all tensors, before normalisation
+    int dead = 0;  ///< samples without a cell of alpha above living_threshold at the end
+    /// How many states of the pool became the start cell: the worst of the batch and those that
+    /// died or exploded; after a recovery all.
     int reset = 0;
-    std::string recovery;  // not empty: training failed; says why and what was done
+    std::string recovery;  ///< not empty: training failed; says why and what was done
 };
 
-// Trains one automaton. The same target, configuration and engine give the same bits in every run.
-// A trainer must not be used by two threads at the same time. Functions that read or write values
-// of the device wait for it, and throw CudaError where it fails. Those of a trainer that was moved
-// from throw InvalidArgument; iterations also throw Error as Engine does, after a fork and where
-// threads cannot be made.
+/// Trains one automaton. The same target, configuration and engine give the same bits in every run.
+/// A trainer must not be used by two threads at the same time. Functions that read or write values
+/// of the device wait for it, and throw CudaError where it fails. Those of a trainer that was moved
+/// from throw InvalidArgument; iterations also throw Error as Engine does, after a fork and where
+/// threads cannot be made.
+///
+/// It does what the Distill article does (Mordvintsev et al., 2020): rollout, mean squared error of
+/// the last state, gradients through all steps, one update by Adam.
 class NCA_API Trainer {
 public:
-    // Throws what make_target and make_engine throw, and Error where there is not enough memory.
+    /// Begins a run with new weights. Throws what make_target() and make_engine() throw, and Error
+    /// where there is not enough memory.
     Trainer(const Image& target, const TrainingConfig& config,
             const Device& device = Device::automatic());
+    /// Ends the run; what was not saved is lost.
     ~Trainer();
+    /// Takes over the run of another trainer.
     Trainer(Trainer&&) noexcept;
+    /// Takes over the run of another trainer, and ends its own.
     Trainer& operator=(Trainer&&) noexcept;
 
-    // Runs one iteration, which is one update of the weights, and waits for it.
-    //
-    // An iteration fails where a loss, gradient or weight is not finite or is much too large, or
-    // where every sample died; a run fails where the loss stays at that of an empty grid. The
-    // trainer then recovers: it goes back to the last good weights (to new ones where nothing was
-    // learnt) and to start cells, halves the learning rate, begins the warm-up again, and says so
-    // in the report. It throws Error at the 13th failure without 100 good iterations in between
-    // (600 where nothing was learnt yet; those of a warm-up are not counted).
+    /// Runs one iteration, which is one update of the weights, and waits for it.
+    ///
+    /// An iteration fails where a loss, gradient or weight is not finite or is much too large, or
+    /// where every sample died; a run fails where the loss stays at that of an empty grid. The
+    /// trainer then recovers: it goes back to the last good weights (to new ones where nothing was
+    /// learnt) and to start cells, halves the learning rate, begins the warm-up again, and says so
+    /// in the report. It throws Error at the 13th failure without 100 good iterations in between
+    /// (600 where nothing was learnt yet; those of a warm-up are not counted).
     IterationReport iterate();
-    // Runs at least one and at most `most` iterations, as many as the engine runs best in one call:
-    // one on the CPU, up to 32 on CUDA; it ends at one that fails. Waits for them and returns a
-    // report of each. Throws what iterate() throws, InvalidArgument where most is below 1.
+    /// Runs at least one and at most `most` iterations, as many as the engine runs best in one
+    /// call: one on the CPU, up to 32 on CUDA; it ends at one that fails. Waits for them and
+    /// returns a report of each. Throws what iterate() throws, InvalidArgument where most is
+    /// below 1.
     std::vector<IterationReport> iterate(int most);
 
-    // How many iterations are done.
+    /// How many iterations are done.
     std::int64_t iteration() const;
+    /// The configuration that the run was begun with.
     const TrainingConfig& config() const;
+    /// The engine that it trains on.
     Engine& engine() const;
-    // The target on the grid, [grid, grid, 4] floats in host memory.
+    /// The target on the grid, [grid, grid, 4] floats in host memory.
     const std::vector<float>& target() const;
-    // The loss of an empty grid.
+    /// The loss of an empty grid.
     double blank_loss() const;
-    // Copies of the states that the last iteration started from and ended with, [batch, grid, grid,
-    // channels] floats. Zero before the first iteration; of no meaning where it failed.
+    /// A copy of the states that the last iteration started from, [batch, grid, grid, channels]
+    /// floats. Start cells before the first iteration; of no meaning where it failed.
     std::vector<float> states_before() const;
+    /// A copy of the states that the last iteration ended with, [batch, grid, grid, channels]
+    /// floats. Zero before the first iteration; of no meaning where it failed.
     std::vector<float> states_after() const;
-    // Copies of the first `count` states of the pool, [count, grid, grid, channels] floats; of all
-    // where it has fewer.
+    /// Copies of the first `count` states of the pool, [count, grid, grid, channels] floats; of all
+    /// where it has fewer.
     std::vector<float> pool_states(int count) const;
-    // The weights that the last good iteration's rollout used, without that iteration's update;
-    // after resume those of the checkpoint. Always finite. With rule and history.
+    /// The weights that the last good iteration's rollout used, without that iteration's update;
+    /// after resume those of the checkpoint. Always finite. With rule and history.
     Model model() const;
-    // The name that the history of models and checkpoints has for the target.
+    /// Sets the name that the history of models and checkpoints has for the target.
     void set_target_name(std::string name);
 
-    // Saves all that resume needs to continue training with the same bits. Throws IoError.
+    /// Saves all that resume needs to continue training with the same bits. The old file stays
+    /// until the new one is complete. Throws IoError.
     void save_checkpoint(const std::filesystem::path& path) const;
-    // Continues from a checkpoint. Throws IoError where it cannot be read, FormatError where it is
-    // no checkpoint or of another configuration or target; the message names the first difference.
+    /// Continues from a checkpoint. Throws IoError where it cannot be read, FormatError where it is
+    /// no checkpoint or of another configuration or target; the message names the first difference,
+    /// and the run is as it was.
     void resume(const std::filesystem::path& path);
 
 private:
