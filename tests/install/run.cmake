@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-# Installs the build into a folder of its own, then builds and runs the program beside this file
-# against it, by find_package and by pkg-config.
-#   cmake -DBUILD=<build folder> -DWORK=<scratch folder> -DCXX=<compiler> [-DCXX_FLAGS=..]
-#         [-DGENERATOR=..] [-DPKG_CONFIG=..] -P run.cmake
+# Installs the build into a folder of its own, then builds and runs against it the program beside
+# this file, by find_package and by pkg-config, and every folder of examples/.
+#   cmake -DSOURCE=<repository> -DBUILD=<build folder> -DWORK=<scratch folder> -DCXX=<compiler>
+#         [-DCXX_FLAGS=..] [-DGENERATOR=..] [-DPKG_CONFIG=..] [-DHAVE_CUDA=ON] -P run.cmake
 cmake_minimum_required(VERSION 3.22)
 
-foreach(variable BUILD WORK CXX)
+foreach(variable SOURCE BUILD WORK CXX)
   if(NOT ${variable})
     message(FATAL_ERROR "run.cmake needs -D${variable}=..")
   endif()
 endforeach()
-set(source ${CMAKE_CURRENT_LIST_DIR})
 set(prefix ${WORK}/installed)
 set(moved ${WORK}/moved)
 file(REMOVE_RECURSE ${WORK})
@@ -44,17 +43,32 @@ if(EXISTS ${moved}/bin/nca)
   run(${moved}/bin/nca --help)
 endif()
 
+# Another minor version may be incompatible, so it is refused.
+file(GLOB_RECURSE config ${moved}/nca_cuda-config.cmake)
+get_filename_component(config_folder ${config} DIRECTORY)
+foreach(version 0.1 0.3 1.0)
+  find_package(nca_cuda ${version} QUIET PATHS ${config_folder} NO_DEFAULT_PATH)
+  if(nca_cuda_FOUND OR NOT nca_cuda_CONSIDERED_CONFIGS)
+    message(FATAL_ERROR "find_package(nca_cuda ${version}) was not refused: ${config}")
+  endif()
+endforeach()
+
+# Builds a project in ${WORK}/name. It is configured for the package that was moved.
 if(GENERATOR)
   set(generator -G ${GENERATOR})
 endif()
-run(${CMAKE_COMMAND} -S ${source} -B ${WORK}/build ${generator} -DCMAKE_PREFIX_PATH=${moved}
-    -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_FLAGS=${CXX_FLAGS} -DCMAKE_BUILD_TYPE=Release)
-file(STRINGS ${WORK}/build/CMakeCache.txt found REGEX "^nca_cuda_DIR")
-if(NOT found MATCHES "${moved}")
-  message(FATAL_ERROR "find_package took another nca_cuda: ${found}")
-endif()
-run(${CMAKE_COMMAND} --build ${WORK}/build)
-run(${WORK}/build/consumer)
+function(build folder name)
+  run(${CMAKE_COMMAND} -S ${folder} -B ${WORK}/${name} ${generator} -DCMAKE_PREFIX_PATH=${moved}
+      -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_FLAGS=${CXX_FLAGS})
+  file(STRINGS ${WORK}/${name}/CMakeCache.txt found REGEX "^nca_cuda_DIR")
+  if(NOT found MATCHES "${moved}")
+    message(FATAL_ERROR "find_package took another nca_cuda: ${found}")
+  endif()
+  run(${CMAKE_COMMAND} --build ${WORK}/${name})
+endfunction()
+
+build(${CMAKE_CURRENT_LIST_DIR} consumer)
+run(${WORK}/consumer/consumer)
 
 if(PKG_CONFIG)
   file(GLOB_RECURSE pc ${moved}/nca_cuda.pc)
@@ -64,7 +78,9 @@ if(PKG_CONFIG)
                   OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   get_filename_component(library_folder ${folder}/.. ABSOLUTE)
   separate_arguments(flags UNIX_COMMAND "${CXX_FLAGS} ${flags}")
-  run(${CXX} -std=c++20 ${source}/main.cpp -o ${WORK}/consumer_by_pkg_config ${flags}
-      -Wl,-rpath,${library_folder})
+  run(${CXX} -std=c++20 ${CMAKE_CURRENT_LIST_DIR}/main.cpp -o ${WORK}/consumer_by_pkg_config
+      ${flags} -Wl,-rpath,${library_folder})
   run(${WORK}/consumer_by_pkg_config)
 endif()
+
+include(${CMAKE_CURRENT_LIST_DIR}/examples.cmake)
