@@ -102,6 +102,18 @@ TEST_CASE("zeros that a power failure has left in a log are no rows") {
     }
 }
 
+TEST_CASE("a log whose comment has zeros in it is the same after a second resume") {
+    const TemporaryDirectory folder;
+    const auto path = folder / "log.csv";
+    const std::string zero(1, '\0');
+    write_text(path, head + "# engine: CUDA" + zero + "\n" + row("0") + row("1"));
+    for (int resume = 0; resume < 2; ++resume) {
+        const TrainingLog log(path, 10, "cpu");
+        REQUIRE(log.earlier().size() == 2);
+        REQUIRE(text_of(path).find(zero) == std::string::npos);
+    }
+}
+
 TEST_CASE("losses that are not finite are rows of a log") {
     const TemporaryDirectory folder;
     const auto path = folder / "log.csv";

@@ -229,7 +229,7 @@ private:
         if (!line.next() || line.has_zeros()) return parts;  // no log yet, or none that was written
         std::string comment;                                 // of the rows that follow
         if (line.text().starts_with(comment_mark)) {
-            comment = line.text();
+            comment = without_controls(line.text());
             line.next();
         }
         if (line.text() != header) {
@@ -240,7 +240,7 @@ private:
         }
         while (line.next()) {
             if (line.text().starts_with(comment_mark)) {
-                comment = line.text();
+                comment = without_controls(line.text());
                 continue;
             }
             // A crash may have cut off a row, or left zeros in its place. It then has no line feed,
