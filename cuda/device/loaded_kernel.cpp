@@ -27,7 +27,7 @@ void prepare_kernel(const char* name, const void* kernel, std::size_t shared_byt
     check(cudaGetDevice(&device), "asking for the current device");
     const std::scoped_lock lock(mutex);
     const std::pair key(device, kernel);
-    if (loaded.count(key) == 0) {
+    if (!loaded.contains(key)) {
         cudaFuncAttributes attributes = {};
         check_kernel(cudaFuncGetAttributes(&attributes, kernel), name);
         loaded[key] = shared_without_asking;

@@ -43,8 +43,8 @@ inline float* cell_at(float* grid, int width, int y, int x) {
 
 // What all steps of a rollout share.
 struct RolloutConstants {
-    // Keeps a reference to weights.
-    RolloutConstants(const Rule& rule, const PackedWeights& weights, const FireKey& key);
+    // Keeps a reference to packed.
+    RolloutConstants(const Rule& rule, const PackedWeights& packed, const FireKey& key);
 
     // Which of the wanted cells of a grid fire, for the cells of word w of row y of a BitGrid.
     std::uint64_t fired(int step, int sample, const BitGrid& grid, int y, int w,

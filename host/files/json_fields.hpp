@@ -111,7 +111,7 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
 // The fields of one JSON object. finish() refuses fields that were not read.
 class JsonFields {
 public:
-    JsonFields(std::string_view text, std::string where)
+    JsonFields(std::string_view text, const std::string& where)
         : JsonFields(parse_json(text, where, 4), where) {}
     // An object inside of a larger text. A template, because texts convert to JSON.
     template <std::same_as<nlohmann::json> Json>

@@ -75,8 +75,8 @@ public:
     // All states of the pool become the start cell.
     virtual void reset_pool() = 0;
 
-    // The states before and after the last iteration that ran, [batch, grid, grid, channels]; zero
-    // before the first.
+    // The states before and after the last iteration that ran, [batch, grid, grid, channels].
+    // Before the first they are start cells and zero.
     virtual std::vector<float> states_before() const = 0;
     virtual std::vector<float> states_after() const = 0;
 };

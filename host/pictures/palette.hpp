@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <iterator>
 #include <unordered_map>
@@ -131,7 +132,8 @@ inline PalettedImage reduce_colours(const Image& image) {
     result.palette.assign(3, 0);
     for (const auto& box : palette_detail::cut_into_boxes(colours)) {
         const std::size_t index = result.palette.size() / 3;
-        for (const double mean : box.mean) result.palette.push_back(std::uint8_t(mean + 0.5));
+        for (const double mean : box.mean)
+            result.palette.push_back(std::uint8_t(std::lround(mean)));
         for (auto colour = box.begin; colour != box.end; ++colour) {
             index_of_place[places.at(key_of(colour->rgb.data()))] = std::uint8_t(index);
         }

@@ -48,14 +48,15 @@ inline std::vector<float> placed(std::span<const float> picture, int side, const
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
+    const int middle = side / 2;
     std::vector<float> state(std::size_t(grid.height) * grid.width * channels);
     float* to = state.data();
     for (int y = 0; y < grid.height; ++y) {
         for (int x = 0; x < grid.width; ++x, to += channels) {
             const double right = x - start.x;
             const double down = y - start.y;
-            const auto values = sample(picture, side, side / 2 + sine * right + cosine * down,
-                                       side / 2 + cosine * right - sine * down);
+            const auto values = sample(picture, side, middle + sine * right + cosine * down,
+                                       middle + cosine * right - sine * down);
             std::copy(values.begin(), values.end(), to);
         }
     }

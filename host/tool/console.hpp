@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -36,7 +37,7 @@ void say(fmt::format_string<Value, Values...> message, Value&& value, Values&&..
 }
 
 inline std::string duration(double seconds) {
-    const auto whole = std::int64_t(std::min(seconds, 1e9) + 0.5);
+    const std::int64_t whole = std::llround(std::min(seconds, 1e9));
     if (whole < 60) return fmt::format("{} s", whole);
     return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
                         : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);

@@ -13,12 +13,12 @@
 namespace nca::tool {
 namespace {
 
-enum class Format { safetensors, distill_json };
+enum class ModelFormat { safetensors, distill_json };
 
-Format format_of(const char* name, const std::filesystem::path& path) {
+ModelFormat format_of(const char* name, const std::filesystem::path& path) {
     const std::string extension = lower_case_extension(path);
-    if (extension == ".safetensors") return Format::safetensors;
-    if (extension == ".json") return Format::distill_json;
+    if (extension == ".safetensors") return ModelFormat::safetensors;
+    if (extension == ".json") return ModelFormat::distill_json;
     throw_error<UsageError>(
         "{} {}: the name has to end in .safetensors or .json (the Distill web demo's)", name,
         path.string());
@@ -63,8 +63,8 @@ void export_to_demo(const ConvertArguments& arguments) {
 }  // namespace
 
 int convert(const ConvertArguments& arguments) {
-    const Format from = format_of("IN", arguments.input);
-    const Format to = format_of("OUT", arguments.output);
+    const ModelFormat from = format_of("IN", arguments.input);
+    const ModelFormat to = format_of("OUT", arguments.output);
     if (from == to) {
         throw_error<UsageError>(
             "{} and {}: both are of one format, expected .safetensors and .json in either order",
@@ -72,7 +72,7 @@ int convert(const ConvertArguments& arguments) {
     }
     require_different("OUT", arguments.output, "IN", arguments.input);
     require_writable(arguments.output);
-    if (to == Format::distill_json) {
+    if (to == ModelFormat::distill_json) {
         export_to_demo(arguments);
     } else {
         load_distill_json(arguments.input).save(arguments.output);

@@ -19,16 +19,16 @@
 namespace nca::tool {
 namespace {
 
-constexpr int largest_side = 256;  // cells; above, the reference takes seconds for each step
+constexpr int largest_target = 256;  // cells; above, the reference takes seconds for each step
 constexpr std::int64_t most_cell_steps = std::int64_t{1} << 23;  // 1 GiB of states in double
 
 Image load_small_target(const std::filesystem::path& path) {
     Image image = load_target(path);
-    if (image.height > largest_side || image.width > largest_side) {
+    if (image.height > largest_target || image.width > largest_target) {
         throw_error<FormatError>(
             "{}: {}x{} pixels, gradcheck takes at most {}x{}: it works on the picture's own size, "
             "hand it a smaller one",
-            path.string(), image.height, image.width, largest_side, largest_side);
+            path.string(), image.height, image.width, largest_target, largest_target);
     }
     return image;
 }

@@ -18,8 +18,8 @@ constexpr std::size_t batch_shown = 8;
 constexpr int pool_shown = 64;
 constexpr int pool_columns = 8;
 constexpr std::uint8_t white = 255;
-constexpr int pixels_per_cell = 4;               // along each side, in a saved picture
-constexpr std::int64_t most_pixels = 2'000'000;  // of a saved picture
+constexpr int pixels_per_cell = 4;                     // along each side, in a saved picture
+constexpr std::int64_t most_saved_pixels = 2'000'000;  // of a saved picture
 
 // Pictures of the first `most` states in [n, grid, grid, channels].
 std::vector<Image> pictures_of(std::span<const float> states, const Trainer& trainer,
@@ -69,7 +69,7 @@ Image in_a_row(std::span<const Image> pictures) {
 void save(const std::filesystem::path& path, const Image& image) {
     const std::int64_t pixels = std::int64_t{image.height} * image.width;
     int scale = pixels_per_cell;
-    while (scale > 1 && pixels * scale * scale > most_pixels) --scale;
+    while (scale > 1 && pixels * scale * scale > most_saved_pixels) --scale;
     save_png(path, enlarge(image, scale));
 }
 

@@ -316,7 +316,7 @@ private:
 }  // namespace
 
 std::string first_difference(const TrainingConfig& got, const TrainingConfig& expected) {
-    const std::string in_config = first_difference(config_to_json(got), config_to_json(expected));
+    std::string in_config = first_difference(config_to_json(got), config_to_json(expected));
     if (!in_config.empty()) return in_config;
     const std::string in_rule =
         first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),

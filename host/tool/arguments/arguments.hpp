@@ -117,7 +117,7 @@ Arguments parse_arguments(int argc, const char* const* argv);
 
 // The commands. Each returns an exit code and throws nca::Error or UsageError.
 int train(const TrainArguments& arguments);
-int train(const TrainManyArguments& arguments);
+int train(const TrainManyArguments& many);
 int grow(const GrowArguments& arguments);
 int gradcheck(const GradcheckArguments& arguments);
 int info(const InfoArguments& arguments);

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+# Targets that look at the sources: format-check (clang-format), format, which formats them, and tidy
+# (clang-tidy). Other versions of both tools want other things, so it has to be version 14.
+find_program(CLANG_FORMAT clang-format-14)
+find_program(CLANG_TIDY clang-tidy-14)
+
+# A target that only says what to install.
+function(nca_add_missing_tool target package)
+  add_custom_target(${target}
+    COMMAND ${CMAKE_COMMAND} -E echo "${target} needs ${package}: install it and run cmake again"
+    COMMAND ${CMAKE_COMMAND} -E false
+    COMMENT "Looking for ${package}" VERBATIM)
+endfunction()
+
+# --- format ------------------------------------------------------------------------------------
+if(CLANG_FORMAT)
+  foreach(target format format-check)
+    if(target STREQUAL format)
+      set(options -i)
+    else()
+      set(options --dry-run --Werror)
+    endif()
+    add_custom_target(${target}
+      COMMAND find include host cuda tests benchmarks examples
+              "(" -name "*.[ch]pp" -o -name "*.cu" -o -name "*.cuh" ")"
+              -exec ${CLANG_FORMAT} ${options} {} +
+      WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} COMMENT "clang-format" VERBATIM)
+  endforeach()
+else()
+  nca_add_missing_tool(format clang-format-14)
+  nca_add_missing_tool(format-check clang-format-14)
+endif()
+
+# --- tidy --------------------------------------------------------------------------------------
+# Many files are one translation unit, in which the headers of libraries are read once: eight times as
+# fast as a file at a time. So no two of them may give one name to two things. The CUDA engine's host
+# code is compiled against the executor's cuda_runtime.h. Left out: kernels, which nvcc checks; what
+# includes stb and Highway, whose macros are full of findings.
+if(NOT CLANG_TIDY)
+  nca_add_missing_tool(tidy clang-tidy-14)
+  return()
+endif()
+file(GLOB_RECURSE headers CONFIGURE_DEPENDS include/*.hpp host/*.hpp cuda/*.hpp)
+set(stamps "")
+set(engine host/*.cpp host/core/*.cpp host/cpu/*.cpp host/pictures/*.cpp host/iteration/*.cpp)
+set(files host/files/*.cpp host/training/*.cpp)
+set(arguments host/tool/arguments/*.cpp)
+set(tool host/tool/*.cpp)
+set(cuda cuda/*/*.cpp)
+foreach(name tool engine files arguments cuda)
+  file(GLOB sources CONFIGURE_DEPENDS ${${name}})
+  list(FILTER sources EXCLUDE REGEX "/(stb|kernels|not_compiled)[.]cpp$")
+  set(unit ${PROJECT_BINARY_DIR}/tidy/${name}.cpp)
+  list(TRANSFORM sources REPLACE "(.+)" "#include \"\\1\"\n" OUTPUT_VARIABLE includes)
+  list(JOIN includes "" includes)
+  file(CONFIGURE OUTPUT ${unit} CONTENT "${includes}" @ONLY)
+  set(stamp ${PROJECT_BINARY_DIR}/tidy/${name}.stamp)
+  add_custom_command(OUTPUT ${stamp}
+    COMMAND ${CLANG_TIDY} --quiet --config-file=${PROJECT_SOURCE_DIR}/.clang-tidy ${unit} --
+            -std=c++20 -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+            -I${PROJECT_BINARY_DIR}/include -isystem ${PROJECT_SOURCE_DIR}/tests/support/executor
+            -idirafter ${STB_INCLUDE_DIR} -idirafter ${CGIF_INCLUDE_DIR}
+            -idirafter ${WEBP_INCLUDE_DIR} -idirafter ${RANDOM123_INCLUDE_DIR}
+    COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
+    DEPENDS ${sources} ${headers} ${unit} .clang-tidy
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} COMMENT "clang-tidy: ${name}" VERBATIM)
+  list(APPEND stamps ${stamp})
+endforeach()
+add_custom_target(tidy DEPENDS ${stamps})
