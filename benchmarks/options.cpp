@@ -2,6 +2,7 @@
 #include "benchmarks/options.hpp"
 
 #include <nca/error.hpp>
+#include <nca/training_config.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -9,7 +10,9 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace nca::bench {
 namespace {
@@ -44,9 +47,10 @@ std::string precision_problem(const std::string& text) {
 }
 
 void add_options(CLI::App& app, Options& options, std::string& size) {
-    app.add_option("--preset", options.preset,
-                   "notebook, growing, persistent or regenerating; all: the first two")
-        ->check(CLI::IsMember({"all", "notebook", "growing", "persistent", "regenerating"}));
+    std::vector<std::string> presets(all_presets.begin(), all_presets.end());
+    const std::string preset_help = fmt::format("{}; all: the first two", fmt::join(presets, ", "));
+    presets.push_back("all");
+    app.add_option("--preset", options.preset, preset_help)->check(CLI::IsMember(presets));
     app.add_option("--target", options.target, "the image that is trained on");
     app.add_option("--device", options.device, "auto, cpu, cuda or cuda:1");
     app.add_option("--precision", options.precision,

@@ -253,7 +253,7 @@ bool iteration_agrees(Trainer& trainer) {
 
 TEST_CASE("three training iterations agree with the double reference") {
     for (const Device& device : test::engines_to_test()) {
-        for (const char* name : all_presets) {
+        for (const std::string_view name : all_presets) {
             TrainingConfig config = small_config(name);
             bool agreed = false;
             while (!agreed && ++config.seed < 20) {
@@ -302,7 +302,7 @@ TEST_CASE("the check against the reference fails for one wrong value") {
 
 TEST_CASE("sixty iterations lower the loss of a small picture to less than half", "[long]") {
     for (const Device& device : devices_to_train_on()) {
-        for (const char* name : all_presets) {
+        for (const std::string_view name : all_presets) {
             TrainingConfig config = small_config(name);
             config.fewest_steps = 12;
             config.most_steps = 16;
@@ -322,7 +322,7 @@ TEST_CASE("sixty iterations lower the loss of a small picture to less than half"
 }
 
 TEST_CASE("one seed gives one result on 1, 2 and 7 threads and in every run") {
-    for (const char* name : all_presets) {
+    for (const std::string_view name : all_presets) {
         TrainingConfig config = small_config(name);
         config.target_size = 15;
         config.batch = 3;
@@ -355,7 +355,7 @@ namespace {
 // All regimes, one of them with a warm-up, and one that keeps recovering.
 std::vector<TrainingConfig> configs_to_resume() {
     std::vector<TrainingConfig> configs;
-    for (const char* name : all_presets) configs.push_back(small_config(name));
+    for (const std::string_view name : all_presets) configs.push_back(small_config(name));
     configs[1].warmup = 12;
     configs.push_back(small_config("regenerating"));
     configs.back().learning_rate = 10;

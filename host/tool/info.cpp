@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <string_view>
 
 namespace nca::tool {
 namespace {
@@ -85,7 +86,7 @@ void print_engine(const Device& device) {
     const std::unique_ptr<Engine> engine = make_engine(device);
     check_precision(*engine, device);
     print("engine\n  {:<14}{}\n", "device", without_controls(engine->description()));
-    for (const char* name : {"notebook", "growing", "persistent", "regenerating"}) {
+    for (const std::string_view name : all_presets) {
         const TrainingConfig config = preset(name);
         const int grid = config.grid();
         print("  {:<14}batch {} at {}x{}: {}\n", name, config.batch, grid, grid,

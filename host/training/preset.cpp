@@ -29,8 +29,8 @@ TrainingConfig preset(std::string_view name) {
         config.damaged = name == "regenerating" ? 3 : 0;
         return config;
     }
-    throw_error<InvalidArgument>(
-        "there is no preset \"{}\": use growing, persistent, regenerating or notebook", name);
+    throw_error<InvalidArgument>("there is no preset \"{}\": use one of {}", name,
+                                 fmt::join(all_presets, ", "));
 }
 
 void TrainingConfig::validate() const {

@@ -4,6 +4,7 @@
 #include <nca/export.hpp>
 #include <nca/rule.hpp>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -66,8 +67,12 @@ struct TrainingConfig {
     int grid() const { return target_size + 2 * padding; }
 };
 
-/// The configuration of that name: "notebook", "growing", "persistent" or "regenerating". Throws
-/// InvalidArgument for any other name.
+/// The names of all presets: the notebook's, then those of the Distill article's experiments 1
+/// to 3.
+inline constexpr std::array<std::string_view, 4> all_presets = {"notebook", "growing", "persistent",
+                                                                "regenerating"};
+
+/// The configuration of that name, one of all_presets. Throws InvalidArgument for any other name.
 NCA_API TrainingConfig preset(std::string_view name);
 
 }  // namespace nca

@@ -22,7 +22,6 @@
 namespace nca::test {
 
 inline constexpr const char* both_presets[] = {"notebook", "growing"};
-inline constexpr const char* all_presets[] = {"notebook", "growing", "persistent", "regenerating"};
 
 // After a recovery the fire masks are those of another seed.
 inline std::uint32_t fire_seed(const TrainingConfig& config, int recoveries) {

@@ -174,7 +174,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         "where the model goes; of several targets a folder, for TARGET.safetensors")
         ->required();
     add(*command, "--preset", options->preset, "NAME",
-        "growing (default), persistent, regenerating or notebook");
+        fmt::format("one of {} (growing)", fmt::join(all_presets, ", ")));
     add(*command, "--iterations", a.iterations, "N", "updates of the weights (8000)")
         ->transform(int_range(1, largest_count));
     add_config_options(*command, *options);
