@@ -277,7 +277,7 @@ std::string describe(const CaseOptions& options, Precision precision) {
 
 }  // namespace
 
-TEST_CASE("bands agree with double, however the grid is cut") {
+TEST_CASE("bands agree with double, however the grid is cut", "[gradients]") {
     const TensorDevice device;
     int seed = 1;
     for (const BandCase& one : band_cases()) {
@@ -435,7 +435,7 @@ TEST_CASE("cells of any magnitude keep their digits, and zeros stay zero, in ban
     REQUIRE(fast <= 0x1p-11);
 }
 
-TEST_CASE("gradients of any magnitude keep their digits in bands") {
+TEST_CASE("gradients of any magnitude keep their digits in bands", "[gradients]") {
     const TensorDevice device;
     Case drawn =
         test::random_case({.height = 7, .width = 9, .steps = 3, .start = Start::random}, 5);

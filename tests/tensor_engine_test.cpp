@@ -79,7 +79,7 @@ std::string describe(const CaseOptions& options, Precision precision) {
 
 }  // namespace
 
-TEST_CASE("every precision agrees with double, one kernel a step") {
+TEST_CASE("every precision agrees with double, one kernel a step", "[gradients]") {
     const TensorDevice device;
     for (const CaseOptions& options : varied_cases()) {
         const Case drawn = test::random_case(options, 3);
@@ -132,7 +132,8 @@ double worst_tensor_error(const std::vector<float>& actual, const std::vector<do
 
 }  // namespace
 
-TEST_CASE("a step back keeps its digits, whatever the size of states and gradients") {
+TEST_CASE("a step back keeps its digits, whatever the size of states and gradients",
+          "[gradients]") {
     const TensorDevice device;
     for (const float state_scale : {1e-4F, 1.0F, 1e4F}) {
         for (const float grad_scale : {1e-6F, 1.0F, 1e6F}) {
@@ -300,7 +301,7 @@ std::vector<CaseOptions> cases_in_bands() {
 
 }  // namespace
 
-TEST_CASE("an engine in bands agrees with double, and repeats to the bit") {
+TEST_CASE("an engine in bands agrees with double, and repeats to the bit", "[gradients]") {
     const TensorDevice device;
     require_bands(2, 19, 21);
     for (const CaseOptions& options : cases_in_bands()) {
