@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Targets that look at the sources: format-check (clang-format), format, which formats them, and tidy
-# (clang-tidy). Other versions of both tools want other things, so it has to be version 14.
+# Targets that look at the sources: format-check (clang-format), format, which formats them, and
+# tidy (clang-tidy). Other versions of both tools want other things, so it has to be version 14.
 find_program(CLANG_FORMAT clang-format-14)
 find_program(CLANG_TIDY clang-tidy-14)
 
@@ -32,24 +32,28 @@ else()
 endif()
 
 # --- tidy --------------------------------------------------------------------------------------
-# Many files are one translation unit, in which the headers of libraries are read once: eight times as
-# fast as a file at a time. So no two of them may give one name to two things. The CUDA engine's host
-# code is compiled against the executor's cuda_runtime.h. Left out: kernels, which nvcc checks; what
-# includes stb and Highway, whose macros are full of findings.
+# Library and tool. Many files are one translation unit, in which the headers of libraries are read
+# once: eight times as fast as a file at a time. So no two of them may give one name to two things.
+# The CUDA engine's host code is compiled against the executor's cuda_runtime.h. Left out: kernels,
+# which nvcc checks; what includes stb and Highway, whose macros are full of findings; tests,
+# benchmarks and examples.
 if(NOT CLANG_TIDY)
   nca_add_missing_tool(tidy clang-tidy-14)
   return()
 endif()
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS include/*.hpp host/*.hpp cuda/*.hpp)
 set(stamps "")
-set(engine host/*.cpp host/core/*.cpp host/cpu/*.cpp host/pictures/*.cpp host/iteration/*.cpp)
-set(files host/files/*.cpp host/training/*.cpp)
-set(arguments host/tool/arguments/*.cpp)
-set(tool host/tool/*.cpp)
-set(cuda cuda/*/*.cpp)
-foreach(name tool engine files arguments cuda)
-  file(GLOB sources CONFIGURE_DEPENDS ${${name}})
-  list(FILTER sources EXCLUDE REGEX "/(stb|kernels|not_compiled)[.]cpp$")
+file(GLOB_RECURSE all CONFIGURE_DEPENDS host/*.cpp cuda/*.cpp)
+list(FILTER all EXCLUDE REGEX "/(stb|kernels|not_compiled)[.]cpp$")
+set(of_cuda "/cuda/")
+set(of_arguments "/host/tool/arguments/")
+set(of_tool "/host/tool/")
+set(of_files "/host/(files|training)/")
+set(of_engine "")  # the rest
+foreach(name cuda arguments tool files engine)
+  set(sources ${all})
+  list(FILTER sources INCLUDE REGEX "${of_${name}}")
+  list(FILTER all EXCLUDE REGEX "${of_${name}}")
   set(unit ${PROJECT_BINARY_DIR}/tidy/${name}.cpp)
   list(TRANSFORM sources REPLACE "(.+)" "#include \"\\1\"\n" OUTPUT_VARIABLE includes)
   list(JOIN includes "" includes)
