@@ -34,5 +34,5 @@
 /// Everything in the library. Sizes of grids are in cells. Arrays are contiguous and row-major: in
 /// [height, width, channels] the channels of a cell lie side by side. Only Engine, Simulator and
 /// Trainer compute on a CUDA device, and say which of their functions wait for it; all other
-/// functions work in host memory. Functions that make something may throw std::bad_alloc.
+/// functions work in host memory. Functions that allocate memory may throw std::bad_alloc.
 namespace nca {}
