@@ -13,9 +13,5 @@ if(DOXYGEN_FOUND)
     COMMAND ${CMAKE_COMMAND} -E echo "API reference: ${PROJECT_BINARY_DIR}/docs/html/index.html"
     COMMENT "Making the API reference" VERBATIM)
 else()
-  add_custom_target(docs
-    COMMAND ${CMAKE_COMMAND} -E echo
-            "The API reference needs doxygen 1.9.4 or later: install it and run cmake again"
-    COMMAND ${CMAKE_COMMAND} -E false
-    COMMENT "Looking for doxygen" VERBATIM)
+  nca_add_missing_tool(docs "doxygen 1.9.4 or later")
 endif()

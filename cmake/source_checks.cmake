@@ -4,7 +4,7 @@
 find_program(CLANG_FORMAT clang-format-14)
 find_program(CLANG_TIDY clang-tidy-14)
 
-# A target that only says what to install.
+# A target that only says what to install. cmake/docs.cmake uses it, too.
 function(nca_add_missing_tool target package)
   add_custom_target(${target}
     COMMAND ${CMAKE_COMMAND} -E echo "${target} needs ${package}: install it and run cmake again"
@@ -33,7 +33,7 @@ endif()
 
 # --- tidy --------------------------------------------------------------------------------------
 # Library and tool. Many files are one translation unit, in which the headers of libraries are read
-# once: eight times as fast as a file at a time. So no two of them may give one name to two things.
+# once. That takes a small part of the time. So no two of them may give one name to two things.
 # The CUDA engine's host code is compiled against the executor's cuda_runtime.h. Left out: kernels,
 # which nvcc checks; what includes stb and Highway, whose macros are full of findings; tests,
 # benchmarks and examples.

@@ -4,7 +4,8 @@
 #include <nca/random.hpp>
 
 #include <algorithm>
-#include <bit>
+#include <array>
+#include <cstring>
 #include <numeric>
 
 namespace nca {
@@ -72,15 +73,15 @@ void StatePool::read(std::span<float> state, int index) const {
 }
 
 void StatePool::write(int index, std::span<const float> state, float loss) {
+    static constexpr std::array<float, channels> zero = {};
     Entry& to = entries_[std::size_t(index)];
     to.cells.clear();
     to.values.clear();
     to.loss = loss;
     for (int cell = 0; cell < cells_; ++cell) {
         const float* values = &state[std::size_t(cell) * channels];
-        // Looks at bits, because -0 is kept, too.
-        const auto is_zero = [](float value) { return std::bit_cast<std::uint32_t>(value) == 0; };
-        if (std::all_of(values, values + channels, is_zero)) continue;
+        // Compares bits, because -0 is kept, too.
+        if (std::memcmp(values, zero.data(), sizeof(zero)) == 0) continue;
         to.cells.push_back(std::uint32_t(cell));
         to.values.insert(to.values.end(), values, values + channels);
     }

@@ -18,8 +18,8 @@ constexpr std::size_t batch_shown = 8;
 constexpr int pool_shown = 64;
 constexpr int pool_columns = 8;
 constexpr std::uint8_t white = 255;
-constexpr int pixels_per_cell = 4;                     // along each side, in a saved picture
-constexpr std::int64_t most_saved_pixels = 2'000'000;  // of a saved picture
+constexpr int pixels_per_cell = 4;  // along each side, in a saved picture
+constexpr std::int64_t most_saved_pixels = 2'000'000;
 
 // Pictures of the first `most` states in [n, grid, grid, channels].
 std::vector<Image> pictures_of(std::span<const float> states, const Trainer& trainer,
