@@ -10,6 +10,7 @@
 #include "tests/support/safetensors.hpp"
 #include "tests/support/temporary_directory.hpp"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <cmath>
@@ -198,7 +199,7 @@ TEST_CASE("header lengths beyond the file are refused without an allocation") {
 }
 
 TEST_CASE("headers that are not JSON objects are refused") {
-    REQUIRE_THAT(refused({}), ContainsSubstring("0 bytes"));
+    REQUIRE_THAT(refused({}), ContainsSubstring("is empty"));
     REQUIRE_THAT(refused(Bytes(7, 0)), ContainsSubstring("7 bytes"));
     REQUIRE_THAT(refused(Bytes(8, 0)), ContainsSubstring("not JSON"));
     REQUIRE_THAT(refused(file_of("hello, world")), ContainsSubstring("not JSON"));
@@ -231,11 +232,42 @@ TEST_CASE("metadata other than texts is refused") {
                  ContainsSubstring("\"k\" is number"));
 }
 
-TEST_CASE("tensors that are not whole or not float32 are refused by name") {
+TEST_CASE("tensors of other floating-point types are read as float32, and no others") {
+    struct Case {
+        const char* dtype;
+        Bytes data;
+    };
+    const Case cases[] = {{"F16", {0x00, 0x3c, 0x00, 0xc0}},
+                          {"BF16", {0x80, 0x3f, 0x00, 0xc0}},
+                          {"F32", {0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0}},
+                          {"F64", {0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0xc0}}};
+    for (const auto& [dtype, data] : cases) {
+        CAPTURE(dtype);
+        Bytes bytes = file_of(fmt::format(
+            R"({{"a":{{"dtype":"{}","shape":[2],"data_offsets":[0,{}]}}}})", dtype, data.size()));
+        bytes.insert(bytes.end(), data.begin(), data.end());
+        const nca::SafetensorsReader reader(bytes, "x");
+        std::vector<float> values(reader.tensors()[0].size());
+        reader.read(values, reader.tensors()[0]);
+        REQUIRE(values == std::vector<float>{1, -2});
+        float last = 0;
+        reader.read({&last, 1}, reader.tensors()[0], 1);
+        REQUIRE(last == -2);
+    }
+    const Bytes integers = file_of(R"({"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})", 8);
+    const nca::SafetensorsReader reader(integers, "x");
+    float value = 0;
+    REQUIRE_THAT(message_of<FormatError>([&] {
+                     reader.read({&value, 1}, reader.tensors()[0]);
+                 }),
+                 ContainsSubstring("no floating-point type"));
+}
+
+TEST_CASE("tensors that are not whole are refused by name") {
     REQUIRE_THAT(refused_tensor("[]"), ContainsSubstring("tensor \"a\" is array"));
-    REQUIRE_THAT(refused_tensor("{}"), ContainsSubstring("dtype none, expected \"F32\""));
-    REQUIRE_THAT(refused_tensor(R"({"dtype":"F16","shape":[4],"data_offsets":[0,8]})"),
-                 ContainsSubstring("dtype \"F16\", expected \"F32\"; save it as float32"));
+    REQUIRE_THAT(refused_tensor("{}"), ContainsSubstring("dtype none, which is not known"));
+    REQUIRE_THAT(refused_tensor(R"({"dtype":"F4","shape":[4],"data_offsets":[0,8]})"),
+                 ContainsSubstring("dtype \"F4\", which is not known; save it as float32"));
     REQUIRE_THAT(refused_tensor(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})"),
                  ContainsSubstring("dtype none"));
     REQUIRE_THAT(refused_tensor(R"({"dtype":"F32","data_offsets":[0,8]})"),

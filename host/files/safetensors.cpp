@@ -2,11 +2,13 @@
 #include "host/files/safetensors.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
+#include "host/files/file_kind.hpp"
 #include "host/files/json_fields.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -23,6 +25,21 @@ static_assert(std::endian::native == std::endian::little,
 constexpr std::size_t max_header_bytes = std::size_t{1} << 20;
 constexpr std::size_t length_bytes = 8;
 constexpr auto metadata_key = "__metadata__";
+
+struct Dtype {
+    const char* name;
+    std::uint64_t size;  // of a value, in bytes
+    NumberType type;
+};
+// The format's types of a byte or more.
+constexpr Dtype dtypes[] = {{"F32", 4, NumberType::float32},   {"F16", 2, NumberType::float16},
+                            {"BF16", 2, NumberType::bfloat16}, {"F64", 8, NumberType::float64},
+                            {"I64", 8, NumberType::other},     {"I32", 4, NumberType::other},
+                            {"I16", 2, NumberType::other},     {"I8", 1, NumberType::other},
+                            {"U64", 8, NumberType::other},     {"U32", 4, NumberType::other},
+                            {"U16", 2, NumberType::other},     {"U8", 1, NumberType::other},
+                            {"BOOL", 1, NumberType::other},    {"F8_E4M3", 1, NumberType::other},
+                            {"F8_E5M2", 1, NumberType::other}};
 
 // A number of the header that must be an integer from 0 up.
 std::uint64_t unsigned_number(const nlohmann::json& value, const std::string& where,
@@ -61,14 +78,16 @@ TensorEntry parse_entry(const std::string& name, const nlohmann::json& tensor,
         }
     }
     const auto dtype = tensor.find("dtype");
-    if (dtype == tensor.end() || !dtype->is_string() || *dtype != "F32") {
-        const bool text = dtype != tensor.end() && dtype->is_string();
-        throw_error<FormatError>("{} has dtype {}, expected \"F32\"; save it as float32", where,
+    const bool text = dtype != tensor.end() && dtype->is_string();
+    const auto known =
+        std::ranges::find_if(dtypes, [&](const Dtype& d) { return text && *dtype == d.name; });
+    if (known == std::end(dtypes)) {
+        throw_error<FormatError>("{} has dtype {}, which is not known; save it as float32", where,
                                  text ? printable(dtype->get<std::string>()) : "none");
     }
 
-    TensorEntry entry{.name = name, .shape = {}};
-    std::uint64_t bytes = sizeof(float);
+    TensorEntry entry{.name = name, .shape = {}, .type = known->type};
+    std::uint64_t bytes = known->size;
     for (const auto& side : array_field(tensor, where, "shape")) {
         const std::uint64_t size = unsigned_number(side, where, "shape");
         if (size > std::uint64_t(std::numeric_limits<std::int64_t>::max()) ||
@@ -168,18 +187,23 @@ SafetensorsReader::SafetensorsReader(std::span<const std::uint8_t> bytes, std::s
 }
 
 void SafetensorsReader::read_header() {
+    std::array<std::uint8_t, kind_bytes> first;
+    const auto looked_at = std::span(first).first(std::min<std::uint64_t>(size_, first.size()));
+    read_bytes(looked_at, 0);
+    if (const std::string what = not_a_model(file_kind(looked_at)); !what.empty()) {
+        throw_error<FormatError>("{} is {}", name_, what);
+    }
     if (size_ < length_bytes) {
-        throw_error<FormatError>(
-            "{} has {} bytes, too few for a safetensors file; it is empty or cut off", name_,
-            size_);
+        throw_error<FormatError>("{} has {} bytes, too few for a safetensors file; it is cut off",
+                                 name_, size_);
     }
     std::uint64_t header_size = 0;
     read_bytes({reinterpret_cast<std::uint8_t*>(&header_size), length_bytes}, 0);
     const std::uint64_t most = std::min<std::uint64_t>(size_ - length_bytes, max_header_bytes);
     if (header_size > most) {
         throw_error<FormatError>(
-            "{} is not a safetensors file: its header would have {} bytes, expected at most {}; it "
-            "is of another kind or cut off",
+            "{} is not a safetensors file, or cut off: its header would have {} bytes, expected at "
+            "most {}",
             name_, header_size, most);
     }
     std::string text(header_size, '\0');
@@ -212,8 +236,19 @@ const TensorEntry* SafetensorsReader::find(std::string_view name) const {
 
 void SafetensorsReader::read(std::span<float> values, const TensorEntry& tensor,
                              std::uint64_t first) const {
-    read_bytes({reinterpret_cast<std::uint8_t*>(values.data()), values.size_bytes()},
-               data_begin_ + tensor.begin + first * sizeof(float));
+    if (tensor.type == NumberType::other) {
+        throw_error<FormatError>("{}: tensor {} has {} values, expected float32", name_,
+                                 printable(tensor.name), nca::name(tensor.type));
+    }
+    const std::size_t size = size_of(tensor.type);
+    const std::uint64_t begin = data_begin_ + tensor.begin + first * size;
+    if (tensor.type == NumberType::float32) {
+        read_bytes({reinterpret_cast<std::uint8_t*>(values.data()), values.size_bytes()}, begin);
+        return;
+    }
+    std::vector<std::uint8_t> bytes(values.size() * size);
+    read_bytes(bytes, begin);
+    convert_to_floats(values, bytes, tensor.type);
 }
 
 std::vector<std::uint8_t> encode_safetensors(const SafetensorsFile& file) {

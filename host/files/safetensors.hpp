@@ -10,12 +10,14 @@
 #include <string_view>
 #include <vector>
 
+#include "host/files/number_type.hpp"
 #include "host/files/open_file.hpp"
 
 namespace nca {
 
-// Safetensors files with float32 tensors only: 8 bytes little-endian header length, JSON header,
-// data (https://huggingface.co/docs/safetensors). Models and checkpoints are such files.
+// Safetensors files: 8 bytes little-endian header length, JSON header, data
+// (https://huggingface.co/docs/safetensors). Models and checkpoints are such files. This library
+// writes float32, and reads every floating-point type as that.
 
 struct NamedTensor {
     std::string name;
@@ -35,8 +37,10 @@ struct TensorEntry {
     std::vector<std::int64_t> shape;
     std::uint64_t begin = 0;  // of its data, in bytes from the header's end
     std::uint64_t end = 0;
+    NumberType type = NumberType::float32;
 
-    std::uint64_t size() const { return (end - begin) / sizeof(float); }  // in values
+    // In values; not for NumberType::other.
+    std::uint64_t size() const { return (end - begin) / size_of(type); }
 };
 
 // For messages: "[128, 48, 1, 1]". Of more than four sides only the first four and their number.
@@ -59,7 +63,8 @@ public:
     const TensorEntry* find(std::string_view name) const;  // null where there is none
 
     // Fills `values` with those of the tensor from the index `first` on; there have to be as many.
-    // Throws IoError where they cannot be read and FormatError where the file has become shorter.
+    // Throws IoError where they cannot be read and FormatError where the file has become shorter or
+    // the tensor is of NumberType::other.
     void read(std::span<float> values, const TensorEntry& tensor, std::uint64_t first = 0) const;
 
 private:

@@ -133,6 +133,13 @@ public:
 
     Checkpoint read() const {
         const std::string& training = metadata(training_key);
+        for (const TensorEntry& tensor : file_.tensors()) {
+            if (tensor.type == NumberType::float32) continue;
+            throw_error<FormatError>(
+                "{}: tensor {} has {} values, and a checkpoint has float32 only: go on from the "
+                "file that was written",
+                file_.name(), printable(tensor.name), name(tensor.type));
+        }
         const Model model = take_model(file_);
         Checkpoint checkpoint{
             .config = config_from_text(training, model.rule, where(training_key)),
