@@ -30,7 +30,7 @@ Weights dense_weights(bool output_bias) {
     return weights;
 }
 
-Model dense_model(const Rule& rule) { return {rule, dense_weights(true), {}, true}; }
+Model dense_model(const Rule& rule) { return {rule, dense_weights(true), {}, {}}; }
 
 std::vector<float> dense_state(int batch, int height, int width) {
     std::vector<float> state(std::size_t(batch) * height * width * channels);

@@ -55,7 +55,7 @@ void check_unfused(Engine& engine, const Rule& preset_rule, bool tf32) {
 
 void bench_training(const Setting& setting, const TrainingConfig& config) {
     const int grid = config.grid(), count = setting.options.count;
-    const Model model{config.rule, Weights(config.output_bias), {}, true};
+    const Model model{config.rule, Weights(config.output_bias), {}, {}};
     const auto engine = make_engine(setting.options.plain_device());
     const State state = engine->make_state(config.batch, grid, grid);
     const float* first = state.view().data;

@@ -32,7 +32,7 @@ std::vector<float> grown(int side, double degrees) {
     options.fire_rate = 1;
     options.output_scale = 0.3F;
     const nca::test::Case drawn = nca::test::random_case(options, 7);
-    nca::Simulator simulator({drawn.rule.rotated(degrees), drawn.weights, {}, true},
+    nca::Simulator simulator({drawn.rule.rotated(degrees), drawn.weights, {}, {}},
                              {.device = nca::test::any_device(), .height = side, .width = side});
     simulator.plant_seed(side / 2, side / 2);
     simulator.step(4);

@@ -120,7 +120,7 @@ TEST_CASE("the web demo's rule is that of the preset growing with circular edges
 TEST_CASE("every weight of the web demo's json is where the demo finds it") {
     const Model model = nca::parse_distill_json(demo_file().dump(), "demo.json");
     REQUIRE(model.rule == nca::distill_demo_rule());
-    REQUIRE(model.rule_in_file);
+    REQUIRE(model.origin.rule_source == nca::RuleSource::format);
     REQUIRE(model.history == nca::TrainingHistory{});
     REQUIRE(model.weights.has_output_bias());
     const auto view = model.weights.view();

@@ -287,7 +287,7 @@ TEST_CASE("forward and advance refuse bad arguments") {
 TEST_CASE("a model that was moved from is refused") {
     for (const bool output_bias : {false, true}) {
         const Case example = test::random_case({.output_bias = output_bias}, 1);
-        Model model = {example.rule, example.weights, {}, true};
+        Model model = {example.rule, example.weights, {}, {}};
         const Model taken = std::move(model);
         REQUIRE(model.weights.has_output_bias() == output_bias);
         REQUIRE(model.weights.view().w1 == nullptr);

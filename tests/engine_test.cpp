@@ -437,7 +437,7 @@ TEST_CASE("Adam agrees with the reference over several updates") {
 
 TEST_CASE("a model in host memory gives the same bits as its weights in engine memory") {
     const Case example = test::random_case({.batch = 2, .steps = 5}, 3);
-    const Model model = {example.rule, example.weights, {}, true};
+    const Model model = {example.rule, example.weights, {}, {}};
     for (const auto& engine : test::make_engines_to_test()) {
         test::Uploaded on_engine(*engine, example);
         const Tape tape = engine->forward(model, on_engine.state.view(), example.options);

@@ -52,7 +52,7 @@ TEST_CASE("the first run warms up and is not counted") {
 
 TEST_CASE("a step that is wrong in one sample of a batch is found") {
     constexpr int batch = 3, height = 9, width = 11;
-    Model model{{}, Weights(true), {}, true};
+    Model model{{}, Weights(true), {}, {}};
     float value = 0;
     for (float& weight : model.weights.all()) weight = 0.1F * std::sin(value += 1);
     std::vector<float> before(batch * height * width * channels);

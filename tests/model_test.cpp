@@ -144,7 +144,7 @@ TEST_CASE("a model comes back as it was saved, bit for bit") {
         REQUIRE(back.weights == model.weights);
         REQUIRE(back.weights.has_output_bias() == output_bias);
         REQUIRE(back.history == model.history);
-        REQUIRE(back.rule_in_file);
+        REQUIRE(back.origin == nca::ModelOrigin{});
 
         back.save(folder / "again.safetensors");
         REQUIRE(read_bytes(folder / "again.safetensors") ==
@@ -152,11 +152,12 @@ TEST_CASE("a model comes back as it was saved, bit for bit") {
     }
 }
 
-TEST_CASE("a file that PyTorch wrote loads with the notebook's rule") {
+TEST_CASE("a file that PyTorch wrote loads with the rule that is given") {
     const TemporaryDirectory folder;
     write_bytes(folder / "pytorch.safetensors", pytorch_file());
-    const Model model = Model::load(folder / "pytorch.safetensors");
-    REQUIRE_FALSE(model.rule_in_file);
+    const Model model = Model::load(folder / "pytorch.safetensors",
+                                    {.rule = "notebook", .input_order = nca::InputOrder::channel});
+    REQUIRE(model.origin.rule_source == nca::RuleSource::options);
     REQUIRE(model.rule == nca::notebook_rule());
     REQUIRE(model.history == nca::TrainingHistory{});
     REQUIRE_FALSE(model.weights.has_output_bias());

@@ -17,7 +17,7 @@ namespace {
 
 nca::Model random_model(nca::test::CaseOptions options = {}) {
     const nca::test::Case drawn = nca::test::random_case(options, 7);
-    return {drawn.rule, drawn.weights, {}, true};
+    return {drawn.rule, drawn.weights, {}, {}};
 }
 
 nca::SimulatorOptions options_for(int height, int width, std::uint32_t seed = 0) {

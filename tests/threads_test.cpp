@@ -54,7 +54,7 @@ std::string error_of(Work work) {
 std::vector<std::string> errors_of(Engine& engine, int threads) {
     test::Uploaded on_engine(engine, example);
     const State grad_state = engine.make_state(example.batch, example.height, example.width);
-    const Model model = {example.rule, example.weights, {}, true};
+    const Model model = {example.rule, example.weights, {}, {}};
     return {
         error_of([&] {
             engine.advance(example.rule, on_engine.weights, on_engine.state.view(),
@@ -244,7 +244,7 @@ TEST_CASE("a child of fork whose parent computed on two threads is told so, and 
     const auto one = make_engine(Device::cpu(1));
     REQUIRE(test::run_advance(*two, example) == expected);
     const test::Folder folder;
-    const Model model = {example.rule, example.weights, {}, true};
+    const Model model = {example.rule, example.weights, {}, {}};
     REQUIRE(in_child([&] {
                 for (const std::string& error : errors_of(*two, 2)) {
                     if (error.find("came from fork") == std::string::npos) return 1;

@@ -56,7 +56,7 @@ TEST_CASE("convert makes a file for the web demo, and a model from it, and says 
     };
     silently(shop / "demo.json", shop / "back.SafeTensors");
     const nca::Model back = nca::Model::load(shop / "back.SafeTensors");
-    REQUIRE(back.rule_in_file);
+    REQUIRE(back.origin == nca::ModelOrigin{});
     REQUIRE(back.rule == nca::distill_demo_rule());
     const auto before = model.weights.all();
     const auto after = back.weights.all();
@@ -103,7 +103,7 @@ TEST_CASE("convert names every field in which the web demo's rule differs from t
     write_file(shop / "pytorch.safetensors", model_file());
     const Outcome pytorch = nca_tool({"convert", shop / "pytorch.safetensors", shop / "demo.json"});
     REQUIRE(pytorch.code == 0);
-    REQUIRE(contains(pytorch.err, "no rule in the file, the notebook's is assumed"));
+    REQUIRE(contains(pytorch.err, "a guess is notebook with inputs by channel"));
     REQUIRE(contains(pytorch.err, "differs in filters"));
     REQUIRE_FALSE(contains(pytorch.err, "differs in edges"));
 }

@@ -45,7 +45,7 @@ namespace {
 
 nca::reference::GradientCheck reference_of(const nca::test::Case& drawn) {
     nca::tool::GradcheckProblem problem;
-    problem.model = {drawn.rule, drawn.weights, {}, true};
+    problem.model = {drawn.rule, drawn.weights, {}, {}};
     problem.target = drawn.target;
     problem.state = drawn.state;
     problem.batch = drawn.batch;

@@ -164,6 +164,10 @@ Model parse_distill_json(std::string_view text, const std::string& name) {
     }
     Model model;
     model.rule = distill_demo_rule();
+    model.origin = {.rule_source = RuleSource::format,
+                    .rule = "demo",
+                    .input_order = InputOrder::filter,
+                    .notes = {}};
     for (std::size_t i = 0; i < std::size(layers); ++i) {
         take_layer(model.weights, layers[i], std::move(json[i]), name);
     }

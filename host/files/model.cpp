@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/checks.hpp"
+#include "host/core/rule_names.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
@@ -18,11 +19,6 @@ namespace {
 
 constexpr auto rule_key = "nca.rule";
 constexpr auto history_key = "nca.history";
-
-// In the order of the enumerators.
-constexpr const char* edges_names[] = {"circular", "zero"};
-constexpr const char* life_names[] = {"post", "pre_and_post"};
-constexpr const char* start_cell_names[] = {"alpha", "alpha_and_hidden"};
 
 std::string history_to_text(const TrainingHistory& history) {
     const nlohmann::ordered_json json = {
@@ -49,17 +45,6 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
         std::uint32_t(fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
     fields.finish();
     return history;
-}
-
-// The first value that is not finite, or null.
-const float* find_not_finite(std::span<const float> values) {
-    const auto found = std::ranges::find_if_not(values, [](float v) { return std::isfinite(v); });
-    return found == values.end() ? nullptr : &*found;
-}
-
-bool is_checkpoint_tensor(const std::string& name) {
-    return name.starts_with("adam.") || name.starts_with("good.") || name.starts_with("pool.") ||
-           name.starts_with("recovery.");
 }
 
 // The tensor of this name, which has to have this shape.
@@ -103,6 +88,16 @@ bool check_model_tensors(const SafetensorsReader& file) {
 }
 
 }  // namespace
+
+const float* find_not_finite(std::span<const float> values) {
+    const auto found = std::ranges::find_if_not(values, [](float v) { return std::isfinite(v); });
+    return found == values.end() ? nullptr : &*found;
+}
+
+bool is_checkpoint_tensor(std::string_view name) {
+    return name.starts_with("adam.") || name.starts_with("good.") || name.starts_with("pool.") ||
+           name.starts_with("recovery.");
+}
 
 std::string rule_to_text(const Rule& rule) {
     const nlohmann::ordered_json json = {
@@ -195,25 +190,30 @@ void put_model(const Model& model, SafetensorsFile& file) {
     file.metadata[history_key] = history_to_text(model.history);
 }
 
+bool has_rule(const SafetensorsReader& file) { return file.metadata().contains(rule_key); }
+
+TrainingHistory take_history(const SafetensorsReader& file) {
+    const auto history = file.metadata().find(history_key);
+    return history == file.metadata().end()
+               ? TrainingHistory{}
+               : history_from_text(history->second,
+                                   fmt::format("{}: {}", file.name(), history_key));
+}
+
 Model take_model(const SafetensorsReader& file) {
     const bool output_bias = check_model_tensors(file);
+    const auto rule = file.metadata().find(rule_key);
+    if (rule == file.metadata().end()) {
+        throw_error<FormatError>("{}: the metadata {} are missing, expected the model's rule",
+                                 file.name(), rule_key);
+    }
     Model model;
     model.weights = Weights(output_bias);
     take_parameters(model.weights.all(), file, "", output_bias);
-    const auto& metadata = file.metadata();
-    const auto rule = metadata.find(rule_key);
-    model.rule_in_file = rule != metadata.end();
-    model.rule = model.rule_in_file
-                     ? rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key))
-                     : notebook_rule();
-    if (const auto history = metadata.find(history_key); history != metadata.end()) {
-        model.history =
-            history_from_text(history->second, fmt::format("{}: {}", file.name(), history_key));
-    }
+    model.rule = rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key));
+    model.history = take_history(file);
     return model;
 }
-
-Model Model::load(const std::filesystem::path& path) { return take_model(SafetensorsReader(path)); }
 
 std::int64_t iterations_in_file(const std::filesystem::path& path) {
     try {

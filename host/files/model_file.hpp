@@ -7,6 +7,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace nca {
 
@@ -17,10 +18,22 @@ inline constexpr auto progress_key = "nca.progress";
 // "nca.history". Throws InvalidArgument where the rule is invalid or a weight is not finite.
 void put_model(const Model& model, SafetensorsFile& file);
 
-// Takes the model from the file. Ignores a checkpoint's tensors ("adam.", "good.", "recovery.",
-// "pool."). Throws FormatError where a tensor is missing, unknown or misshapen, a weight is not
-// finite, or the metadata is wrong. Reads no tensor before it has checked all names and shapes.
+// Whether the file has a rule, as all have that this library writes.
+bool has_rule(const SafetensorsReader& file);
+
+// Takes the model from a file that has a rule. Ignores a checkpoint's tensors. Throws FormatError
+// where a tensor is missing, unknown or misshapen, a weight is not finite, or the metadata is wrong
+// or has no rule. Reads no tensor before it has checked all names and shapes.
 Model take_model(const SafetensorsReader& file);
+
+// The file's history; that of no training where it has none. Throws FormatError where it is wrong.
+TrainingHistory take_history(const SafetensorsReader& file);
+
+// Whether a tensor is one of those that a checkpoint adds: "adam.", "good.", "recovery.", "pool.".
+bool is_checkpoint_tensor(std::string_view name);
+
+// The first value that is not finite, or null.
+const float* find_not_finite(std::span<const float> values);
 
 // Throws InvalidArgument where the number of weights is wrong or a weight is not finite.
 void require_finite(const Weights& weights);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/core/rule_names.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/tool/safe_text.hpp"
 
@@ -21,6 +22,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace nca::tool {
 
@@ -69,12 +71,26 @@ inline std::string message_of(const std::exception& error) {
     return std::string(error.what()) + (needs_gpu ? "; --device cpu runs without a GPU" : "");
 }
 
-// Reads a model, and says where its file has no rule.
-inline Model load_model(const std::filesystem::path& path) {
-    Model model = Model::load(path);
-    if (!model.rule_in_file) {
-        say("{}: no rule in the file, the notebook's is assumed", path.string());
+// Where a model's rule is from and what was converted, a line each; none for a file of this
+// library.
+inline std::vector<std::string> origin_text(const ModelOrigin& origin) {
+    std::vector<std::string> lines;
+    if (origin.rule_source == RuleSource::format) {
+        lines.emplace_back("no rule in the file, the one of the web demo is taken");
+    } else if (origin.rule_source == RuleSource::guess) {
+        lines.push_back(fmt::format(
+            "no rule in the file: a guess is {} with inputs by {}, the first under which it lives; "
+            "--rule and --input-order say another",
+            origin.rule, input_order_names[std::size_t(origin.input_order)]));
     }
+    lines.insert(lines.end(), origin.notes.begin(), origin.notes.end());
+    return lines;
+}
+
+// Reads a model, and says what its file does not.
+inline Model load_model(const std::filesystem::path& path, const LoadOptions& options = {}) {
+    Model model = Model::load(path, options);
+    for (const std::string& line : origin_text(model.origin)) say("{}: {}", path.string(), line);
     return model;
 }
 

@@ -15,12 +15,12 @@ namespace {
 
 enum class ModelFormat { safetensors, distill_json };
 
-ModelFormat format_of(const char* name, const std::filesystem::path& path) {
+ModelFormat output_format(const std::filesystem::path& path) {
     const std::string extension = lower_case_extension(path);
     if (extension == ".safetensors") return ModelFormat::safetensors;
     if (extension == ".json") return ModelFormat::distill_json;
     throw_error<UsageError>(
-        "{} {}: the name has to end in .safetensors or .json (the Distill web demo's)", name,
+        "OUT {}: the name has to end in .safetensors or .json (the Distill web demo's)",
         path.string());
 }
 
@@ -50,33 +50,28 @@ void say_differences(const std::filesystem::path& path, const Rule& rule) {
     }
 }
 
-void export_to_demo(const ConvertArguments& arguments) {
-    const Model model = load_model(arguments.input);
+// Throws FormatError where the format cannot hold the model.
+void save(const Model& model, const ConvertArguments& arguments) {
     try {
-        save_distill_json(arguments.output, model);
+        if (output_format(arguments.output) == ModelFormat::distill_json) {
+            save_distill_json(arguments.output, model);
+        } else {
+            model.save(arguments.output);
+        }
     } catch (const InvalidArgument& error) {  // the model's fault, not the command line's
         throw_error<FormatError>("{}: {}", arguments.input.string(), error.what());
     }
-    say_differences(arguments.output, model.rule);
 }
 
 }  // namespace
 
 int convert(const ConvertArguments& arguments) {
-    const ModelFormat from = format_of("IN", arguments.input);
-    const ModelFormat to = format_of("OUT", arguments.output);
-    if (from == to) {
-        throw_error<UsageError>(
-            "{} and {}: both are of one format, expected .safetensors and .json in either order",
-            arguments.input.string(), arguments.output.string());
-    }
+    const ModelFormat format = output_format(arguments.output);
     require_different("OUT", arguments.output, "IN", arguments.input);
     require_writable(arguments.output);
-    if (to == ModelFormat::distill_json) {
-        export_to_demo(arguments);
-    } else {
-        load_distill_json(arguments.input).save(arguments.output);
-    }
+    const Model model = load_model(arguments.input, arguments.load);
+    save(model, arguments);
+    if (format == ModelFormat::distill_json) say_differences(arguments.output, model.rule);
     print("{}: made from {}\n", without_controls(arguments.output.string()),
           without_controls(arguments.input.string()));
     return exit_done;

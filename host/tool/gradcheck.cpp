@@ -134,7 +134,7 @@ int gradcheck(const GradcheckArguments& arguments) {
     }
     if (!arguments.out.empty()) {
         // The gradients have the names and shapes of the weights, so a model's file can hold them.
-        const Model file{problem.model.rule, gradient, {}, true};
+        const Model file{problem.model.rule, gradient, {}, {}};
         file.save(arguments.out);
     }
     const reference::GradientCheck reference = problem.reference();

@@ -198,7 +198,7 @@ void apply(const Damage& damage, Simulator& simulator) {
 std::vector<Model> load_models(const GrowArguments& arguments) {
     std::vector<Model> models;
     for (const std::filesystem::path& path : arguments.models) {
-        Model& model = models.emplace_back(load_model(path));
+        Model& model = models.emplace_back(load_model(path, arguments.load));
         model.rule = model.rule.rotated(arguments.angle);
         model.rule.fire_rate = arguments.fire_rate.value_or(model.rule.fire_rate);
     }

@@ -62,10 +62,13 @@ void print_history(const TrainingHistory& history) {
     print("  seed          {}\n", history.seed);
 }
 
-void print_model(const std::filesystem::path& path) {
-    const Model model = Model::load(path);
-    print("{}\n\nrule{}\n", without_controls(path.string()),
-          model.rule_in_file ? "" : " (none in the file: the notebook's is assumed)");
+void print_model(const std::filesystem::path& path, const LoadOptions& options) {
+    const Model model = Model::load(path, options);
+    print("{}\n", without_controls(path.string()));
+    for (const std::string& line : origin_text(model.origin)) {
+        print("  {}\n", without_controls(line));
+    }
+    print("\nrule\n");
     print_rule(model.rule);
     const bool output_bias = model.weights.has_output_bias();
     print(
@@ -97,7 +100,7 @@ void print_engine(const Device& device) {
 }  // namespace
 
 int info(const InfoArguments& arguments) {
-    if (!arguments.model.empty()) print_model(arguments.model);
+    if (!arguments.model.empty()) print_model(arguments.model, arguments.load);
     if (arguments.device) {
         print(arguments.model.empty() ? "" : "\n");
         print_engine(*arguments.device);

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace nca {
 
@@ -26,17 +28,67 @@ struct TrainingHistory {
     bool operator==(const TrainingHistory&) const = default;
 };
 
+/// The order of the 48 inputs of the first layer in a file. In memory it is always `channel`.
+enum class InputOrder {
+    channel,  ///< input channel * 3 + filter: this library, the notebook, many others
+    filter,   ///< input filter * 16 + channel: programs that join the results of three filters
+};
+
+/// What a file does not say that has weights and no rule. What is not given here is guessed.
+struct LoadOptions {
+    std::string rule = {};  ///< "notebook", "growing" or "demo" (distill_demo_rule()), or empty
+    std::optional<Edges> edges = {};             ///< in place of the rule's
+    std::optional<float> sobel_scale = {};       ///< times -1, 0, 1, -2, 0, 2, -1, 0, 1; finite
+    std::optional<Life> life = {};               ///< in place of the rule's
+    std::optional<StartCell> start_cell = {};    ///< in place of the rule's
+    std::optional<float> fire_rate = {};         ///< in place of the rule's, in 0..1
+    std::optional<float> step_size = {};         ///< in place of the rule's; finite
+    std::optional<bool> premultiplied = {};      ///< in place of the rule's
+    std::optional<InputOrder> input_order = {};  ///< of the file
+    /// Whether the program that trained it had x and y exchanged. Without this its pictures come
+    /// out mirrored along their diagonal.
+    bool transposed = false;
+
+    /// Whether all values are equal.
+    bool operator==(const LoadOptions&) const = default;
+};
+
+/// Where the rule of a model is from.
+enum class RuleSource {
+    file,     ///< from its file; or the model was made in memory
+    format,   ///< the file's format has one rule for all models
+    options,  ///< from LoadOptions
+    guess,    ///< guessed: the first rule of a list under which the automaton lives
+};
+
+/// How a model came out of its file, for people. Not stored.
+struct ModelOrigin {
+    RuleSource rule_source = RuleSource::file;  ///< where the rule is from
+    std::string rule;  ///< the rule's name in LoadOptions; empty where it is from the file
+    InputOrder input_order = InputOrder::channel;  ///< that of the file
+    std::vector<std::string> notes;                ///< what was converted or left out, a line each
+
+    /// Whether all values are equal.
+    bool operator==(const ModelOrigin&) const = default;
+};
+
 /// A rule and its weights, in host memory.
 struct Model {
-    Rule rule;                 ///< how a step is computed
-    Weights weights;           ///< what training changes
-    TrainingHistory history;   ///< how it was trained
-    bool rule_in_file = true;  ///< false: the file had no rule, so rule is notebook_rule()
+    Rule rule;                ///< how a step is computed
+    Weights weights;          ///< what training changes
+    TrainingHistory history;  ///< how it was trained
+    ModelOrigin origin = {};  ///< how it was read
 
-    /// Reads a safetensors file (docs/file-formats.md). Throws IoError where it cannot be read,
-    /// FormatError where it is not such a file, has other shapes, or holds a value that is not
-    /// finite.
-    NCA_API static Model load(const std::filesystem::path& path);
+    /// Reads a model that this library wrote, a safetensors or PyTorch file of other programs, json
+    /// of the Distill article's web demo or the graph that its notebook exports: the kind is what
+    /// the file is, whatever its name (docs/weights-from-elsewhere.md). Where it has no rule,
+    /// options say which, and the rest is guessed: of the notebook's rule and that of the preset
+    /// growing, each with both orders of inputs, the first is taken under which the automaton lives
+    /// and stays bounded for 96 steps on the CPU, some 50 ms; origin says so. Throws IoError where
+    /// the file cannot be read; FormatError where it is of no known kind, has other shapes, cannot
+    /// be told apart from something else, or holds a value that is not finite; InvalidArgument
+    /// where there are options for a file that says it itself, or where it lives under no rule.
+    NCA_API static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
     /// Writes a safetensors file that the notebook's PyTorch module loads unchanged where there is
     /// no output bias. The old file stays until the new one is complete. Throws IoError where the

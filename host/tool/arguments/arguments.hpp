@@ -5,6 +5,7 @@
 
 #include <nca/device.hpp>
 #include <nca/error.hpp>
+#include <nca/model.hpp>
 #include <nca/training_config.hpp>
 
 #include <cstdint>
@@ -71,6 +72,7 @@ struct Damage {
 
 struct GrowArguments {
     std::vector<std::filesystem::path> models;  // several make a mosaic
+    LoadOptions load;                           // of those without a rule
     std::filesystem::path output;
     int steps = 200;
     std::optional<int> height;  // in cells; set together with width
@@ -101,11 +103,13 @@ struct GradcheckArguments {
 
 struct InfoArguments {
     std::filesystem::path model;   // empty: none
+    LoadOptions load;              // of a model without a rule
     std::optional<Device> device;  // the engine to describe
 };
 
 struct ConvertArguments {
     std::filesystem::path input;
+    LoadOptions load;  // of an input without a rule
     std::filesystem::path output;
 };
 

@@ -14,7 +14,7 @@ Command add_gradcheck(CLI::App& app) {
     GradcheckArguments& a = options->arguments;
     CLI::App* command = app.add_subcommand(
         "gradcheck", "Compare an engine's gradients with a reference in double precision");
-    add(*command, "MODEL", a.model, "", "made by nca train, or by PyTorch")->required();
+    add(*command, "MODEL", a.model, "", "made by nca train, or by another program")->required();
     add(*command, "TARGET", a.target, "", "a picture; its own size is the grid's")->required();
     add(*command, "--steps", a.steps, "N", "of the rollout (8)")->transform(int_range(1, 1000));
     add(*command, "--batch", a.batch, "N", "grids (1)")->transform(int_range(1, 64));

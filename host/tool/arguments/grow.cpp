@@ -104,7 +104,8 @@ Command add_grow(CLI::App& app) {
     GrowArguments& a = options->arguments;
     CLI::App* command = app.add_subcommand("grow", "Grow a picture from one cell");
     add(*command, "MODEL", a.models, "",
-        "made by nca train, or by PyTorch; several grow side by side, in one mosaic")
+        "made by nca train, or by another program (as nca convert --help says); several grow side "
+        "by side, in one mosaic")
         ->required();
     add(*command, "-o,--output", a.output, "FILE",
         "out.gif or out.webp: the growth; out.png: the last state")
@@ -120,6 +121,7 @@ Command add_grow(CLI::App& app) {
     add(*command, "--angle", a.angle, "DEGREES",
         "turns perception and so the picture, counterclockwise (0)")
         ->check(real_range(-36000, 36000, "a number in -36000..36000"));
+    add_load_options(*command, a.load);
     add_seed(*command, a.seed);
     options->device.add_to(*command);
     add_places(*command, *options);

@@ -15,7 +15,10 @@ Command add_info(CLI::App& app) {
     CLI::App* command = app.add_subcommand(
         "info", "Print a model's rule, weights and history, or what an engine is");
     add(*command, "MODEL", a.model, "",
-        "made by nca train, or by PyTorch; not needed for --device");
+        "made by nca train, or by another program (as nca convert --help says); not needed for "
+        "--device");
+    add_load_options(*command, a.load);
+    add_fire_rate(*command, a.load.fire_rate);
     auto* name = add(*command, "--device", options->device.name, "[DEVICE]",
                      "what this engine is and in which form it runs the iterations of each preset: "
                      "auto (default), cpu, cuda or cuda:1")

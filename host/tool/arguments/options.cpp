@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/arguments/options.hpp"
+#include "host/core/rule_names.hpp"
 #include "host/core/throw_error.hpp"
+
+#include <algorithm>
+#include <iterator>
 
 namespace nca::tool {
 namespace {
@@ -13,6 +17,27 @@ auto option_value(const char* option, const std::string& text, Parse parse) {
     } catch (const InvalidArgument& error) {
         throw_error<UsageError>("{} {}: {}", option, text, error.what());
     }
+}
+
+// An option whose value is one of these names; the index of the name becomes the enumerator.
+template <class Value, std::size_t count>
+void add_choice(CLI::App& command, const char* option, std::optional<Value>& value,
+                const char* const (&names)[count], const char* argument, const char* help) {
+    const auto set = [option, &value, &names](const std::string& text) {
+        const auto found = std::ranges::find(names, text);
+        if (found == std::end(names)) {
+            throw_error<UsageError>("{} {}: expected {}", option, text, fmt::join(names, " or "));
+        }
+        value = static_cast<Value>(found - std::begin(names));
+    };
+    command.add_option_function<std::string>(option, set, help)->type_name(argument);
+}
+
+void add_number(CLI::App& command, const char* option, std::optional<float>& value,
+                const char* help) {
+    constexpr double largest = std::numeric_limits<float>::max();
+    add(command, option, value, "F", help)
+        ->check(real_range(-largest, largest, "a number within the range of a float"));
 }
 
 }  // namespace
@@ -79,6 +104,39 @@ Device DeviceOptions::parse() const {
         device.precision = option_value("--precision", precision_, parse_precision);
     }
     return device;
+}
+
+void add_load_options(CLI::App& command, LoadOptions& load) {
+    static constexpr const char* rules[] = {"notebook", "growing", "demo"};
+    static constexpr const char* no_yes[] = {"no", "yes"};
+    const auto set_rule = [&load](const std::string& text) {
+        if (std::ranges::find(rules, text) == std::end(rules)) {
+            throw_error<UsageError>("--rule {}: expected {}", text, fmt::join(rules, ", "));
+        }
+        load.rule = text;
+    };
+    command
+        .add_option_function<std::string>(
+            "--rule", set_rule,
+            "of a file without one: notebook, growing, or demo (growing with circular edges); "
+            "guessed where it is not given")
+        ->type_name("NAME");
+    add_choice(command, "--input-order", load.input_order, input_order_names, "ORDER",
+               "of the first layer's inputs in such a file: channel (channel * 3 + filter) or "
+               "filter (filter * 16 + channel); guessed");
+    command.add_flag("--transposed", load.transposed,
+                     "the program that trained it exchanged x and y: without this its picture is "
+                     "mirrored along the diagonal");
+    add_choice(command, "--edges", load.edges, edges_names, "EDGES",
+               "of such a file, in place of the rule's: circular or zero");
+    add_number(command, "--sobel-scale", load.sobel_scale,
+               "of the filters -1 0 1, -2 0 2, -1 0 1 (notebook 1, growing 0.125)");
+    add_choice(command, "--life", load.life, life_names, "LIFE", "post or pre_and_post");
+    add_choice(command, "--premultiplied", load.premultiplied, no_yes, "no|yes",
+               "whether colours are multiplied by alpha (notebook no, growing yes)");
+    add_number(command, "--step-size", load.step_size, "factor of an update (1)");
+    add_choice(command, "--start-cell", load.start_cell, start_cell_names, "CELL",
+               "alpha or alpha_and_hidden");
 }
 
 void add_seed(CLI::App& command, std::uint32_t& seed) {

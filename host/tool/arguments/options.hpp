@@ -78,6 +78,10 @@ private:
     int threads_ = 0;
 };
 
+// The options for files without a rule. They write to `load`, which has to live as long as the
+// command.
+void add_load_options(CLI::App& command, LoadOptions& load);
+
 void add_seed(CLI::App& command, std::uint32_t& seed);
 void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate);
 

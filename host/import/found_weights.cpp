@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+#include "host/import/found_weights.hpp"
+
+#include "host/core/throw_error.hpp"
+#include "host/files/json_fields.hpp"
+#include "host/files/model_file.hpp"
+#include "host/files/safetensors.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace nca {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+// The shape without sides of 1.
+Shape without_ones(const Shape& shape) {
+    Shape sides;
+    std::ranges::copy_if(shape, std::back_inserter(sides), [](auto side) { return side != 1; });
+    return sides;
+}
+
+// "fc0.weight [128, 48], fc1.weight [16, 128] and 3 more", as many as fit into a message.
+std::string list_of(const std::vector<const ForeignTensor*>& tensors) {
+    constexpr std::size_t most_bytes = 200;
+    std::string text;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::string next =
+            fmt::format("{}{} {}", i == 0 ? "" : ", ", printable(tensors[i]->name),
+                        shape_text(tensors[i]->shape));
+        if (text.size() + next.size() > most_bytes && i > 0) {
+            return text + fmt::format(" and {} more", tensors.size() - i);
+        }
+        text += next;
+    }
+    return text;
+}
+
+// Whether an optimiser or a trainer keeps the tensor beside the weights.
+bool is_of_training(std::string_view name) {
+    constexpr std::string_view words[] = {"optimizer", "optim.", "exp_avg", "momentum_buffer"};
+    return is_checkpoint_tensor(name) || std::ranges::any_of(words, [&](std::string_view word) {
+               return name.find(word) != std::string_view::npos;
+           });
+}
+
+// What the tensors of a file are.
+struct Parts {
+    std::vector<const ForeignTensor*> w1, b1, w2, b2;
+    std::vector<const ForeignTensor*> filters;
+    std::vector<const ForeignTensor*> perception_biases;
+    std::vector<const ForeignTensor*> of_training, without_meaning, unknown;
+};
+
+Parts sort_by_shape(const std::vector<ForeignTensor>& tensors) {
+    const auto is = [](const Shape& shape, int a, int b) {
+        return shape == Shape{a, b} || shape == Shape{b, a};
+    };
+    Parts parts;
+    for (const ForeignTensor& tensor : tensors) {
+        const Shape shape = without_ones(tensor.shape);
+        const bool empty = std::ranges::count(shape, 0) > 0;
+        auto& part = is_of_training(tensor.name) ? parts.of_training
+                     : tensor.type == NumberType::other || shape.empty() || empty
+                         ? parts.without_meaning
+                     : is(shape, hidden, perception) ? parts.w1
+                     : is(shape, hidden, channels)   ? parts.w2
+                     : shape == Shape{hidden}        ? parts.b1
+                     : shape == Shape{channels}      ? parts.b2
+                     : shape == Shape{perception}    ? parts.perception_biases
+                     : shape.size() >= 2 && shape.size() <= 3 && shape.back() == 3 &&
+                             shape[shape.size() - 2] == 3
+                         ? parts.filters
+                         : parts.unknown;
+        part.push_back(&tensor);
+    }
+    return parts;
+}
+
+// Where two tensors could be the two layers of an automaton of another size: [hidden, n * channels]
+// and [channels, hidden], or transposed. Throws FormatError then.
+void refuse_other_size(const std::vector<ForeignTensor>& tensors, const std::string& file) {
+    for (const ForeignTensor& first : tensors) {
+        for (const ForeignTensor& second : tensors) {
+            const Shape a = without_ones(first.shape);
+            const Shape b = without_ones(second.shape);
+            const bool real = first.type != NumberType::other && second.type != NumberType::other;
+            if (&first == &second || !real || a.size() != 2 || b.size() != 2) continue;
+            for (const bool transposed : {false, true}) {
+                const auto [units, inputs] =
+                    transposed ? std::pair(a[1], a[0]) : std::pair(a[0], a[1]);
+                const auto [outputs, units_again] =
+                    transposed ? std::pair(b[1], b[0]) : std::pair(b[0], b[1]);
+                if (units != units_again || outputs < 4 || inputs % outputs != 0 ||
+                    inputs / outputs < 2 || inputs / outputs > 5) {
+                    continue;
+                }
+                throw_error<FormatError>(
+                    "{} has an automaton of {} channels, {} filters and {} hidden units "
+                    "({} and {}); only automata of {} channels, {} filters and {} hidden units are "
+                    "supported",
+                    file, outputs, inputs / outputs, units, printable(first.name),
+                    printable(second.name), channels, filter_count, hidden);
+            }
+        }
+    }
+}
+
+std::vector<float> read_finite(const ForeignTensor& tensor, const std::string& file) {
+    std::vector<float> values = tensor.read();
+    if (const float* bad = find_not_finite(values)) {
+        throw_error<FormatError>(
+            "{}: tensor {} has the value {} at index {}, expected finite numbers; its training "
+            "failed, use an earlier file",
+            file, printable(tensor.name), *bad, bad - values.data());
+    }
+    return values;
+}
+
+// Fills [rows, columns], which the file may have transposed.
+void read_matrix(float* values, const ForeignTensor& tensor, std::int64_t rows,
+                 std::int64_t columns, const std::string& file) {
+    const std::vector<float> stored = read_finite(tensor, file);
+    const bool transposed = without_ones(tensor.shape).front() != rows;
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t column = 0; column < columns; ++column) {
+            values[row * columns + column] =
+                stored[std::size_t(transposed ? column * rows + row : row * columns + column)];
+        }
+    }
+}
+
+void read_vector(float* values, const std::vector<const ForeignTensor*>& tensors,
+                 const std::string& file) {
+    if (tensors.empty()) return;  // zeros
+    const std::vector<float> stored = read_finite(*tensors.front(), file);
+    std::ranges::copy(stored, values);
+}
+
+bool is_sobel_x(const Filter& f) {
+    for (std::size_t row = 0; row < 3; ++row) {
+        if (f[row * 3] != -f[row * 3 + 2] || f[row * 3 + 1] != 0) return false;
+    }
+    return f[0] == f[6] && f[3] != 0;
+}
+Filter transposed(const Filter& f) {
+    return {f[0], f[3], f[6], f[1], f[4], f[7], f[2], f[5], f[8]};
+}
+bool is_identity(const Filter& f) { return f == Rule().filters[0]; }
+
+// Reads [n, 3, 3].
+std::vector<Filter> read_filters(const ForeignTensor& tensor, const std::string& file) {
+    const std::vector<float> values = read_finite(tensor, file);
+    std::vector<Filter> filters(values.size() / std::tuple_size_v<Filter>);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        filters[i / std::tuple_size_v<Filter>][i % std::tuple_size_v<Filter>] = values[i];
+    }
+    return filters;
+}
+
+// A convolution over all channels: the three filters of every channel, or each filter for all.
+bool take_whole_convolution(FoundWeights& found, const std::vector<Filter>& filters) {
+    if (filters.size() != std::size_t{perception}) return false;
+    for (const InputOrder order : {InputOrder::channel, InputOrder::filter}) {
+        const auto filter_of = [&](std::size_t i) {
+            return order == InputOrder::channel ? i % filter_count : i / channels;
+        };
+        std::array<Filter, filter_count> three;
+        for (std::size_t i = filters.size(); i-- > 0;) three[filter_of(i)] = filters[i];
+        bool same = true;
+        for (std::size_t i = 0; i < filters.size(); ++i) same &= filters[i] == three[filter_of(i)];
+        if (!same) continue;
+        found.filters = three;
+        found.input_order = order;
+        return true;
+    }
+    return false;
+}
+
+// One tensor for each filter, in any order: recognised by their values. The identity may be
+// missing, because a program needs no filter for it.
+bool take_single_filters(FoundWeights& found, const std::vector<Filter>& filters) {
+    std::optional<Filter> x, y;
+    for (const Filter& filter : filters) {
+        const bool is_x = is_sobel_x(filter);
+        const bool is_y = is_sobel_x(transposed(filter));
+        if (is_identity(filter)) continue;
+        if (!is_x && !is_y) return false;
+        std::optional<Filter>& place = is_x ? x : y;
+        if (place && *place != filter) return false;
+        place = filter;
+    }
+    if (!x || !y) return false;
+    found.filters = {Rule().filters[0], *x, *y};
+    return true;
+}
+
+// False where the filters cannot be those of a rule.
+bool take_filters(FoundWeights& found, const std::vector<const ForeignTensor*>& tensors,
+                  const std::string& file) {
+    std::vector<Filter> single;
+    for (const ForeignTensor* tensor : tensors) {
+        const Shape shape = without_ones(tensor->shape);
+        const std::int64_t count = shape.size() == 2 ? 1 : shape.front();
+        if (count > perception) return false;
+        const std::vector<Filter> filters = read_filters(*tensor, file);
+        const bool alone = tensors.size() == 1;
+        if (alone && count == perception) return take_whole_convolution(found, filters);
+        if (alone && count == filter_count) {
+            found.filters.emplace();
+            std::ranges::copy(filters, found.filters->begin());
+            return true;
+        }
+        // [16, 1, 3, 3]: one filter, once for each channel
+        if ((count != 1 && count != channels) ||
+            std::ranges::any_of(filters, [&](const Filter& f) { return f != filters[0]; })) {
+            return false;
+        }
+        single.push_back(filters.front());
+    }
+    return take_single_filters(found, single);
+}
+
+void note_types(FoundWeights& found, const Parts& parts) {
+    for (const auto* tensors : {&parts.w1, &parts.b1, &parts.w2, &parts.b2}) {
+        for (const ForeignTensor* tensor : *tensors) {
+            if (tensor->type == NumberType::float32) continue;
+            found.notes.push_back(
+                fmt::format("the weights are {} and become float32", name(tensor->type)));
+            return;
+        }
+    }
+}
+
+void note_left_out(FoundWeights& found, const char* what,
+                   const std::vector<const ForeignTensor*>& tensors) {
+    if (tensors.empty()) return;
+    found.notes.push_back(fmt::format("{} left out: {}", what, list_of(tensors)));
+}
+
+// Throws FormatError where the tensors are not the layers of one automaton.
+void require_one_automaton(const Parts& parts, const std::vector<ForeignTensor>& tensors,
+                           const std::string& file) {
+    std::vector<const ForeignTensor*> all;
+    for (const ForeignTensor& tensor : tensors) {
+        if (!is_of_training(tensor.name)) all.push_back(&tensor);
+    }
+    if (parts.w1.empty() || parts.w2.empty()) {
+        refuse_other_size(tensors, file);
+        throw_error<FormatError>(
+            "{} lacks the two layers of an automaton, [{}, {}] and [{}, {}]; its tensors are: {}",
+            file, hidden, perception, channels, hidden, all.empty() ? "none" : list_of(all));
+    }
+    for (const auto* candidates : {&parts.w1, &parts.b1, &parts.w2, &parts.b2}) {
+        if (candidates->size() <= 1) continue;
+        throw_error<FormatError>(
+            "{}: {} cannot be told apart: save a file with the tensors of one automaton only", file,
+            list_of(*candidates));
+    }
+}
+
+}  // namespace
+
+FoundWeights find_weights(const std::vector<ForeignTensor>& tensors, const std::string& file,
+                          OtherTensors others) {
+    const Parts parts = sort_by_shape(tensors);
+    require_one_automaton(parts, tensors, file);
+    FoundWeights found;
+    std::vector<const ForeignTensor*> unknown = parts.unknown;
+    if (!parts.filters.empty() && !take_filters(found, parts.filters, file)) {
+        unknown.insert(unknown.end(), parts.filters.begin(), parts.filters.end());
+    }
+    for (const ForeignTensor* bias : parts.perception_biases) {
+        const std::vector<float> values = read_finite(*bias, file);
+        if (std::ranges::any_of(values, [](float value) { return value != 0; })) {
+            unknown.push_back(bias);
+        }
+    }
+    if (!unknown.empty() && others == OtherTensors::refused) {
+        throw_error<FormatError>(
+            "{}: unknown beside the two layers of an automaton: {}; if they are no part of it, "
+            "save a file without them",
+            file, list_of(unknown));
+    }
+
+    found.weights = Weights(!parts.b2.empty());
+    const WeightsView weights = found.weights.view();
+    read_matrix(weights.w1, *parts.w1.front(), hidden, perception, file);
+    read_vector(weights.b1, parts.b1, file);
+    read_matrix(weights.w2, *parts.w2.front(), channels, hidden, file);
+    if (weights.b2 != nullptr) read_vector(weights.b2, parts.b2, file);
+    note_types(found, parts);
+    if (others == OtherTensors::refused) {
+        note_left_out(found, "what training keeps is", parts.of_training);
+        note_left_out(found, "without a meaning here and", parts.without_meaning);
+    }
+    return found;
+}
+
+}  // namespace nca

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+// Model::load: finds out what a file is, reads it, and guesses the rule that it does not say.
+#include <nca/engine.hpp>
+#include <nca/model.hpp>
+#include <nca/simulator.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <iterator>
+
+#include "host/core/rule_names.hpp"
+#include "host/core/throw_error.hpp"
+#include "host/files/atomic_file.hpp"
+#include "host/files/distill_json.hpp"
+#include "host/files/file_kind.hpp"
+#include "host/files/json_fields.hpp"
+#include "host/files/model_file.hpp"
+#include "host/import/found_weights.hpp"
+#include "host/import/pytorch_file.hpp"
+#include "host/import/tensorflow_graph.hpp"
+
+namespace nca {
+namespace {
+
+// A rule that a file without one may have.
+struct NamedRule {
+    const char* name;
+    Rule rule;
+};
+
+// One way to run weights that have no rule.
+struct Candidate {
+    NamedRule rule;
+    InputOrder input_order;
+};
+
+FileKind kind_of(const std::filesystem::path& path) {
+    const OpenFile file(path);
+    std::array<std::uint8_t, kind_bytes> first;
+    return file_kind(std::span(first).first(file.read(first, 0)));
+}
+
+std::string read_text(const std::filesystem::path& path) {
+    constexpr std::size_t most_bytes = std::size_t{4} << 20;  // the notebook's graph has 100 kB
+    const std::vector<std::uint8_t> bytes = read_file(path, most_bytes);
+    return {bytes.begin(), bytes.end()};
+}
+
+std::vector<ForeignTensor> tensors_of(const SafetensorsReader& file) {
+    std::vector<ForeignTensor> tensors;
+    for (const TensorEntry& entry : file.tensors()) {
+        const auto read = [&file, &entry] {
+            std::vector<float> values(entry.size());
+            file.read(values, entry);
+            return values;
+        };
+        tensors.push_back({entry.name, entry.shape, entry.type, read});
+    }
+    return tensors;
+}
+
+Filter scaled(Filter filter, float scale) {
+    for (float& value : filter) value *= scale;
+    return filter;
+}
+
+void apply(const LoadOptions& options, Rule& rule) {
+    rule.edges = options.edges.value_or(rule.edges);
+    rule.life = options.life.value_or(rule.life);
+    rule.start_cell = options.start_cell.value_or(rule.start_cell);
+    rule.fire_rate = options.fire_rate.value_or(rule.fire_rate);
+    rule.step_size = options.step_size.value_or(rule.step_size);
+    rule.premultiplied = options.premultiplied.value_or(rule.premultiplied);
+    if (options.sobel_scale) {
+        const Rule plain = notebook_rule();
+        rule.filters[1] = scaled(plain.filters[1], *options.sobel_scale);
+        rule.filters[2] = scaled(plain.filters[2], *options.sobel_scale);
+    }
+    if (options.transposed) std::swap(rule.filters[1], rule.filters[2]);
+    rule.validate();
+}
+
+// Those of this name, or of no name those that are tried, in this order. The notebook's comes
+// first: its filters are eight times as strong, so that weights of another rule explode under it,
+// while its own may well live under weaker ones.
+std::vector<NamedRule> named_rules(const std::string& name) {
+    const NamedRule all[] = {
+        {"notebook", notebook_rule()}, {"growing", Rule()}, {"demo", distill_demo_rule()}};
+    if (name.empty()) return {all[0], all[1]};
+    const auto found = std::ranges::find(all, name, &NamedRule::name);
+    if (found == std::end(all)) {
+        throw_error<InvalidArgument>("rule {}: no such rule, expected notebook, growing or demo",
+                                     printable(name));
+    }
+    return {*found};
+}
+
+// The columns of w1 in this library's order.
+Weights by_channel(const Weights& weights, InputOrder order) {
+    if (order == InputOrder::channel) return weights;
+    Weights ordered = weights;
+    const float* from = weights.view().w1;
+    float* to = ordered.view().w1;
+    for (int row = 0; row < hidden; ++row) {
+        for (int channel = 0; channel < channels; ++channel) {
+            for (int filter = 0; filter < filter_count; ++filter) {
+                to[row * perception + channel * filter_count + filter] =
+                    from[row * perception + filter * channels + channel];
+            }
+        }
+    }
+    return ordered;
+}
+
+// Whether the automaton lives and stays bounded. After so many steps by its own rule a trained
+// automaton has values of 10 or less, and by another rule or order of inputs of 10,000 and far
+// more, or every cell has died (docs/weights-from-elsewhere.md has the figures).
+bool lives(const Model& model) {
+    constexpr int side = 32;
+    constexpr int steps = 96;
+    constexpr float largest_value = 100;
+    Simulator simulator(model, {.device = Device::cpu(1), .height = side, .width = side});
+    simulator.plant_seed(side / 2, side / 2);
+    simulator.step(steps);
+    const std::vector<float> state = simulator.download();
+    bool living = false;
+    for (std::size_t i = 0; i < state.size(); ++i) {
+        if (!(std::abs(state[i]) <= largest_value)) return false;
+        living |= i % channels == alpha_channel && state[i] > living_threshold;
+    }
+    return living;
+}
+
+std::string text_of(const Candidate& candidate) {
+    return fmt::format("{} by {}", candidate.rule.name,
+                       input_order_names[std::size_t(candidate.input_order)]);
+}
+
+// The rules and orders that are left, in the order in which they are tried.
+std::vector<Candidate> candidates(const FoundWeights& found, const LoadOptions& options,
+                                  const std::string& file) {
+    if (found.input_order && options.input_order && *found.input_order != *options.input_order) {
+        throw_error<InvalidArgument>(
+            "{}: its filters say that its inputs are by {}: leave --input-order out", file,
+            input_order_names[std::size_t(*found.input_order)]);
+    }
+    if (found.filters && options.sobel_scale) {
+        throw_error<InvalidArgument>("{} has filters of its own: leave --sobel-scale out", file);
+    }
+    const std::optional<InputOrder> known =
+        found.input_order ? found.input_order : options.input_order;
+    std::vector<Candidate> all;
+    for (NamedRule rule : named_rules(options.rule)) {
+        if (found.filters) rule.rule.filters = *found.filters;
+        apply(options, rule.rule);
+        for (const InputOrder order : {InputOrder::channel, InputOrder::filter}) {
+            if (!known || *known == order) all.push_back({rule, order});
+        }
+    }
+    return all;
+}
+
+// A model of weights whose file has no rule.
+Model complete(const FoundWeights& found, const LoadOptions& options, const std::string& file) {
+    const std::vector<Candidate> all = candidates(found, options, file);
+    std::string tried;
+    for (const Candidate& candidate : all) {
+        Model model;
+        model.rule = candidate.rule.rule;
+        model.weights = by_channel(found.weights, candidate.input_order);
+        model.origin = {.rule_source = all.size() == 1 ? RuleSource::options : RuleSource::guess,
+                        .rule = candidate.rule.name,
+                        .input_order = candidate.input_order,
+                        .notes = found.notes};
+        if (all.size() == 1 || lives(model)) return model;
+        tried += fmt::format("{}{}", tried.empty() ? "" : ", ", text_of(candidate));
+    }
+    throw_error<InvalidArgument>(
+        "{} has no rule, and its automaton lives and stays bounded under none of these: {}; say "
+        "how "
+        "it was trained with --rule, --input-order and, where it differs, --edges, --sobel-scale, "
+        "--life, --start-cell or --step-size",
+        file, tried);
+}
+
+void refuse_options(const LoadOptions& options, const std::string& file) {
+    if (options == LoadOptions{}) return;
+    throw_error<InvalidArgument>(
+        "{} has a rule of its own: leave out --rule, --input-order and all that is for files "
+        "without one",
+        file);
+}
+
+Model load_safetensors(const std::filesystem::path& path, const LoadOptions& options) {
+    const SafetensorsReader file(path);
+    if (has_rule(file)) {
+        refuse_options(options, file.name());
+        return take_model(file);
+    }
+    Model model = complete(find_weights(tensors_of(file), file.name(), OtherTensors::refused),
+                           options, file.name());
+    model.history = take_history(file);
+    return model;
+}
+
+// Of the web demo the format says the order, and the demo itself has one rule.
+Model load_demo(const std::string& text, const LoadOptions& options, const std::string& file) {
+    if (options.input_order == InputOrder::channel) {
+        throw_error<InvalidArgument>(
+            "{}: a file of the web demo has its inputs by filter: leave --input-order out", file);
+    }
+    Model model = parse_distill_json(text, file);
+    LoadOptions of_rule = options;
+    of_rule.input_order.reset();
+    if (of_rule == LoadOptions{}) return model;
+    if (!options.rule.empty()) {
+        model.rule = named_rules(options.rule).front().rule;
+        model.origin.rule = options.rule;
+    }
+    apply(options, model.rule);
+    model.origin.rule_source = RuleSource::options;
+    return model;
+}
+
+Model load_json(const std::filesystem::path& path, const LoadOptions& options) {
+    constexpr int deepest = 24;
+    const std::string file = path.string();
+    const std::string text = read_text(path);
+    const nlohmann::json json = parse_json(text, file, deepest);
+    if (json.is_array()) return load_demo(text, options, file);
+    return complete(find_weights(constants_of_graph(json, file), file, OtherTensors::ignored),
+                    options, file);
+}
+
+}  // namespace
+
+Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
+    const FileKind kind = kind_of(path);
+    if (kind == FileKind::zip) {
+        return complete(find_weights(open_pytorch_file(path), path.string(), OtherTensors::refused),
+                        options, path.string());
+    }
+    if (kind == FileKind::old_pytorch) {
+        constexpr std::size_t most_bytes = std::size_t{64} << 20;
+        const std::vector<std::uint8_t> bytes = read_file(path, most_bytes);
+        return complete(find_weights(open_old_pytorch_file(bytes, path.string()), path.string(),
+                                     OtherTensors::refused),
+                        options, path.string());
+    }
+    if (kind == FileKind::json) return load_json(path, options);
+    return load_safetensors(path, options);
+}
+
+}  // namespace nca
