@@ -28,6 +28,11 @@ void check_size(int height, int width) {
     }
 }
 
+// A view of a state's copy in host memory.
+ConstStateView host_view(const std::vector<float>& values, ConstStateView state) {
+    return {values.data(), state.batch, state.height, state.width, MemorySpace::host};
+}
+
 // Overwrites columns left .. right - 1 of row y by zeros. The columns are inside the grid; zeros
 // has at least as many floats as a row of it.
 void erase_run(Engine& engine, StateView state, const std::vector<float>& zeros, int y, int left,
@@ -126,12 +131,14 @@ std::vector<float> Simulator::download() const {
     return values;
 }
 
+StateCheck Simulator::check() const {
+    const std::vector<float> values = download();
+    return check_state(host_view(values, state_.view()));
+}
+
 Image Simulator::picture() const {
     const std::vector<float> values = download();
-    ConstStateView grid = state_.view();
-    grid.data = values.data();
-    grid.space = MemorySpace::host;
-    return nca::picture(model_.rule, grid);
+    return nca::picture(model_.rule, host_view(values, state_.view()));
 }
 
 }  // namespace nca

@@ -178,6 +178,22 @@ TEST_CASE("erase_rectangle kills rows top to bottom - 1 and columns left to righ
     }
 }
 
+TEST_CASE("a simulator says how many cells are living and whether all values are finite") {
+    nca::Simulator simulator(random_model(), options_for(4, 6));
+    REQUIRE(simulator.check().living == 0);
+    simulator.plant_seed(1, 2);
+    simulator.plant_seed(3, 5);
+    REQUIRE(simulator.check().living == 2);
+    simulator.erase_circle(1, 2, 0);
+    REQUIRE(simulator.check().living == 1);
+    REQUIRE(simulator.check().finite);
+    const std::vector<float> infinite = {std::numeric_limits<float>::infinity()};
+    simulator.engine().copy_from_host(simulator.state().cell(0, 2, 4) + nca::channels - 1,
+                                      infinite);
+    REQUIRE_FALSE(simulator.check().finite);
+    REQUIRE(simulator.check().living == 1);
+}
+
 TEST_CASE("the picture of a simulator shows its state") {
     nca::Simulator simulator(random_model(), options_for(5, 7));
     simulator.plant_seed(2, 3);

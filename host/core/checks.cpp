@@ -9,7 +9,7 @@
 namespace nca {
 namespace {
 
-void check_state(const char* name, ConstStateView state, MemorySpace space) {
+void check_view(const char* name, ConstStateView state, MemorySpace space) {
     const auto name_of = [](MemorySpace s) { return s == MemorySpace::host ? "host" : "device"; };
     if (state.data == nullptr) throw_error<InvalidArgument>("{} is null", name);
     if (state.space != space) {
@@ -63,7 +63,7 @@ void check_weights(const Weights& weights) {
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space) {
     rule.validate();
-    check_state("the state", state, space);
+    check_view("the state", state, space);
     check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
     constexpr int most_steps = 1 << 24;
     if (options.steps < 0 || options.steps > most_steps) {
@@ -73,7 +73,7 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
 
 void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
                     WeightsView grad_weights, MemorySpace space) {
-    check_state("grad_state", grad_state, space);
+    check_view("grad_state", grad_state, space);
     check_equal_size("grad_state", grad_state, last);
     check_pointers("the gradients of w1, b1 and w2",
                    {grad_weights.w1, grad_weights.b1, grad_weights.w2});
@@ -84,8 +84,8 @@ void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
 
 void check_loss(StateView grad_state, const float* loss, const float* living, ConstStateView state,
                 TargetView target, MemorySpace space) {
-    check_state("the state", state, space);
-    check_state("grad_state", grad_state, space);
+    check_view("the state", state, space);
+    check_view("grad_state", grad_state, space);
     check_equal_size("grad_state", grad_state, state);
     check_pointers("loss, living and target", {loss, living, target.data});
     if (target.height != state.height || target.width != state.width) {

@@ -53,6 +53,8 @@ public:
     StateView state() { return state_.view(); }
     /// A copy of the state in host memory, [height, width, channels] floats.
     std::vector<float> download() const;
+    /// How many cells are living and whether all values are finite: check_state() of download().
+    StateCheck check() const;
     /// The state as a picture, one pixel for each cell.
     Image picture() const;
 

@@ -5,6 +5,7 @@
 #include <nca/sizes.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -49,6 +50,18 @@ struct BasicStateView {
 using StateView = BasicStateView<float>;
 /// A view of states that are only read.
 using ConstStateView = BasicStateView<const float>;
+
+/// What check_state() finds in a state.
+struct StateCheck {
+    std::int64_t living = 0;  ///< how many cells have an alpha above living_threshold
+    bool finite = true;       ///< false: a value is NaN or infinite
+};
+
+/// Looks at all cells of a state in host memory. Where none is living the automaton has died: the
+/// rule clears cells that have no living neighbour. Where a value is not finite, most likely the
+/// weights were trained with another rule. Throws InvalidArgument where the view is null or in
+/// device memory; Simulator::check() is for both.
+NCA_API StateCheck check_state(ConstStateView state);
 
 /// Owns floats in an engine's memory. Move-only; made by Engine::allocate. It may outlive the
 /// engine.
