@@ -9,6 +9,7 @@
 #include "tests/support/tool.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <vector>
 
@@ -27,6 +28,27 @@ TEST_CASE("gradcheck agrees with the reference and writes the gradients", "[grad
     const nca::Model grads = nca::Model::load(shop / "grads");
     const auto values = grads.weights.all();
     REQUIRE(std::any_of(values.begin(), values.end(), [](float value) { return value != 0; }));
+}
+
+TEST_CASE("gradcheck fails where a state is not finite, also where the gradients are") {
+    const Workshop shop;
+    // A hidden channel is infinite after the fourth step. The loss does not depend on it.
+    steady_model(-0.01F, 1e38F).save(shop.model);
+    const Words words = {"gradcheck", shop.model, shop.target, "--out", shop / "new.safetensors"};
+    const Outcome three = nca_tool(words + Words{"--steps", "3"});
+    INFO(three.out << three.err);
+    REQUIRE(three.code == 0);
+    std::filesystem::remove(shop / "new.safetensors");
+    const auto before = shop.contents();
+    for (const char* steps : {"4", "5", "8"}) {
+        const Outcome outcome = nca_tool(words + Words{"--steps", steps});
+        INFO(outcome.out << outcome.err);
+        REQUIRE(outcome.code == 1);
+        REQUIRE(contains(outcome.err, "nca: after step 4 of " + std::string(steps) +
+                                          " the engine's states are not finite"));
+        REQUIRE(outcome.out.empty());
+        REQUIRE(shop.contents() == before);
+    }
 }
 
 TEST_CASE("gradcheck refuses a target that the reference would take hours for") {

@@ -70,6 +70,22 @@ GradcheckProblem make_problem(const GradcheckArguments& arguments) {
     return problem;
 }
 
+// Throws Error where a state of the rollout has a value that is not finite. The gradients may be
+// finite all the same, where that value is in a channel that the loss does not depend on.
+void require_finite_states(Engine& engine, const Tape& tape, const GradcheckProblem& problem) {
+    std::vector<float> values(problem.state.size());
+    ConstStateView view = problem.view();
+    view.data = values.data();
+    for (int step = 0; step <= tape.steps(); ++step) {
+        engine.copy_to_host(values, tape.state(step).data);
+        if (check_state(view).finite) continue;
+        throw_error<Error>(
+            "after step {} of {} the engine's states are not finite: most likely weights and rule "
+            "do not fit together; take another model or fewer --steps",
+            step, tape.steps());
+    }
+}
+
 // The engine's gradient of the loss, laid out as Weights::all().
 Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
     const bool output_bias = problem.model.weights.has_output_bias();
@@ -79,6 +95,7 @@ Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
     engine.copy_from_host(target.data(), problem.target);
 
     const Tape tape = engine.forward(problem.model, state.view(), problem.options);
+    require_finite_states(engine, tape, problem);
     State grad_state = engine.make_state(problem.batch, problem.height, problem.width);
     const auto samples = std::size_t(problem.batch);
     const Buffer loss = engine.allocate(samples);
@@ -90,6 +107,13 @@ Weights engine_gradient(Engine& engine, const GradcheckProblem& problem) {
                     Accumulate::no);
     Weights gradient(output_bias);
     engine.copy_to_host(gradient.all(), grad_weights.data());
+    std::vector<float> losses(samples);
+    engine.copy_to_host(losses, loss.data());
+    if (!std::isfinite(norm(losses)) || !std::isfinite(norm(gradient.all()))) {
+        throw Error(
+            "the engine's loss or gradients are not finite: the rollout diverged, take fewer "
+            "--steps");
+    }
     return gradient;
 }
 
@@ -128,10 +152,6 @@ int gradcheck(const GradcheckArguments& arguments) {
     check_precision(*engine, arguments.device);
 
     const Weights gradient = engine_gradient(*engine, problem);
-    if (!std::isfinite(norm(gradient.all()))) {
-        throw Error(
-            "the engine's gradients are not finite: the rollout diverged, take fewer --steps");
-    }
     if (!arguments.out.empty()) {
         // The gradients have the names and shapes of the weights, so a model's file can hold them.
         const Model file{problem.model.rule, gradient, {}, {}};

@@ -8,6 +8,7 @@
 #include "tests/support/process.hpp"
 
 #include <nca/image.hpp>
+#include <nca/model.hpp>
 
 #include <unistd.h>
 #include <algorithm>
@@ -112,6 +113,19 @@ inline std::string model_with_nan() {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     std::memcpy(bytes.data() + bytes.size() - 33280 + 400, &nan, sizeof nan);
     return bytes;
+}
+
+// A model by which each cell changes by the same values in every step: one for alpha, one for a
+// hidden channel. All other weights are zero.
+inline nca::Model steady_model(float alpha, float hidden) {
+    constexpr int some_hidden_channel = 9;
+    nca::Model model;
+    model.rule.fire_rate = 1;
+    const nca::WeightsView weights = model.weights.view();
+    weights.b2[nca::alpha_channel] = alpha;
+    weights.b2[some_hidden_channel] = hidden;
+    model.history.height = model.history.width = 12;
+    return model;
 }
 
 // A folder with a target and a model that was trained for two iterations.
