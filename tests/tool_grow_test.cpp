@@ -240,3 +240,96 @@ TEST_CASE("a model that asks for a grid of much memory needs the user's word") {
     REQUIRE(grown(4096, 4096, {"--scale", "1", "--size", "1600x1600"}).code == 0);
     REQUIRE(grown(500, 500, {}).code == 0);
 }
+
+TEST_CASE("a state that is not finite ends grow with a message and without a picture") {
+    const Workshop shop;
+    // Infinite in a hidden channel after the fourth step. The second one dies in the fifth, and is
+    // finite again then: all zero.
+    steady_model(0, 1e38F).save(shop / "lasting.safetensors");
+    steady_model(-0.2F, 1e38F).save(shop / "passing.safetensors");
+    for (const char* name : {"old.gif", "old.webp", "old.png", "old_0.png", "old_3.png"}) {
+        nca::save_png(shop / name, disc_picture());
+    }
+    REQUIRE(nca_tool({"grow", shop.model, "-o", shop / "old.gif", "--steps", "0", "--state-out",
+                      shop / "old.npy"})
+                .code == 0);
+    const auto before = shop.contents();
+    for (const std::string& model : {shop / "lasting.safetensors", shop / "passing.safetensors"}) {
+        for (const Words& more :
+             {Words{"old.gif"}, Words{"old.webp"}, Words{"old.png"}, Words{"new.gif"},
+              Words{"new.png", "--every", "100"}, Words{"new.gif", "--every", "100"},
+              Words{"new.png", "--compare", shop.target},
+              Words{"new.png", "--state-out", shop / "old.npy"},
+              Words{"new.gif", "--state-out", shop / "new.npy"}}) {
+            INFO(model << " " << more[0]);
+            Words words = more;
+            words[0] = shop / more[0];
+            const Outcome outcome = nca_tool(Words{"grow", model, "--steps", "100", "-o"} + words);
+            INFO(outcome.err);
+            REQUIRE(outcome.code == 1);
+            REQUIRE(outcome.out.empty());
+            REQUIRE(contains(outcome.err,
+                             "nca: " + model + ": after step 4 of 100 the state is not finite"));
+            for (const char* part : {"no picture was written", "--rule", "--input-order"}) {
+                REQUIRE(contains(outcome.err, part));
+            }
+            REQUIRE(shop.contents() == before);
+        }
+    }
+    // Of several models the one is named.
+    const Outcome mosaic = nca_tool({"grow", shop.model, shop / "lasting.safetensors", "-o",
+                                     shop / "old.gif", "--steps", "20"});
+    REQUIRE(mosaic.code == 1);
+    REQUIRE(contains(mosaic.err, "lasting.safetensors: after step 4 of 20"));
+    REQUIRE(shop.contents() == before);
+    // Before the fourth step there is a picture.
+    REQUIRE(nca_tool({"grow", shop / "lasting.safetensors", "-o", shop / "old.gif", "--steps", "3"})
+                .code == 0);
+}
+
+TEST_CASE("a grid that has died is said with the step, and its picture is written") {
+    const Workshop shop;
+    const std::string dying = shop / "dying.safetensors", living = shop / "living.safetensors";
+    steady_model(-0.25F, 0).save(dying);  // alpha is 0 after the fourth step
+    steady_model(0, 0).save(living);
+    const auto grow = [&](const Words& words) {
+        const Outcome outcome = nca_tool(Words{"grow"} + words);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return outcome.err;
+    };
+    const auto count = [](const std::string& text, const std::string& part) {
+        int found = 0;
+        for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++found;
+        return found;
+    };
+    for (const std::string& output : {shop / "new.gif", shop / "new.png"}) {
+        const Words words = {dying, "-o", output};
+        const auto dead_after = [&](const std::string& step, const Words& more) {
+            const std::string said = grow(words + more);
+            INFO(said);
+            REQUIRE(count(said, "dead") == 1);
+            REQUIRE(contains(said, "nca: " + dying + ": all cells were dead after step " + step));
+            REQUIRE(contains(said, more.size() > 4 ? "take less --damage" : "take fewer --steps"));
+        };
+        REQUIRE(count(grow(words + Words{"--steps", "3"}), "dead") == 0);
+        dead_after("4 of 4:", {"--steps", "4"});
+        dead_after("4 of 100:", {"--steps", "100"});
+        // It is looked at after each hundredth of the steps, however few pictures there are.
+        dead_after("10 of 1000:", {"--steps", "1000"});
+        dead_after("10 of 1000:", {"--steps", "1000", "--every", "500"});
+        dead_after("3 of 8:",
+                   {"--steps", "8", "--damage", "3:half,left", "--damage", "3:half,right"});
+    }
+    // Of several models each that has died is named.
+    const std::string two =
+        grow({living, dying, shop.model, dying, "-o", shop / "new.png", "--steps", "9"});
+    INFO(two);
+    REQUIRE(count(two, dying + ": all cells were dead after step 4 of 9") == 2);
+    REQUIRE(count(two, "dead") == 2);
+    // What the user has killed is dead, too.
+    const std::string killed =
+        grow({living, "-o", shop / "new.png", "--steps", "9", "--damage", "0:circle,6,6,0"});
+    REQUIRE(contains(killed, living + ": all cells were dead after step 0 of 9"));
+    REQUIRE(contains(killed, "less --damage"));
+}

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace nca::tool {
 namespace {
@@ -33,6 +34,9 @@ Format output_format(const std::filesystem::path& path) {
     if (extension == ".webp") return Format::webp;
     throw_error<UsageError>("{}: the name has to end in .gif, .png or .webp", path.string());
 }
+
+// How many steps are between two of about a hundred looks at the grid.
+int hundredth(int steps) { return std::max(1, steps / usual_frames); }
 
 GridSize trained_size(const TrainingHistory& history) {
     const bool known = history.height > 0 && history.width > 0;
@@ -220,26 +224,72 @@ std::vector<Simulator> make_simulators(const GrowArguments& arguments,
     return simulators;
 }
 
+// Looks at the grids while they run.
+class Watch {
+public:
+    explicit Watch(const GrowArguments& arguments)
+        : arguments_(arguments), dead_since_(arguments.models.size()) {}
+
+    // Throws Error where a state is not finite.
+    void look(const std::vector<Simulator>& simulators) {
+        for (std::size_t i = 0; i < simulators.size(); ++i) {
+            const StateCheck check = simulators[i].check();
+            const std::int64_t step = simulators[i].steps_done();
+            if (!check.finite) {
+                throw_error<Error>(
+                    "{}: after step {} of {} the state is not finite, and no picture was written; "
+                    "most likely weights and rule do not fit together: name the rule by --rule and "
+                    "--input-order, or take another model",
+                    arguments_.models[i].string(), step, arguments_.steps);
+            }
+            if (check.living > 0) dead_since_[i].reset();
+            if (check.living == 0 && !dead_since_[i]) dead_since_[i] = step;
+        }
+    }
+
+    // Says which grids are dead.
+    void report() const {
+        for (std::size_t i = 0; i < dead_since_.size(); ++i) {
+            if (!dead_since_[i]) continue;
+            say("{}: all cells were dead after step {} of {}: {}", arguments_.models[i].string(),
+                *dead_since_[i], arguments_.steps,
+                arguments_.damages.empty()
+                    ? "take fewer --steps, or a model of the preset persistent or regenerating"
+                    : "take less --damage or fewer --steps");
+        }
+    }
+
+private:
+    const GrowArguments& arguments_;
+    // For each model the step after which it was first seen dead.
+    std::vector<std::optional<std::int64_t>> dead_since_;
+};
+
 // Runs all steps. Calls photograph before the first step, after every `every` steps and after the
-// last one, with true for the last. A picture shows damage that is done after the same step.
+// last one, with true for the last. A picture shows damage that is done after the same step. The
+// watch looks at each picture's state, and at about a hundred states of the run.
 template <class Photograph>
 void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std::int64_t every,
-         Photograph photograph) {
+         Watch& watch, Photograph photograph) {
     std::vector<Damage> damages = arguments.damages;
     std::stable_sort(damages.begin(), damages.end(),
                      [](const Damage& a, const Damage& b) { return a.step < b.step; });
     auto next_damage = damages.begin();
+    std::int64_t next_look = 0;
     std::int64_t next_picture = 0;
     for (std::int64_t done = 0;;) {
         for (; next_damage != damages.end() && next_damage->step == done; ++next_damage) {
             for (Simulator& simulator : simulators) apply(*next_damage, simulator);
         }
-        if (done == next_picture || done == arguments.steps) {
-            photograph(done == arguments.steps);
+        const bool last = done == arguments.steps;
+        if (done == next_look || done == next_picture || last) watch.look(simulators);
+        if (done == next_look) next_look += hundredth(arguments.steps);
+        if (done == next_picture || last) {
+            photograph(last);
             next_picture += every;
         }
-        if (done == arguments.steps) return;
-        std::int64_t stop = std::min<std::int64_t>(next_picture, arguments.steps);
+        if (last) return;
+        std::int64_t stop = std::min({next_look, next_picture, std::int64_t{arguments.steps}});
         if (next_damage != damages.end()) stop = std::min<std::int64_t>(stop, next_damage->step);
         for (Simulator& simulator : simulators) simulator.step(int(stop - done));
         done = stop;
@@ -305,7 +355,7 @@ int grow(const GrowArguments& arguments) {
                                           ? std::vector<Place>{{grid.height / 2, grid.width / 2}}
                                           : arguments.starts;
     const bool animation = format != Format::png;
-    const int every = arguments.every.value_or(std::max(1, arguments.steps / usual_frames));
+    const int every = arguments.every.value_or(hundredth(arguments.steps));
     const int pictures = animation ? arguments.steps / every + 2 : 4;
     const GridSize whole = mosaic_size(layout_of(arguments), grid);
     check_sides(arguments, format, grid, whole);
@@ -323,9 +373,11 @@ int grow(const GrowArguments& arguments) {
     say(running_on(simulators.front().engine(), arguments.device));
     check_precision(simulators.front().engine(), arguments.device);
     std::vector<Image> frames;
-    run(simulators, arguments, every, [&](bool last) {
+    Watch watch(arguments);
+    run(simulators, arguments, every, watch, [&](bool last) {
         if (animation || (last && !compare)) frames.push_back(picture_of(simulators, arguments));
     });
+    watch.report();
 
     if (compare) {
         save_comparison(arguments, simulators.front(), wanted, grid);
