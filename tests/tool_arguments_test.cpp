@@ -60,7 +60,7 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         Words words;
         Words named;
     };
-    const Words train = {"train", shop.target, "-o", shop / "new"};
+    const Words train = {"train", shop.target, "-o", shop / "new.safetensors"};
     const Words grow = {"grow", shop.model, "-o", shop / "new.gif"};
     const Words two = {"grow", shop.model, shop.model, "-o", shop / "new.png"};
     const std::vector<Mistake> mistakes = {
@@ -85,7 +85,7 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {train + Words{"--frobnicate"}, {"--frobnicate"}},
         {train + Words{"--report"}, {"--report"}},
         {train + Words{"--pictures"}, {"--pictures"}},
-        {train + Words{"--report", shop / "new"}, {"--report", "same file"}},
+        {train + Words{"--report", shop / "new.safetensors"}, {"--report", "same file"}},
         {train + Words{"--report", shop.target}, {"--report", "same file"}},
         {train + Words{"--report", shop / "a", "--log", shop / "a"}, {"--report", "same file"}},
         {train + Words{"--report", shop / "a", "--resume", shop / "a"}, {"--report", "same file"}},
@@ -138,7 +138,7 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {grow + Words{"--precision", "Half"}, {"Half", "exact, precise or fast"}},
         {train + Words{"--identity-filter", "0"}, {"--identity-filter", "notebook"}},
         {train + Words{"--every", "5"}, {"--every", "--checkpoint"}},
-        {train + Words{"--checkpoint", shop / "new"}, {"--checkpoint", "same file"}},
+        {train + Words{"--checkpoint", shop / "new.safetensors"}, {"--checkpoint", "same file"}},
         {train + Words{"--log", shop.target}, {"--log", "same file"}},
         {{"train", shop.target, "-o", shop.target}, {"same file"}},
         {grow + Words{"--fire-rate", "2"}, {"--fire-rate", "2"}},
@@ -254,8 +254,8 @@ TEST_CASE("a bad image is one line and exit code 1, and writes nothing") {
                              "huge.png", "clear.png", "."}) {
         const std::string path = shop / name;
         for (const Words& words :
-             {Words{"train", path, "-o", shop / "new", "--iterations", "1"},
-              Words{"gradcheck", shop.model, path, "--out", shop / "new"},
+             {Words{"train", path, "-o", shop / "new.safetensors", "--iterations", "1"},
+              Words{"gradcheck", shop.model, path, "--out", shop / "new.safetensors"},
               Words{"grow", shop.model, "-o", shop / "new.png", "--compare", path}}) {
             INFO(words[0] << " " << path);
             const Outcome outcome = nca_tool(words);
@@ -264,7 +264,7 @@ TEST_CASE("a bad image is one line and exit code 1, and writes nothing") {
             REQUIRE(shop.contents() == before);
         }
     }
-    require_message(nca_tool({"train", shop / "huge.png", "-o", shop / "new"}),
+    require_message(nca_tool({"train", shop / "huge.png", "-o", shop / "new.safetensors"}),
                     {"huge.png", "8192"});
 }
 
@@ -323,7 +323,7 @@ TEST_CASE("a message about a very long word is one line of less than 400 charact
         for (int i = 0; i < 30000; ++i) text += "é";
         return text;
     }();
-    const Words train = {"train", shop.target, "-o", shop / "new"};
+    const Words train = {"train", shop.target, "-o", shop / "new.safetensors"};
     for (const std::string& text : {word, wide}) {
         for (const Words& words :
              {Words{text},
@@ -337,7 +337,7 @@ TEST_CASE("a message about a very long word is one line of less than 400 charact
               train + Words{"--steps", text},
               train + Words{"--log", text},
               train + Words{"--report", text},
-              Words{"train", text, "-o", shop / "new"},
+              Words{"train", text, "-o", shop / "new.safetensors"},
               Words{"train", shop.target, "-o", text},
               Words{"info", text},
               Words{"convert", text, text},
@@ -359,9 +359,10 @@ TEST_CASE("names reach the terminal without what it would obey") {
     const std::string name = shop /
                              "fish\xc2\x9b"
                              "31m\x9b\u202egnp";
-    for (const Words& words : {Words{"info", name}, Words{"train", name, "-o", shop / "new"},
-                               Words{"grow", shop.model, "-o", name},
-                               Words{"train", shop.target, "-o", shop / "new", "--preset", name}}) {
+    for (const Words& words :
+         {Words{"info", name}, Words{"train", name, "-o", shop / "new.safetensors"},
+          Words{"grow", shop.model, "-o", name},
+          Words{"train", shop.target, "-o", shop / "new.safetensors", "--preset", name}}) {
         const Outcome outcome = nca_tool(words);
         require_message(outcome, {"fish?31m"});
         REQUIRE_FALSE(contains(outcome.err, "\x9b"));

@@ -23,8 +23,8 @@ TEST_CASE("every command that runs an engine says when there is no CUDA device t
     const bool host =
         nca::make_engine(nca::Device::automatic())->memory_space() == nca::MemorySpace::host;
     for (const Words& words :
-         {Words{"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "2",
-                "--steps", "2:5", "--iterations", "1", "--overwrite"},
+         {Words{"train", shop.target, "-o", shop / "new.safetensors", "--size", "8", "--padding",
+                "2", "--steps", "2:5", "--iterations", "1", "--overwrite"},
           Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"},
           Words{"gradcheck", shop.model, shop.target, "--steps", "1"}}) {
         INFO(words[0]);
@@ -40,7 +40,8 @@ TEST_CASE("a precision on the CPU is accepted and said to mean float32") {
     const Workshop shop;
     const Words cpu = {"--device", "cpu"};
     for (const Words& words :
-         {shop.train_words() + Words{"-o", shop / "new", "--iterations", "1", "--overwrite"},
+         {shop.train_words() +
+              Words{"-o", shop / "new.safetensors", "--iterations", "1", "--overwrite"},
           Words{"grow", shop.model, "-o", shop / "new.png", "--steps", "1"},
           Words{"gradcheck", shop.model, shop.target, "--steps", "1"}, Words{"info"}}) {
         INFO(words[0]);

@@ -72,7 +72,7 @@ TEST_CASE("a report has the points of the log and needs nothing but itself") {
     const Workshop shop;
     const std::string target = shop / "<b>&\"'.png";
     std::filesystem::copy_file(shop.target, target);
-    Words words = shop.train_words() + Words{"-o",           shop / "new",
+    Words words = shop.train_words() + Words{"-o",           shop / "new.safetensors",
                                              "--preset",     "regenerating",
                                              "--pool",       "9",
                                              "--damage",     "1",
@@ -123,17 +123,19 @@ TEST_CASE("a report has the points of the log and needs nothing but itself") {
 TEST_CASE("a report does not change what is trained, and pictures come without one") {
     const Workshop shop;
     const Words words = shop.train_words() + Words{"--iterations", "6"};
-    REQUIRE(nca_tool(words + Words{"-o", shop / "plain"}).code == 0);
-    REQUIRE(nca_tool(words + Words{"-o", shop / "shown", "--pictures", shop / "pictures"}).code ==
-            0);
-    REQUIRE(read_file(shop / "plain") == read_file(shop / "shown"));
+    REQUIRE(nca_tool(words + Words{"-o", shop / "plain.safetensors"}).code == 0);
+    REQUIRE(
+        nca_tool(words + Words{"-o", shop / "shown.safetensors", "--pictures", shop / "pictures"})
+            .code == 0);
+    REQUIRE(read_file(shop / "plain.safetensors") == read_file(shop / "shown.safetensors"));
     REQUIRE(std::filesystem::exists(shop / "pictures/grown.png"));
     REQUIRE_FALSE(std::filesystem::exists(shop / "pictures/pool.png"));
 }
 
 TEST_CASE("a resumed report goes on with the points of the log, without one with its own") {
     const Workshop shop;
-    const Words words = shop.train_words() + Words{"-o", shop / "new", "--report", shop / "run"};
+    const Words words =
+        shop.train_words() + Words{"-o", shop / "new.safetensors", "--report", shop / "run"};
     const Words log = {"--log", shop / "log.csv"};
     REQUIRE(nca_tool(words + log + Words{"--iterations", "5", "--checkpoint", shop / "c"}).code ==
             0);
@@ -153,9 +155,9 @@ TEST_CASE("a resumed report goes on with the points of the log, without one with
 TEST_CASE("a report can be read while training goes on, and is whole after a signal") {
     const Workshop shop;
     const std::string path = shop / "run.html";
-    Process process(
-        tool_command(shop.train_words() + Words{"-o", shop / "new", "--iterations", "100000000",
-                                                "--log", shop / "log.csv", "--report", path}));
+    Process process(tool_command(shop.train_words() + Words{"-o", shop / "new.safetensors",
+                                                            "--iterations", "100000000", "--log",
+                                                            shop / "log.csv", "--report", path}));
     REQUIRE(nca::test::eventually([&] { return std::filesystem::exists(path); }));
     const std::string first = read_file(path);
     REQUIRE(first.ends_with("</html>\n"));
@@ -174,8 +176,8 @@ TEST_CASE("a report can be read while training goes on, and is whole after a sig
 TEST_CASE("the report of a training that fails for good says why") {
     const Workshop shop;
     const Outcome outcome =
-        nca_tool(shop.train_words() + Words{"-o", shop / "new", "--lr", "1e30", "--iterations",
-                                            "50", "--report", shop / "run.html"});
+        nca_tool(shop.train_words() + Words{"-o", shop / "new.safetensors", "--lr", "1e30",
+                                            "--iterations", "50", "--report", shop / "run.html"});
     REQUIRE(outcome.code == 1);
     const std::string page = read_file(shop / "run.html");
     require_whole_page(page, "Training failed: training failed 13 times in a row");
@@ -188,9 +190,9 @@ TEST_CASE("a report that cannot be written any more is said once and does not en
     std::filesystem::create_directory(shop / "folder");
     const std::string path = shop / "folder/run.html";
     const std::string log = shop / "log.csv";
-    Process process(tool_command(shop.train_words() +
-                                 Words{"-o", shop / "new", "--iterations", "100000000", "--report",
-                                       path, "--pictures", shop / "folder", "--log", log}));
+    Process process(tool_command(
+        shop.train_words() + Words{"-o", shop / "new.safetensors", "--iterations", "100000000",
+                                   "--report", path, "--pictures", shop / "folder", "--log", log}));
     // The last file of a report, so that the next one fails at its first.
     REQUIRE(nca::test::eventually(
         [&] { return std::filesystem::exists(shop / "folder/batch_after.png"); }));
@@ -204,7 +206,7 @@ TEST_CASE("a report that cannot be written any more is said once and does not en
     INFO(outcome.err);
     REQUIRE(outcome.code == 1);
     REQUIRE(nca::test::all_between(outcome.err, "cannot write " + path, "\n").size() == 1);
-    REQUIRE(std::filesystem::exists(shop / "new"));
+    REQUIRE(std::filesystem::exists(shop / "new.safetensors"));
     REQUIRE_FALSE(std::filesystem::exists(shop / "folder"));
 }
 
@@ -216,10 +218,10 @@ TEST_CASE("a browser shows the report, on a phone too") {
         return;
     }
     const Workshop shop;
-    const Outcome trained =
-        nca_tool(shop.train_words() + Words{"-o", shop / "new", "--preset", "persistent", "--pool",
-                                            "9", "--iterations", "12", "--log", shop / "log.csv",
-                                            "--report", shop / "run.html"});
+    const Outcome trained = nca_tool(shop.train_words() +
+                                     Words{"-o", shop / "new.safetensors", "--preset", "persistent",
+                                           "--pool", "9", "--iterations", "12", "--log",
+                                           shop / "log.csv", "--report", shop / "run.html"});
     INFO(trained.err);
     REQUIRE(trained.code == 0);
     const Outcome shown = browse(browser, shop / "run.html");

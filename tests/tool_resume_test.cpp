@@ -31,10 +31,10 @@ TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
     };
-    run("whole", {"--iterations", "7"});
-    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
-    run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
-    REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
+    run("whole.safetensors", {"--iterations", "7"});
+    run("early.safetensors", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
+    run("parts.safetensors", {"--iterations", "7", "--resume", shop / "checkpoint"});
+    REQUIRE(read_file(shop / "whole.safetensors") == read_file(shop / "parts.safetensors"));
     // A checkpoint belongs to one value of each of these.
     for (const auto& [option, value] :
          std::vector<std::pair<std::string, std::string>>{{"--pool", "11"},
@@ -45,8 +45,9 @@ TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
                                                           {"--betas", "0.8:0.91"}}) {
         Words other = all;
         *(std::find(other.begin(), other.end(), option) + 1) = value;
-        const Outcome outcome = nca_tool(other + Words{"-o", shop / "other", "--iterations", "7",
-                                                       "--resume", shop / "checkpoint"});
+        const Outcome outcome =
+            nca_tool(other + Words{"-o", shop / "other.safetensors", "--iterations", "7",
+                                   "--resume", shop / "checkpoint"});
         INFO(option << ": " << outcome.err);
         REQUIRE(outcome.code == 1);
         REQUIRE(contains(outcome.err, "another configuration"));
@@ -63,13 +64,15 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
         REQUIRE(outcome.err.empty());
         REQUIRE(outcome.out.empty());
     };
-    run("whole", {"--iterations", "7"});
-    run("parts", {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
+    run("whole.safetensors", {"--iterations", "7"});
+    run("parts.safetensors",
+        {"--iterations", "5", "--checkpoint", shop / "checkpoint", "--every", "3"});
     // As if it had been killed after its fifth iteration with the checkpoint of the third.
-    run("early", {"--iterations", "3", "--checkpoint", shop / "checkpoint", "--overwrite"});
-    std::filesystem::remove(shop / "parts");
-    run("parts", {"--iterations", "7", "--resume", shop / "checkpoint"});
-    REQUIRE(read_file(shop / "whole") == read_file(shop / "parts"));
+    run("early.safetensors",
+        {"--iterations", "3", "--checkpoint", shop / "checkpoint", "--overwrite"});
+    std::filesystem::remove(shop / "parts.safetensors");
+    run("parts.safetensors", {"--iterations", "7", "--resume", shop / "checkpoint"});
+    REQUIRE(read_file(shop / "whole.safetensors") == read_file(shop / "parts.safetensors"));
 
     const auto without_seconds = [&](const std::string& name) {
         std::ifstream log(shop / name);
@@ -91,16 +94,16 @@ TEST_CASE("a resumed run ends with the bits and the log of a run that never stop
         }
         return rows;
     };
-    REQUIRE(without_seconds("whole.csv").size() == 8);
-    REQUIRE(without_seconds("whole.csv")[0] ==
+    REQUIRE(without_seconds("whole.safetensors.csv").size() == 8);
+    REQUIRE(without_seconds("whole.safetensors.csv")[0] ==
             "iteration,loss,steps,learning_rate,gradient_norm,dead,reset,recovery,");
-    REQUIRE(without_seconds("whole.csv") == without_seconds("parts.csv"));
+    REQUIRE(without_seconds("whole.safetensors.csv") == without_seconds("parts.safetensors.csv"));
 }
 
 TEST_CASE("resuming drops a row of the log that a crash cut off") {
     const Workshop shop;
     const std::string log = shop / "log.csv";
-    const Words words = shop.train_words() + Words{"-o", shop / "new", "--log", log};
+    const Words words = shop.train_words() + Words{"-o", shop / "new.safetensors", "--log", log};
     REQUIRE(
         nca_tool(words + Words{"--iterations", "3", "--checkpoint", shop / "checkpoint"}).code ==
         0);
@@ -128,7 +131,7 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
     const Workshop shop;
     const Words train = shop.train_words() + Words{"-o", shop.model, "--iterations", "3"};
     REQUIRE(nca_tool(train + Words{"--checkpoint", shop / "checkpoint", "--overwrite"}).code == 0);
-    write_file(shop / "log.csv", "mine\n");
+    write_file(shop / "mine.csv", "mine\n");
     const auto before = shop.contents();
     const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
     const std::vector<std::pair<Words, std::string>> cases = {
@@ -150,13 +153,15 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
     REQUIRE(shop.contents() == before);
     // A file that is not a log is not overwritten either.
     const Outcome outcome =
-        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "4"} + resume);
-    require_message(outcome, {"log.csv"});
-    REQUIRE(outcome.code == 1);
+        nca_tool(shop.train_words() + Words{"-o", shop.model, "--iterations", "4", "--resume",
+                                            shop / "checkpoint", "--log", shop / "mine.csv"});
+    require_message(outcome, {"--log", "mine.csv", "is not a log"});
+    REQUIRE(outcome.code == 2);
     REQUIRE(shop.contents() == before);
     for (const char* name : {"missing", "target.png", "model.safetensors"}) {
-        const Outcome bad = nca_tool(shop.train_words() + Words{"-o", shop / "new", "--iterations",
-                                                                "3", "--resume", shop / name});
+        const Outcome bad =
+            nca_tool(shop.train_words() + Words{"-o", shop / "new.safetensors", "--iterations", "3",
+                                                "--resume", shop / name});
         require_message(bad, {name});
         REQUIRE(bad.code == 1);
         REQUIRE(shop.contents() == before);
@@ -166,7 +171,7 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
 TEST_CASE("a signal saves weights and checkpoint and prints the command that goes on") {
     const int signal = GENERATE(SIGINT, SIGTERM, SIGHUP);
     const Workshop shop;
-    const std::string output = shop / "stopped model";
+    const std::string output = shop / "stopped model.safetensors";
     const Words words = shop.train_words() + Words{"-o", output, "--log", shop / "log.csv"};
     Process process(tool_command(words + Words{"--iterations", "100000000"}));
     const auto rows = [&] {
@@ -197,8 +202,10 @@ TEST_CASE("a signal saves the checkpoint also where the model cannot be written 
     const std::string log = shop / "log.csv";
     const std::string checkpoint = shop / (both ? "gone/checkpoint" : "checkpoint");
     std::filesystem::create_directory(shop / "gone");
-    const Words words = {"-o",           shop / "gone/model", "--log",   log,
-                         "--checkpoint", checkpoint,          "--every", "100000000",
+    const Words words = {"-o",           shop / "gone/model.safetensors",
+                         "--log",        log,
+                         "--checkpoint", checkpoint,
+                         "--every",      "100000000",
                          "--iterations", "100000000"};
     Process process(tool_command(shop.train_words() + words));
     REQUIRE(nca::test::eventually([&] { return contains(read_file(log), "\n2,"); }));
@@ -207,7 +214,7 @@ TEST_CASE("a signal saves the checkpoint also where the model cannot be written 
     const Outcome stopped = process.wait();
     INFO(stopped.err);
     REQUIRE(stopped.code == 1);
-    REQUIRE(contains(stopped.err, "cannot write " + (shop / "gone/model")));
+    REQUIRE(contains(stopped.err, "cannot write " + (shop / "gone/model.safetensors")));
     REQUIRE(contains(stopped.err, "cannot write " + checkpoint) == both);
     REQUIRE(contains(stopped.err, "go on with: ") == !both);
     REQUIRE(std::filesystem::exists(checkpoint) == !both);
@@ -220,8 +227,8 @@ TEST_CASE("signals that come together save once") {
     const int pause = GENERATE(0, 1, 3);  // milliseconds
     const Workshop shop;
     Process process(
-        tool_command(shop.train_words() + Words{"-o", shop / "new", "--log", shop / "log.csv",
-                                                "--iterations", "100000000"}));
+        tool_command(shop.train_words() + Words{"-o", shop / "new.safetensors", "--log",
+                                                shop / "log.csv", "--iterations", "100000000"}));
     REQUIRE(eventually([&] { return contains(read_file(shop / "log.csv"), "\n2,"); }));
     process.kill(first);
     std::this_thread::sleep_for(std::chrono::milliseconds(pause));
@@ -229,14 +236,15 @@ TEST_CASE("signals that come together save once") {
     const Outcome stopped = process.wait();
     INFO(stopped.err);
     REQUIRE(stopped.code == 1);
-    REQUIRE(nca::iterations_in_file(shop / "new") > 0);
-    REQUIRE(nca::iterations_in_file(shop / "new.checkpoint") ==
-            nca::iterations_in_file(shop / "new"));
+    REQUIRE(nca::iterations_in_file(shop / "new.safetensors") > 0);
+    REQUIRE(nca::iterations_in_file(shop / "new.safetensors.checkpoint") ==
+            nca::iterations_in_file(shop / "new.safetensors"));
 }
 
 TEST_CASE("an older checkpoint does not take a longer run's place unless that is asked for") {
     const Workshop shop;
-    const Words words = shop.train_words() + Words{"-o", shop / "new", "--log", shop / "new.csv"};
+    const Words words =
+        shop.train_words() + Words{"-o", shop / "new.safetensors", "--log", shop / "new.csv"};
     const Words resume = {"--resume", shop / "checkpoint"};
     REQUIRE(
         nca_tool(words + Words{"--iterations", "4", "--checkpoint", shop / "checkpoint"}).code ==
@@ -244,19 +252,19 @@ TEST_CASE("an older checkpoint does not take a longer run's place unless that is
     REQUIRE(nca_tool(words + resume + Words{"--iterations", "9"}).code == 0);
     const auto before = shop.contents();
     const Outcome outcome = nca_tool(words + resume + Words{"--iterations", "9"});
-    require_message(outcome, {"new has 9 iterations", "only 4", "--overwrite"});
+    require_message(outcome, {"new.safetensors has 9 iterations", "only 4", "--overwrite"});
     REQUIRE(outcome.code == 2);
     REQUIRE(shop.contents() == before);
     REQUIRE(nca_tool(words + resume + Words{"--iterations", "6", "--overwrite"}).code == 0);
-    REQUIRE(nca::iterations_in_file(shop / "new") == 6);
+    REQUIRE(nca::iterations_in_file(shop / "new.safetensors") == 6);
 }
 
 TEST_CASE("a second Ctrl-C ends the tool at once") {
     const Workshop shop;
     // One iteration takes longer than this test.
-    Process process(
-        tool_command({"train", shop.target, "-o", shop / "new", "--size", "8", "--padding", "0",
-                      "--batch", "1", "--steps", "99998:99999", "--threads", "1"}));
+    Process process(tool_command({"train", shop.target, "-o", shop / "new.safetensors", "--size",
+                                  "8", "--padding", "0", "--batch", "1", "--steps", "99998:99999",
+                                  "--threads", "1"}));
     REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
     // The first asks it to stop; those within 0.2 seconds after it are taken for the same.
     REQUIRE(nca::test::eventually([&] {
@@ -264,33 +272,34 @@ TEST_CASE("a second Ctrl-C ends the tool at once") {
         return process.has_ended();
     }));
     REQUIRE(process.wait().signal == SIGINT);
-    REQUIRE_FALSE(std::filesystem::exists(shop / "new"));
+    REQUIRE_FALSE(std::filesystem::exists(shop / "new.safetensors"));
 }
 
 TEST_CASE("a resume at the last iteration writes the model of the run that was killed there") {
     const Workshop shop;
-    const Words words = shop.train_words() + Words{"-o",           shop / "new",
+    const Words words = shop.train_words() + Words{"-o",           shop / "new.safetensors",
                                                    "--log",        shop / "new.csv",
                                                    "--checkpoint", shop / "checkpoint",
                                                    "--every",      "3",
                                                    "--iterations", "6"};
     REQUIRE(nca_tool(words).code == 0);
-    const std::string model = read_file(shop / "new");
+    const std::string model = read_file(shop / "new.safetensors");
     const std::string log = read_file(shop / "new.csv");
-    std::filesystem::remove(shop / "new");
+    std::filesystem::remove(shop / "new.safetensors");
     const Outcome outcome = nca_tool(words + Words{"--resume", shop / "checkpoint"});
     INFO(outcome.err);
     REQUIRE(outcome.code == 0);
-    REQUIRE((read_file(shop / "new") == model));
+    REQUIRE((read_file(shop / "new.safetensors") == model));
     REQUIRE(read_file(shop / "new.csv") == log);
 }
 
 TEST_CASE("a log has all rows that come before the checkpoint, whenever the run is killed") {
     const Workshop shop;
-    const Words words =
-        shop.train_words() + Words{"-o",           shop / "new",        "--log",   shop / "new.csv",
-                                   "--checkpoint", shop / "checkpoint", "--every", "7",
-                                   "--iterations", "100000000"};
+    const Words words = shop.train_words() + Words{"-o",           shop / "new.safetensors",
+                                                   "--log",        shop / "new.csv",
+                                                   "--checkpoint", shop / "checkpoint",
+                                                   "--every",      "7",
+                                                   "--iterations", "100000000"};
     Process process(tool_command(words));
     REQUIRE(eventually([&] { return std::filesystem::exists(shop / "checkpoint"); }));
     process.kill(SIGKILL);
@@ -312,11 +321,12 @@ TEST_CASE("the command that is printed goes on, whatever the names are") {
                                                 "31m")}) {
         const Workshop shop;
         const std::string target = shop / (name + ".png");
+        const std::string model = shop / (name + ".safetensors");
         std::filesystem::copy(shop.target, target);
         Words words =
             shop.train_words() + Words{"--overwrite",  "--log",     shop / (name + ".csv"),
                                        "--iterations", "100000000", "-o",
-                                       shop / name,    "--",        target};
+                                       model,          "--",        target};
         words.erase(words.begin() + 1);  // the target before its options
         Process process(tool_command(words));
         REQUIRE(eventually([&] { return contains(read_file(shop / (name + ".csv")), "\n2,"); }));
@@ -329,19 +339,20 @@ TEST_CASE("the command that is printed goes on, whatever the names are") {
         REQUIRE(at != std::string::npos);
         std::string command = stopped.err.substr(at + mark.size());
         command.resize(command.find('\n'));
-        const std::int64_t done = nca::Model::load(shop / name).history.iterations;
+        const std::int64_t done = nca::Model::load(model).history.iterations;
         const std::string wanted = "100000000";
         command.replace(command.find(wanted), wanted.size(), std::to_string(done + 2));
         const Outcome resumed = Process({"/bin/bash", "-c", command}).wait();
         INFO(command << resumed.err);
         REQUIRE(resumed.code == 0);
-        REQUIRE(nca::Model::load(shop / name).history.iterations == done + 2);
+        REQUIRE(nca::Model::load(model).history.iterations == done + 2);
     }
 }
 
 TEST_CASE("the files of an earlier run are not replaced unless that is asked for") {
     const Workshop shop;
-    const std::string model = shop / "new", log = shop / "new.csv", checkpoint = shop / "c";
+    const std::string model = shop / "new.safetensors", log = shop / "new.csv",
+                      checkpoint = shop / "c";
     const Words words = shop.train_words() + Words{"-o", model, "--log", log};
     const Words with_checkpoint = words + Words{"--checkpoint", checkpoint};
     REQUIRE(nca_tool(with_checkpoint + Words{"--iterations", "5"}).code == 0);
@@ -356,17 +367,19 @@ TEST_CASE("the files of an earlier run are not replaced unless that is asked for
         const Words count = {"--iterations", iterations};
         refused(with_checkpoint + count, {checkpoint, "--resume " + checkpoint});
         refused(words + count, {model});
-        refused(shop.train_words() + Words{"-o", shop / "other", "--log", log} + count, {log});
+        refused(shop.train_words() + Words{"-o", shop / "other.safetensors", "--log", log} + count,
+                {log});
         // Ctrl-C would write it.
-        std::filesystem::copy(checkpoint, shop / "other.checkpoint");
-        refused(shop.train_words() + Words{"-o", shop / "other"} + count, {"other.checkpoint"});
-        std::filesystem::remove(shop / "other.checkpoint");
+        std::filesystem::copy(checkpoint, shop / "other.safetensors.checkpoint");
+        refused(shop.train_words() + Words{"-o", shop / "other.safetensors"} + count,
+                {"other.safetensors.checkpoint"});
+        std::filesystem::remove(shop / "other.safetensors.checkpoint");
         // The report's page shows no work that is lost with it.
-        REQUIRE(
-            nca_tool(shop.train_words() + Words{"-o", shop / "other", "--overwrite", "--iterations",
-                                                "1", "--report", shop / "page.html"})
-                .code == 0);
-        std::filesystem::remove(shop / "other");
+        REQUIRE(nca_tool(shop.train_words() + Words{"-o", shop / "other.safetensors", "--overwrite",
+                                                    "--iterations", "1", "--report",
+                                                    shop / "page.html"})
+                    .code == 0);
+        std::filesystem::remove(shop / "other.safetensors");
     }
     REQUIRE(nca_tool(with_checkpoint + Words{"--iterations", "6", "--resume", checkpoint}).code ==
             0);
@@ -377,13 +390,13 @@ TEST_CASE("the files of an earlier run are not replaced unless that is asked for
 
 TEST_CASE("the checkpoint that Ctrl-C writes destroys no other file") {
     const Workshop shop;
-    const std::string checkpoint = shop / "new.checkpoint";
+    const std::string checkpoint = shop / "new.safetensors.checkpoint";
     std::filesystem::copy(shop.target, checkpoint);
     const auto before = shop.contents();
-    const Words train = {"train", shop.target, "-o", shop / "new", "--iterations", "2"};
+    const Words train = {"train", shop.target, "-o", shop / "new.safetensors", "--iterations", "2"};
     for (const Words& words :
          {train + Words{"--log", checkpoint}, train + Words{"--report", checkpoint},
-          Words{"train", checkpoint, "-o", shop / "new"}}) {
+          Words{"train", checkpoint, "-o", shop / "new.safetensors"}}) {
         const Outcome outcome = nca_tool(words);
         require_message(outcome, {checkpoint, "Ctrl-C", "same file"});
         REQUIRE(outcome.code == 2);
@@ -393,7 +406,8 @@ TEST_CASE("the checkpoint that Ctrl-C writes destroys no other file") {
 
 TEST_CASE("temporary files of runs that were killed go at the next start") {
     const Workshop shop;
-    const Words words = shop.train_words() + Words{"-o", shop / "new", "--iterations", "2"};
+    const Words words =
+        shop.train_words() + Words{"-o", shop / "new.safetensors", "--iterations", "2"};
     for (const char* name : {".nca-4194305-0.tmp", ".nca-4194305-7.tmp"}) {
         write_file(shop / name, std::string(100000, 'x'));
     }

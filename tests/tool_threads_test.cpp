@@ -30,8 +30,8 @@ TEST_CASE("more threads than can be made is one line and exit code 1") {
     const std::string limit = GENERATE(from_range(limits));
     CAPTURE(limit);
     const auto train = [&](const std::string& threads) {
-        return limited_tool(limit, {"train", shop.target, "-o", shop / "new", "--size", "8",
-                                    "--padding", "2", "--steps", "2:5", "--iterations", "1",
+        return limited_tool(limit, {"train", shop.target, "-o", shop / "new.safetensors", "--size",
+                                    "8", "--padding", "2", "--steps", "2:5", "--iterations", "1",
                                     "--device", "cpu", "--threads", threads, "--quiet"});
     };
     const Outcome refused = train("64");

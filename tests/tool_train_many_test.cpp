@@ -60,10 +60,11 @@ TEST_CASE("several targets become what each becomes alone, whatever the number o
     const Gallery gallery;
     for (const std::string& name : gallery.names) {
         REQUIRE(nca_tool(gallery.train_words({name}, 1) +
-                         Words{"-o", gallery / (name + ".alone"), "--iterations", "6"})
+                         Words{"-o", gallery / (name + ".alone.safetensors"), "--iterations", "6"})
                     .code == 0);
     }
-    REQUIRE(read_file(gallery / "a.alone") != read_file(gallery / "bb.alone"));
+    REQUIRE(read_file(gallery / "a.alone.safetensors") !=
+            read_file(gallery / "bb.alone.safetensors"));
     for (const int threads : {1, 2, 3, 7}) {
         const std::string folder = "new/" + std::to_string(threads);
         const Outcome outcome = nca_tool(gallery.train_words(gallery.names, threads) +
@@ -74,7 +75,7 @@ TEST_CASE("several targets become what each becomes alone, whatever the number o
         REQUIRE(outcome.err.empty());
         for (const std::string& name : gallery.names) {
             REQUIRE(gallery.file(folder, name + ".safetensors") ==
-                    read_file(gallery / (name + ".alone")));
+                    read_file(gallery / (name + ".alone.safetensors")));
         }
     }
 }
@@ -111,7 +112,7 @@ TEST_CASE("one of several trainings that fails does not stop the others, and is 
     // A checkpoint of another seed is refused when its turn comes.
     REQUIRE(nca_tool(words + Words{"--iterations", "2", "--checkpoint", gallery / "c"}).code == 0);
     REQUIRE(nca_tool(gallery.train_words({"bb"}, 1) +
-                     Words{"-o", gallery / "other", "--iterations", "2", "--seed", "9",
+                     Words{"-o", gallery / "other.safetensors", "--iterations", "2", "--seed", "9",
                            "--overwrite", "--checkpoint", gallery / "c/bb.checkpoint"})
                 .code == 0);
     const std::string before = gallery.file("new", "bb.safetensors");
@@ -182,9 +183,9 @@ TEST_CASE("a signal stops several trainings, and one command goes on with all of
         REQUIRE(std::count(log.begin(), log.end(), '\n') == most + 4);
     }
     REQUIRE(nca_tool(gallery.train_words({"a"}, 1) +
-                     Words{"-o", gallery / "alone", "--iterations", all})
+                     Words{"-o", gallery / "alone.safetensors", "--iterations", all})
                 .code == 0);
-    REQUIRE(read_file(gallery / "alone") == read_file(models + "/a.safetensors"));
+    REQUIRE(read_file(gallery / "alone.safetensors") == read_file(models + "/a.safetensors"));
 
     // Trainings that are done are left alone.
     const auto written = std::filesystem::last_write_time(models + "/a.safetensors");
@@ -212,9 +213,9 @@ TEST_CASE("on a terminal there is one live line, also of several targets") {
 #else
         const int iterations = 8000;
 #endif
-        Words words =
-            gallery.train_words(targets, 2) + Words{"-o", gallery / (several ? "new" : "new model"),
-                                                    "--iterations", std::to_string(iterations)};
+        Words words = gallery.train_words(targets, 2) +
+                      Words{"-o", gallery / (several ? "new" : "new model.safetensors"),
+                            "--iterations", std::to_string(iterations)};
         std::erase(words, "--quiet");
         std::string command;
         for (const std::string& word : tool_command(words)) {

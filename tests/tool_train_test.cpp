@@ -15,15 +15,15 @@ TEST_CASE("training says what it runs on, names its model and notes an image wit
     const Workshop shop;
     write_file(shop / "opaque.tga", opaque_picture(10));
     const Outcome outcome =
-        nca_tool({"train", shop / "opaque.tga", "-o", shop / "new", "--iterations", "2", "--size",
-                  "8", "--padding", "2", "--steps", "2:5"});
+        nca_tool({"train", shop / "opaque.tga", "-o", shop / "new.safetensors", "--iterations", "2",
+                  "--size", "8", "--padding", "2", "--steps", "2:5"});
     REQUIRE(outcome.code == 0);
     REQUIRE(contains(outcome.err, "running on"));
     REQUIRE(contains(outcome.err, "opaque"));
     REQUIRE(contains(outcome.err, "12x12 cells"));
     REQUIRE(contains(outcome.err, "2..4 steps"));
-    REQUIRE(contains(outcome.out, shop / "new"));
-    const nca::Model model = nca::Model::load(shop / "new");
+    REQUIRE(contains(outcome.out, shop / "new.safetensors"));
+    const nca::Model model = nca::Model::load(shop / "new.safetensors");
     REQUIRE(model.history.preset == "growing");
     REQUIRE(model.history.target == "opaque.tga");
     REQUIRE(model.history.iterations == 2);
@@ -32,7 +32,7 @@ TEST_CASE("training says what it runs on, names its model and notes an image wit
 
 TEST_CASE("a target that is transparent where the start cell is gets a warning") {
     const Workshop shop;
-    Words words = shop.train_words() + Words{"-o", shop / "new", "--iterations", "1"};
+    Words words = shop.train_words() + Words{"-o", shop / "new.safetensors", "--iterations", "1"};
     std::erase(words, "--quiet");
     for (const int alpha : {0, 255}) {
         nca::Image picture = disc_picture();
@@ -49,9 +49,9 @@ TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
     for (const char* choice : {"0", "1"}) {
         const Words words = {"--preset",    "notebook",     "--identity-filter",
                              choice,        "--iterations", "1",
-                             "--overwrite", "-o",           shop / "new"};
+                             "--overwrite", "-o",           shop / "new.safetensors"};
         REQUIRE(nca_tool(shop.train_words() + words).code == 0);
-        const nca::Rule rule = nca::Model::load(shop / "new").rule;
+        const nca::Rule rule = nca::Model::load(shop / "new.safetensors").rule;
         REQUIRE(rule.filters[0][4] == (*choice == '1' ? 1.0F : 0.0F));
         REQUIRE(rule.edges == nca::Edges::circular);
     }
@@ -86,8 +86,8 @@ TEST_CASE("training that fails for good leaves the old model alone") {
 TEST_CASE("parts of a target that will not grow are named before training") {
     const Workshop shop;
     nca::Image picture = disc_picture();
-    Words words =
-        shop.train_words() + Words{"-o", shop / "new", "--overwrite", "--iterations", "1"};
+    Words words = shop.train_words() +
+                  Words{"-o", shop / "new.safetensors", "--overwrite", "--iterations", "1"};
     std::erase(words, "--quiet");
     *(std::find(words.begin(), words.end(), "--size") + 1) = "12";
     // A block in the middle, and a pixel at the left edge, behind a gap.
@@ -121,8 +121,9 @@ TEST_CASE("a run that gives up on a hollow target names the hole") {
             }
         }
         nca::save_png(shop.target, picture);
-        const Outcome outcome = nca_tool(
-            shop.train_words() + Words{"-o", shop / "new", "--lr", "1e30", "--iterations", "50"});
+        const Outcome outcome =
+            nca_tool(shop.train_words() +
+                     Words{"-o", shop / "new.safetensors", "--lr", "1e30", "--iterations", "50"});
         INFO(outcome.err);
         REQUIRE(outcome.code == 1);
         REQUIRE(contains(outcome.err, "the target is transparent in the middle") == hollow);

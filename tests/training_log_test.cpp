@@ -139,6 +139,31 @@ TEST_CASE("a log keeps its permissions and follows a link") {
     REQUIRE(TrainingLog::rows_in(folder / "log.csv") == 2);
 }
 
+TEST_CASE("a log is known by its header, behind comments, and zeros may have been one") {
+    const TemporaryDirectory folder;
+    const std::string columns = head.substr(head.find('\n') + 1);
+    const std::string zeros(5000, '\0');
+    const std::vector<std::pair<std::string, bool>> cases = {
+        {head, true},
+        {columns + row("0"), true},
+        {"# engine: a\n" + head + row("0"), true},
+        {columns.substr(0, columns.size() - 1), true},
+        {zeros, true},
+        {zeros + "x", false},
+        {zeros + "\n" + head, false},
+        {"a,b\n1,2\n", false},
+        {"iteration,loss\n" + row("0"), false},
+        {"# engine: a\n", false},
+        {"mine\n" + head, false},
+        {"\x89PNG\r\n\x1a\n" + zeros + head, false},
+    };
+    for (const auto& [text, expected] : cases) {
+        INFO(text.substr(0, 100));
+        write_text(folder / "log.csv", text);
+        REQUIRE(TrainingLog::is_log(folder / "log.csv") == expected);
+    }
+}
+
 TEST_CASE("what is no log has no rows") {
     const TemporaryDirectory folder;
     write_text(folder / "text", "a,b\n1,2\n");

@@ -69,6 +69,24 @@ TEST_CASE("a curve of few points has them all, one of many has every spike and b
     }
 }
 
+TEST_CASE("a page is known for one of ours, and no other page is") {
+    const nca::test::Folder folder;
+    const std::string path = folder / "page.html";
+    const std::string page = html_page(small_page(), {}, nullptr);
+    const std::size_t footer = page.find("<footer>");
+    REQUIRE(footer != std::string::npos);
+    for (const auto& [text, expected] :
+         {std::pair(page, true),
+          {page.substr(0, footer), false},
+          {page.substr(footer), false},
+          {"<!DOCTYPE html>\n<html><body>mine</body></html>\n", false},
+          {"", false},
+          {page + std::string(20'000'000, ' '), false}}) {
+        nca::test::write_file(path, text);
+        REQUIRE(is_training_page(path) == expected);
+    }
+}
+
 TEST_CASE("the median line is the median of the last 51 losses") {
     const std::vector<LossPoint> points = falling_losses(2000);
     const std::vector<LossPoint> medians = running_medians(points, 100);

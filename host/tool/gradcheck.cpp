@@ -138,6 +138,7 @@ void print_row(const ParameterTensor& tensor, const TensorCheck& check) {
 void check_files(const GradcheckArguments& arguments) {
     require_different("--out", arguments.out, "MODEL", arguments.model);
     require_different("--out", arguments.out, "TARGET", arguments.target);
+    require_kind("--out", arguments.out, gradients_kind);
     if (!arguments.out.empty()) require_writable(arguments.out);
 }
 
@@ -154,7 +155,8 @@ int gradcheck(const GradcheckArguments& arguments) {
     const Weights gradient = engine_gradient(*engine, problem);
     if (!arguments.out.empty()) {
         // The gradients have the names and shapes of the weights, so a model's file can hold them.
-        const Model file{problem.model.rule, gradient, {}, {}};
+        Model file{problem.model.rule, gradient, {}, {}};
+        file.history.preset = gradients_preset;
         file.save(arguments.out);
     }
     const reference::GradientCheck reference = problem.reference();

@@ -152,6 +152,8 @@ void check_files(const GrowArguments& arguments) {
         require_different("--state-out", arguments.state_out, name, path);
     }
     require_different("-o", arguments.output, "--state-out", arguments.state_out);
+    require_kind("-o", arguments.output, picture_kind);
+    require_kind("--state-out", arguments.state_out, npy_kind);
     require_writable(arguments.output);
     if (!arguments.state_out.empty()) require_writable(arguments.state_out);
 }

@@ -3,12 +3,22 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
+#include "host/files/open_file.hpp"
 #include "host/tool/arguments/arguments.hpp"
 
+#include <nca/model.hpp>
+
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <array>
 #include <cctype>
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace nca::tool {
 
@@ -37,6 +47,104 @@ inline void require_different(const char* name, const std::filesystem::path& pat
     if (resolved(path) == resolved(other)) {
         throw_error<UsageError>("{}: {} and {} are the same file, name two", path.string(), name,
                                 other_name);
+    }
+}
+
+// Throws UsageError where a file is in the place of a folder.
+inline void require_folder(const char* name, const std::filesystem::path& path) {
+    std::error_code ignored;
+    if (path.empty() || !std::filesystem::exists(path, ignored) ||
+        std::filesystem::is_directory(path, ignored)) {
+        return;
+    }
+    throw_error<UsageError>("{} {}: expected a folder, but a file is there: name a folder", name,
+                            path.string());
+}
+
+// Whether there is a file that has anything in it.
+inline bool has_contents(const std::filesystem::path& path) {
+    std::error_code error;
+    return std::filesystem::is_regular_file(path, error) &&
+           std::filesystem::file_size(path, error) > 0 && !error;
+}
+
+// A kind of file that the tool writes.
+struct FileKind {
+    std::string_view name;                     // as in "is not a model"
+    std::vector<std::string_view> extensions;  // of such files
+    // Whether a file is of this kind. May throw FormatError where it is not.
+    bool (*matches)(const std::filesystem::path& path);
+};
+
+// Whether a file begins with these bytes, where a dot stands for any byte.
+inline bool begins_with(const std::filesystem::path& path, std::string_view bytes) {
+    std::array<std::uint8_t, 16> begin{};
+    const std::size_t size = OpenFile(path).read(std::span(begin).first(bytes.size()), 0);
+    return size == bytes.size() && std::equal(bytes.begin(), bytes.end(), begin.begin(),
+                                              [](char expected, std::uint8_t got) {
+                                                  return expected == '.' ||
+                                                         std::uint8_t(expected) == got;
+                                              });
+}
+
+inline bool is_png(const std::filesystem::path& path) {
+    return begins_with(path, "\x89PNG\r\n\x1a\n");
+}
+
+inline bool is_picture(const std::filesystem::path& path) {
+    return is_png(path) || begins_with(path, "GIF8") || begins_with(path, "RIFF....WEBP");
+}
+
+inline bool is_npy(const std::filesystem::path& path) { return begins_with(path, "\x93NUMPY"); }
+
+inline bool is_model(const std::filesystem::path& path) {
+    Model::load(path);
+    return true;
+}
+
+// The preset in the history of a file of gradients, which has the form of a model.
+inline constexpr auto gradients_preset = "gradcheck";
+
+inline bool is_gradients(const std::filesystem::path& path) {
+    return Model::load(path).history.preset == gradients_preset;
+}
+
+inline const FileKind model_kind{"a model", {".safetensors"}, is_model};
+inline const FileKind gradients_kind{"a file of gradients", {".safetensors"}, is_gradients};
+inline const FileKind picture_kind{
+    "a PNG, GIF or WebP picture", {".png", ".gif", ".webp"}, is_picture};
+inline const FileKind png_kind{"a PNG picture", {".png"}, is_png};
+inline const FileKind npy_kind{"a NumPy array", {".npy"}, is_npy};
+
+// Throws UsageError where the path has the extension of another kind of file, or is a file with
+// contents of another kind, which would be lost. An empty path is an option that was not given.
+inline void require_kind(const char* name, const std::filesystem::path& path,
+                         const FileKind& kind) {
+    constexpr std::string_view known[] = {".safetensors", ".checkpoint", ".csv", ".html", ".htm",
+                                          ".npy",         ".json",       ".png", ".jpg",  ".jpeg",
+                                          ".gif",         ".webp",       ".bmp", ".tga"};
+    if (path.empty()) return;
+    const std::string extension = lower_case_extension(path);
+    if (std::ranges::count(kind.extensions, extension) == 0 &&
+        std::ranges::count(known, extension) > 0) {
+        throw_error<UsageError>("{} {}: {} is the ending of another kind of file, expected {}",
+                                name, path.string(), extension, fmt::join(kind.extensions, " or "));
+    }
+    if (!has_contents(path)) return;
+    const auto matches = [&] {
+        try {
+            return kind.matches(path);
+        } catch (const IoError&) {  // nobody knows what is in it
+            throw;
+        } catch (const Error&) {
+            return false;
+        }
+    };
+    if (!matches()) {
+        throw_error<UsageError>(
+            "{} {}: the file that is there is not {} and is not replaced: name another file, or "
+            "remove it",
+            name, path.string(), kind.name);
     }
 }
 

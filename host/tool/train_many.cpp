@@ -80,6 +80,15 @@ void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
             require_different_files(run.arguments, target);
         }
     }
+    for (const auto& [name, folder] :
+         {std::pair<const char*, std::filesystem::path>{"-o", common.output},
+          {"--checkpoint", common.checkpoint},
+          {"--log", common.log},
+          {"--report", common.report},
+          {"--pictures", common.pictures}}) {
+        require_folder(name, folder);
+    }
+    for (const Run& run : runs) require_output_kinds(run.arguments);
     for (const Run& run : runs) make_target(load_target(run.arguments.target), common.config);
 }
 
@@ -115,7 +124,7 @@ void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>&
             found = true;
         } else {  // begins anew, unless there is a model
             run.arguments.resume.clear();
-            run.arguments.overwrite |= iterations_in_file(run.arguments.output) == 0;
+            run.arguments.overwrite |= !has_contents(run.arguments.output);
         }
     }
     if (!found) {

@@ -2,6 +2,7 @@
 #include "host/tool/training.hpp"
 
 #include "host/core/throw_error.hpp"
+#include "host/files/model_file.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
@@ -16,6 +17,15 @@
 
 namespace nca::tool {
 namespace {
+
+// A model can be read from a checkpoint, too, but not the other way round.
+bool is_checkpoint(const std::filesystem::path& path) {
+    return SafetensorsReader(path).metadata().contains(progress_key);
+}
+
+const FileKind checkpoint_kind{"a checkpoint", {".checkpoint", ".safetensors"}, is_checkpoint};
+const FileKind log_kind{"a log of nca train", {".csv"}, TrainingLog::is_log};
+const FileKind report_kind{"a report of nca train", {".html", ".htm"}, is_training_page};
 
 constexpr auto hole = "transparent in the middle, where the start cell is";
 
@@ -69,8 +79,34 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
     }
 }
 
+void require_output_kinds(const TrainArguments& arguments) {
+    if (lower_case_extension(arguments.output) != ".safetensors") {
+        throw_error<UsageError>("-o {}: the model's name has to end in .safetensors",
+                                arguments.output.string());
+    }
+    require_kind("-o", arguments.output, model_kind);
+    require_kind("--checkpoint", arguments.checkpoint, checkpoint_kind);
+    if (arguments.checkpoint.empty()) {
+        require_kind("the checkpoint that Ctrl-C writes,", arguments.stop_checkpoint,
+                     checkpoint_kind);
+    }
+    require_kind("--log", arguments.log, log_kind);
+    require_kind("--report", arguments.report, report_kind);
+    if (arguments.pictures.empty()) return;
+    require_folder("--pictures", arguments.pictures);
+    for (const std::filesystem::path& path : picture_files(arguments.pictures)) {
+        require_kind("--pictures", path, png_kind);
+    }
+}
+
 void require_no_earlier_run(const TrainArguments& arguments) {
     if (arguments.overwrite) return;
+    if (has_contents(arguments.output) && iterations_in_file(arguments.output) == 0) {
+        throw_error<UsageError>(
+            "{} has no history of iterations, it may be the work of others: give --overwrite to "
+            "replace it, or name another file",
+            arguments.output.string());
+    }
     if (!arguments.resume.empty()) {
         const std::int64_t done = iterations_in_file(arguments.resume);
         const std::int64_t more = iterations_in_file(arguments.output);
@@ -177,6 +213,7 @@ RunState Training::train_and_save() {
 
 Trainer Training::start() {
     require_different_files(arguments_, arguments_.target);
+    require_output_kinds(arguments_);
     require_no_earlier_run(arguments_);
     require_writable_files(arguments_);
     const Image target = load_target(arguments_.target);

@@ -21,8 +21,12 @@ std::string description(const TrainingConfig& config);
 
 // Throws UsageError where the training would write two files to one path, or to the target.
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target);
+// Throws UsageError where the name of an output is that of another kind of file, or a file is there
+// that is of another kind.
+void require_output_kinds(const TrainArguments& arguments);
 // Throws UsageError where, without --overwrite, one of these files is of an earlier run that has
-// done an iteration, or with --resume the model has more iterations than that checkpoint.
+// done an iteration, the model has no history of iterations, or with --resume more of them than
+// that checkpoint.
 void require_no_earlier_run(const TrainArguments& arguments);
 // Throws IoError where one of these files, pictures excepted, cannot be written.
 void require_writable_files(const TrainArguments& arguments);

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -40,6 +41,18 @@ public:
         if (parts.empty() || parts.back().comment != comment) parts.push_back({comment, {}});
         // The old log is replaced only when the new one has all its rows.
         file_.emplace(path_, text_of(parts));
+    }
+
+    // Whether a file is a log, or all zeros, as a power failure may have left one. May throw
+    // FormatError where it is not.
+    static bool is_log(const std::filesystem::path& path) {
+        for (Lines line(path); line.next();) {
+            if (line.text() == header) return true;
+            if (!line.text().starts_with(comment_mark)) break;
+        }
+        std::ifstream file(path);
+        return std::all_of(std::istreambuf_iterator<char>(file), {},
+                           [](char byte) { return byte == '\0'; });
     }
 
     // How many rows a log has; 0 where the file is missing or no log.

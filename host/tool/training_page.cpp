@@ -2,6 +2,7 @@
 #include "host/tool/training_page.hpp"
 
 #include "host/files/base64.hpp"
+#include "host/files/open_file.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/rule_text.hpp"
 #include "host/training/config_fields.hpp"
@@ -28,6 +29,11 @@ constexpr Limit one_state = {96, 16'000};
 constexpr Limit whole_pool = {600, 250'000};
 
 constexpr std::size_t most_recoveries = 50;
+
+// At the begin and near the end of every page of every version.
+constexpr std::string_view page_begin = "<!DOCTYPE html>\n";
+constexpr std::string_view footer_begin = "<footer><p class=\"quiet\">nca ";
+constexpr std::uint64_t longest_page = 16 << 20;  // bytes; a page has less than a tenth of that
 
 // Each colour has a value for light and one for dark screens. Print is light.
 constexpr std::string_view style = R"(<style>
@@ -127,10 +133,10 @@ std::string head(const TrainingPage& page) {
             ? fmt::format("<meta http-equiv=\"refresh\" content=\"{}\">\n", page.refresh_seconds)
             : "";
     return fmt::format(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+        "{}<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n{}"
         "<link rel=\"icon\" href=\"data:,\">\n<title>{}, iteration {}</title>\n{}</head>\n",
-        refresh, escaped(page.target), page.done, style);
+        page_begin, refresh, escaped(page.target), page.done, style);
 }
 
 std::string state_text(const TrainingPage& page) {
@@ -316,13 +322,21 @@ std::string html_page(const TrainingPage& page, const RunHistory& history,
         fmt::format("<h1>{}</h1>\n<p class=\"quiet\">preset {}, on {}</p>\n", escaped(page.target),
                     escaped(page.config.preset), escaped(page.engine));
     const std::string footer = fmt::format(
-        "<footer><p class=\"quiet\">nca {}, written {}. Pages and pictures took {:.1f} % of the "
-        "time.</p></footer>\n",
-        escaped(page.version), escaped(page.written), 100 * page.own_share);
+        "{}{}, written {}. Pages and pictures took {:.1f} % of the time.</p></footer>\n",
+        footer_begin, escaped(page.version), escaped(page.written), 100 * page.own_share);
     return head(page) + "<body>\n<header>" + title + state_text(page) + "</header>\n" +
            numbers(page, history) + curve(history) +
            (pictures != nullptr ? picture_sections(page, *pictures) : "") + failures(history) +
            configuration(page.config) + footer + "</body>\n</html>\n";
+}
+
+bool is_training_page(const std::filesystem::path& path) {
+    const OpenFile file(path);
+    if (file.size() > longest_page) return false;
+    std::vector<std::uint8_t> bytes(std::size_t(file.size()));
+    bytes.resize(file.read(bytes, 0));
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return text.starts_with(page_begin) && text.find(footer_begin) != std::string_view::npos;
 }
 
 }  // namespace nca::tool

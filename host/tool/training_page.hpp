@@ -7,6 +7,7 @@
 #include <nca/trainer.hpp>
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,5 +55,8 @@ std::string escaped(std::string_view text);
 // The whole page. pictures: null before the first were taken.
 std::string html_page(const TrainingPage& page, const RunHistory& history,
                       const TrainingPictures* pictures);
+
+// Whether a file is such a page, of any version. Throws IoError where it cannot be read.
+bool is_training_page(const std::filesystem::path& path);
 
 }  // namespace nca::tool

@@ -21,7 +21,7 @@ Command add_gradcheck(CLI::App& app) {
     add_fire_rate(*command, a.fire_rate);
     add_seed(*command, a.seed);
     options->device.add_to(*command);
-    add(*command, "--out", a.out, "GRADS", "the engine's gradients as safetensors");
+    add(*command, "--out", a.out, "GRADS", "the engine's gradients as .safetensors");
     command->footer("Example:\n  nca gradcheck lizard.safetensors small.png --steps 8");
     return {command, [options] {
                 options->arguments.device = options->device.parse();

@@ -171,7 +171,8 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
         ->required();
     add(*command, "-o,--output", a.output, "MODEL",
-        "where the model goes; of several targets a folder, for TARGET.safetensors")
+        "where the model goes, NAME.safetensors; of several targets a folder, for "
+        "TARGET.safetensors")
         ->required();
     add(*command, "--preset", options->preset, "NAME",
         fmt::format("one of {} (growing)", fmt::join(all_presets, ", ")));
