@@ -256,9 +256,9 @@ TEST_CASE("a state that is not finite ends grow with a message and without a pic
     const auto before = shop.contents();
     for (const std::string& model : {shop / "lasting.safetensors", shop / "passing.safetensors"}) {
         for (const Words& more :
-             {Words{"old.gif"}, Words{"old.webp"}, Words{"old.png"}, Words{"new.gif"},
-              Words{"new.png", "--every", "100"}, Words{"new.gif", "--every", "100"},
-              Words{"new.png", "--compare", shop.target},
+             {Words{"old.gif"}, Words{"old.webp"}, Words{"old.png"}, Words{"old_%d.png"},
+              Words{"new.gif"}, Words{"new_%d.png"}, Words{"new.png", "--every", "100"},
+              Words{"new.gif", "--every", "100"}, Words{"new.png", "--compare", shop.target},
               Words{"new.png", "--state-out", shop / "old.npy"},
               Words{"new.gif", "--state-out", shop / "new.npy"}}) {
             INFO(model << " " << more[0]);
@@ -303,7 +303,7 @@ TEST_CASE("a grid that has died is said with the step, and its picture is writte
         for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++found;
         return found;
     };
-    for (const std::string& output : {shop / "new.gif", shop / "new.png"}) {
+    for (const std::string& output : {shop / "new.gif", shop / "new.png", shop / "new_%02d.png"}) {
         const Words words = {dying, "-o", output};
         const auto dead_after = [&](const std::string& step, const Words& more) {
             const std::string said = grow(words + more);
@@ -321,6 +321,7 @@ TEST_CASE("a grid that has died is said with the step, and its picture is writte
         dead_after("3 of 8:",
                    {"--steps", "8", "--damage", "3:half,left", "--damage", "3:half,right"});
     }
+    REQUIRE(std::filesystem::exists(shop / "new_02.png"));
     // Of several models each that has died is named.
     const std::string two =
         grow({living, dying, shop.model, dying, "-o", shop / "new.png", "--steps", "9"});
@@ -332,4 +333,70 @@ TEST_CASE("a grid that has died is said with the step, and its picture is writte
         grow({living, "-o", shop / "new.png", "--steps", "9", "--damage", "0:circle,6,6,0"});
     REQUIRE(contains(killed, living + ": all cells were dead after step 0 of 9"));
     REQUIRE(contains(killed, "less --damage"));
+}
+
+TEST_CASE("numbered pictures are the frames, each as it is after so many steps") {
+    const Workshop shop;
+    const Words models = GENERATE(0, 1) == 0 ? Words{shop.model} : Words{shop.model, shop.model};
+    const Words look = GENERATE(0, 1) == 0 ? Words{} : Words{"--transparent"};
+    const Words words = Words{"grow"} + models + look + Words{"--seed", "3", "--scale", "2"};
+    write_file(shop / "f_0002.png", "");                 // is replaced, because it is empty
+    nca::save_png(shop / "f_0003.png", disc_picture());  // and this one because it is a picture
+    const Outcome outcome =
+        nca_tool(words + Words{"-o", shop / "f_%04d.png", "--steps", "7", "--every", "3"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.out, "f_%04d.png: 7 steps, 4 frames of 24x"));
+    REQUIRE(shop.contents().size() == 2 + 4);
+    const std::pair<const char*, const char*> frames[] = {
+        {"f_0000.png", "0"}, {"f_0001.png", "3"}, {"f_0002.png", "6"}, {"f_0003.png", "7"}};
+    for (const auto& [name, steps] : frames) {
+        INFO(name);
+        REQUIRE(nca_tool(words + Words{"-o", shop / "one.png", "--steps", steps}).code == 0);
+        REQUIRE((read_file(shop / name) == read_file(shop / "one.png")));
+    }
+    REQUIRE((read_file(shop / "f_0000.png") != read_file(shop / "f_0003.png")));
+}
+
+TEST_CASE("a name has %d once, or %03d, and %% for a per cent sign") {
+    const Workshop shop;
+    const auto before = shop.contents();
+    const std::vector<std::pair<std::string, std::string>> wrong = {
+        {"f_%s.png", "%0Nd"},  {"f_%d_%d.png", "%0Nd"},    {"f_%3d.png", "%0Nd"},
+        {"f_%0d.png", "%0Nd"}, {"f_%012d.png", "%0Nd"},    {"f_%-3d.png", "%0Nd"},
+        {"f_%i.png", "%0Nd"},  {"f_%.png", "%0Nd"},        {"f.png%", "%0Nd"},
+        {"f_%%%.png", "%0Nd"}, {"f_%D.png", "%0Nd"},       {"50%.gif", "%%"},
+        {"f_%d.gif", ".png"},  {"f_%02d.webp", ".png"},    {"f_%d", ".png"},
+        {"f_%d.apng", ".png"}, {"f.apng", ".gif or .webp"}};
+    for (const auto& [name, named] : wrong) {
+        const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / name});
+        require_message(outcome, {name, named});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(shop.contents() == before);
+    }
+    for (const Words& words : {Words{"--compare", shop.target}, Words{"--steps", "100000"},
+                               Words{"--state-out", shop / "f_5.png"}}) {
+        const Outcome outcome =
+            nca_tool(Words{"grow", shop.model, "-o", shop / "f_%d.png", "--every", "1"} + words);
+        require_message(outcome, {words[0]});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(shop.contents() == before);
+    }
+    // A frame must not replace what is read.
+    std::filesystem::rename(shop.model, shop / "f_5.png");
+    require_message(nca_tool({"grow", shop / "f_5.png", "-o", shop / "f_%d.png"}), {"same file"});
+    REQUIRE(nca_tool({"grow", shop / "f_5.png", "-o", shop / "f_%d.png", "--steps", "4"}).code ==
+            0);
+    std::filesystem::rename(shop / "f_5.png", shop.model);
+    // Only the file's name is a pattern, not its folder's.
+    std::filesystem::create_directory(shop / "a%s%d");
+    for (const auto& [name, file] : {std::pair("50%%.png", "50%.png"),
+                                     {"%%%d.png", "%0.png"},
+                                     {"%09d%%d.png", "000000000%d.png"},
+                                     {"a%s%d/b%d.png", "a%s%d/b1.png"}}) {
+        const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / name, "--steps", "1"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(std::filesystem::exists(shop / file));
+    }
 }

@@ -119,7 +119,7 @@ TEST_CASE("a file of another kind is not replaced, with --overwrite neither") {
         }
         std::filesystem::remove(path);
     }
-    // The checkpoint that Ctrl-C would write, one of the pictures.
+    // The checkpoint that Ctrl-C would write, one of the pictures, a frame.
     const std::string stop = shop / "out.safetensors.checkpoint";
     const Words train = shop.train_words() + Words{"-o", shop / "out.safetensors", "--overwrite"};
     write_file(stop, "mine\n");
@@ -130,6 +130,8 @@ TEST_CASE("a file of another kind is not replaced, with --overwrite neither") {
     require_refused(shop, train + Words{"--pictures", shop / "pictures"},
                     {"pictures/pool.png", "is not a PNG"});
     REQUIRE(read_file(shop / "pictures/pool.png") == "mine\n");
+    write_file(shop / "f_03.png", "mine\n");
+    require_refused(shop, {"grow", shop.model, "-o", shop / "f_%02d.png"}, {"f_03.png", "is not"});
 }
 
 TEST_CASE("an empty file and a file of the same kind are replaced") {

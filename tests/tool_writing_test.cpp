@@ -45,6 +45,7 @@ TEST_CASE("places that cannot be written are noticed before training starts") {
         {train + Words{"--checkpoint"}, ".checkpoint"},
         {train + Words{"--report"}, ".html"},
         {{"grow", shop.model, "-o"}, ".gif"},
+        {{"grow", shop.model, "-o"}, "_%d.png"},
         {{"grow", shop.model, "-o", shop / "new.gif", "--state-out"}, ".npy"},
         {{"gradcheck", shop.model, shop.target, "--out"}, ""}};
     for (const auto& [command, extension] : commands) {

@@ -6,6 +6,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/mosaic.hpp"
 #include "host/tool/output_files.hpp"
+#include "host/tool/output_name.hpp"
 
 #include <nca/image.hpp>
 #include <nca/simulator.hpp>
@@ -25,18 +26,42 @@ constexpr std::int64_t most_pixels = std::int64_t{1} << 28;   // 1 GiB of frames
 constexpr int centiseconds = 5;                               // that each frame is shown
 constexpr int usual_frames = 100;
 
-enum class Format { gif, png, webp };
+// numbered: a PNG file for each frame.
+enum class Format { gif, png, numbered, webp };
 
-Format output_format(const std::filesystem::path& path) {
+Format output_format(const std::filesystem::path& path, const OutputName& name) {
     const std::string extension = lower_case_extension(path);
+    if (name.is_numbered() && extension != ".png") {
+        throw_error<UsageError>(
+            "-o {}: only PNG files are numbered: end the name in .png, or take one file of all "
+            "frames, without %d, that ends in .gif or .webp",
+            path.string());
+    }
+    if (extension == ".png") return name.is_numbered() ? Format::numbered : Format::png;
     if (extension == ".gif") return Format::gif;
-    if (extension == ".png") return Format::png;
     if (extension == ".webp") return Format::webp;
-    throw_error<UsageError>("{}: the name has to end in .gif, .png or .webp", path.string());
+    throw_error<UsageError>(
+        "{}: the name has to end in .gif, .png or .webp{}", path.string(),
+        extension == ".apng" ? "; APNG is not written, take .gif or .webp" : "");
 }
 
 // How many steps are between two of about a hundred looks at the grid.
 int hundredth(int steps) { return std::max(1, steps / usual_frames); }
+
+// The files that the pictures go into. Throws UsageError where they are too many.
+std::vector<std::filesystem::path> output_files(const OutputName& name, int steps, int every) {
+    constexpr int most_files = 100'000;
+    const int frames = steps / every + (steps % every == 0 ? 1 : 2);  // that run() takes
+    if (!name.is_numbered()) return {name.of(0)};
+    if (frames > most_files) {
+        throw_error<UsageError>(
+            "--steps {} at --every {} make {} files, expected at most {}: take a larger --every",
+            steps, every, frames, most_files);
+    }
+    std::vector<std::filesystem::path> files;
+    for (int frame = 0; frame < frames; ++frame) files.push_back(name.of(frame));
+    return files;
+}
 
 GridSize trained_size(const TrainingHistory& history) {
     const bool known = history.height > 0 && history.width > 0;
@@ -123,7 +148,7 @@ void check_combinations(const GrowArguments& arguments, Format format) {
         }
     }
     if (!arguments.compare.empty() && format != Format::png) {
-        throw_error<UsageError>("--compare: needs an output that ends in .png, got {}",
+        throw_error<UsageError>("--compare: needs one output that ends in .png, got {}",
                                 arguments.output.string());
     }
     if (!arguments.compare.empty() && arguments.transparent) {
@@ -143,18 +168,30 @@ void check_combinations(const GrowArguments& arguments, Format format) {
     }
 }
 
-void check_files(const GrowArguments& arguments) {
+// outputs: the files of the pictures.
+void check_files(const GrowArguments& arguments,
+                 const std::vector<std::filesystem::path>& outputs) {
     std::vector<std::pair<const char*, std::filesystem::path>> inputs = {
         {"--compare", arguments.compare}};
     for (const std::filesystem::path& model : arguments.models) inputs.emplace_back("MODEL", model);
     for (const auto& [name, path] : inputs) {
-        require_different("-o", arguments.output, name, path);
+        for (const std::filesystem::path& output : outputs) {
+            require_different("-o", output, name, path);
+        }
         require_different("--state-out", arguments.state_out, name, path);
     }
-    require_different("-o", arguments.output, "--state-out", arguments.state_out);
-    require_kind("-o", arguments.output, picture_kind);
+    for (const std::filesystem::path& output : outputs) {
+        require_different("-o", output, "--state-out", arguments.state_out);
+        require_kind("-o", output, picture_kind);
+        // Where the first file can be written, so can those that are missing or files.
+        std::error_code ignored;
+        const auto type = std::filesystem::symlink_status(output, ignored).type();
+        if (&output == &outputs.front() || (type != std::filesystem::file_type::not_found &&
+                                            type != std::filesystem::file_type::regular)) {
+            require_writable(output);
+        }
+    }
     require_kind("--state-out", arguments.state_out, npy_kind);
-    require_writable(arguments.output);
     if (!arguments.state_out.empty()) require_writable(arguments.state_out);
 }
 
@@ -308,33 +345,37 @@ Image picture_of(const std::vector<Simulator>& simulators, const GrowArguments& 
     return enlarge(mosaic(pictures, layout_of(arguments), background), arguments.scale);
 }
 
-void save_frames(const GrowArguments& arguments, Format format, const std::vector<Image>& frames) {
+void save_frames(const GrowArguments& arguments, Format format,
+                 const std::vector<std::filesystem::path>& outputs,
+                 const std::vector<Image>& frames) {
     switch (format) {
         case Format::gif:
-            save_gif(arguments.output, frames, centiseconds);
+            save_gif(outputs.front(), frames, centiseconds);
             break;
         case Format::webp:
-            save_webp(arguments.output, frames, centiseconds);
+            save_webp(outputs.front(), frames, centiseconds);
             break;
         case Format::png:
-            save_png(arguments.output, frames.back());
+        case Format::numbered:
+            for (std::size_t i = 0; i < frames.size(); ++i) save_png(outputs[i], frames[i]);
             break;
     }
-    print("{}: {} steps, {} of {}x{} pixels\n", without_controls(arguments.output.string()),
-          arguments.steps,
+    const std::filesystem::path& name =
+        format == Format::numbered ? arguments.output : outputs.front();
+    print("{}: {} steps, {} of {}x{} pixels\n", without_controls(name.string()), arguments.steps,
           frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
           frames.back().height, frames.back().width);
 }
 
-void save_comparison(const GrowArguments& arguments, const Simulator& simulator,
-                     const std::vector<float>& wanted, const GridSize& grid) {
+void save_comparison(const GrowArguments& arguments, const std::filesystem::path& output,
+                     const Simulator& simulator, const std::vector<float>& wanted,
+                     const GridSize& grid) {
     const ConstStateView view{wanted.data(), 1, grid.height, grid.width, MemorySpace::host};
     const Image target = on_white(picture(simulator.model().rule, view));
     const Image grown = on_white(simulator.picture());
     const Image pictures[] = {target, grown, absolute_difference(target, grown)};
-    save_png(arguments.output,
-             enlarge(mosaic(pictures, layout_of(arguments), 255), arguments.scale));
-    print("{}: loss {:.3e} against {}\n", without_controls(arguments.output.string()),
+    save_png(output, enlarge(mosaic(pictures, layout_of(arguments), 255), arguments.scale));
+    print("{}: loss {:.3e} against {}\n", without_controls(output.string()),
           mean_squared_error(simulator.download(), wanted),
           without_controls(arguments.compare.string()));
 }
@@ -348,16 +389,18 @@ void save_state(const std::filesystem::path& path, const Simulator& simulator,
 }  // namespace
 
 int grow(const GrowArguments& arguments) {
-    const Format format = output_format(arguments.output);
+    const OutputName name(arguments.output);
+    const Format format = output_format(arguments.output, name);
+    const int every = arguments.every.value_or(hundredth(arguments.steps));
+    const std::vector<std::filesystem::path> outputs = output_files(name, arguments.steps, every);
     check_combinations(arguments, format);
-    check_files(arguments);
+    check_files(arguments, outputs);
     const std::vector<Model> models = load_models(arguments);
     const GridSize grid = grid_size(arguments, models);
     const std::vector<Place> starts = arguments.starts.empty()
                                           ? std::vector<Place>{{grid.height / 2, grid.width / 2}}
                                           : arguments.starts;
     const bool animation = format != Format::png;
-    const int every = arguments.every.value_or(hundredth(arguments.steps));
     const int pictures = animation ? arguments.steps / every + 2 : 4;
     const GridSize whole = mosaic_size(layout_of(arguments), grid);
     check_sides(arguments, format, grid, whole);
@@ -382,9 +425,9 @@ int grow(const GrowArguments& arguments) {
     watch.report();
 
     if (compare) {
-        save_comparison(arguments, simulators.front(), wanted, grid);
+        save_comparison(arguments, outputs.front(), simulators.front(), wanted, grid);
     } else {
-        save_frames(arguments, format, frames);
+        save_frames(arguments, format, outputs, frames);
     }
     if (!arguments.state_out.empty()) save_state(arguments.state_out, simulators.front(), grid);
     return exit_done;

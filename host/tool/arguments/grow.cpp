@@ -108,7 +108,8 @@ Command add_grow(CLI::App& app) {
         "by side, in one mosaic")
         ->required();
     add(*command, "-o,--output", a.output, "FILE",
-        "out.gif or out.webp: the growth; out.png: the last state")
+        "out.gif or out.webp: the growth; out_%03d.png: its frames, numbered from 0; out.png: the "
+        "last state")
         ->required();
     add(*command, "--steps", a.steps, "N", "how long (200)")->transform(int_range(0, 10'000'000));
     add(*command, "--size", options->size, "HxW",
@@ -134,6 +135,7 @@ Command add_grow(CLI::App& app) {
     command->footer(
         "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
         "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36\n"
+        "  nca grow lizard.safetensors -o frame_%03d.png --every 10\n"
         "  nca grow lizard.safetensors fish.safetensors -o mosaic.webp");
     return {command, [options] { return grow_arguments(*options); }};
 }
