@@ -217,10 +217,16 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
         {{"convert", shop.model}, {"OUT"}},
         {{"convert", shop.model, shop / "new.json", "another"}, {"another"}},
         {{"convert", shop.model, shop / "new"}, {"OUT", "/new:", ".safetensors", ".json"}},
-        {{"convert", shop.target, shop / "new.json"}, {"IN", "target.png", ".safetensors"}},
-        {{"convert", shop.model, shop / "new.safetensors"},
-         {"model.safetensors", "new.safetensors", "one format"}},
-        {{"convert", shop / "old.json", shop / "new.JSON"}, {"old.json", "new.JSON", "one format"}},
+        {{"convert", shop.model, shop / "new.safetensors", "--edges", "zero"},
+         {"model.safetensors", "rule of its own", "--input-order"}},
+        {{"info", shop.model, "--rule", "wrong"}, {"--rule wrong", "notebook, growing, demo"}},
+        {{"info", shop.model, "--input-order", "x"}, {"--input-order x", "channel or filter"}},
+        {{"info", shop.model, "--edges", "round"}, {"--edges round", "circular or zero"}},
+        {{"info", shop.model, "--life", "1"}, {"--life 1", "post or pre_and_post"}},
+        {{"info", shop.model, "--start-cell", "1"}, {"--start-cell 1", "alpha_and_hidden"}},
+        {{"info", shop.model, "--premultiplied", "1"}, {"--premultiplied 1", "no or yes"}},
+        {{"info", shop.model, "--sobel-scale", "nan"}, {"--sobel-scale", "nan"}},
+        {{"info", shop.model, "--step-size", "1e99"}, {"--step-size", "1e99"}},
         {{"convert", shop.model, shop / "link.json"}, {"same file"}},
     };
     const auto before = shop.contents();
@@ -282,7 +288,7 @@ TEST_CASE("a bad model is one line and exit code 1, and writes nothing") {
     write_file(shop / "out_of_range", model_file("[25088,33280]", "[25088,33284]"));
     write_file(shop / "far_out", model_file("[25088,33280]", "[25088,18446744073709551615]"));
     write_file(shop / "shape", model_file("[128,48,1,1]", "[48,128,1,1]"));
-    write_file(shop / "missing_tensor", model_file("net.2.weight", "net.9.weight"));
+    write_file(shop / "missing_tensor", model_file("[16,128,1,1]", "[8,256,1,1]"));
     write_file(shop / "type", model_file("F32", "F16"));
     write_file(shop / "nan", model_with_nan());
     const auto before = shop.contents();

@@ -4,6 +4,7 @@
 
 #include "tests/support/cases.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/foreign_files.hpp"
 #include "tests/support/tool.hpp"
 
 #include <algorithm>
@@ -167,4 +168,90 @@ TEST_CASE("a model that cannot be converted is one line and exit code 1, and wri
         REQUIRE(outcome.code == 1);
         REQUIRE(shop.contents() == before);
     }
+}
+
+TEST_CASE("weights of another program grow the same picture, and convert keeps what was guessed") {
+    const Folder folder;
+    const std::string lizard = NCA_DATA_DIR "/models/lizard_growing.safetensors";
+    const nca::Model expected = nca::Model::load(lizard);
+    std::vector<TestTensor> layers = layers_of(expected, "module.fc0", "module.fc1");
+    layers[0] = by_filter(layers[0]);
+    const auto file = pytorch_file(layers);
+    write_file(folder / "m.pth", std::string(file.begin(), file.end()));
+
+    const auto run = [&](const Words& words) {
+        const Outcome outcome = nca_tool(words);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return outcome;
+    };
+    const Words grow = {"--steps", "60", "--size", "48x48", "--scale", "1", "--device", "cpu"};
+    run(Words{"grow", lizard, "-o", folder / "expected.png"} + grow);
+    const Outcome grown = run(Words{"grow", folder / "m.pth", "-o", folder / "grown.png"} + grow);
+    REQUIRE(contains(grown.err,
+                     "m.pth: no rule in the file: a guess is growing with inputs by "
+                     "filter"));
+    REQUIRE(contains(grown.err, "--rule and --input-order"));
+    REQUIRE(read_file(folder / "grown.png") == read_file(folder / "expected.png"));
+
+    const Outcome told = run({"convert", folder / "m.pth", folder / "told.safetensors", "--rule",
+                              "growing", "--input-order", "filter"});
+    REQUIRE(told.err.empty());
+    run({"convert", folder / "m.pth", folder / "guessed.safetensors"});
+    REQUIRE(read_file(folder / "told.safetensors") == read_file(folder / "guessed.safetensors"));
+    const nca::Model model = nca::Model::load(folder / "told.safetensors");
+    REQUIRE(model.origin == nca::ModelOrigin{});
+    REQUIRE(model.weights == expected.weights);
+    REQUIRE(model.rule == expected.rule);
+
+    const Outcome info = run({"info", folder / "m.pth"});
+    REQUIRE(contains(info.out, "a guess is growing with inputs by filter"));
+    REQUIRE(info.err.empty());
+    const Outcome changed = run({"info",
+                                 folder / "m.pth",
+                                 "--rule",
+                                 "notebook",
+                                 "--input-order",
+                                 "channel",
+                                 "--edges",
+                                 "zero",
+                                 "--sobel-scale",
+                                 "0.5",
+                                 "--life",
+                                 "pre_and_post",
+                                 "--premultiplied",
+                                 "yes",
+                                 "--step-size",
+                                 "0.75",
+                                 "--start-cell",
+                                 "alpha_and_hidden",
+                                 "--fire-rate",
+                                 "0.25",
+                                 "--transposed"});
+    for (const char* words :
+         {"edges         zero", "before and after the update", "alpha and hidden channels = 1",
+          "0.25", "0.75", "premultiplied by alpha", "    -0.5"}) {
+        INFO(changed.out);
+        INFO(words);
+        REQUIRE(contains(changed.out, words));
+    }
+
+    // Nothing is lost, and the message says what to do.
+    const auto before = folder.contents();
+    const Outcome wrong =
+        nca_tool({"convert", folder / "m.pth", folder / "told.safetensors", "--rule", "notebook"});
+    require_message(wrong, {"m.pth", "lives and stays bounded under none", "--rule"});
+    REQUIRE(wrong.code == 2);
+    const Outcome dead = nca_tool(Words{"grow", folder / "m.pth", "-o", folder / "grown.png",
+                                        "--rule", "notebook", "--input-order", "filter"} +
+                                  grow);
+    REQUIRE(dead.code == 1);
+    REQUIRE(contains(dead.err, "--rule"));
+    write_file(folder / "mine.safetensors", "mine");
+    const Outcome kept = nca_tool({"convert", folder / "m.pth", folder / "mine.safetensors"});
+    require_message(kept, {"mine.safetensors", "is not a model"});
+    REQUIRE(kept.code == 2);
+    REQUIRE(read_file(folder / "mine.safetensors") == "mine");
+    std::filesystem::remove(folder / "mine.safetensors");
+    REQUIRE((folder.contents() == before));
 }

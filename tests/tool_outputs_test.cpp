@@ -99,7 +99,7 @@ TEST_CASE("a file of another kind is not replaced, with --overwrite neither") {
                              "loss,iteration\n1,2\n", "\x89PNG", "# engine: mine\n"}) {
         contents.emplace_back(text);
     }
-    contents.push_back(model_file("net.2.weight", "other.weight"));
+    contents.push_back(model_file("[16,128,1,1]", "[8,256,1,1]"));
     contents.push_back(contents[0].substr(0, 200));  // of a model
     const auto is_picture = [](std::size_t kind) { return kind >= 4 && kind <= 6; };
     for (std::size_t i = 0; i < kinds; ++i) {

@@ -54,21 +54,24 @@ struct Parts {
 };
 
 Parts sort_by_shape(const std::vector<ForeignTensor>& tensors) {
-    const auto is = [](const Shape& shape, int a, int b) {
-        return shape == Shape{a, b} || shape == Shape{b, a};
-    };
     Parts parts;
     for (const ForeignTensor& tensor : tensors) {
         const Shape shape = without_ones(tensor.shape);
+        // The shape of a convolution in PyTorch begins with the outputs.
+        const bool may_be_transposed = tensor.shape.empty() || tensor.shape.back() != 1;
+        const auto is = [&](int outputs, int inputs) {
+            return shape == Shape{outputs, inputs} ||
+                   (may_be_transposed && shape == Shape{inputs, outputs});
+        };
         const bool empty = std::ranges::count(shape, 0) > 0;
         auto& part = is_of_training(tensor.name) ? parts.of_training
                      : tensor.type == NumberType::other || shape.empty() || empty
                          ? parts.without_meaning
-                     : is(shape, hidden, perception) ? parts.w1
-                     : is(shape, hidden, channels)   ? parts.w2
-                     : shape == Shape{hidden}        ? parts.b1
-                     : shape == Shape{channels}      ? parts.b2
-                     : shape == Shape{perception}    ? parts.perception_biases
+                     : is(hidden, perception)     ? parts.w1
+                     : is(channels, hidden)       ? parts.w2
+                     : shape == Shape{hidden}     ? parts.b1
+                     : shape == Shape{channels}   ? parts.b2
+                     : shape == Shape{perception} ? parts.perception_biases
                      : shape.size() >= 2 && shape.size() <= 3 && shape.back() == 3 &&
                              shape[shape.size() - 2] == 3
                          ? parts.filters

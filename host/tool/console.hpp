@@ -75,9 +75,7 @@ inline std::string message_of(const std::exception& error) {
 // library.
 inline std::vector<std::string> origin_text(const ModelOrigin& origin) {
     std::vector<std::string> lines;
-    if (origin.rule_source == RuleSource::format) {
-        lines.emplace_back("no rule in the file, the one of the web demo is taken");
-    } else if (origin.rule_source == RuleSource::guess) {
+    if (origin.rule_source == RuleSource::guess) {
         lines.push_back(fmt::format(
             "no rule in the file: a guess is {} with inputs by {}, the first under which it lives; "
             "--rule and --input-order say another",

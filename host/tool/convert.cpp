@@ -13,6 +13,12 @@
 namespace nca::tool {
 namespace {
 
+bool is_demo(const std::filesystem::path& path) {
+    load_distill_json(path);
+    return true;
+}
+const OutputKind demo_kind{"a model of the web demo", {".json"}, is_demo};
+
 enum class ModelFormat { safetensors, distill_json };
 
 ModelFormat output_format(const std::filesystem::path& path) {
@@ -68,6 +74,8 @@ void save(const Model& model, const ConvertArguments& arguments) {
 int convert(const ConvertArguments& arguments) {
     const ModelFormat format = output_format(arguments.output);
     require_different("OUT", arguments.output, "IN", arguments.input);
+    require_kind("OUT", arguments.output,
+                 format == ModelFormat::distill_json ? demo_kind : model_kind);
     require_writable(arguments.output);
     const Model model = load_model(arguments.input, arguments.load);
     save(model, arguments);

@@ -68,7 +68,9 @@ void print_model(const std::filesystem::path& path, const LoadOptions& options) 
     for (const std::string& line : origin_text(model.origin)) {
         print("  {}\n", without_controls(line));
     }
-    print("\nrule\n");
+    print("\nrule{}\n", model.origin.rule_source == RuleSource::format
+                            ? " (none in the file: the web demo's)"
+                            : "");
     print_rule(model.rule);
     const bool output_bias = model.weights.has_output_bias();
     print(

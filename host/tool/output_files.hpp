@@ -69,7 +69,7 @@ inline bool has_contents(const std::filesystem::path& path) {
 }
 
 // A kind of file that the tool writes.
-struct FileKind {
+struct OutputKind {
     std::string_view name;                     // as in "is not a model"
     std::vector<std::string_view> extensions;  // of such files
     // Whether a file is of this kind. May throw FormatError where it is not.
@@ -109,17 +109,17 @@ inline bool is_gradients(const std::filesystem::path& path) {
     return Model::load(path).history.preset == gradients_preset;
 }
 
-inline const FileKind model_kind{"a model", {".safetensors"}, is_model};
-inline const FileKind gradients_kind{"a file of gradients", {".safetensors"}, is_gradients};
-inline const FileKind picture_kind{
+inline const OutputKind model_kind{"a model", {".safetensors"}, is_model};
+inline const OutputKind gradients_kind{"a file of gradients", {".safetensors"}, is_gradients};
+inline const OutputKind picture_kind{
     "a PNG, GIF or WebP picture", {".png", ".gif", ".webp"}, is_picture};
-inline const FileKind png_kind{"a PNG picture", {".png"}, is_png};
-inline const FileKind npy_kind{"a NumPy array", {".npy"}, is_npy};
+inline const OutputKind png_kind{"a PNG picture", {".png"}, is_png};
+inline const OutputKind npy_kind{"a NumPy array", {".npy"}, is_npy};
 
 // Throws UsageError where the path has the extension of another kind of file, or is a file with
 // contents of another kind, which would be lost. An empty path is an option that was not given.
 inline void require_kind(const char* name, const std::filesystem::path& path,
-                         const FileKind& kind) {
+                         const OutputKind& kind) {
     constexpr std::string_view known[] = {".safetensors", ".checkpoint", ".csv", ".html", ".htm",
                                           ".npy",         ".json",       ".png", ".jpg",  ".jpeg",
                                           ".gif",         ".webp",       ".bmp", ".tga"};

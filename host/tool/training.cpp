@@ -23,9 +23,9 @@ bool is_checkpoint(const std::filesystem::path& path) {
     return SafetensorsReader(path).metadata().contains(progress_key);
 }
 
-const FileKind checkpoint_kind{"a checkpoint", {".checkpoint", ".safetensors"}, is_checkpoint};
-const FileKind log_kind{"a log of nca train", {".csv"}, TrainingLog::is_log};
-const FileKind report_kind{"a report of nca train", {".html", ".htm"}, is_training_page};
+const OutputKind checkpoint_kind{"a checkpoint", {".checkpoint", ".safetensors"}, is_checkpoint};
+const OutputKind log_kind{"a log of nca train", {".csv"}, TrainingLog::is_log};
+const OutputKind report_kind{"a report of nca train", {".html", ".htm"}, is_training_page};
 
 constexpr auto hole = "transparent in the middle, where the start cell is";
 
