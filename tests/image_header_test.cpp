@@ -3,9 +3,10 @@
 #include <nca/error.hpp>
 #include <nca/image.hpp>
 
+#include "host/pictures/decode_image.hpp"
 #include "host/pictures/image_header.hpp"
-#include "host/pictures/stb.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/image_files.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <algorithm>
@@ -23,8 +24,8 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 using nca::FormatError;
 using nca::Image;
+using nca::test::Bytes;
 using nca::test::message_of;
-using Bytes = std::vector<std::uint8_t>;
 
 const std::string too_early = "x is not a whole image: it ends too early; copy or export it again";
 const std::string too_large = "x is larger than 8192 x 8192 pixels; scale it down first";
@@ -113,7 +114,7 @@ Bytes zeros(std::size_t count) {
     return join({tables, Bytes(count / 1032 + 1), {0x06}, Bytes(4)});  // and a checksum
 }
 
-// --- BMP, GIF, TGA
+// --- BMP, GIF, TGA, WebP
 // --------------------------------------------------------------------------------
 
 Bytes bmp(std::int64_t width, std::int64_t height, std::size_t data) {
@@ -185,6 +186,31 @@ Bytes growing_codes(int rounds) {
     put(5, 12);
     put(0, 7);
     return bytes;
+}
+
+Bytes riff_chunk(const char* type, const Bytes& data) {
+    return join(
+        {Bytes(type, type + 4), little32(std::int64_t(data.size())), data, Bytes(data.size() % 2)});
+}
+
+Bytes webp(const Bytes& chunks) {
+    return join({{'R', 'I', 'F', 'F'},
+                 little32(std::int64_t(chunks.size()) + 4),
+                 {'W', 'E', 'B', 'P'},
+                 chunks});
+}
+
+// One colour, lossless, whatever its size. The size is in 14 bits each, less 1.
+Bytes plain_webp(std::uint32_t width, std::uint32_t height) {
+    Image image{.height = 8, .width = 8, .pixels = {}};
+    image.pixels.assign(std::size_t{8} * 8 * 4, 200);
+    Bytes file = nca::test::encode_webp(image, true);
+    const std::uint32_t size = (width - 1) | (height - 1) << 14;
+    const std::uint32_t had = 7 | 7 << 14;
+    for (std::size_t i = 0; i < 4; ++i) {
+        file[21 + i] ^= std::uint8_t((had ^ size) >> 8 * i);
+    }
+    return file;
 }
 
 Bytes tga(int type, int width, int height, int bits, std::size_t data) {
@@ -511,10 +537,81 @@ TEST_CASE("a TGA that is too short for its size is refused") {
     REQUIRE_THAT(refused(tga(2, 3, 2, 23, 100)), ContainsSubstring("unknown image type"));
 }
 
+TEST_CASE("a WebP of too few bytes for its size, too large or cut off is refused") {
+    REQUIRE(plain_webp(8, 8).size() < 60);
+    REQUIRE(nca::decode_image(plain_webp(300, 200), "x").pixels == Bytes(300 * 200 * 4, 200));
+    const auto header = [](std::uint32_t width, std::uint32_t height) {
+        return message_of<FormatError>(
+            [&] { nca::read_image_header(plain_webp(width, height), "x"); });
+    };
+    REQUIRE(header(4096, 4096).empty());
+    REQUIRE_THAT(header(4096, 4097), ContainsSubstring("bytes for 4096 x 4097 pixels; export it"));
+    REQUIRE_THAT(header(8192, 8192), ContainsSubstring("bytes for 8192 x 8192 pixels; export it"));
+    REQUIRE(header(8193, 1) == too_large);
+    REQUIRE(header(1, 8193) == too_large);
+    REQUIRE(header(16384, 16384) == too_large);
+    // The size of an animation is that of its canvas, in 24 bits each.
+    const Bytes still = plain_webp(8, 8);
+    const Bytes frame = riff_chunk(
+        "ANMF",
+        join({Bytes(6), {7, 0, 0, 7, 0, 0}, Bytes(4), Bytes(still.begin() + 12, still.end())}));
+    const auto animation = [&](const Bytes& sides, const Bytes& frames) {
+        return webp(join({riff_chunk("VP8X", join({{2, 0, 0, 0}, sides})),
+                          riff_chunk("ANIM", Bytes(6)), frames}));
+    };
+    REQUIRE(nca::decode_image(animation({7, 0, 0, 7, 0, 0}, frame), "x").pixels == Bytes(256, 200));
+    REQUIRE(refused(animation({0, 0, 1, 7, 0, 0}, frame)) == too_large);
+    REQUIRE_THAT(refused(animation({7, 0, 0, 6, 0, 0}, frame)),
+                 ContainsSubstring("its parts make no picture"));
+    REQUIRE_THAT(refused(animation({7, 0, 0, 7, 0, 0}, {})),
+                 ContainsSubstring("its parts make no picture"));
+    REQUIRE(
+        nca::read_image_header(animation({7, 0, 0, 7, 0, 0}, join({frame, frame})), "x").animated);
+
+    const Bytes whole = plain_webp(8, 8);
+    REQUIRE(refused(join({whole, Bytes(1000, 0xff)})).empty());
+    for (std::size_t size = 12; size < whole.size(); ++size) {
+        REQUIRE(refused(Bytes(whole.begin(), whole.begin() + std::ptrdiff_t(size))) == too_early);
+    }
+    // Cut off, and its sizes set to what is left.
+    const Bytes data(whole.begin() + 20, whole.end() - 8);
+    REQUIRE_THAT(refused(webp(riff_chunk("VP8L", data))),
+                 ContainsSubstring("its data are damaged"));
+    REQUIRE_THAT(refused(webp({})), ContainsSubstring("its parts make no picture"));
+    REQUIRE_THAT(refused(webp(riff_chunk("VP8L", Bytes(40)))),
+                 ContainsSubstring("its parts make no picture"));
+    REQUIRE_THAT(refused(webp(riff_chunk("EXIF", Bytes(40)))),
+                 ContainsSubstring("its parts make no picture"));
+    Bytes other = whole;
+    other[8] = 'A';  // a sound, say
+    REQUIRE_THAT(refused(other), ContainsSubstring("unknown image type"));
+}
+
+TEST_CASE("an animated PNG says so, and its chunks change nothing else") {
+    const Bytes whole = png(8, 8, 8, 6, zeros(264));
+    const Image still = nca::decode_image(whole, "x");
+    REQUIRE_FALSE(still.animated);
+    constexpr std::ptrdiff_t after_header = 33;
+    for (const auto& [control, animated] :
+         std::vector<std::pair<Bytes, bool>>{{join({big32(2), big32(0)}), true},
+                                             {join({big32(1), big32(0)}), false},  // one frame
+                                             {big32(2), false},                    // damaged
+                                             {{}, false}}) {
+        const Image image = nca::decode_image(
+            join({Bytes(whole.begin(), whole.begin() + after_header), chunk("acTL", control),
+                  Bytes(whole.begin() + after_header, whole.end() - 12), chunk("fdAT", Bytes(50)),
+                  chunk("IEND", {})}),
+            "x");
+        REQUIRE(image.animated == animated);
+        REQUIRE(image.pixels == still.pixels);
+    }
+}
+
 TEST_CASE("the size that is read first is the size of the image") {
     const std::vector<Bytes> files = {
         small_jpeg(),        png(8, 8, 8, 6, zeros(264)), bmp(2, -2, 16),
-        small_bmp(2, 2, 16), gif(2, 1, 2, 1, two_pixels), tga(2, 3, 2, 24, 18)};
+        small_bmp(2, 2, 16), gif(2, 1, 2, 1, two_pixels), plain_webp(5, 9),
+        tga(2, 3, 2, 24, 18)};
     for (const Bytes& file : files) {
         const nca::ImageHeader header = nca::read_image_header(file, "x");
         const Image image = nca::decode_image(file, "x");
@@ -532,6 +629,7 @@ TEST_CASE("an image that is cut off anywhere is an error and no crash") {
         png(5, 3, 16, 2, zeros(264)),
         bmp(2, 2, 16),
         small_bmp(2, 2, 16),
+        plain_webp(5, 9),
         tga(2, 3, 2, 24, 18),
         join({tga(10, 128, 2, 32, 0), {0xff, 1, 2, 3, 4, 0xff, 5, 6, 7, 8}})};
     for (const Bytes& file : files) {
@@ -548,6 +646,7 @@ TEST_CASE("random bytes behind any format's signature are an error or an image")
                                        {0xff, 0xd8},
                                        {'G', 'I', 'F', '8', '9', 'a'},
                                        {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'},
+                                       webp({'V', 'P', '8', 'L', 30, 0, 0, 0, 0x2f}),
                                        join({{'B', 'M'}, Bytes(12), {40, 0, 0, 0}}),
                                        {0, 0, 2},
                                        {0, 1, 9},

@@ -2,14 +2,19 @@
 #include <nca/error.hpp>
 #include <nca/image.hpp>
 
-#include "host/pictures/stb.hpp"
+#include "host/pictures/decode_image.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/image_files.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
+#include <functional>
 #include <limits>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,11 +30,11 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 using nca::FormatError;
 using nca::Image;
+using nca::test::Bytes;
 using nca::test::message_of;
 using nca::test::TemporaryDirectory;
 using nca::test::write_bytes;
 using nca::test::write_text;
-using Bytes = std::vector<std::uint8_t>;
 
 // Noise, so that every part of a compressed file matters.
 Image noise(int height, int width, bool opaque = false) {
@@ -68,7 +73,7 @@ struct Encoded {
 };
 
 std::vector<Encoded> all_formats(const Image& image) {
-    std::vector<Encoded> all(4);
+    std::vector<Encoded> all(6);
     all[0] = {"png", nca::encode_png(image)};
     all[1].name = "bmp";
     stbi_write_bmp_to_func(append, &all[1].bytes, image.width, image.height, 4,
@@ -79,6 +84,8 @@ std::vector<Encoded> all_formats(const Image& image) {
     all[3] = {.name = "jpg", .bytes = {}, .exact = false, .alpha = false};
     stbi_write_jpg_to_func(append, &all[3].bytes, image.width, image.height, 4, image.pixels.data(),
                            90);
+    all[4] = {"webp", nca::test::encode_webp(image, true)};
+    all[5] = {.name = "lossy webp", .bytes = nca::test::encode_webp(image, false), .exact = false};
     return all;
 }
 
@@ -123,6 +130,90 @@ TEST_CASE("images of every format are read") {
     }
     const Image small = nca::decode_image(gif, "gif");
     REQUIRE(small.pixels == Bytes{255, 0, 0, 255, 0, 0, 255, 255});
+}
+
+TEST_CASE("a lossy WebP keeps its colours nearly, and its alpha") {
+    Image image = filled(24, 17, {200, 100, 50, 255});
+    for (int y = 0; y < 24; ++y) image.pixel(y, 3)[3] = std::uint8_t(10 * y);
+    const Image back = nca::decode_image(nca::test::encode_webp(image, false), "x");
+    REQUIRE(back.had_alpha);
+    for (std::size_t i = 0; i < image.pixels.size(); ++i) {
+        const int difference = std::abs(int{image.pixels[i]} - int{back.pixels[i]});
+        REQUIRE(difference <= (i % 4 == nca::alpha_channel ? 0 : 12));
+    }
+    const Image opaque = filled(9, 8, {1, 2, 3, 255});
+    for (const bool lossless : {true, false}) {
+        REQUIRE_FALSE(nca::decode_image(nca::test::encode_webp(opaque, lossless), "x").had_alpha);
+    }
+}
+
+TEST_CASE("of an animation the first frame is read, and the image says so") {
+    const TemporaryDirectory folder;
+    const std::vector<Image> frames = {filled(9, 8, {255, 0, 0, 255}),
+                                       filled(9, 8, {0, 0, 255, 0})};
+    const auto load = [&](const auto& save, std::size_t count) {
+        save(folder / "x", std::span(frames).first(count), 10);
+        return nca::load_image(folder / "x");
+    };
+    const std::function<void(const std::filesystem::path&, std::span<const Image>, int)> writers[] =
+        {nca::save_gif, nca::save_webp};
+    for (const auto& save : writers) {
+        for (const std::size_t count : {1, 2}) {
+            const Image image = load(save, count);
+            REQUIRE(image.animated == (count == 2));
+            REQUIRE(image.pixels == frames[0].pixels);
+        }
+    }
+    // A GIF that is cut off behind its first frame, as a browser shows it while it loads.
+    nca::save_gif(folder / "x", frames, 10);
+    Bytes bytes = nca::test::read_bytes(folder / "x");
+    int animated = 0;
+    int read = 0;
+    while (bytes.size() > 20) {
+        bytes.pop_back();
+        try {
+            const Image image = nca::decode_image(bytes, "x");
+            REQUIRE(image.pixels == frames[0].pixels);
+            animated += image.animated ? 1 : 0;
+            ++read;
+        } catch (const FormatError&) {
+        }
+    }
+    REQUIRE(animated > 0);
+    REQUIRE(read > animated);
+}
+
+TEST_CASE("a frame that is smaller than its WebP is read in its place, transparent around it") {
+    const std::unique_ptr<WebPMux, void (*)(WebPMux*)> mux(WebPMuxNew(), WebPMuxDelete);
+    const auto push = [&](const Image& image, int x, int y) {
+        const Bytes file = nca::test::encode_webp(image, true);
+        WebPMuxFrameInfo frame = {};
+        frame.bitstream = {file.data(), file.size()};
+        frame.id = WEBP_CHUNK_ANMF;
+        frame.x_offset = x;
+        frame.y_offset = y;
+        frame.duration = 100;
+        REQUIRE(WebPMuxPushFrame(mux.get(), &frame, 1) == WEBP_MUX_OK);
+    };
+    push(filled(2, 3, {255, 0, 0, 255}), 4, 2);
+    push(filled(6, 9, {0, 0, 255, 255}), 0, 0);
+    const WebPMuxAnimParams animation = {};
+    REQUIRE(WebPMuxSetAnimationParams(mux.get(), &animation) == WEBP_MUX_OK);
+    WebPData data;
+    REQUIRE(WebPMuxAssemble(mux.get(), &data) == WEBP_MUX_OK);
+    const Image image = nca::decode_image({data.bytes, data.size}, "x");
+    WebPDataClear(&data);
+    REQUIRE(image.animated);
+    REQUIRE(image.had_alpha);
+    REQUIRE(image.height == 6);
+    REQUIRE(image.width == 9);
+    for (int y = 0; y < 6; ++y) {
+        for (int x = 0; x < 9; ++x) {
+            const bool inside = y >= 2 && y < 4 && x >= 4 && x < 7;
+            const Bytes pixel(image.pixel(y, x), image.pixel(y, x) + 4);
+            REQUIRE(pixel == (inside ? Bytes{255, 0, 0, 255} : Bytes{0, 0, 0, 0}));
+        }
+    }
 }
 
 TEST_CASE("an image without alpha is opaque and says so") {

@@ -6,6 +6,10 @@
 namespace nca {
 namespace {
 
+// The first byte of what a GIF is made of.
+constexpr unsigned gif_extension = 0x21;
+constexpr unsigned gif_frame = 0x2c;
+
 constexpr std::size_t table_size(unsigned flags) {
     return flags & 0x80 ? std::size_t{3} * (2U << (flags & 7)) : 0;
 }
@@ -76,13 +80,28 @@ std::uint64_t count_pixels(ImageReader& file) {
     }
 }
 
+// Whether another frame begins in what comes after the first. A file may be cut off there.
+bool has_another_frame(ImageReader file) {
+    try {
+        unsigned kind = file.byte();
+        while (kind == gif_extension) {
+            file.skip(1);
+            skip_blocks(file);
+            kind = file.byte();
+        }
+        return kind == gif_frame;
+    } catch (const FormatError&) {
+        return false;
+    }
+}
+
 }  // namespace
 
 ImageHeader read_gif_header(ImageReader file) {
     const std::size_t length = file.left();
     file.skip(6);
     const unsigned screen_width = file.little16();
-    const ImageHeader header = file.header(screen_width, file.little16());
+    ImageHeader header = file.header(screen_width, file.little16());
     const auto pixels = std::size_t(header.width) * std::size_t(header.height);
     // A code of at most 12 bits stands for at most 4096 pixels. A frame may be smaller than the
     // screen, so a screen of up to 16 megapixels, for which there is memory, needs no such file.
@@ -93,8 +112,8 @@ ImageHeader read_gif_header(ImageReader file) {
     file.skip(2 + table_size(flags));
     for (;;) {
         const unsigned kind = file.byte();
-        if (kind == 0x2c) break;
-        if (kind != 0x21) file.refuse("it has no picture where one is expected");
+        if (kind == gif_frame) break;
+        if (kind != gif_extension) file.refuse("it has no picture where one is expected");
         // stb_image does not look for blocks after an extension of this kind and a wrong size.
         if (file.byte() == 0xf9) {
             const unsigned size = file.byte();
@@ -109,6 +128,7 @@ ImageHeader read_gif_header(ImageReader file) {
     file.skip(table_size(file.byte()));
     constexpr std::uint64_t spare = std::uint64_t{1} << 20;
     if (count_pixels(file) > 2 * frame_pixels + spare) file.holds_too_much(header);
+    header.animated = has_another_frame(file);
     return header;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
+#include "host/pictures/decode_image.hpp"
 #include "host/pictures/image_check.hpp"
 #include "host/pictures/stb.hpp"
 

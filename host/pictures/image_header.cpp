@@ -36,6 +36,13 @@ bool is_gif(Bytes bytes) {
     return version("GIF87a") || version("GIF89a");
 }
 
+bool is_webp(Bytes bytes) {
+    const auto text_at = [&](std::size_t at, const char* text) {
+        return std::equal(text, text + 4, bytes.begin() + std::ptrdiff_t(at));
+    };
+    return bytes.size() >= 12 && text_at(0, "RIFF") && text_at(8, "WEBP");
+}
+
 // Any number of ff before the first marker is allowed.
 bool is_jpeg(Bytes bytes) {
     const auto end = std::ranges::find_if(bytes, [](int byte) { return byte != 0xff; });
@@ -59,7 +66,7 @@ bool is_tga(Bytes bytes) {
 
 }  // namespace
 
-// The formats are tried in the order in which stb_image tries them.
+// The formats of stb_image are tried in its order.
 ImageHeader read_image_header(Bytes bytes, const std::string& name) {
     const auto reader = [&](const char* kind) { return ImageReader(bytes, name, kind); };
     if (bytes.empty()) {
@@ -69,11 +76,11 @@ ImageHeader read_image_header(Bytes bytes, const std::string& name) {
     if (is_bmp(bytes)) return read_bmp_header(reader("BMP"));
     if (is_gif(bytes)) return read_gif_header(reader("GIF"));
     if (is_jpeg(bytes)) return read_jpeg_header(reader("JPEG"));
+    if (is_webp(bytes)) return read_webp_header(reader("WebP"));
     if (is_tga(bytes)) return read_tga_header(reader("TGA"));
     throw_error<FormatError>(
-        "{} is not an image that can be read (unknown image type), expected PNG, JPEG, BMP, TGA or "
-        "GIF; export it as PNG",
-        name);
+        "{} is not an image that can be read (unknown image type), expected {}; export it as PNG",
+        name, image_formats);
 }
 
 ImageHeader read_bmp_header(ImageReader file) {

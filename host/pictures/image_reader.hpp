@@ -25,6 +25,10 @@ public:
         : rest_(bytes), name_(&name), kind_(kind) {}
 
     std::size_t left() const { return rest_.size(); }
+    std::span<const std::uint8_t> bytes() const { return rest_; }  // that are left
+
+    // Other bytes of the same file.
+    ImageReader part(std::span<const std::uint8_t> bytes) const { return {bytes, *name_, kind_}; }
 
     // The next count bytes, which this reader goes past.
     ImageReader take(std::size_t count) {
@@ -107,5 +111,6 @@ ImageHeader read_bmp_header(ImageReader file);
 ImageHeader read_gif_header(ImageReader file);
 ImageHeader read_jpeg_header(ImageReader file);
 ImageHeader read_tga_header(ImageReader file);
+ImageHeader read_webp_header(ImageReader file);
 
 }  // namespace nca

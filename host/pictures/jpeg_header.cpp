@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/pictures/exif.hpp"
 #include "host/pictures/image_reader.hpp"
 
 #include <algorithm>
@@ -11,6 +12,7 @@ namespace {
 
 constexpr unsigned end_of_image = 0xd9;
 constexpr unsigned start_of_scan = 0xda;
+constexpr unsigned application_data = 0xe1;  // EXIF or others
 
 // A channel of the picture. It has across x down blocks of 8 x 8 samples in each unit of the
 // picture; the unit is as large as the channel with the most blocks makes it.
@@ -34,6 +36,7 @@ private:
     void read_quantisation_tables(ImageReader segment);
     void read_huffman_tables(ImageReader segment);
     void read_frame(ImageReader segment);
+    void read_application_data(ImageReader segment);
     std::size_t read_scan(ImageReader segment);
     Component& component(unsigned id);
     std::uint64_t blocks_alone(const Component& component) const;
@@ -42,6 +45,7 @@ private:
 
     ImageReader file_;
     ImageHeader header_;
+    int orientation_ = 0;  // 0: no EXIF data yet
     bool progressive_ = false;
     unsigned across_ = 1;  // blocks in a unit
     unsigned down_ = 1;
@@ -88,6 +92,8 @@ ImageHeader JpegHeader::read() {
             read_frame(segment);
         } else if (marker == start_of_scan) {
             least_data = read_scan(segment);
+        } else if (marker == application_data) {
+            read_application_data(segment);
         } else if (marker < 0xdc) {
             file_.refuse("it is neither baseline nor progressive, but has the marker ff{:02x}",
                          marker);
@@ -97,6 +103,7 @@ ImageHeader JpegHeader::read() {
     for (const Component& component : components_) {
         if (!component.coded) file_.refuse("channel {} has no data", component.id);
     }
+    if (orientation_ != 0) header_.orientation = orientation_;
     return header_;
 }
 
@@ -158,6 +165,11 @@ void JpegHeader::read_frame(ImageReader segment) {
         down_ = std::max(down_, component.down);
         components_.push_back(component);
     }
+}
+
+// The first EXIF data count.
+void JpegHeader::read_application_data(ImageReader segment) {
+    if (skip_exif_prefix(segment) && orientation_ == 0) orientation_ = read_orientation(segment);
 }
 
 // Returns how many bytes of data the scan has at least.

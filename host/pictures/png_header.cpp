@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "host/pictures/exif.hpp"
 #include "host/pictures/image_reader.hpp"
 
 #include <algorithm>
@@ -63,6 +64,10 @@ ImageHeader read_png_header(ImageReader file) {
             data += length;
         } else if (raw == 0 && type != chunk_type("CgBI")) {  // which Apple's tools put first
             file.refuse("it does not begin with a header");
+        } else if (type == chunk_type("eXIf")) {
+            header.orientation = read_orientation(chunk);
+        } else if (type == chunk_type("acTL")) {  // an animation: how many frames, how many times
+            header.animated = length == 8 && chunk.big32() > 1;
         } else if ((type >> 29 & 1) == 0 && type != chunk_type("PLTE") &&
                    type != chunk_type("CgBI")) {
             // The case of the first letter says whether a program may ignore the chunk.

@@ -118,15 +118,14 @@ struct Source {
             "{} is not a whole image: it ends too early; copy or export it again", name);
     }
     throw_error<FormatError>(
-        "{} is not an image that can be read ({}), expected PNG, JPEG, BMP, TGA or GIF; export it "
-        "as PNG",
-        name, reason);
+        "{} is not an image that can be read ({}), expected {}; export it as PNG", name, reason,
+        image_formats);
 }
 
 }  // namespace
 
-Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name) {
-    const ImageHeader header = read_image_header(bytes, name);
+Image decode_by_stb(std::span<const std::uint8_t> bytes, const std::string& name,
+                    const ImageHeader& header) {
     stb_memory = {.largest_block = header.largest_block()};
     Source source{.rest = bytes};
     const stbi_io_callbacks callbacks = {Source::read, Source::skip, Source::at_end};
@@ -142,10 +141,6 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
     }
     image.pixels.assign(pixels.get(), pixels.get() + std::size_t(image.height) * image.width * 4);
     image.had_alpha = components == 2 || components == 4;
-    // A pixel that names a colour behind the end of a PNG's palette gets an alpha of 0 from stb.
-    for (std::size_t i = alpha_channel; !image.had_alpha && i < image.pixels.size(); i += 4) {
-        image.pixels[i] = 255;
-    }
     return image;
 }
 

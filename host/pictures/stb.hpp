@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "host/pictures/image_header.hpp"
+
 #include <nca/image.hpp>
 
 #include <cstdint>
@@ -12,10 +14,11 @@
 // declared in nca/image.hpp.
 namespace nca {
 
-// Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF; messages call the file `name`. Throws
-// FormatError where the bytes are no such image, end too early, or are what read_image_header
-// refuses; in the last case no memory is allocated for the pixels.
-Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name);
+// Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF, as it is stored; messages call the file
+// `name`. Throws FormatError where the bytes are no such image or end too early. header is what
+// read_image_header returns for these bytes.
+Image decode_by_stb(std::span<const std::uint8_t> bytes, const std::string& name,
+                    const ImageHeader& header);
 
 // Resamples to another size with the Catmull-Rom filter, which is widened where pixels are merged.
 // Colours are weighted by alpha; beyond an edge its pixels are repeated. The same size gives the

@@ -19,6 +19,7 @@ struct Image {
     int width = 0;                     ///< in pixels
     std::vector<std::uint8_t> pixels;  ///< [height, width, 4], RGBA, straight alpha
     bool had_alpha = true;             ///< false: the file had no alpha, so every pixel is opaque
+    bool animated = false;             ///< the file has more frames; this is the first
 
     /// The four values of the pixel in row y, column x, which has to be in the image.
     std::uint8_t* pixel(int y, int x) { return pixels.data() + (std::size_t(y) * width + x) * 4; }
@@ -31,11 +32,12 @@ struct Image {
 /// The largest side of an image that load_image() reads, in pixels.
 inline constexpr int largest_image_side = 8192;
 
-/// Reads PNG, JPEG, BMP, TGA or the first frame of a GIF. Throws IoError where the file cannot be
-/// read or is longer than 4 bytes for each pixel of the largest image and a megabyte; FormatError
-/// where it is not a whole image, a side is longer than largest_image_side, or it holds far more
-/// data than its size in pixels needs: pixels after inflating, scans of a JPEG. It is refused
-/// before there is memory for its pixels where its length cannot be right for its size.
+/// Reads PNG, JPEG, WebP, BMP, TGA or GIF, of an animation (GIF, WebP, APNG) the first frame. The
+/// orientation in the EXIF data of PNG, JPEG and WebP is applied. Throws IoError where the file
+/// cannot be read or is longer than 4 bytes for each pixel of the largest image and a megabyte;
+/// FormatError where it is not a whole image, a side is longer than largest_image_side, or it holds
+/// far more data than its size in pixels needs: pixels after inflating, scans of a JPEG. It is
+/// refused before there is memory for its pixels where its length cannot be right for its size.
 NCA_API Image load_image(const std::filesystem::path& path);
 
 /// Reads an image to train on, as load_image() does. Throws FormatError also where a side is

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A picture: PNG, JPEG, BMP, TGA or GIF.
+// A picture: PNG, JPEG, WebP, BMP, TGA or GIF.
+#include "host/pictures/decode_image.hpp"
 #include "host/pictures/image_check.hpp"
-#include "host/pictures/stb.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace nca;

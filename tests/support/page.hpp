@@ -3,7 +3,7 @@
 
 // Reads the pages that nca train --report writes.
 
-#include "host/pictures/stb.hpp"
+#include "host/pictures/decode_image.hpp"
 #include "tests/support/catch.hpp"
 
 #include <cstdint>
