@@ -607,6 +607,38 @@ TEST_CASE("an animated PNG says so, and its chunks change nothing else") {
     }
 }
 
+TEST_CASE("pictures in formats that are not read are named, with what to do") {
+    const auto text = [](const std::string& letters) {
+        return Bytes(letters.begin(), letters.end());
+    };
+    const auto brands = [&](const std::string& all) {
+        return join({{0, 0, 0, std::uint8_t(all.size() + 8)}, text("ftyp" + all), Bytes(100)});
+    };
+    for (const auto& [file, format] : std::vector<std::pair<Bytes, std::string>>{
+             {brands("heic" + std::string(4, '\0') + "mif1heic"), "HEIC"},
+             {brands("mif1" + std::string(4, '\0') + "mif1heix"), "HEIC"},
+             {brands("avif" + std::string(4, '\0') + "avifmif1miaf"), "AVIF"},
+             {brands("mif1" + std::string(4, '\0') + "mif1avif"), "AVIF"},
+             {join({text("II*"), Bytes(40)}), "TIFF"},
+             {join({text("MM"), {0, '*'}, Bytes(40)}), "TIFF"},
+             {join({text("8BPS"), Bytes(40)}), "PSD"},
+             {join({{0xff, 0x0a}, Bytes(40)}), "JPEG XL"},
+             {join({{0, 0, 0, 12}, text("JXL \r\n\x87\n"), Bytes(40)}), "JPEG XL"},
+             {text("<svg xmlns=\"http://www.w3.org/2000/svg\"/>"), "SVG"},
+             {text("\xef\xbb\xbf\n <?xml version=\"1.0\"?>\n<!-- <b> --><!DOCTYPE svg [\n"
+                   "<!ENTITY a \"b\">]>\n<svg>"),
+              "SVG"},
+         }) {
+        REQUIRE(refused(file) == "x is a picture in the format " + format + ", expected " +
+                                     nca::image_formats + "; export it as PNG or JPEG");
+    }
+    for (const Bytes& file :
+         {brands("isom" + std::string(4, '\0') + "mp41"), text("<html><svg>"), text("<?xml?>"),
+          text("<!-- <svg>"), text(" \n"), text("once <svg>"), text("....ftyp")}) {
+        REQUIRE_THAT(refused(file), ContainsSubstring("unknown image type"));
+    }
+}
+
 TEST_CASE("the size that is read first is the size of the image") {
     const std::vector<Bytes> files = {
         small_jpeg(),        png(8, 8, 8, 6, zeros(264)), bmp(2, -2, 16),

@@ -3,6 +3,7 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/pictures/image_reader.hpp"
+#include "host/pictures/other_format.hpp"
 
 #include <nca/error.hpp>
 
@@ -78,6 +79,11 @@ ImageHeader read_image_header(Bytes bytes, const std::string& name) {
     if (is_jpeg(bytes)) return read_jpeg_header(reader("JPEG"));
     if (is_webp(bytes)) return read_webp_header(reader("WebP"));
     if (is_tga(bytes)) return read_tga_header(reader("TGA"));
+    if (const char* format = name_other_format(bytes)) {
+        throw_error<FormatError>(
+            "{} is a picture in the format {}, expected {}; export it as PNG or JPEG", name, format,
+            image_formats);
+    }
     throw_error<FormatError>(
         "{} is not an image that can be read (unknown image type), expected {}; export it as PNG",
         name, image_formats);
