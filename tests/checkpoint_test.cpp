@@ -299,6 +299,35 @@ TEST_CASE("a trainer refuses checkpoints of another configuration or target and 
     requires_refusal(changed, config, "another target (\"leaf.png\")");
 }
 
+TEST_CASE("a checkpoint of version 0.2.0 goes on with the target that was enlarged smoothly") {
+    const TemporaryDirectory folder;
+    TrainingConfig config = test::small_config("persistent");
+    config.target_size = 16;
+    const Image image = test::small_picture();
+    // A target of this picture is the one that version 0.2.0 made of the image.
+    Trainer old(resize(image, 16, 16), config, Device::cpu(1));
+    for (int i = 0; i < 3; ++i) old.iterate();
+    old.save_checkpoint(folder / "a.checkpoint");
+
+    Trainer trainer(image, config, Device::cpu(1));
+    REQUIRE(trainer.target() != old.target());
+    trainer.resume(folder / "a.checkpoint");
+    REQUIRE(trainer.target() == old.target());
+    REQUIRE(trainer.blank_loss() == old.blank_loss());
+    for (int i = 0; i < 2; ++i) {
+        old.iterate();
+        trainer.iterate();
+    }
+    REQUIRE(test::checkpoint_bytes(trainer) == test::checkpoint_bytes(old));
+
+    // And back to one of its own.
+    Trainer now(image, config, Device::cpu(1));
+    now.iterate();
+    now.save_checkpoint(folder / "b.checkpoint");
+    trainer.resume(folder / "b.checkpoint");
+    REQUIRE(test::checkpoint_bytes(trainer) == test::checkpoint_bytes(now));
+}
+
 TEST_CASE("a model is refused as a checkpoint, in words that tell the two apart") {
     const TemporaryDirectory folder;
     Trainer trainer(test::small_picture(), test::small_config("growing"), Device::cpu(1));

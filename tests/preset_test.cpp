@@ -249,8 +249,35 @@ TEST_CASE("a target of the right size is its pixels, each in its place") {
             const auto cell = target_cell(target, 10, y + 1, x + 1);
             REQUIRE(cell[3] == float(image.pixel(y, x)[3]) / 255);
             for (int c = 0; c < 3 && cell[3] > 0; ++c) {
-                // Resampling goes through premultiplied bytes and back.
-                REQUIRE(std::abs(cell[c] * 255 - float(image.pixel(y, x)[c])) <= 1);
+                REQUIRE(cell[c] == float(image.pixel(y, x)[c]) / 255);
+            }
+        }
+    }
+}
+
+TEST_CASE("a target is enlarged by squares where the factor is whole, and smoothly elsewhere") {
+    TrainingConfig config = preset("notebook");
+    config.rule.premultiplied = false;
+    config.padding = 1;
+    const Image image = test::small_picture(6, 8);
+    for (const int size : {8, 16, 24, 20, 39, 41}) {
+        CAPTURE(size);
+        config.target_size = size;
+        const Image expected = size % 8 == 0 ? enlarge(image, size / 8)
+                                             : resize(image, int(std::lround(size * 0.75)), size);
+        const auto target = make_target(image, config);
+        const int grid = size + 2;
+        const int top = (grid - expected.height) / 2;
+        for (int y = 0; y < grid; ++y) {
+            for (int x = 0; x < grid; ++x) {
+                const bool inside = y >= top && y < top + expected.height && x >= 1 && x <= size;
+                const auto cell = target_cell(target, grid, y, x);
+                const float alpha = inside ? float(expected.pixel(y - top, x - 1)[3]) / 255 : 0.0F;
+                REQUIRE(cell[3] == alpha);
+                if (alpha == 0) continue;
+                for (std::size_t c = 0; c < 3; ++c) {
+                    REQUIRE(cell[c] == float(expected.pixel(y - top, x - 1)[c]) / 255);
+                }
             }
         }
     }

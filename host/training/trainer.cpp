@@ -12,6 +12,7 @@
 #include "host/training/checkpoint.hpp"
 #include "host/training/composed_training_loop.hpp"
 #include "host/training/recovery.hpp"
+#include "host/training/target.hpp"
 
 namespace nca {
 namespace {
@@ -76,12 +77,26 @@ struct Trainer::Impl {
         : config(configuration),
           engine(make_engine(device)),
           target(make_target(image, config)),
+          other_target(whole_factor(image, config.target_size) > 0
+                           ? make_filtered_target(image, config)
+                           : std::vector<float>()),
           recovery(config, loss_of_empty_grid(target)),
           loop(make_training_loop(*engine, config, target)) {
         start_anew();
     }
 
     const TrainingProgress& progress() const { return recovery.progress(); }
+
+    // Goes on with the other target, if it has this hash. The loop is new then. False where neither
+    // target has the hash.
+    bool take_target(std::uint64_t hash) {
+        if (hash == hash_target(target)) return true;
+        if (other_target.empty() || hash != hash_target(other_target)) return false;
+        loop = make_training_loop(*engine, config, other_target);
+        std::swap(target, other_target);
+        recovery = Recovery(config, loss_of_empty_grid(target));
+        return true;
+    }
 
     void start_anew() {
         const Parameters initial(initial_weights(config, recovery.seed()));
@@ -211,6 +226,9 @@ struct Trainer::Impl {
     TrainingConfig config;
     std::unique_ptr<Engine> engine;
     std::vector<float> target;
+    // What version 0.2.0 made of the same image, where that may be another target: a checkpoint of
+    // that version goes on with it. Empty where it is the same.
+    std::vector<float> other_target;
     Recovery recovery;
     std::unique_ptr<TrainingLoop> loop;
     std::string target_name;
@@ -276,7 +294,7 @@ void Trainer::resume(const std::filesystem::path& path) {
             "made with",
             path.string(), difference);
     }
-    if (checkpoint.target_hash != hash_target(impl().target)) {
+    if (!impl().take_target(checkpoint.target_hash)) {
         throw_error<FormatError>(
             "{} is a checkpoint of another target ({}): give the image that it was made with",
             path.string(), printable(checkpoint.target_name));

@@ -17,6 +17,8 @@ namespace nca {
 
 /// The target of a training run, [grid, grid, 4] floats in 0..1 in host memory: the image scaled to
 /// config.target_size, centred and padded; colours are premultiplied where config.rule says so.
+/// Where the scale is a whole number, as 2 of a sprite of 16 x 16 pixels on 32 x 32 cells, each
+/// pixel becomes a square of cells; otherwise the image is resize()d.
 /// Throws InvalidArgument for a bad image or configuration, FormatError where no pixel of the
 /// scaled image has alpha above living_threshold.
 NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig& config);
