@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+using nca::tool::find_too_far;
 using nca::tool::find_unreached;
 using nca::tool::Unreached;
 
@@ -73,4 +74,26 @@ TEST_CASE("nothing of a target is near a start cell in a wide hole") {
     REQUIRE(find_unreached(row_of("#.........#", 11, 5), 11, false).cells == 2);
     REQUIRE(find_unreached(row_of("#.........#", 11, 5), 11, true).cells == 2);
     REQUIRE(find_unreached(row_of("...........", 11, 5), 11, true).all == 0);
+}
+
+TEST_CASE("growth goes one cell in a step, diagonally too, and past circular edges") {
+    const std::string row = "#.#..#....#";
+    for (const bool wraps : {false, true}) {
+        for (const auto& [steps, cells] :
+             std::vector<std::pair<int, int>>{{0, 3}, {2, 3}, {3, 2}, {4, 2}, {5, 0}, {100, 0}}) {
+            const Unreached unreached = find_too_far(row_of(row, 11, 5), 11, wraps, steps);
+            REQUIRE(unreached.cells == cells);
+            REQUIRE(unreached.all == 4);
+            if (cells > 0) REQUIRE(unreached.first == nca::Place{5, 0});
+        }
+    }
+    // In an even grid the start cell is right of the middle: past the edge it is nearer.
+    const std::vector<float> even = row_of("#.........", 10, 5);
+    REQUIRE(find_too_far(even, 10, false, 4).cells == 1);
+    REQUIRE(find_too_far(even, 10, true, 4).cells == 1);
+    REQUIRE(find_too_far(even, 10, true, 5).cells == 0);
+    const std::vector<std::string> corner = {"....#", ".....", ".....", ".....", "#...."};
+    REQUIRE(find_too_far(target_of(corner), 5, false, 1).cells == 2);
+    REQUIRE(find_too_far(target_of(corner), 5, false, 1).first == nca::Place{0, 4});
+    REQUIRE(find_too_far(target_of(corner), 5, false, 2).cells == 0);
 }

@@ -398,5 +398,27 @@ TEST_CASE("a name has %d once, or %03d, and %% for a per cent sign") {
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
         REQUIRE(std::filesystem::exists(shop / file));
+
+TEST_CASE("a model of a small target is compared with each pixel in its cell") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    for (std::size_t i = 3; i < picture.pixels.size(); i += 4) picture.pixels[i] = 255;
+    const nca::Image frames[] = {picture, disc_picture()};
+    nca::save_gif(shop.target, frames, 10);
+    REQUIRE(nca_tool({"train", shop.target, "-o", shop.model, "--overwrite", "--iterations", "1",
+                      "--padding", "3", "--batch", "2", "--steps", "2:3", "--quiet"})
+                .code == 0);
+    const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / "out.png", "--compare",
+                                      shop.target, "--scale", "1", "--steps", "1"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "nca: " + shop.target + ": an animation, its first frame"));
+    const nca::Image compared = nca::load_image(shop / "out.png");
+    for (int y = 0; y < 12; ++y) {
+        for (int x = 0; x < 10; ++x) {
+            for (int c = 0; c < 4; ++c) {
+                REQUIRE(int{compared.pixel(y + 3, x + 4)[c]} == int{picture.pixel(y, x)[c]});
+            }
+        }
     }
 }

@@ -414,3 +414,28 @@ TEST_CASE("temporary files of runs that were killed go at the next start") {
     REQUIRE(nca_tool(words).code == 0);
     REQUIRE(shop.contents().size() == 3);  // target, model and new
 }
+
+TEST_CASE("a checkpoint of version 0.2.0, with a small target enlarged, goes on as it was") {
+    const Workshop shop;
+    Words words = shop.train_words() + Words{"-o", shop / "new"};
+    words.erase(std::find(words.begin(), words.end(), "--size"),
+                std::find(words.begin(), words.end(), "--padding"));
+    // That version enlarged by a filter to 40 cells, as --size 40 does with 12 pixels today.
+    const Words enlarged = {"--size", "40"};
+    const Words checkpoint = {"--checkpoint", shop / "c"};
+    REQUIRE(nca_tool(words + enlarged + checkpoint + Words{"--iterations", "1"}).code == 0);
+    const Words resumed = {"--iterations", "2", "--resume", shop / "c"};
+    for (const Words& size : {Words{}, enlarged}) {
+        const Outcome outcome = nca_tool(words + size + resumed + Words{"--overwrite"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(nca::Model::load(shop / "new").history.height == 44);
+    }
+    // Any other size has to be given, as ever.
+    REQUIRE(nca_tool(words + Words{"--size", "20", "--overwrite", "--iterations", "1"} + checkpoint)
+                .code == 0);
+    const Outcome other = nca_tool(words + resumed + Words{"--overwrite"});
+    REQUIRE(other.code == 1);
+    require_message(other, {"target_size is 20, expected 12"});
+    REQUIRE(nca_tool(words + resumed + Words{"--overwrite", "--size", "20"}).code == 0);
+}

@@ -301,3 +301,31 @@ TEST_CASE("of several targets none is begun anew over an earlier run, unless tha
     require_message(nca_tool(resumed), {"bb.safetensors has 3 iterations", "--overwrite"});
     REQUIRE(nca_tool(resumed + Words{"--overwrite"}).code == 0);
 }
+
+TEST_CASE("of several targets each small one keeps its own size, also when it is resumed") {
+    const Gallery gallery;
+    nca::save_png(gallery.target("bb"), nca::enlarge(disc_picture(), 2));
+    nca::save_png(gallery.target("c c"), nca::enlarge(disc_picture(), 5));
+    Words words = gallery.train_words(gallery.names, 2) + Words{"-o", gallery / "new"};
+    std::erase(words, "--quiet");
+    words.erase(std::find(words.begin(), words.end(), "--size"),
+                std::find(words.begin(), words.end(), "--padding"));
+    const Words checkpoints = {"--checkpoint", gallery / "new"};
+    const Outcome outcome = nca_tool(words + checkpoints + Words{"--iterations", "1"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err, "preset growing: 16x16 to 44x44 cells, batch 2"));
+    REQUIRE(contains(outcome.err, "a.png: 10 x 12 pixels, so each is one cell"));
+    REQUIRE(contains(outcome.err, "bb.png: 20 x 24 pixels, so each is one cell"));
+    REQUIRE_FALSE(contains(outcome.err, "c c.png: 50 x 60"));
+    const Outcome more = nca_tool(words + Words{"--iterations", "2", "--resume", gallery / "new"});
+    INFO(more.err);
+    REQUIRE(more.code == 0);
+    const int grids[] = {16, 28, 44};
+    for (std::size_t i = 0; i < 3; ++i) {
+        const nca::TrainingHistory history =
+            nca::Model::load(gallery / ("new/" + gallery.names[i] + ".safetensors")).history;
+        REQUIRE(history.iterations == 2);
+        REQUIRE(history.height == grids[i]);
+    }
+}

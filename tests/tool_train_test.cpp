@@ -6,8 +6,10 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/tool.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 using namespace nca::test;
 
@@ -127,5 +129,110 @@ TEST_CASE("a run that gives up on a hollow target names the hole") {
         INFO(outcome.err);
         REQUIRE(outcome.code == 1);
         REQUIRE(contains(outcome.err, "the target is transparent in the middle") == hollow);
+    }
+}
+
+namespace {
+
+// Trains for an iteration on small grids, and returns what is said.
+Outcome train_once(const Workshop& shop, const Words& more) {
+    const Words words = {"train", shop.target, "-o", shop / "new", "--overwrite", "--iterations",
+                         "1",     "--padding", "2",  "--batch",    "2",           "--threads",
+                         "1"};
+    return nca_tool(words + more);
+}
+
+std::string line_with(const Outcome& outcome, const std::string& words) {
+    const std::size_t at = outcome.err.find(words);
+    if (at == std::string::npos) return "";
+    const std::size_t begin = outcome.err.rfind('\n', at) + 1;
+    return outcome.err.substr(begin, outcome.err.find('\n', at) - begin);
+}
+
+}  // namespace
+
+TEST_CASE("a small target is trained in its own size, and enlarged only with --size") {
+    const Workshop shop;  // 10 pixels wide, 12 high
+    struct Row {
+        Words words;
+        int grid;
+        std::string said;
+    };
+    for (const Row& row : std::vector<Row>{
+             {{}, 16, "10 x 12 pixels, so each is one cell; --size enlarges it"},
+             {{"--size", "12"}, 16, ""},
+             {{"--size", "24"},
+              28,
+              "10 x 12 pixels, enlarged to 24 cells: each is a square of 2 x 2"},
+             {{"--size", "20"},
+              24,
+              "10 x 12 pixels, enlarged to 20 cells by a smooth filter; a --size of 12 or 24 keeps "
+              "pixels sharp"},
+             {{"--size", "8"}, 12, ""}}) {
+        const Outcome outcome = train_once(shop, row.words + Words{"--steps", "2:5"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        REQUIRE(nca::Model::load(shop / "new").history.height == row.grid);
+        const std::string said = line_with(outcome, "pixels");
+        REQUIRE(said == (row.said.empty() ? "" : "nca: " + shop.target + ": " + row.said));
+        const Outcome quiet = train_once(shop, row.words + Words{"--steps", "2:5", "--quiet"});
+        REQUIRE(quiet.err.empty());
+    }
+    // As large as the preset's size and larger: nothing is said.
+    for (const int scale : {4, 5}) {
+        nca::save_png(shop.target, nca::enlarge(disc_picture(), scale));
+        const Outcome outcome = train_once(shop, {"--steps", "2:5"});
+        REQUIRE(outcome.code == 0);
+        REQUIRE(nca::Model::load(shop / "new").history.height == 44);
+        REQUIRE(line_with(outcome, "pixels").empty());
+    }
+}
+
+TEST_CASE("a target whose every pixel is opaque is named, and so is an animation") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    REQUIRE(line_with(train_once(shop, {"--steps", "2:5"}), "opaque").empty());
+    for (std::size_t i = 3; i < picture.pixels.size(); i += 4) picture.pixels[i] = 255;
+    nca::save_png(shop.target, picture);
+    Outcome outcome = train_once(shop, {"--steps", "2:5"});
+    REQUIRE(line_with(outcome, "opaque") ==
+            "nca: " + shop.target +
+                ": every pixel is opaque, so the background is grown too; make it transparent "
+                "where it should not be");
+    REQUIRE(line_with(outcome, "animation").empty());
+
+    const nca::Image frames[] = {disc_picture(), picture};
+    nca::save_webp(shop.target, frames, 10);
+    outcome = train_once(shop, {"--steps", "2:5"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(line_with(outcome, "animation") ==
+            "nca: " + shop.target + ": an animation, its first frame is taken");
+    REQUIRE(line_with(outcome, "opaque").empty());
+    REQUIRE(train_once(shop, {"--steps", "2:5", "--quiet"}).err.empty());
+}
+
+TEST_CASE("a target that is farther from the start cell than the steps reach is named") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    for (std::size_t i = 3; i < picture.pixels.size(); i += 4) picture.pixels[i] = 255;
+    nca::save_png(shop.target, picture);  // rows 2 to 13 and columns 3 to 12 of 16; the start is 8
+    for (const auto& [steps, cells] : {std::pair{"1:5", 39}, {"5:6", 10}, {"6:7", 0}}) {
+        const Outcome outcome = train_once(shop, {"--steps", steps});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        const std::string most(1, char(steps[2] - 1));
+        REQUIRE(line_with(outcome, "farther") ==
+                (cells == 0 ? ""
+                            : "nca: " + shop.target + ": " + std::to_string(cells) +
+                                  " of its 120 cells, the first in row 2 and column 3 of the grid, "
+                                  "are farther from the start cell than " +
+                                  most +
+                                  " steps grow, one cell a step: give more --steps, or a smaller "
+                                  "--size"));
+        REQUIRE(
+            line_with(train_once(shop, {"--steps", steps, "--preset", "persistent", "--pool", "2"}),
+                      "farther")
+                .empty());
     }
 }

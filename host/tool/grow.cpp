@@ -7,6 +7,7 @@
 #include "host/tool/mosaic.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/output_name.hpp"
+#include "host/tool/target_image.hpp"
 
 #include <nca/image.hpp>
 #include <nca/simulator.hpp>
@@ -410,8 +411,9 @@ int grow(const GrowArguments& arguments) {
     const bool compare = !arguments.compare.empty();
     std::vector<float> wanted;
     if (compare) {
-        wanted = target_state(load_target(arguments.compare), models.front(), grid, starts.front(),
-                              arguments.angle);
+        const Image target = load_target(arguments.compare);
+        if (target.animated) say("{}: {}", arguments.compare.string(), animated_note);
+        wanted = target_state(target, models.front(), grid, starts.front(), arguments.angle);
     }
 
     std::vector<Simulator> simulators = make_simulators(arguments, models, grid, starts);

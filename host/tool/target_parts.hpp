@@ -5,28 +5,48 @@
 
 #include <nca/sizes.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdlib>
 #include <span>
 #include <vector>
 
 namespace nca::tool {
 
-// Cells of a target that growth does not reach from the start cell in the middle.
+// Cells of a target that growth from the start cell in the middle does not reach.
 struct Unreached {
     int cells = 0;
     int all = 0;  // cells of the target with an alpha above living_threshold
     Place first;  // the first of the unreached ones, row by row
 };
 
+// target is [grid, grid, 4] in all of these.
+inline bool lives(std::span<const float> target, int cell) {
+    return target[std::size_t(cell) * visible_channels + alpha_channel] > living_threshold;
+}
+
+// Counts the cells for which is_reached(row, column) is false.
+template <class Predicate>
+Unreached count_unreached(std::span<const float> target, int grid, Predicate is_reached) {
+    Unreached unreached;
+    for (int y = 0; y < grid; ++y) {
+        for (int x = 0; x < grid; ++x) {
+            if (!lives(target, y * grid + x)) continue;
+            ++unreached.all;
+            if (is_reached(y, x)) continue;
+            if (unreached.cells == 0) unreached.first = {y, x};
+            ++unreached.cells;
+        }
+    }
+    return unreached;
+}
+
 // How far from a grown cell the next one may be: training finds its way over a gap of two cells,
 // and never over three (docs/architecture.md, "Parts that do not grow").
 inline constexpr int growth_reach = 3;
 
-// target is [grid, grid, 4]. wraps: the grid's edges are circular.
+// Those that lie too far from the others. wraps: the grid's edges are circular.
 inline Unreached find_unreached(std::span<const float> target, int grid, bool wraps) {
-    const auto lives = [&](int cell) {
-        return target[std::size_t(cell) * visible_channels + alpha_channel] > living_threshold;
-    };
     std::vector<bool> reached(std::size_t(grid) * std::size_t(grid));
     const int middle = grid / 2 * grid + grid / 2;
     std::vector<int> to_visit = {middle};
@@ -44,20 +64,25 @@ inline Unreached find_unreached(std::span<const float> target, int grid, bool wr
             }
             if (y < 0 || y >= grid || x < 0 || x >= grid) continue;
             const int other = y * grid + x;
-            if (reached[std::size_t(other)] || !lives(other)) continue;
+            if (reached[std::size_t(other)] || !lives(target, other)) continue;
             reached[std::size_t(other)] = true;
             to_visit.push_back(other);
         }
     }
-    Unreached unreached;
-    for (int cell = 0; cell < grid * grid; ++cell) {
-        if (!lives(cell)) continue;
-        ++unreached.all;
-        if (reached[std::size_t(cell)]) continue;
-        if (unreached.cells == 0) unreached.first = {cell / grid, cell % grid};
-        ++unreached.cells;
-    }
-    return unreached;
+    return count_unreached(target, grid, [&](int y, int x) {
+        const int cell = y * grid + x;
+        return bool{reached[std::size_t(cell)]};
+    });
+}
+
+// Those that so many steps do not reach: growth goes one cell in a step, in all eight directions.
+inline Unreached find_too_far(std::span<const float> target, int grid, bool wraps, int steps) {
+    const auto distance = [&](int place) {
+        const int along = std::abs(place - grid / 2);
+        return wraps ? std::min(along, grid - along) : along;
+    };
+    return count_unreached(
+        target, grid, [&](int y, int x) { return std::max(distance(y), distance(x)) <= steps; });
 }
 
 }  // namespace nca::tool

@@ -6,6 +6,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
+#include "host/tool/target_image.hpp"
 #include "host/tool/threads.hpp"
 #include "host/tool/training.hpp"
 
@@ -27,12 +28,13 @@ enum class End { not_begun, done, stopped, failed };
 struct Run {
     std::string name;
     TrainArguments arguments;
+    TrainingConfig config;  // for its target
     End end = End::not_begun;
 };
 
 // One target's training, with its own files in the common folders.
 Run run_of(const TrainManyArguments& many, const std::filesystem::path& target) {
-    Run run{target.stem().string(), many.common, End::not_begun};
+    Run run{target.stem().string(), many.common, {}, End::not_begun};
     const auto name_file = [&](std::filesystem::path& path, const char* extension) {
         if (!path.empty()) path /= run.name + extension;
     };
@@ -65,8 +67,9 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
     return runs;
 }
 
-// Checks all trainings before hours of work. Throws Error and UsageError.
-void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
+// Checks all trainings before hours of work, and sets their configurations. Throws Error and
+// UsageError.
+void check(const TrainManyArguments& many, std::vector<Run>& runs) {
     const TrainArguments& common = many.common;
     if (!common.checkpoint.empty() && !common.resume.empty() &&
         resolved(common.checkpoint) != resolved(common.resume)) {
@@ -89,7 +92,11 @@ void check(const TrainManyArguments& many, const std::vector<Run>& runs) {
         require_folder(name, folder);
     }
     for (const Run& run : runs) require_output_kinds(run.arguments);
-    for (const Run& run : runs) make_target(load_target(run.arguments.target), common.config);
+    for (Run& run : runs) {
+        const Image target = load_target(run.arguments.target);
+        run.config = config_for(target, run.arguments);
+        make_target(target, run.config);
+    }
 }
 
 void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
@@ -148,8 +155,10 @@ void describe(const Engine& engine, const TrainArguments& common, const std::vec
     if (common.quiet) return;
     if (workers > 0) {
         say(running_on(engine, common.device));
-        say("{}, {} iterations of each of {} targets, {} at a time", description(common.config),
-            common.iterations, runs.size(), workers);
+        const auto grid = [](const Run& run) { return run.config.grid(); };
+        const auto [smallest, largest] = std::ranges::minmax_element(runs, {}, grid);
+        say("{}, {} iterations of each of {} targets, {} at a time",
+            description(smallest->config, grid(*largest)), common.iterations, runs.size(), workers);
     }
     for (const Run& run : runs) {
         if (run.end == End::done) {

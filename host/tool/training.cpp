@@ -6,6 +6,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
+#include "host/tool/target_image.hpp"
 #include "host/tool/target_parts.hpp"
 #include "host/tool/training_pictures.hpp"
 
@@ -54,10 +55,12 @@ std::string failure(Save save) {
 
 }  // namespace
 
-std::string description(const TrainingConfig& config) {
-    return fmt::format("preset {}: {}x{} cells, batch {}, {}..{} steps", config.preset,
-                       config.grid(), config.grid(), config.batch, config.fewest_steps,
-                       config.most_steps - 1);
+std::string description(const TrainingConfig& config, int largest_grid) {
+    const int grid = config.grid();
+    return fmt::format(
+        "preset {}: {}x{}{} cells, batch {}, {}..{} steps", config.preset, grid, grid,
+        largest_grid > grid ? fmt::format(" to {}x{}", largest_grid, largest_grid) : "",
+        config.batch, config.fewest_steps, config.most_steps - 1);
 }
 
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target) {
@@ -170,13 +173,23 @@ void Training::check_target() {
                       hole);
         return;
     }
-    const Unreached unreached =
-        find_unreached(trainer_.target(), config.grid(), config.rule.edges == Edges::circular);
-    if (unreached.cells == 0) return;
-    progress_.say(
-        "{}: {} of its {} cells, the first in row {} and column {} of the grid, are not connected "
-        "to the start cell in the middle and will not grow: join the parts, or leave them out",
-        target, unreached.cells, unreached.all, unreached.first.y, unreached.first.x);
+    const auto warn = [&](const Unreached& unreached, const std::string& why) {
+        if (unreached.cells == 0) return;
+        progress_.say(
+            "{}: {} of its {} cells, the first in row {} and column {} of the grid, are {}", target,
+            unreached.cells, unreached.all, unreached.first.y, unreached.first.x, why);
+    };
+    const bool wraps = config.rule.edges == Edges::circular;
+    warn(
+        find_unreached(trainer_.target(), config.grid(), wraps),
+        "not connected to the start cell in the middle and will not grow: join the parts, or leave "
+        "them out");
+    if (config.pool > 0) return;  // its states go on growing for many rollouts
+    const int steps = config.most_steps - 1;
+    warn(find_too_far(trainer_.target(), config.grid(), wraps, steps),
+         fmt::format("farther from the start cell than {} steps grow, one cell a step: give more "
+                     "--steps, or a smaller --size",
+                     steps));
 }
 
 bool Training::starts_in_a_hole() const {
@@ -217,8 +230,9 @@ Trainer Training::start() {
     require_no_earlier_run(arguments_);
     require_writable_files(arguments_);
     const Image target = load_target(arguments_.target);
-    if (!target.had_alpha && !arguments_.quiet) {
-        progress_.say("{}: no alpha channel, treated as opaque", arguments_.target.string());
+    const TrainingConfig config = config_for(target, arguments_);
+    for (const std::string& note : image_notes(target, arguments_, config)) {
+        if (!arguments_.quiet) progress_.say("{}: {}", arguments_.target.string(), note);
     }
     if (!arguments_.pictures.empty()) {
         make_folder(arguments_.pictures);
@@ -226,16 +240,15 @@ Trainer Training::start() {
             require_writable(path);
         }
     }
-    return Trainer(target, arguments_.config, arguments_.device);
+    return Trainer(target, config, arguments_.device);
 }
 
 std::string Training::engine_and_form() const {
     const Engine& engine = trainer_.engine();
-    return fmt::format("{}; {}", engine.description(),
-                       engine
-                           .rollout_form(arguments_.config.batch, arguments_.config.grid(),
-                                         arguments_.config.grid(), arguments_.config.rule)
-                           .text);
+    const TrainingConfig& config = trainer_.config();
+    return fmt::format(
+        "{}; {}", engine.description(),
+        engine.rollout_form(config.batch, config.grid(), config.grid(), config.rule).text);
 }
 
 // How many iterations to run before the end or the next checkpoint.

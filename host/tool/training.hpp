@@ -16,8 +16,9 @@
 
 namespace nca::tool {
 
-// The configuration in one line, for messages.
-std::string description(const TrainingConfig& config);
+// The configuration in one line, for messages. largest_grid: of several trainings that differ in
+// their grids; config has the smallest.
+std::string description(const TrainingConfig& config, int largest_grid = 0);
 
 // Throws UsageError where the training would write two files to one path, or to the target.
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target);

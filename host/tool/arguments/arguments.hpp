@@ -37,6 +37,7 @@ struct TrainArguments {
     std::filesystem::path target;
     std::filesystem::path output;  // the model
     TrainingConfig config;
+    bool size_given = false;  // --size, and not the preset's
     std::int64_t iterations = 8000;
     Device device;
     std::filesystem::path checkpoint;  // empty: none

@@ -3,6 +3,7 @@
 #include "host/tool/arguments/options.hpp"
 #include "host/tool/safe_text.hpp"
 
+#include "host/pictures/image_header.hpp"
 #include "host/training/config_fields.hpp"
 
 #include <algorithm>
@@ -168,7 +169,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
     TrainArguments& a = options->arguments.common;
     CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
     add(*command, "TARGET", options->arguments.targets, "",
-        "the picture: PNG, JPEG, BMP, TGA or GIF; several are trained side by side")
+        fmt::format("the picture: {}; several are trained side by side", image_formats))
         ->required();
     add(*command, "-o,--output", a.output, "MODEL",
         "where the model goes, NAME.safetensors; of several targets a folder, for "
@@ -198,6 +199,9 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
     return {command, [options, command_line] {
                 TrainArguments& common = options->arguments.common;
                 common.config = config_of(*options);
+                common.size_given = std::ranges::any_of(options->changes, [](const auto& change) {
+                    return std::string_view(change.first->name) == "target_size";
+                });
                 common.device = options->device.parse();
                 return train_arguments(options->arguments, command_line);
             }};
