@@ -398,6 +398,8 @@ TEST_CASE("a name has %d once, or %03d, and %% for a per cent sign") {
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
         REQUIRE(std::filesystem::exists(shop / file));
+    }
+}
 
 TEST_CASE("a model of a small target is compared with each pixel in its cell") {
     const Workshop shop;

@@ -2,6 +2,7 @@
 #include "host/pictures/image_header.hpp"
 
 #include "host/core/throw_error.hpp"
+#include "host/files/file_kind.hpp"
 #include "host/pictures/image_reader.hpp"
 #include "host/pictures/other_format.hpp"
 
@@ -83,6 +84,10 @@ ImageHeader read_image_header(Bytes bytes, const std::string& name) {
         throw_error<FormatError>(
             "{} is a picture in the format {}, expected {}; export it as PNG or JPEG", name, format,
             image_formats);
+    }
+    const FileKind kind = file_kind(bytes.first(std::min(bytes.size(), kind_bytes)));
+    if (const std::string what = not_a_picture(kind); !what.empty()) {
+        throw_error<FormatError>("{} is {}", name, what);
     }
     throw_error<FormatError>(
         "{} is not an image that can be read (unknown image type), expected {}; export it as PNG",
