@@ -47,19 +47,6 @@ std::string read_text(const std::filesystem::path& path) {
     return {bytes.begin(), bytes.end()};
 }
 
-std::vector<ForeignTensor> tensors_of(const SafetensorsReader& file) {
-    std::vector<ForeignTensor> tensors;
-    for (const TensorEntry& entry : file.tensors()) {
-        const auto read = [&file, &entry] {
-            std::vector<float> values(entry.size());
-            file.read(values, entry);
-            return values;
-        };
-        tensors.push_back({entry.name, entry.shape, entry.type, read});
-    }
-    return tensors;
-}
-
 Filter scaled(Filter filter, float scale) {
     for (float& value : filter) value *= scale;
     return filter;
@@ -77,6 +64,7 @@ void apply(const LoadOptions& options, Rule& rule) {
         rule.filters[1] = scaled(plain.filters[1], *options.sobel_scale);
         rule.filters[2] = scaled(plain.filters[2], *options.sobel_scale);
     }
+    if (options.identity_filter == false) rule.filters[0] = {};
     if (options.transposed) std::swap(rule.filters[1], rule.filters[2]);
     rule.validate();
 }
@@ -113,13 +101,25 @@ Weights by_channel(const Weights& weights, InputOrder order) {
     return ordered;
 }
 
+// Whether training has changed the weights of Sobel x and y and not those of the identity. Behind a
+// filter of zeros a weight stays where PyTorch has drawn it, uniformly in +-1/sqrt(48).
+bool identity_is_untrained(const Weights& weights) {
+    const float bound = std::nextafter(float(1 / std::sqrt(double{perception})), 1.0F);
+    float identity = 0, others = 0;  // largest magnitudes
+    for (std::size_t i = 0; i < w1_size; ++i) {
+        float& largest = i % filter_count == 0 ? identity : others;
+        largest = std::max(largest, std::abs(weights.all()[i]));
+    }
+    return identity <= bound && identity > 0.9F * bound && others > bound;
+}
+
 // Whether the automaton lives and stays bounded. After so many steps by its own rule a trained
-// automaton has values of 10 or less, and by another rule or order of inputs of 10,000 and far
+// automaton has values of 10 or less, and by another rule or order of inputs of 70 and mostly far
 // more, or every cell has died (docs/weights-from-elsewhere.md has the figures).
 bool lives(const Model& model) {
     constexpr int side = 32;
     constexpr int steps = 96;
-    constexpr float largest_value = 100;
+    constexpr float largest_value = 25;
     Simulator simulator(model, {.device = Device::cpu(1), .height = side, .width = side});
     simulator.plant_seed(side / 2, side / 2);
     simulator.step(steps);
@@ -145,8 +145,9 @@ std::vector<Candidate> candidates(const FoundWeights& found, const LoadOptions& 
             "{}: its filters say that its inputs are by {}: leave --input-order out", file,
             input_order_names[std::size_t(*found.input_order)]);
     }
-    if (found.filters && options.sobel_scale) {
-        throw_error<InvalidArgument>("{} has filters of its own: leave --sobel-scale out", file);
+    if (found.filters && (options.sobel_scale || options.identity_filter)) {
+        throw_error<InvalidArgument>(
+            "{} has filters of its own: leave --sobel-scale and --identity-filter out", file);
     }
     const std::optional<InputOrder> known =
         found.input_order ? found.input_order : options.input_order;
@@ -173,13 +174,19 @@ Model complete(const FoundWeights& found, const LoadOptions& options, const std:
                         .rule = candidate.rule.name,
                         .input_order = candidate.input_order,
                         .notes = found.notes};
+        if (!found.filters && !options.identity_filter && identity_is_untrained(model.weights)) {
+            model.rule.filters[0] = {};
+            model.origin.notes.emplace_back(
+                "no training has changed the weights of the identity filter, so that filter is "
+                "taken for zeros; --identity-filter 1 takes the identity");
+        }
         if (all.size() == 1 || lives(model)) return model;
         tried += fmt::format("{}{}", tried.empty() ? "" : ", ", text_of(candidate));
     }
     throw_error<InvalidArgument>(
         "{} has no rule, and its automaton lives and stays bounded under none of these: {}; say "
-        "how "
-        "it was trained with --rule, --input-order and, where it differs, --edges, --sobel-scale, "
+        "how it was trained with --rule, --input-order and, where it differs, --edges, "
+        "--sobel-scale, "
         "--life, --start-cell or --step-size",
         file, tried);
 }

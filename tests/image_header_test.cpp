@@ -633,10 +633,13 @@ TEST_CASE("pictures in formats that are not read are named, with what to do") {
                                      nca::image_formats + "; export it as PNG or JPEG");
     }
     for (const Bytes& file :
-         {brands("isom" + std::string(4, '\0') + "mp41"), text("<html><svg>"), text("<?xml?>"),
+         {brands("isom" + std::string(4, '\0') + "mp41"), text("<htm><svg>"), text("<?xml?>"),
           text("<!-- <svg>"), text(" \n"), text("once <svg>"), text("....ftyp")}) {
         REQUIRE_THAT(refused(file), ContainsSubstring("unknown image type"));
     }
+    REQUIRE(refused(text("<html><svg>")) ==
+            "x is an HTML page: download the file itself, not the page that shows it");
+    REQUIRE_THAT(refused(text("PK\x03\x04 and more")), ContainsSubstring("is a zip archive"));
 }
 
 TEST_CASE("the size that is read first is the size of the image") {

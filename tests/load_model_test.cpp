@@ -2,12 +2,13 @@
 // Model::load: what a file is, and the rule that it does not say. Every file here is one of the
 // repository's lizards as another program would have saved it.
 #include "host/files/base64.hpp"
-#include "host/files/safetensors.hpp"
+#include "host/files/model_file.hpp"
 
 #include <nca/error.hpp>
 #include <nca/model.hpp>
 #include <nca/simulator.hpp>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "tests/support/catch.hpp"
@@ -146,6 +147,33 @@ TEST_CASE("every kind of file gives the same model") {
     REQUIRE(demo.weights == load_distill_json(folder / "demo.json").weights);
 }
 
+TEST_CASE("a model with its rule in half precision is converted, with a note") {
+    const TemporaryDirectory folder;
+    const Model expected = lizard();
+    // Its rule, and weights of 1 and 0 in turn.
+    std::string header = R"({"__metadata__":{"nca.rule":)" +
+                         nlohmann::json(rule_to_text(expected.rule)).dump() + "}";
+    std::size_t end = 0;
+    for (const ParameterTensor& tensor : parameter_tensors(true)) {
+        header +=
+            fmt::format(R"(,"{}":{{"dtype":"F16","shape":[{}],"data_offsets":[{},{}]}})",
+                        tensor.name, fmt::join(tensor.shape, ","), end, end + 2 * tensor.size);
+        end += 2 * tensor.size;
+    }
+    header += "}";
+    std::string bytes = PickleWriter().number(std::uint64_t{header.size()}).str() + header;
+    for (std::size_t i = 0; i < end / 2; ++i)
+        bytes += i % 2 == 0 ? std::string("\0\x3c", 2) : std::string(2, '\0');
+    write_text(folder / "half", bytes);
+    const Model model = Model::load(folder / "half");
+    REQUIRE(model.rule == expected.rule);
+    REQUIRE(model.origin.rule_source == RuleSource::file);
+    REQUIRE(model.origin.notes == std::vector<std::string>{conversion_note(NumberType::float16)});
+    for (std::size_t i = 0; i < model.weights.all().size(); ++i) {
+        REQUIRE(model.weights.all()[i] == float(i % 2 == 0));
+    }
+}
+
 TEST_CASE("options say the rule, and what they leave open is guessed") {
     const TemporaryDirectory folder;
     const Model expected = lizard();
@@ -221,6 +249,35 @@ TEST_CASE("filters in the file leave only the rest to guess") {
          {LoadOptions{.sobel_scale = 1.0F}, LoadOptions{.input_order = InputOrder::filter}}) {
         REQUIRE_THROWS_AS(Model::load(folder / "m", options), InvalidArgument);
     }
+}
+
+TEST_CASE("weights that were trained behind a filter of zeros are recognised") {
+    // The weights of Sobel x and y beyond the bound of PyTorch's first weights, the others within.
+    const TemporaryDirectory folder;
+    Model model;
+    const WeightsView weights = model.weights.view();
+    for (std::size_t i = 0; i < w1_size; ++i) {
+        const float part = float(i % 101) / 100;
+        weights.w1[i] = i % filter_count == 0 ? 0.1443375F * part : 0.2F * part;
+    }
+    std::vector<TestTensor> layers = layers_of(model, "brain.0", "brain.2");
+    write_safetensors_of(folder / "zero", layers);
+    Rule rule = notebook_rule();
+    rule.filters[0] = {};
+    const Model zero = Model::load(folder / "zero");
+    REQUIRE(zero.rule == rule);
+    REQUIRE(zero.origin.notes.size() == 1);
+    REQUIRE_THAT(zero.origin.notes[0], ContainsSubstring("--identity-filter 1"));
+    REQUIRE(Model::load(folder / "zero", {.identity_filter = true}).rule == notebook_rule());
+
+    layers[0].values[0] = 0.145F;  // one weight of the identity that training has moved
+    write_safetensors_of(folder / "moved", layers);
+    REQUIRE(Model::load(folder / "moved").rule == notebook_rule());
+    REQUIRE(Model::load(folder / "moved", {.identity_filter = false}).rule == rule);
+    for (float& value : layers[0].values) value = std::min(value, 0.144F);  // none was moved
+    layers[0].values[0] = 0.144F;
+    write_safetensors_of(folder / "first", layers);
+    REQUIRE(Model::load(folder / "first").rule == notebook_rule());
 }
 
 TEST_CASE("a transposed automaton grows the picture of the other, mirrored") {

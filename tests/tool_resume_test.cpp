@@ -417,7 +417,7 @@ TEST_CASE("temporary files of runs that were killed go at the next start") {
 
 TEST_CASE("a checkpoint of version 0.2.0, with a small target enlarged, goes on as it was") {
     const Workshop shop;
-    Words words = shop.train_words() + Words{"-o", shop / "new"};
+    Words words = shop.train_words() + Words{"-o", shop / "new.safetensors"};
     words.erase(std::find(words.begin(), words.end(), "--size"),
                 std::find(words.begin(), words.end(), "--padding"));
     // That version enlarged by a filter to 40 cells, as --size 40 does with 12 pixels today.
@@ -429,7 +429,7 @@ TEST_CASE("a checkpoint of version 0.2.0, with a small target enlarged, goes on 
         const Outcome outcome = nca_tool(words + size + resumed + Words{"--overwrite"});
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
-        REQUIRE(nca::Model::load(shop / "new").history.height == 44);
+        REQUIRE(nca::Model::load(shop / "new.safetensors").history.height == 44);
     }
     // Any other size has to be given, as ever.
     REQUIRE(nca_tool(words + Words{"--size", "20", "--overwrite", "--iterations", "1"} + checkpoint)

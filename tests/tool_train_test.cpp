@@ -136,8 +136,18 @@ namespace {
 
 // Trains for an iteration on small grids, and returns what is said.
 Outcome train_once(const Workshop& shop, const Words& more) {
-    const Words words = {"train", shop.target, "-o", shop / "new", "--overwrite", "--iterations",
-                         "1",     "--padding", "2",  "--batch",    "2",           "--threads",
+    const Words words = {"train",
+                         shop.target,
+                         "-o",
+                         shop / "new.safetensors",
+                         "--overwrite",
+                         "--iterations",
+                         "1",
+                         "--padding",
+                         "2",
+                         "--batch",
+                         "2",
+                         "--threads",
                          "1"};
     return nca_tool(words + more);
 }
@@ -172,7 +182,7 @@ TEST_CASE("a small target is trained in its own size, and enlarged only with --s
         const Outcome outcome = train_once(shop, row.words + Words{"--steps", "2:5"});
         INFO(outcome.err);
         REQUIRE(outcome.code == 0);
-        REQUIRE(nca::Model::load(shop / "new").history.height == row.grid);
+        REQUIRE(nca::Model::load(shop / "new.safetensors").history.height == row.grid);
         const std::string said = line_with(outcome, "pixels");
         REQUIRE(said == (row.said.empty() ? "" : "nca: " + shop.target + ": " + row.said));
         const Outcome quiet = train_once(shop, row.words + Words{"--steps", "2:5", "--quiet"});
@@ -183,7 +193,7 @@ TEST_CASE("a small target is trained in its own size, and enlarged only with --s
         nca::save_png(shop.target, nca::enlarge(disc_picture(), scale));
         const Outcome outcome = train_once(shop, {"--steps", "2:5"});
         REQUIRE(outcome.code == 0);
-        REQUIRE(nca::Model::load(shop / "new").history.height == 44);
+        REQUIRE(nca::Model::load(shop / "new.safetensors").history.height == 44);
         REQUIRE(line_with(outcome, "pixels").empty());
     }
 }

@@ -212,6 +212,8 @@ Model take_model(const SafetensorsReader& file) {
     take_parameters(model.weights.all(), file, "", output_bias);
     model.rule = rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key));
     model.history = take_history(file);
+    const NumberType type = file.find("net.0.weight")->type;
+    if (type != NumberType::float32) model.origin.notes.push_back(conversion_note(type));
     return model;
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/number_type.hpp"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -56,6 +58,10 @@ std::string_view name(NumberType type) {
             break;
     }
     return "no floating-point type";
+}
+
+std::string conversion_note(NumberType type) {
+    return fmt::format("the weights are {} and become float32", name(type));
 }
 
 std::size_t size_of(NumberType type) {

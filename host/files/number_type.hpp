@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace nca {
@@ -14,6 +15,9 @@ enum class NumberType { float16, bfloat16, float32, float64, other };
 
 // "float16", ...
 std::string_view name(NumberType type);
+
+// For people, where weights of this type were read.
+std::string conversion_note(NumberType type);
 
 // The bytes of a value; not for `other`.
 std::size_t size_of(NumberType type);

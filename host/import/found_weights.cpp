@@ -229,8 +229,7 @@ void note_types(FoundWeights& found, const Parts& parts) {
     for (const auto* tensors : {&parts.w1, &parts.b1, &parts.w2, &parts.b2}) {
         for (const ForeignTensor* tensor : *tensors) {
             if (tensor->type == NumberType::float32) continue;
-            found.notes.push_back(
-                fmt::format("the weights are {} and become float32", name(tensor->type)));
+            found.notes.push_back(conversion_note(tensor->type));
             return;
         }
     }
@@ -264,6 +263,19 @@ void require_one_automaton(const Parts& parts, const std::vector<ForeignTensor>&
 }
 
 }  // namespace
+
+std::vector<ForeignTensor> tensors_of(const SafetensorsReader& file) {
+    std::vector<ForeignTensor> tensors;
+    for (const TensorEntry& entry : file.tensors()) {
+        const auto read = [&file, &entry] {
+            std::vector<float> values(entry.size());
+            file.read(values, entry);
+            return values;
+        };
+        tensors.push_back({entry.name, entry.shape, entry.type, read});
+    }
+    return tensors;
+}
 
 FoundWeights find_weights(const std::vector<ForeignTensor>& tensors, const std::string& file,
                           OtherTensors others) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "host/files/number_type.hpp"
+#include "host/files/safetensors.hpp"
 
 #include <nca/model.hpp>
 
@@ -21,6 +22,9 @@ struct ForeignTensor {
     NumberType type = NumberType::float32;
     std::function<std::vector<float>()> read;  // all values, row-major; throws FormatError
 };
+
+// The tensors of a safetensors file, which has to live as long as they.
+std::vector<ForeignTensor> tensors_of(const SafetensorsReader& file);
 
 // The weights of an automaton, as far as a file's tensors say what they are.
 struct FoundWeights {

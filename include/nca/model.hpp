@@ -37,8 +37,12 @@ enum class InputOrder {
 /// What a file does not say that has weights and no rule. What is not given here is guessed.
 struct LoadOptions {
     std::string rule = {};  ///< "notebook", "growing" or "demo" (distill_demo_rule()), or empty
-    std::optional<Edges> edges = {};             ///< in place of the rule's
-    std::optional<float> sobel_scale = {};       ///< times -1, 0, 1, -2, 0, 2, -1, 0, 1; finite
+    std::optional<Edges> edges = {};        ///< in place of the rule's
+    std::optional<float> sobel_scale = {};  ///< times -1, 0, 1, -2, 0, 2, -1, 0, 1; finite
+    /// Whether the first filter is the identity. False: all zero, as in programs that copied the
+    /// authors' PyTorch notebook as it is printed. Not given: false where the weights behind it
+    /// look as no training has changed them.
+    std::optional<bool> identity_filter = {};
     std::optional<Life> life = {};               ///< in place of the rule's
     std::optional<StartCell> start_cell = {};    ///< in place of the rule's
     std::optional<float> fire_rate = {};         ///< in place of the rule's, in 0..1

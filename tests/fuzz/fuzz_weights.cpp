@@ -11,16 +11,7 @@ namespace {
 
 FoundWeights find(std::span<const std::uint8_t> bytes) {
     const SafetensorsReader file(bytes, "input");
-    std::vector<ForeignTensor> tensors;
-    for (const TensorEntry& entry : file.tensors()) {
-        const auto read = [&file, &entry] {
-            std::vector<float> values(entry.size());
-            file.read(values, entry);
-            return values;
-        };
-        tensors.push_back({entry.name, entry.shape, entry.type, read});
-    }
-    return find_weights(tensors, "input", OtherTensors::refused);
+    return find_weights(tensors_of(file), "input", OtherTensors::refused);
 }
 
 }  // namespace

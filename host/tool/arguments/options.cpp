@@ -131,6 +131,10 @@ void add_load_options(CLI::App& command, LoadOptions& load) {
                "of such a file, in place of the rule's: circular or zero");
     add_number(command, "--sobel-scale", load.sobel_scale,
                "of the filters -1 0 1, -2 0 2, -1 0 1 (notebook 1, growing 0.125)");
+    static constexpr const char* digits[] = {"0", "1"};
+    add_choice(
+        command, "--identity-filter", load.identity_filter, digits, "0|1",
+        "0: the first filter is all zero, as the PyTorch notebook prints it (by the weights)");
     add_choice(command, "--life", load.life, life_names, "LIFE", "post or pre_and_post");
     add_choice(command, "--premultiplied", load.premultiplied, no_yes, "no|yes",
                "whether colours are multiplied by alpha (notebook no, growing yes)");
