@@ -5,7 +5,6 @@
 #include <nca/simulator.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <iterator>
 
@@ -23,23 +22,12 @@
 namespace nca {
 namespace {
 
-// A rule that a file without one may have.
-struct NamedRule {
-    const char* name;
-    Rule rule;
-};
-
 // One way to run weights that have no rule.
 struct Candidate {
-    NamedRule rule;
-    InputOrder input_order;
+    const char* name;  // of the rule
+    Rule rule;
+    InputOrder input_order = InputOrder::channel;
 };
-
-FileKind kind_of(const std::filesystem::path& path) {
-    const OpenFile file(path);
-    std::array<std::uint8_t, kind_bytes> first;
-    return file_kind(std::span(first).first(file.read(first, 0)));
-}
 
 std::string read_text(const std::filesystem::path& path) {
     constexpr std::size_t most_bytes = std::size_t{4} << 20;  // the notebook's graph has 100 kB
@@ -72,14 +60,15 @@ void apply(const LoadOptions& options, Rule& rule) {
 // Those of this name, or of no name those that are tried, in this order. The notebook's comes
 // first: its filters are eight times as strong, so that weights of another rule explode under it,
 // while its own may well live under weaker ones.
-std::vector<NamedRule> named_rules(const std::string& name) {
-    const NamedRule all[] = {
-        {"notebook", notebook_rule()}, {"growing", Rule()}, {"demo", distill_demo_rule()}};
+std::vector<Candidate> named_rules(const std::string& name) {
+    const Candidate all[] = {{rule_names[0], notebook_rule()},
+                             {rule_names[1], Rule()},
+                             {rule_names[2], distill_demo_rule()}};
     if (name.empty()) return {all[0], all[1]};
-    const auto found = std::ranges::find(all, name, &NamedRule::name);
+    const auto found = std::ranges::find(all, name, &Candidate::name);
     if (found == std::end(all)) {
-        throw_error<InvalidArgument>("rule {}: no such rule, expected notebook, growing or demo",
-                                     printable(name));
+        throw_error<InvalidArgument>("rule {}: no such rule, expected {}", printable(name),
+                                     fmt::join(rule_names, ", "));
     }
     return {*found};
 }
@@ -133,7 +122,7 @@ bool lives(const Model& model) {
 }
 
 std::string text_of(const Candidate& candidate) {
-    return fmt::format("{} by {}", candidate.rule.name,
+    return fmt::format("{} by {}", candidate.name,
                        input_order_names[std::size_t(candidate.input_order)]);
 }
 
@@ -152,11 +141,12 @@ std::vector<Candidate> candidates(const FoundWeights& found, const LoadOptions& 
     const std::optional<InputOrder> known =
         found.input_order ? found.input_order : options.input_order;
     std::vector<Candidate> all;
-    for (NamedRule rule : named_rules(options.rule)) {
-        if (found.filters) rule.rule.filters = *found.filters;
-        apply(options, rule.rule);
+    for (Candidate candidate : named_rules(options.rule)) {
+        if (found.filters) candidate.rule.filters = *found.filters;
+        apply(options, candidate.rule);
         for (const InputOrder order : {InputOrder::channel, InputOrder::filter}) {
-            if (!known || *known == order) all.push_back({rule, order});
+            candidate.input_order = order;
+            if (!known || *known == order) all.push_back(candidate);
         }
     }
     return all;
@@ -168,10 +158,10 @@ Model complete(const FoundWeights& found, const LoadOptions& options, const std:
     std::string tried;
     for (const Candidate& candidate : all) {
         Model model;
-        model.rule = candidate.rule.rule;
+        model.rule = candidate.rule;
         model.weights = by_channel(found.weights, candidate.input_order);
         model.origin = {.rule_source = all.size() == 1 ? RuleSource::options : RuleSource::guess,
-                        .rule = candidate.rule.name,
+                        .rule = candidate.name,
                         .input_order = candidate.input_order,
                         .notes = found.notes};
         if (!found.filters && !options.identity_filter && identity_is_untrained(model.weights)) {
@@ -203,7 +193,15 @@ Model load_safetensors(const std::filesystem::path& path, const LoadOptions& opt
     const SafetensorsReader file(path);
     if (has_rule(file)) {
         refuse_options(options, file.name());
-        return take_model(file);
+        if (has_own_tensors(file)) return take_model(file);
+        const FoundWeights found =
+            find_weights(tensors_of(file), file.name(), OtherTensors::refused);
+        Model model;
+        model.rule = take_rule(file);
+        model.weights = found.weights;
+        model.history = take_history(file);
+        model.origin.notes = found.notes;
+        return model;
     }
     Model model = complete(find_weights(tensors_of(file), file.name(), OtherTensors::refused),
                            options, file.name());
@@ -212,12 +210,12 @@ Model load_safetensors(const std::filesystem::path& path, const LoadOptions& opt
 }
 
 // Of the web demo the format says the order, and the demo itself has one rule.
-Model load_demo(const std::string& text, const LoadOptions& options, const std::string& file) {
+Model load_demo(const nlohmann::json& json, const LoadOptions& options, const std::string& file) {
     if (options.input_order == InputOrder::channel) {
         throw_error<InvalidArgument>(
             "{}: a file of the web demo has its inputs by filter: leave --input-order out", file);
     }
-    Model model = parse_distill_json(text, file);
+    Model model = model_of_distill_json(json, file);
     LoadOptions of_rule = options;
     of_rule.input_order.reset();
     if (of_rule == LoadOptions{}) return model;
@@ -233,9 +231,8 @@ Model load_demo(const std::string& text, const LoadOptions& options, const std::
 Model load_json(const std::filesystem::path& path, const LoadOptions& options) {
     constexpr int deepest = 24;
     const std::string file = path.string();
-    const std::string text = read_text(path);
-    const nlohmann::json json = parse_json(text, file, deepest);
-    if (json.is_array()) return load_demo(text, options, file);
+    const nlohmann::json json = parse_json(read_text(path), file, deepest);
+    if (json.is_array()) return load_demo(json, options, file);
     return complete(find_weights(constants_of_graph(json, file), file, OtherTensors::ignored),
                     options, file);
 }
@@ -243,7 +240,7 @@ Model load_json(const std::filesystem::path& path, const LoadOptions& options) {
 }  // namespace
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
-    const FileKind kind = kind_of(path);
+    const FileKind kind = file_kind(path);
     if (kind == FileKind::zip) {
         return complete(find_weights(open_pytorch_file(path), path.string(), OtherTensors::refused),
                         options, path.string());

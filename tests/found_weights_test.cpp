@@ -76,6 +76,7 @@ TEST_CASE("two layers are recognised under any name") {
                                                          {"update_network.0", "update_network.2"},
                                                          {"module.net.0", "module.net.2"},
                                                          {"_orig_mod.brain.0", "_orig_mod.brain.2"},
+                                                         {"dense", "dense_1"},
                                                          {"conv1", "conv2"},
                                                          {"b", "a"}};
     for (const auto& [first, second] : names) {
@@ -131,7 +132,7 @@ TEST_CASE("fixed filters that come along are the rule's, and tell the order of i
     const FoundWeights filter =
         found(layers + filters_tensor("perceive.weight", by_filter) + zeros("perceive.bias", {48}));
     REQUIRE(filter.filters == filters);
-    REQUIRE(filter.input_order == InputOrder::filter);
+    REQUIRE_FALSE(filter.input_order);  // a convolution of 16 groups would be something else
 
     const FoundWeights three =
         found(layers + filters_tensor("kernel", {filters.begin(), filters.end()}));
@@ -176,7 +177,14 @@ TEST_CASE("what cannot be told apart, or is no automaton of this size, is listed
                  ContainsSubstring("\"fc0.weight\" [128, 48], \"ema.fc0.weight\" [128, 48] cannot "
                                    "be told apart"));
     REQUIRE_THAT(refused(layers + zeros("norm.weight", {128})),
-                 ContainsSubstring("\"fc0.bias\" [128], \"norm.weight\" [128] cannot"));
+                 ContainsSubstring("unknown") && ContainsSubstring("\"norm.weight\" [128]"));
+    // A vector that is no bias by its name, where there is none.
+    REQUIRE_THAT(refused({layers[0], layers[2], zeros("norm.weight", {128})}),
+                 ContainsSubstring("\"norm.weight\" [128]"));
+    REQUIRE_THAT(refused({layers[0], layers[2], zeros("seed", {1, 16, 1, 1})}),
+                 ContainsSubstring("\"seed\" [1, 16, 1, 1]"));
+    REQUIRE_THAT(refused(layers + zeros("a.bias", {48}) + zeros("b.bias", {48})),
+                 ContainsSubstring("cannot be told apart"));
     REQUIRE_THAT(refused(layers + zeros("embedding", {10, 32})),
                  ContainsSubstring("\"embedding\" [10, 32]"));
     REQUIRE_THAT(refused({}), ContainsSubstring("its tensors are: none"));
@@ -187,6 +195,17 @@ TEST_CASE("what cannot be told apart, or is no automaton of this size, is listed
                  ContainsSubstring("of 16 channels, 4 filters and 128 hidden units"));
     REQUIRE_THAT(refused({zeros("a", {10, 20}), zeros("b", {30, 40})}),
                  !ContainsSubstring("hidden units"));
+    std::vector<ForeignTensor> integers = foreign(layers);
+    integers[0].type = NumberType::other;
+    REQUIRE_THAT(
+        message_of<FormatError>([&] { find_weights(integers, "m", OtherTensors::refused); }),
+        ContainsSubstring("\"fc0.weight\" [128, 48] of integers"));
+    // Many matrices cost no time, and many filters no reading.
+    std::vector<TestTensor> matrices, kernels = layers;
+    for (int i = 0; i < 20'000; ++i) matrices.push_back({std::to_string(i), {5, 7}, {}});
+    for (int i = 0; i < 100; ++i) kernels.push_back({"k" + std::to_string(i), {3, 3}, {}});
+    REQUIRE_THAT(refused(matrices), ContainsSubstring("lacks the two layers"));
+    REQUIRE_THAT(refused(kernels), ContainsSubstring("unknown"));
     std::vector<TestTensor> many;
     for (int i = 0; i < 500; ++i) many.push_back(zeros(std::string(90, char('a' + i % 26)), {7}));
     const std::string message = refused(many);

@@ -14,6 +14,9 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/foreign_files.hpp"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -174,6 +177,69 @@ TEST_CASE("a model with its rule in half precision is converted, with a note") {
     }
 }
 
+TEST_CASE("half precision without the rule, of safetensors and PyTorch, is guessed and noted") {
+    const TemporaryDirectory folder;
+    const Model expected = lizard();
+    const auto to_half = [](float value) {  // rounds towards zero
+        const auto bits = std::bit_cast<std::uint32_t>(value);
+        const int exponent = int(bits >> 23 & 255) - 127 + 15;
+        const std::uint32_t sign = bits >> 16 & 0x8000;
+        return std::uint16_t(
+            exponent <= 0 ? sign : sign | std::uint32_t(exponent) << 10 | (bits >> 13 & 1023));
+    };
+    std::string data, header, pickle = "\x80\x02}(";
+    Entries entries;
+    for (const ParameterTensor& tensor : parameter_tensors(true)) {
+        std::string half;
+        for (const float value : expected.weights.all().subspan(tensor.offset, tensor.size)) {
+            half += PickleWriter().number(to_half(value)).str();
+        }
+        header += fmt::format(R"({}"{}":{{"dtype":"F16","shape":[{}],"data_offsets":[{},{}]}})",
+                              header.empty() ? "{" : ",", tensor.name, fmt::join(tensor.shape, ","),
+                              data.size(), data.size() + half.size());
+        pickle += PickleWriter()
+                      .text(tensor.name)
+                      .tensor(tensor.name, std::int64_t(tensor.size), 0, tensor.shape,
+                              strides_of(tensor.shape), false, "HalfStorage")
+                      .str();
+        entries.emplace_back(std::string("m/data/") + tensor.name, half);
+        data += half;
+    }
+    header += "}";
+    entries.emplace_back("m/data.pkl", pickle + "u.");
+    write_text(folder / "m.safetensors",
+               PickleWriter().number(std::uint64_t{header.size()}).str() + header + data);
+    write_bytes(folder / "m.pth", zip_of(entries));
+    for (const char* name : {"m.safetensors", "m.pth"}) {
+        CAPTURE(name);
+        const Model model = Model::load(folder / name);
+        REQUIRE(model.origin.rule_source == RuleSource::guess);
+        REQUIRE(model.rule == expected.rule);
+        REQUIRE(model.origin.notes ==
+                std::vector<std::string>{"the weights are float16 and become float32"});
+        for (std::size_t i = 0; i < model.weights.all().size(); ++i) {
+            const float wanted = expected.weights.all()[i];
+            REQUIRE(std::abs(model.weights.all()[i] - wanted) <=
+                    std::max(std::abs(wanted) / 1024, 0x1p-14F));
+        }
+    }
+}
+
+TEST_CASE("a rule in the metadata is taken whatever names the tensors have") {
+    const TemporaryDirectory folder;
+    const Model expected = lizard();
+    SafetensorsFile file;
+    put_model(expected, file);
+    for (NamedTensor& tensor : file.tensors) tensor.name = "module." + tensor.name;
+    file.tensors[0].shape = {128, 48};
+    write_safetensors(folder / "m", file);
+    const Model model = Model::load(folder / "m");
+    REQUIRE(model.rule == expected.rule);
+    REQUIRE(model.weights == expected.weights);
+    REQUIRE(model.history == expected.history);
+    REQUIRE(model.origin == ModelOrigin{});
+}
+
 TEST_CASE("options say the rule, and what they leave open is guessed") {
     const TemporaryDirectory folder;
     const Model expected = lizard();
@@ -217,7 +283,7 @@ TEST_CASE("options say the rule, and what they leave open is guessed") {
     const auto wrong = [&](const LoadOptions& options) {
         return message_of<InvalidArgument>([&] { Model::load(path, options); });
     };
-    REQUIRE_THAT(wrong({.rule = "wrong"}), ContainsSubstring("expected notebook, growing or demo"));
+    REQUIRE_THAT(wrong({.rule = "wrong"}), ContainsSubstring("expected notebook, growing, demo"));
     REQUIRE_THAT(
         wrong({.rule = "notebook"}),
         ContainsSubstring("under none of these: notebook by channel, notebook by filter") &&
@@ -333,7 +399,7 @@ TEST_CASE("a file of another kind is named, with the next step") {
         {"{\"weightsManifest\": [1]}", "weightsManifest"},
         {"[1, 2", "not JSON"},
         {"[{}]", "1 layers"},
-        {"no model at all", "not a safetensors file"}};
+        {"no model at all", "of no kind that is known"}};
     for (const auto& [text, words] : files) {
         CAPTURE(text);
         write_text(path, text);
@@ -359,6 +425,19 @@ TEST_CASE("constants of a graph that are damaged are named") {
                  ContainsSubstring("its shape is damaged"));
     REQUIRE_THAT(with([](auto& t) { t["tensorShape"]["dim"] = 3; }),
                  ContainsSubstring("its shape is damaged"));
+    REQUIRE_THAT(with([](auto& t) {
+                     t["dtype"] = "DT_HALF";
+                     t.erase("tensorContent");
+                     t["halfVal"] = {15360};
+                 }),
+                 ContainsSubstring("no tensorContent, and floatVal"));
+    REQUIRE_THAT(with([](auto& t) { t.erase("tensorContent"); }),
+                 ContainsSubstring("no tensorContent"));
+    nlohmann::json third = graph_of(lizard());  // a layer more
+    third["modelTopology"]["node"].push_back(
+        constant("middle", {"", {128, 128}, std::vector<float>(128 * 128)}));
+    write_text(folder / "third.json", third.dump());
+    REQUIRE_THAT(refused(folder / "third.json"), ContainsSubstring("\"middle\" [128, 128]"));
     REQUIRE_THAT(with([](auto& t) { t["dtype"] = "DT_INT32"; }),
                  ContainsSubstring("lacks the two"));
     const auto one_value = [](auto& t) {

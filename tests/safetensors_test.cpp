@@ -194,7 +194,8 @@ TEST_CASE("header lengths beyond the file are refused without an allocation") {
         CAPTURE(size);
         REQUIRE_THAT(
             refused(file_of("{}", 0, size)),
-            ContainsSubstring("would have " + std::to_string(size) + " bytes, expected at most 2"));
+            ContainsSubstring(size == 3 ? "is cut off: its header has 3 bytes, and only 2"
+                                        : "not a safetensors file, and of no kind that is known"));
     }
 }
 
@@ -260,7 +261,7 @@ TEST_CASE("tensors of other floating-point types are read as float32, and no oth
     REQUIRE_THAT(message_of<FormatError>([&] {
                      reader.read({&value, 1}, reader.tensors()[0]);
                  }),
-                 ContainsSubstring("no floating-point type"));
+                 ContainsSubstring("values of no floating-point type"));
 }
 
 TEST_CASE("tensors that are not whole are refused by name") {
@@ -398,7 +399,7 @@ TEST_CASE("a header of more than a mebibyte is neither read nor written") {
     std::string header = "{}";
     header.resize((1 << 20) + 1, ' ');
     REQUIRE_THAT(refused(file_of(header)),
-                 ContainsSubstring("would have 1048577 bytes, expected at most 1048576"));
+                 ContainsSubstring("not a safetensors file, and of no kind that is known"));
     header.resize(1 << 20);
     REQUIRE(refused(file_of(header)).empty());
     SafetensorsFile file;
@@ -415,7 +416,7 @@ TEST_CASE("a header of more than a mebibyte is neither read nor written") {
     }
     const Bytes bytes = file_of(header + "}");
     require_cheap(
-        50e6, [&] { REQUIRE_THAT(refused(bytes), ContainsSubstring("expected at most 1048576")); });
+        50e6, [&] { REQUIRE_THAT(refused(bytes), ContainsSubstring("of no kind that is known")); });
 }
 
 TEST_CASE("a file of three gigabytes that is no model costs next to nothing") {

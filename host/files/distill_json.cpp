@@ -152,7 +152,10 @@ nlohmann::ordered_json put_layer(const Weights& weights, const Layer& layer) {
 }  // namespace
 
 Model parse_distill_json(std::string_view text, const std::string& name) {
-    auto json = parse_json(text, name, 4);
+    return model_of_distill_json(parse_json(text, name, 4), name);
+}
+
+Model model_of_distill_json(nlohmann::json json, const std::string& name) {
     if (!json.is_array()) {
         throw_error<FormatError>("{} is {}, expected the web demo's array of two layers", name,
                                  json.type_name());

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "host/files/file_kind.hpp"
+#include "host/files/open_file.hpp"
 
-#include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstring>
 #include <string_view>
@@ -38,11 +39,15 @@ bool is_pickle(Bytes bytes) {
     return bytes.size() > 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5;
 }
 
-bool is_picture(Bytes bytes) {
-    return starts_with(bytes, "\x89PNG") || starts_with(bytes, "\xff\xd8\xff") ||
-           starts_with(bytes, "GIF8") || starts_with(bytes, "BM") ||
-           (starts_with(bytes, "RIFF") && bytes.size() >= 12 &&
-            starts_with(bytes.subspan(8), "WEBP"));
+// "BM", the file's size, and four zeros.
+bool is_bmp(Bytes bytes) {
+    return starts_with(bytes, "BM") && bytes.size() >= 10 &&
+           (bytes[6] | bytes[7] | bytes[8] | bytes[9]) == 0;
+}
+
+bool is_webp(Bytes bytes) {
+    return starts_with(bytes, "RIFF") && bytes.size() >= 12 &&
+           starts_with(bytes.subspan(8), "WEBP");
 }
 
 // The same for a model and a picture.
@@ -74,12 +79,20 @@ FileKind file_kind(Bytes first) {
         return starts_with(first.subspan(2), old_pytorch_magic) ? FileKind::old_pytorch
                                                                 : FileKind::pickle;
     }
-    if (is_picture(first)) return FileKind::picture;
+    if (starts_with(first, "\x89PNG\r\n\x1a\n")) return FileKind::png;
+    if (starts_with(first, "GIF8")) return FileKind::gif;
+    if (is_webp(first)) return FileKind::webp;
+    if (starts_with(first, "\xff\xd8\xff") || is_bmp(first)) return FileKind::picture;
     const std::string text = text_of(first);
     if (text.starts_with("version https://git-lfs")) return FileKind::git_lfs;
     if (text.starts_with("<!doctype html") || text.starts_with("<html")) return FileKind::html;
     if (text.starts_with('{') || text.starts_with('[')) return FileKind::json;
     return FileKind::unknown;
+}
+
+FileKind file_kind(const std::filesystem::path& path) {
+    std::array<std::uint8_t, kind_bytes> first;
+    return file_kind(std::span(first).first(OpenFile(path).read(first, 0)));
 }
 
 std::string not_a_model(FileKind kind) {
@@ -88,6 +101,9 @@ std::string not_a_model(FileKind kind) {
         case FileKind::old_pytorch:
         case FileKind::json:
             return "of another program: nca convert makes a safetensors file of such weights";
+        case FileKind::png:
+        case FileKind::gif:
+        case FileKind::webp:
         case FileKind::picture:
             return "a picture, expected a model: nca train makes a model from a picture";
         case FileKind::pickle:

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 
@@ -22,7 +23,10 @@ enum class FileKind {
     gzip,
     html,
     git_lfs,  // a pointer in place of the file
-    picture,  // PNG, JPEG, GIF, BMP or WebP
+    png,
+    gif,
+    webp,
+    picture,  // JPEG or BMP
 };
 
 // How many bytes file_kind() looks at.
@@ -30,6 +34,9 @@ inline constexpr std::size_t kind_bytes = 512;
 
 // first: the first kind_bytes bytes of the file, or all that it has.
 FileKind file_kind(std::span<const std::uint8_t> first);
+
+// The same for a file on the disk. Throws IoError where it cannot be read.
+FileKind file_kind(const std::filesystem::path& path);
 
 // What such a file is and what to do, for a message "FILE is ..." where a model or a picture was
 // expected: "an HTML page: ...". Empty where the kind is unknown.

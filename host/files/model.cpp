@@ -59,9 +59,9 @@ const TensorEntry& require_tensor(const SafetensorsReader& file, const std::stri
     }
     if (tensor->shape != shape) {
         throw_error<FormatError>(
-            "{}: tensor {} has shape {}, expected {}; only automata of {} channels and {} hidden "
-            "units are supported",
-            file.name(), name, shape_text(tensor->shape), shape_text(shape), channels, hidden);
+            "{}: tensor {} has shape {}, expected {}; another program has changed the file, so go "
+            "on from the one that was written",
+            file.name(), name, shape_text(tensor->shape), shape_text(shape));
     }
     return *tensor;
 }
@@ -200,17 +200,28 @@ TrainingHistory take_history(const SafetensorsReader& file) {
                                    fmt::format("{}: {}", file.name(), history_key));
 }
 
-Model take_model(const SafetensorsReader& file) {
-    const bool output_bias = check_model_tensors(file);
+Rule take_rule(const SafetensorsReader& file) {
     const auto rule = file.metadata().find(rule_key);
     if (rule == file.metadata().end()) {
         throw_error<FormatError>("{}: the metadata {} are missing, expected the model's rule",
                                  file.name(), rule_key);
     }
+    return rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key));
+}
+
+bool has_own_tensors(const SafetensorsReader& file) {
+    return std::ranges::all_of(parameter_tensors(false), [&](const ParameterTensor& parameter) {
+        const TensorEntry* tensor = file.find(parameter.name);
+        return tensor != nullptr && tensor->shape == parameter.shape;
+    });
+}
+
+Model take_model(const SafetensorsReader& file) {
+    const bool output_bias = check_model_tensors(file);
     Model model;
+    model.rule = take_rule(file);
     model.weights = Weights(output_bias);
     take_parameters(model.weights.all(), file, "", output_bias);
-    model.rule = rule_from_text(rule->second, fmt::format("{}: {}", file.name(), rule_key));
     model.history = take_history(file);
     const NumberType type = file.find("net.0.weight")->type;
     if (type != NumberType::float32) model.origin.notes.push_back(conversion_note(type));

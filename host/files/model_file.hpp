@@ -21,6 +21,13 @@ void put_model(const Model& model, SafetensorsFile& file);
 // Whether the file has a rule, as all have that this library writes.
 bool has_rule(const SafetensorsReader& file);
 
+// Whether the weights have the names and shapes that this library writes. An output bias does not
+// matter.
+bool has_own_tensors(const SafetensorsReader& file);
+
+// The rule of a file that has one. Throws FormatError where it has none or it is wrong.
+Rule take_rule(const SafetensorsReader& file);
+
 // Takes the model from a file that has a rule. Ignores a checkpoint's tensors. Throws FormatError
 // where a tensor is missing, unknown or misshapen, a weight is not finite, or the metadata is wrong
 // or has no rule. Reads no tensor before it has checked all names and shapes.

@@ -9,8 +9,8 @@
 
 namespace nca {
 
-// What the values of a tensor in a file are. Those that are not real numbers, such as integers, are
-// `other`: they have a size, and are never read.
+// What the values of a tensor in a file are. Those that are not floating-point numbers are `other`,
+// and are never read.
 enum class NumberType { float16, bfloat16, float32, float64, other };
 
 // "float16", ...

@@ -200,10 +200,15 @@ void SafetensorsReader::read_header() {
     std::uint64_t header_size = 0;
     read_bytes({reinterpret_cast<std::uint8_t*>(&header_size), length_bytes}, 0);
     const std::uint64_t most = std::min<std::uint64_t>(size_ - length_bytes, max_header_bytes);
+    if (header_size > max_header_bytes) {
+        throw_error<FormatError>(
+            "{} is not a safetensors file, and of no kind that is known here; expected a model",
+            name_);
+    }
     if (header_size > most) {
         throw_error<FormatError>(
-            "{} is not a safetensors file, or cut off: its header would have {} bytes, expected at "
-            "most {}",
+            "{} is cut off: its header has {} bytes, and only {} are there; copy or download it "
+            "again",
             name_, header_size, most);
     }
     std::string text(header_size, '\0');
@@ -237,7 +242,7 @@ const TensorEntry* SafetensorsReader::find(std::string_view name) const {
 void SafetensorsReader::read(std::span<float> values, const TensorEntry& tensor,
                              std::uint64_t first) const {
     if (tensor.type == NumberType::other) {
-        throw_error<FormatError>("{}: tensor {} has {} values, expected float32", name_,
+        throw_error<FormatError>("{}: tensor {} has values of {}, expected float32", name_,
                                  printable(tensor.name), nca::name(tensor.type));
     }
     const std::size_t size = size_of(tensor.type);

@@ -7,7 +7,7 @@
 #include "host/files/safetensors.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <iterator>
 
 namespace nca {
 namespace {
@@ -27,8 +27,9 @@ std::string list_of(const std::vector<const ForeignTensor*>& tensors) {
     std::string text;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const std::string next =
-            fmt::format("{}{} {}", i == 0 ? "" : ", ", printable(tensors[i]->name),
-                        shape_text(tensors[i]->shape));
+            fmt::format("{}{} {}{}", i == 0 ? "" : ", ", printable(tensors[i]->name),
+                        shape_text(tensors[i]->shape),
+                        tensors[i]->type == NumberType::other ? " of integers" : "");
         if (text.size() + next.size() > most_bytes && i > 0) {
             return text + fmt::format(" and {} more", tensors.size() - i);
         }
@@ -84,12 +85,18 @@ Parts sort_by_shape(const std::vector<ForeignTensor>& tensors) {
 // Where two tensors could be the two layers of an automaton of another size: [hidden, n * channels]
 // and [channels, hidden], or transposed. Throws FormatError then.
 void refuse_other_size(const std::vector<ForeignTensor>& tensors, const std::string& file) {
-    for (const ForeignTensor& first : tensors) {
-        for (const ForeignTensor& second : tensors) {
-            const Shape a = without_ones(first.shape);
-            const Shape b = without_ones(second.shape);
-            const bool real = first.type != NumberType::other && second.type != NumberType::other;
-            if (&first == &second || !real || a.size() != 2 || b.size() != 2) continue;
+    constexpr std::size_t most = 64;  // more matrices are of something else
+    std::vector<const ForeignTensor*> matrices;
+    for (const ForeignTensor& tensor : tensors) {
+        const bool real = tensor.type != NumberType::other;
+        if (real && without_ones(tensor.shape).size() == 2) matrices.push_back(&tensor);
+        if (matrices.size() > most) return;
+    }
+    for (const ForeignTensor* first : matrices) {
+        for (const ForeignTensor* second : matrices) {
+            if (first == second) continue;
+            const Shape a = without_ones(first->shape);
+            const Shape b = without_ones(second->shape);
             for (const bool transposed : {false, true}) {
                 const auto [units, inputs] =
                     transposed ? std::pair(a[1], a[0]) : std::pair(a[0], a[1]);
@@ -103,11 +110,28 @@ void refuse_other_size(const std::vector<ForeignTensor>& tensors, const std::str
                     "{} has an automaton of {} channels, {} filters and {} hidden units "
                     "({} and {}); only automata of {} channels, {} filters and {} hidden units are "
                     "supported",
-                    file, outputs, inputs / outputs, units, printable(first.name),
-                    printable(second.name), channels, filter_count, hidden);
+                    file, outputs, inputs / outputs, units, printable(first->name),
+                    printable(second->name), channels, filter_count, hidden);
             }
         }
     }
+}
+
+// Moves to the unknown ones what cannot be the bias of this layer by its name. Where that ends in
+// "weight" or "kernel", its bias has the same begin.
+void keep_bias_of(const std::vector<const ForeignTensor*>& layer,
+                  std::vector<const ForeignTensor*>& biases, Parts& parts) {
+    constexpr std::string_view ends[] = {"weight", "kernel"};
+    if (layer.size() != 1) return;
+    const std::string& name = layer.front()->name;
+    const auto end = std::ranges::find_if(ends, [&](auto text) { return name.ends_with(text); });
+    if (end == std::end(ends)) return;
+    const std::string wanted = name.substr(0, name.size() - end->size()) + "bias";
+    std::erase_if(biases, [&](const ForeignTensor* bias) {
+        if (bias->name == wanted) return false;
+        parts.unknown.push_back(bias);
+        return true;
+    });
 }
 
 std::vector<float> read_finite(const ForeignTensor& tensor, const std::string& file) {
@@ -175,7 +199,9 @@ bool take_whole_convolution(FoundWeights& found, const std::vector<Filter>& filt
         for (std::size_t i = 0; i < filters.size(); ++i) same &= filters[i] == three[filter_of(i)];
         if (!same) continue;
         found.filters = three;
-        found.input_order = order;
+        // One filter after the other for all channels is what a convolution of 48 groups does with
+        // the state three times. One of 16 groups would be another automaton.
+        if (order == InputOrder::channel) found.input_order = order;
         return true;
     }
     return false;
@@ -202,6 +228,8 @@ bool take_single_filters(FoundWeights& found, const std::vector<Filter>& filters
 // False where the filters cannot be those of a rule.
 bool take_filters(FoundWeights& found, const std::vector<const ForeignTensor*>& tensors,
                   const std::string& file) {
+    constexpr std::size_t most = 2 * filter_count;  // a graph may have one several times
+    if (tensors.size() > most) return false;
     std::vector<Filter> single;
     for (const ForeignTensor* tensor : tensors) {
         const Shape shape = without_ones(tensor->shape);
@@ -241,6 +269,11 @@ void note_left_out(FoundWeights& found, const char* what,
     found.notes.push_back(fmt::format("{} left out: {}", what, list_of(tensors)));
 }
 
+// Whether a constant of a graph is as large as a layer.
+bool may_be_layer(const ForeignTensor& tensor) {
+    return std::ranges::count_if(tensor.shape, [](auto side) { return side >= channels; }) >= 2;
+}
+
 // Throws FormatError where the tensors are not the layers of one automaton.
 void require_one_automaton(const Parts& parts, const std::vector<ForeignTensor>& tensors,
                            const std::string& file) {
@@ -254,7 +287,8 @@ void require_one_automaton(const Parts& parts, const std::vector<ForeignTensor>&
             "{} lacks the two layers of an automaton, [{}, {}] and [{}, {}]; its tensors are: {}",
             file, hidden, perception, channels, hidden, all.empty() ? "none" : list_of(all));
     }
-    for (const auto* candidates : {&parts.w1, &parts.b1, &parts.w2, &parts.b2}) {
+    for (const auto* candidates :
+         {&parts.w1, &parts.b1, &parts.w2, &parts.b2, &parts.perception_biases}) {
         if (candidates->size() <= 1) continue;
         throw_error<FormatError>(
             "{}: {} cannot be told apart: save a file with the tensors of one automaton only", file,
@@ -279,7 +313,11 @@ std::vector<ForeignTensor> tensors_of(const SafetensorsReader& file) {
 
 FoundWeights find_weights(const std::vector<ForeignTensor>& tensors, const std::string& file,
                           OtherTensors others) {
-    const Parts parts = sort_by_shape(tensors);
+    Parts parts = sort_by_shape(tensors);
+    if (others == OtherTensors::refused) {  // a graph has no such names
+        keep_bias_of(parts.w1, parts.b1, parts);
+        keep_bias_of(parts.w2, parts.b2, parts);
+    }
     require_one_automaton(parts, tensors, file);
     FoundWeights found;
     std::vector<const ForeignTensor*> unknown = parts.unknown;
@@ -292,7 +330,10 @@ FoundWeights find_weights(const std::vector<ForeignTensor>& tensors, const std::
             unknown.push_back(bias);
         }
     }
-    if (!unknown.empty() && others == OtherTensors::refused) {
+    if (others == OtherTensors::ignored) {
+        std::erase_if(unknown, [](const ForeignTensor* tensor) { return !may_be_layer(*tensor); });
+    }
+    if (!unknown.empty()) {
         throw_error<FormatError>(
             "{}: unknown beside the two layers of an automaton: {}; if they are no part of it, "
             "save a file without them",

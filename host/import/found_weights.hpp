@@ -38,7 +38,7 @@ struct FoundWeights {
 // of an optimiser, of integers and of single values are left out with a note.
 enum class OtherTensors {
     refused,  // any other one may be a part of the automaton
-    ignored,  // the constants of a graph are of all kinds
+    ignored,  // where they are smaller than a layer: the constants of a graph are of all kinds
 };
 
 // Recognises the two layers by their shapes: [128, 48] and [16, 128], transposed ([48, 128]), with

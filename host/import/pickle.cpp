@@ -7,9 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <map>
-#include <optional>
 #include <utility>
 
 namespace nca {
@@ -107,10 +105,21 @@ private:
     Id make_integer(std::int64_t value) {
         return make(Value{.kind = Kind::integer, .number = value, .text = {}, .items = {}});
     }
+    // A long text is no name; it may be used again and again, each time copied.
     Id make_text(std::string value) {
+        constexpr std::size_t longest_name = 1000;
+        if (value.size() > longest_name) return make(Kind::other);
         return make(Value{.kind = Kind::text, .text = std::move(value), .items = {}});
     }
-    void push(Id id) { stack_.push_back(id); }
+    void push(Id id) {
+        require_fewer_than_most(stack_.size());
+        stack_.push_back(id);
+    }
+    // What a pickle of tensors has is far less.
+    void require_fewer_than_most(std::size_t count) const {
+        constexpr std::size_t most = 1'000'000;
+        if (count >= most) refuse("has more than {} values; {}", most, advice);
+    }
     Id pop();
     Id top() const;
     std::vector<Id> pop_to_mark();
@@ -139,6 +148,7 @@ private:
     std::map<std::size_t, Id> memo_;
     std::vector<PickledTensor> tensors_;
     Pickle pickle_;
+    std::size_t items_ = 0;    // that were taken up to a mark
     std::size_t entries_ = 0;  // of dictionaries, that were looked at
 };
 
@@ -178,6 +188,7 @@ void PickleReader::run(std::uint8_t opcode) {
             take(8);
             return;
         case '(':  // MARK
+            require_fewer_than_most(marks_.size());
             marks_.push_back(stack_.size());
             return;
         case '0':  // POP
@@ -305,6 +316,7 @@ void PickleReader::collect(Id dictionary, const std::string& prefix, int depth) 
         if (++entries_ > most_entries) refuse("has more than {} entries; {}", most_entries, advice);
         const Value& key = at(items[i]);
         const Value& value = at(items[i + 1]);
+        if (key.kind != Kind::text && key.kind != Kind::integer) continue;
         const std::string name =
             prefix + (key.kind == Kind::integer ? std::to_string(key.number) : key.text);
         if (value.kind == Kind::dictionary) collect(items[i + 1], name + ".", depth + 1);
@@ -343,8 +355,7 @@ std::string PickleReader::line() {
 }
 
 Id PickleReader::make(Value value) {
-    constexpr std::size_t most_values = 1'000'000;
-    if (values_.size() >= most_values) refuse("has more than {} values; {}", most_values, advice);
+    require_fewer_than_most(values_.size());
     values_.push_back(std::move(value));
     return values_.size() - 1;
 }
@@ -364,6 +375,8 @@ std::vector<Id> PickleReader::pop_to_mark() {
     if (marks_.empty()) refuse_damaged("a mark is missing");
     const auto first = stack_.begin() + std::ptrdiff_t(marks_.back());
     std::vector<Id> items(first, stack_.end());
+    items_ += items.size();
+    require_fewer_than_most(items_);
     stack_.erase(first, stack_.end());
     marks_.pop_back();
     return items;
@@ -375,7 +388,10 @@ std::vector<Id> PickleReader::pop_several(std::size_t count) {
     return items;
 }
 
-void PickleReader::remember(std::size_t place) { memo_[place] = top(); }
+void PickleReader::remember(std::size_t place) {
+    require_fewer_than_most(memo_.size());
+    memo_[place] = top();
+}
 
 Id PickleReader::remembered(std::size_t place) const {
     const auto found = memo_.find(place);
@@ -421,7 +437,8 @@ Id PickleReader::storage(const Value& id) {
         &StorageType::name);
     if (type == std::end(storage_types)) refuse_damaged("a storage has no type");
     const std::int64_t size = require(items[4], Kind::integer, "a storage has no size").number;
-    if (size < 0) refuse_damaged("a storage has a size below 0");
+    constexpr std::int64_t largest = std::int64_t{1} << 40;
+    if (size < 0 || size > largest) refuse_damaged("a storage has an impossible size");
     const std::string key = require(items[2], Kind::text, "a storage has no key").text;
     const PickledStorage storage = {std::uint64_t(size), type->value_bytes};
     if (pickle_.storages.try_emplace(key, storage).first->second != storage) {

@@ -19,7 +19,7 @@ namespace nca {
 namespace {
 
 constexpr std::size_t most_pickle_bytes = std::size_t{4} << 20;   // a model's has 2 kB
-constexpr std::size_t most_tensor_bytes = std::size_t{64} << 20;  // from its storage's begin
+constexpr std::size_t most_tensor_bytes = std::size_t{16} << 20;  // from its storage's begin
 
 class Archive {
 public:
@@ -30,8 +30,12 @@ public:
         zip_ = source == nullptr ? nullptr : zip_open_from_source(source, ZIP_RDONLY, &error);
         if (zip_ != nullptr) return;
         const std::string why = zip_error_strerror(&error);
+        const int code = zip_error_code_zip(&error);
         zip_error_fini(&error);
         zip_source_free(source);
+        if (code == ZIP_ER_READ || code == ZIP_ER_OPEN || code == ZIP_ER_SEEK) {
+            throw_error<IoError>("cannot read {}: {}", file, why);
+        }
         throw_error<FormatError>("{} is a damaged zip archive ({}): copy or download it again",
                                  file, why);
     }
@@ -120,24 +124,42 @@ std::string prefix_of(const Archive& archive) {
     return prefix;
 }
 
-// How many bytes of its storage a tensor needs, from the storage's begin.
-std::uint64_t bytes_needed(const PickledTensor& tensor) {
+// How many values of its storage a tensor needs, from the storage's begin. The storage has as many.
+std::uint64_t values_needed(const PickledTensor& tensor) {
     std::uint64_t last = tensor.offset;
     for (std::size_t i = 0; i < tensor.shape.size(); ++i) {
         last += std::uint64_t(tensor.shape[i] - 1) * std::uint64_t(tensor.strides[i]);
     }
-    return (last + 1) * size_of(tensor.type);
+    return last + 1;
+}
+
+// Throws FormatError where the storage has fewer bytes than the tensor needs, or it is spread over
+// far more than its own values. Returns how many bytes it needs.
+std::size_t check_storage(const PickledTensor& tensor, std::uint64_t stored,
+                          const std::string& file) {
+    const std::uint64_t needed = values_needed(tensor);  // far below 2^64
+    const std::size_t size = size_of(tensor.type);
+    if (needed > std::min<std::uint64_t>(stored, most_tensor_bytes) / size) {
+        throw_error<FormatError>(
+            "{}: tensor {} needs the first {} values of its storage, which has {} bytes; at most "
+            "{} "
+            "bytes are read; copy the file again, or save the tensors alone",
+            file, printable(tensor.name), needed, stored, most_tensor_bytes);
+    }
+    return std::size_t(needed) * size;
 }
 
 // The values of a tensor, in the order of its shape. storage: as many bytes as it needs.
 std::vector<float> gather(const PickledTensor& tensor, std::span<const std::uint8_t> storage) {
+    const std::size_t size = size_of(tensor.type);
+    const auto from_offset = storage.subspan(std::size_t(tensor.offset) * size);
+    std::vector<float> all(from_offset.size() / size);
+    convert_to_floats(all, from_offset, tensor.type);
     std::size_t count = 1;
     for (const std::int64_t side : tensor.shape) count *= std::size_t(side);
-    std::vector<float> all(storage.size() / size_of(tensor.type));
-    convert_to_floats(all, storage, tensor.type);
     std::vector<float> values(count);
     for (std::size_t i = 0; i < count; ++i) {
-        std::uint64_t place = tensor.offset;
+        std::uint64_t place = 0;
         std::size_t rest = i;
         for (std::size_t side = tensor.shape.size(); side-- > 0;) {
             const auto length = std::size_t(tensor.shape[side]);
@@ -153,18 +175,6 @@ ForeignTensor described(const PickledTensor& tensor) {
     return {.name = tensor.name, .shape = tensor.shape, .type = tensor.type, .read = {}};
 }
 
-// Throws FormatError where the storage is shorter than it has to be, or the tensor is spread over
-// far more than its own values.
-void check_storage(const PickledTensor& tensor, std::uint64_t stored, const std::string& file) {
-    const std::uint64_t needed = bytes_needed(tensor);
-    if (needed <= stored && needed <= most_tensor_bytes) return;
-    throw_error<FormatError>(
-        "{}: tensor {} has values up to byte {} of its storage, which has {}, expected no more "
-        "than "
-        "that and {}; copy or download the file again",
-        file, printable(tensor.name), needed, stored, most_tensor_bytes);
-}
-
 std::vector<ForeignTensor> tensors_of(const std::shared_ptr<const Archive>& archive) {
     const std::string prefix = prefix_of(*archive);
     const std::string pickle_name = prefix + "data.pkl";
@@ -173,7 +183,10 @@ std::vector<ForeignTensor> tensors_of(const std::shared_ptr<const Archive>& arch
         throw_error<FormatError>("{}: its pickle has {} bytes, expected at most {}",
                                  archive->file(), size, most_pickle_bytes);
     }
-    if (archive->size(prefix + "byteorder").value_or(0) == 3) {  // "big"
+    constexpr std::string_view big_endian = "big";
+    const std::string byte_order = prefix + "byteorder";  // newer files have it
+    if (archive->size(byte_order) == big_endian.size() &&
+        std::ranges::equal(archive->read(byte_order, big_endian.size()), big_endian)) {
         refuse_big_endian(archive->file());
     }
     const std::vector<std::uint8_t> bytes = archive->read(pickle_name, std::size_t(size));
@@ -182,8 +195,9 @@ std::vector<ForeignTensor> tensors_of(const std::shared_ptr<const Archive>& arch
     for (const PickledTensor& tensor : read_pickle(rest, archive->file()).tensors) {
         tensors.push_back(described(tensor));
         tensors.back().read = [archive, entry = prefix + "data/" + tensor.storage, tensor] {
-            check_storage(tensor, archive->size(entry).value_or(0), archive->file());
-            return gather(tensor, archive->read(entry, std::size_t(bytes_needed(tensor))));
+            const std::size_t needed =
+                check_storage(tensor, archive->size(entry).value_or(0), archive->file());
+            return gather(tensor, archive->read(entry, needed));
         };
     }
     return tensors;
@@ -216,7 +230,13 @@ std::vector<ForeignTensor> open_old_pytorch_file(std::span<const std::uint8_t> b
         if (known == pickle.storages.end() || rest.size() < sizeof size) break;
         std::memcpy(&size, rest.data(), sizeof size);
         rest = rest.subspan(sizeof size);
-        if (size != known->second.size) refuse_big_endian(file);
+        if (__builtin_bswap64(size) == known->second.size && size != known->second.size) {
+            refuse_big_endian(file);
+        }
+        if (size != known->second.size) {
+            throw_error<FormatError>("{} is damaged: storage {} has two sizes; copy it again", file,
+                                     printable(key));
+        }
         const std::uint64_t most = rest.size() / known->second.value_bytes;
         storages[key] = rest.first(std::min(size, most) * known->second.value_bytes);
         rest = rest.subspan(storages[key].size());
@@ -225,8 +245,7 @@ std::vector<ForeignTensor> open_old_pytorch_file(std::span<const std::uint8_t> b
     for (const PickledTensor& tensor : pickle.tensors) {
         tensors.push_back(described(tensor));
         tensors.back().read = [storage = storages[tensor.storage], tensor, file] {
-            check_storage(tensor, storage.size(), file);
-            return gather(tensor, storage.first(std::size_t(bytes_needed(tensor))));
+            return gather(tensor, storage.first(check_storage(tensor, storage.size(), file)));
         };
     }
     return tensors;

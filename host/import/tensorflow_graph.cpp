@@ -5,6 +5,7 @@
 #include "host/files/base64.hpp"
 #include "host/files/json_fields.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <utility>
@@ -53,7 +54,8 @@ NumberType type_of(const nlohmann::json& tensor) {
     return is("DT_DOUBLE") ? NumberType::float64 : NumberType::other;
 }
 
-// The values: bytes in base64, or few numbers, of which the last stands for all that follow.
+// The values: bytes in base64, or few numbers, of which the last stands for all that follow. Those
+// of 16 bits are in a field that is not read here.
 std::vector<float> values_of(const nlohmann::json& tensor, const std::string& where,
                              std::size_t count, NumberType type) {
     std::vector<float> values(count);
@@ -73,14 +75,16 @@ std::vector<float> values_of(const nlohmann::json& tensor, const std::string& wh
         convert_to_floats(values, bytes, type);
         return values;
     }
-    const nlohmann::json* numbers =
-        field(&tensor, type == NumberType::float64 ? "doubleVal" : "floatVal");
-    if (numbers == nullptr) return values;  // zeros are left out
+    const char* name = type == NumberType::float64 ? "doubleVal" : "floatVal";
+    const nlohmann::json* numbers = field(&tensor, name);
     const bool all_numbers =
-        numbers->is_array() && !numbers->empty() && numbers->size() <= count &&
+        numbers != nullptr && numbers->is_array() && !numbers->empty() &&
+        numbers->size() <= count &&
         std::ranges::all_of(*numbers, [](const auto& number) { return number.is_number(); });
     if (!all_numbers) {
-        throw_error<FormatError>("{}: floatVal is no list of 1 to {} numbers", where, count);
+        throw_error<FormatError>(
+            "{}: it has no tensorContent, and {} is no list of 1 to {} numbers", where, name,
+            count);
     }
     for (std::size_t i = 0; i < count; ++i) {
         values[i] = float((*numbers)[std::min(i, numbers->size() - 1)].get<double>());

@@ -21,8 +21,7 @@ Image decode_by_stb(std::span<const std::uint8_t> bytes, const std::string& name
                     const ImageHeader& header);
 
 // Resamples to another size with the Catmull-Rom filter, which is widened where pixels are merged.
-// Colours are weighted by alpha; beyond an edge its pixels are repeated. The same size gives the
-// same pixels.
+// Colours are weighted by alpha; beyond an edge its pixels are repeated.
 Image resample(const Image& image, int height, int width);
 
 }  // namespace nca

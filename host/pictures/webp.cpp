@@ -13,6 +13,11 @@
 
 namespace nca {
 
+WebpFile open_webp(std::span<const std::uint8_t> bytes) {
+    const WebPData data = {bytes.data(), bytes.size()};
+    return {WebPDemux(&data), WebPDemuxDelete};
+}
+
 Image decode_webp(std::span<const std::uint8_t> bytes, const std::string& name,
                   const ImageHeader& header) {
     const ImageReader file(bytes, name, "WebP");
@@ -32,9 +37,7 @@ Image decode_webp(std::span<const std::uint8_t> bytes, const std::string& name,
     WebPDecoderConfig config;
     if (WebPInitDecoderConfig(&config) == 0) {
         throw_error<Error>(
-            "cannot read {}: libwebp has another version than the one it was "
-            "compiled with",
-            name);
+            "cannot read {}: libwebp has another version than the one it was compiled with", name);
     }
     config.output.colorspace = MODE_RGBA;
     config.output.is_external_memory = 1;

@@ -7,11 +7,6 @@
 
 namespace nca {
 
-WebpFile open_webp(std::span<const std::uint8_t> bytes) {
-    const WebPData data = {bytes.data(), bytes.size()};
-    return {WebPDemux(&data), WebPDemuxDelete};
-}
-
 ImageHeader read_webp_header(ImageReader file) {
     ImageReader parts = file;
     parts.skip(4);

@@ -276,11 +276,12 @@ public:
             const StateCheck check = simulators[i].check();
             const std::int64_t step = simulators[i].steps_done();
             if (!check.finite) {
+                const bool own_rule = simulators[i].model().origin.rule_source == RuleSource::file;
                 throw_error<Error>(
                     "{}: after step {} of {} the state is not finite, and no picture was written; "
-                    "most likely weights and rule do not fit together: name the rule by --rule and "
-                    "--input-order, or take another model",
-                    arguments_.models[i].string(), step, arguments_.steps);
+                    "most likely weights and rule do not fit together: {}take another model",
+                    arguments_.models[i].string(), step, arguments_.steps,
+                    own_rule ? "" : "name the rule by --rule and --input-order, or ");
             }
             if (check.living > 0) dead_since_[i].reset();
             if (check.living == 0 && !dead_since_[i]) dead_since_[i] = step;

@@ -3,7 +3,7 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/files/atomic_file.hpp"
-#include "host/files/open_file.hpp"
+#include "host/files/file_kind.hpp"
 #include "host/tool/arguments/arguments.hpp"
 
 #include <nca/model.hpp>
@@ -11,11 +11,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,26 +73,14 @@ struct OutputKind {
     bool (*matches)(const std::filesystem::path& path);
 };
 
-// Whether a file begins with these bytes, where a dot stands for any byte.
-inline bool begins_with(const std::filesystem::path& path, std::string_view bytes) {
-    std::array<std::uint8_t, 16> begin{};
-    const std::size_t size = OpenFile(path).read(std::span(begin).first(bytes.size()), 0);
-    return size == bytes.size() && std::equal(bytes.begin(), bytes.end(), begin.begin(),
-                                              [](char expected, std::uint8_t got) {
-                                                  return expected == '.' ||
-                                                         std::uint8_t(expected) == got;
-                                              });
-}
-
-inline bool is_png(const std::filesystem::path& path) {
-    return begins_with(path, "\x89PNG\r\n\x1a\n");
-}
+inline bool is_png(const std::filesystem::path& path) { return file_kind(path) == FileKind::png; }
 
 inline bool is_picture(const std::filesystem::path& path) {
-    return is_png(path) || begins_with(path, "GIF8") || begins_with(path, "RIFF....WEBP");
+    const FileKind kind = file_kind(path);
+    return kind == FileKind::png || kind == FileKind::gif || kind == FileKind::webp;
 }
 
-inline bool is_npy(const std::filesystem::path& path) { return begins_with(path, "\x93NUMPY"); }
+inline bool is_npy(const std::filesystem::path& path) { return file_kind(path) == FileKind::npy; }
 
 inline bool is_model(const std::filesystem::path& path) {
     Model::load(path);

@@ -107,7 +107,7 @@ inline constexpr ConfigField config_fields[] = {
      {0, 4, "at most 4, of half the grid"}},
     {"target_size", &TrainingConfig::target_size, "size", {8, 4096, "8 to 4096 cells"},
      {"target's longer side", "{} cells"},
-     {"--size", "N", "cells along the target's longer side (40; a smaller picture: a cell a pixel)"}},
+     {"--size", "N", "cells along the target's longer side (40, or a small picture's own)"}},
     {"padding", &TrainingConfig::padding, "padding", {0, 4096, "0 to 4096 cells"},
      {"padding", "{} cells"},
      {"--padding", "N", "empty cells around the target (16; notebook: 0)"}},

@@ -22,6 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 last += std::uint64_t(tensor.shape[i] - 1) * std::uint64_t(tensor.strides[i]);
         }
         fuzz::require(empty || last < storage->second.size, "expected it inside its storage");
+        fuzz::require(storage->second.size < std::uint64_t{1} << 60, "expected a size in bytes");
     }
     return 0;
 }

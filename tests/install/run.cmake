@@ -36,7 +36,7 @@ function(refuse pattern)
 endfunction()
 file(GLOB headers ${moved}/include/nca/*.hpp)
 file(GLOB_RECURSE package_files ${moved}/nca_cuda*.cmake ${moved}/nca_cuda.pc)
-refuse("#include <(hwy|fmt|nlohmann|Random123|stb|cgif|webp|omp|CLI)" ${headers})
+refuse("#include <(hwy|fmt|nlohmann|Random123|stb|cgif|webp|zip|omp|CLI)" ${headers})
 refuse("find_dependency|INTERFACE_LINK_LIBRARIES|Requires:" ${package_files})
 
 if(EXISTS ${moved}/bin/nca)

@@ -107,11 +107,10 @@ Device DeviceOptions::parse() const {
 }
 
 void add_load_options(CLI::App& command, LoadOptions& load) {
-    static constexpr const char* rules[] = {"notebook", "growing", "demo"};
     static constexpr const char* no_yes[] = {"no", "yes"};
     const auto set_rule = [&load](const std::string& text) {
-        if (std::ranges::find(rules, text) == std::end(rules)) {
-            throw_error<UsageError>("--rule {}: expected {}", text, fmt::join(rules, ", "));
+        if (std::ranges::find(rule_names, text) == std::end(rule_names)) {
+            throw_error<UsageError>("--rule {}: expected {}", text, fmt::join(rule_names, ", "));
         }
         load.rule = text;
     };
