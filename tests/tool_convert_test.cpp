@@ -104,7 +104,7 @@ TEST_CASE("convert names every field in which the web demo's rule differs from t
     write_file(shop / "pytorch.safetensors", model_file());
     const Outcome pytorch = nca_tool({"convert", shop / "pytorch.safetensors", shop / "demo.json"});
     REQUIRE(pytorch.code == 0);
-    REQUIRE(contains(pytorch.err, "a guess is notebook with inputs by channel"));
+    REQUIRE(contains(pytorch.err, "guessed: --rule notebook --input-order channel"));
     REQUIRE(contains(pytorch.err, "differs in filters"));
     REQUIRE_FALSE(contains(pytorch.err, "differs in edges"));
 }
@@ -189,9 +189,8 @@ TEST_CASE("weights of another program grow the same picture, and convert keeps w
     run(Words{"grow", lizard, "-o", folder / "expected.png"} + grow);
     const Outcome grown = run(Words{"grow", folder / "m.pth", "-o", folder / "grown.png"} + grow);
     REQUIRE(contains(grown.err,
-                     "m.pth: no rule in the file: a guess is growing with inputs by "
-                     "filter"));
-    REQUIRE(contains(grown.err, "--rule and --input-order"));
+                     "m.pth: no rule in the file; guessed: --rule growing "
+                     "--input-order filter"));
     REQUIRE(read_file(folder / "grown.png") == read_file(folder / "expected.png"));
 
     const Outcome told = run({"convert", folder / "m.pth", folder / "told.safetensors", "--rule",
@@ -205,7 +204,7 @@ TEST_CASE("weights of another program grow the same picture, and convert keeps w
     REQUIRE(model.rule == expected.rule);
 
     const Outcome info = run({"info", folder / "m.pth"});
-    REQUIRE(contains(info.out, "a guess is growing with inputs by filter"));
+    REQUIRE(contains(info.out, "guessed: --rule growing --input-order filter"));
     REQUIRE(info.err.empty());
     const Outcome changed = run({"info",
                                  folder / "m.pth",

@@ -219,8 +219,7 @@ void PickleReader::run(std::uint8_t opcode) {
         case 'X':  // BINUNICODE
             return push(make_text(text(number<std::uint32_t>())));
         case 0x8c:  // SHORT_BINUNICODE
-            return push(make_text(text(number<std::uint8_t>())));
-        case 'U':  // SHORT_BINSTRING
+        case 'U':   // SHORT_BINSTRING
             return push(make_text(text(number<std::uint8_t>())));
         case 'T':  // BINSTRING
         case 'B':  // BINBYTES
@@ -349,7 +348,7 @@ std::string PickleReader::text(std::size_t size) {
 std::string PickleReader::line() {
     const auto end = std::ranges::find(rest_, std::uint8_t('\n'));
     if (end == rest_.end()) refuse_damaged("it ends too early");
-    const std::string text(rest_.begin(), end);
+    std::string text(rest_.begin(), end);
     take(text.size() + 1);
     return text;
 }

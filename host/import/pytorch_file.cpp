@@ -114,7 +114,7 @@ std::string prefix_of(const Archive& archive) {
     if (found == names.end()) {
         throw_error<FormatError>("{} is {}", archive.file(), kind_of_archive(names));
     }
-    const std::string prefix = found->substr(0, found->size() - pickle.size());
+    std::string prefix = found->substr(0, found->size() - pickle.size());
     if (std::ranges::find(names, prefix + "constants.pkl") != names.end()) {
         throw_error<FormatError>(
             "{} is a program of TorchScript: save its tensors with torch.save(module.state_dict(), "

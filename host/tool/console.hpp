@@ -77,8 +77,8 @@ inline std::vector<std::string> origin_text(const ModelOrigin& origin) {
     std::vector<std::string> lines;
     if (origin.rule_source == RuleSource::guess) {
         lines.push_back(fmt::format(
-            "no rule in the file: a guess is {} with inputs by {}, the first under which it lives; "
-            "--rule and --input-order say another",
+            "no rule in the file; guessed: --rule {} --input-order {}, the first under which it "
+            "lives; give others where that looks wrong",
             origin.rule, input_order_names[std::size_t(origin.input_order)]));
     }
     lines.insert(lines.end(), origin.notes.begin(), origin.notes.end());
