@@ -37,6 +37,18 @@ TEST_CASE("a state's living cells are those with an alpha above the threshold") 
     REQUIRE(grids.check().living == 28);
 }
 
+TEST_CASE("the largest magnitude of a state is that of any of its values") {
+    Grids grids;
+    REQUIRE(grids.check().largest == 0);
+    grids.values.front() = std::numeric_limits<float>::quiet_NaN();
+    grids.values[100] = 7;
+    REQUIRE(grids.check().largest == 7);
+    grids.values.back() = -8.5F;
+    REQUIRE(grids.check().largest == 8.5F);
+    grids.values[50] = -std::numeric_limits<float>::infinity();
+    REQUIRE(grids.check().largest == std::numeric_limits<float>::infinity());
+}
+
 TEST_CASE("one value that is not finite makes a state not finite, wherever it is") {
     using Limits = std::numeric_limits<float>;
     Grids grids;

@@ -203,6 +203,13 @@ TEST_CASE("weights of another program grow the same picture, and convert keeps w
     REQUIRE(model.weights == expected.weights);
     REQUIRE(model.rule == expected.rule);
 
+    const Outcome grown_wrong =
+        nca_tool({"grow", folder / "m.pth", "-o", folder / "wrong.png", "--rule", "notebook",
+                  "--input-order", "filter", "--device", "cpu"});
+    REQUIRE(grown_wrong.code == 1);
+    REQUIRE(contains(grown_wrong.err, "not finite"));
+    REQUIRE(contains(grown_wrong.err, "name the rule by --rule and --input-order"));
+
     const Outcome info = run({"info", folder / "m.pth"});
     REQUIRE(contains(info.out, "guessed: --rule growing --input-order filter"));
     REQUIRE(info.err.empty());

@@ -270,9 +270,10 @@ TEST_CASE("a state that is not finite ends grow with a message and without a pic
             REQUIRE(outcome.out.empty());
             REQUIRE(contains(outcome.err,
                              "nca: " + model + ": after step 4 of 100 the state is not finite"));
-            for (const char* part : {"no picture was written", "take another model"}) {
+            for (const char* part : {"no picture was written", "with another rule"}) {
                 REQUIRE(contains(outcome.err, part));
             }
+            REQUIRE_FALSE(contains(outcome.err, "--rule"));  // a file with a rule takes no other
             REQUIRE(shop.contents() == before);
         }
     }
@@ -285,6 +286,20 @@ TEST_CASE("a state that is not finite ends grow with a message and without a pic
     // Before the fourth step there is a picture.
     REQUIRE(nca_tool({"grow", shop / "lasting.safetensors", "-o", shop / "old.gif", "--steps", "3"})
                 .code == 0);
+}
+
+TEST_CASE("values that no trained automaton has are said") {
+    const Workshop shop;
+    const std::string model = shop / "strong.safetensors";
+    steady_model(0, 30).save(model);  // 90 in a hidden channel after the third step
+    const auto said = [&](const std::string& steps) {
+        const Outcome outcome = nca_tool({"grow", model, "-o", shop / "out.png", "--steps", steps});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return contains(outcome.err, model + ": after step " + steps + " values reach 1.2e+02");
+    };
+    REQUIRE_FALSE(said("3"));
+    REQUIRE(said("4"));
 }
 
 TEST_CASE("a grid that has died is said with the step, and its picture is written") {

@@ -17,7 +17,10 @@ StateCheck check_state(ConstStateView state) {
     }
     const std::span<const float> values(state.data, state.size());
     StateCheck check;
-    check.finite = std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+    for (const float value : values) {
+        check.finite &= std::isfinite(value);
+        check.largest = std::max(check.largest, std::abs(value));
+    }
     for (std::size_t i = alpha_channel; i < values.size(); i += channels) {
         check.living += values[i] > living_threshold ? 1 : 0;
     }

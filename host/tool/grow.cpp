@@ -264,11 +264,20 @@ std::vector<Simulator> make_simulators(const GrowArguments& arguments,
     return simulators;
 }
 
+// What to do where weights and rule do not fit together.
+const char* another_rule(const Model& model) {
+    return model.origin.rule_source == RuleSource::file
+               ? "convert or train it anew with another rule"
+               : "name the rule by --rule and --input-order";
+}
+
 // Looks at the grids while they run.
 class Watch {
 public:
     explicit Watch(const GrowArguments& arguments)
-        : arguments_(arguments), dead_since_(arguments.models.size()) {}
+        : arguments_(arguments),
+          dead_since_(arguments.models.size()),
+          largest_(arguments.models.size()) {}
 
     // Throws Error where a state is not finite.
     void look(const std::vector<Simulator>& simulators) {
@@ -276,20 +285,28 @@ public:
             const StateCheck check = simulators[i].check();
             const std::int64_t step = simulators[i].steps_done();
             if (!check.finite) {
-                const bool own_rule = simulators[i].model().origin.rule_source == RuleSource::file;
                 throw_error<Error>(
                     "{}: after step {} of {} the state is not finite, and no picture was written; "
-                    "most likely weights and rule do not fit together: {}take another model",
+                    "most likely weights and rule do not fit together: {}, or take another model",
                     arguments_.models[i].string(), step, arguments_.steps,
-                    own_rule ? "" : "name the rule by --rule and --input-order, or ");
+                    another_rule(simulators[i].model()));
             }
             if (check.living > 0) dead_since_[i].reset();
             if (check.living == 0 && !dead_since_[i]) dead_since_[i] = step;
+            largest_[i] = check.largest;
         }
     }
 
-    // Says which grids are dead.
-    void report() const {
+    // Says which grids are dead, and which have values that no trained automaton has.
+    void report(const std::vector<Simulator>& simulators) const {
+        constexpr float unlikely = 100;
+        for (std::size_t i = 0; i < largest_.size(); ++i) {
+            if (largest_[i] <= unlikely) continue;
+            say("{}: after step {} values reach {:.1e}, those of trained automata 10 or so: most "
+                "likely weights and rule do not fit together: {}, or take another model",
+                arguments_.models[i].string(), arguments_.steps, largest_[i],
+                another_rule(simulators[i].model()));
+        }
         for (std::size_t i = 0; i < dead_since_.size(); ++i) {
             if (!dead_since_[i]) continue;
             say("{}: all cells were dead after step {} of {}: {}", arguments_.models[i].string(),
@@ -304,6 +321,8 @@ private:
     const GrowArguments& arguments_;
     // For each model the step after which it was first seen dead.
     std::vector<std::optional<std::int64_t>> dead_since_;
+    // For each model the largest magnitude in its state when it was last looked at.
+    std::vector<float> largest_;
 };
 
 // Runs all steps. Calls photograph before the first step, after every `every` steps and after the
@@ -425,7 +444,7 @@ int grow(const GrowArguments& arguments) {
     run(simulators, arguments, every, watch, [&](bool last) {
         if (animation || (last && !compare)) frames.push_back(picture_of(simulators, arguments));
     });
-    watch.report();
+    watch.report(simulators);
 
     if (compare) {
         save_comparison(arguments, outputs.front(), simulators.front(), wanted, grid);

@@ -55,12 +55,14 @@ using ConstStateView = BasicStateView<const float>;
 struct StateCheck {
     std::int64_t living = 0;  ///< how many cells have an alpha above living_threshold
     bool finite = true;       ///< false: a value is NaN or infinite
+    float largest = 0;        ///< the largest magnitude of a value; NaN is passed over
 };
 
 /// Looks at all cells of a state in host memory. Where none is living the automaton has died: the
-/// rule clears cells that have no living neighbour. Where a value is not finite, most likely the
-/// weights were trained with another rule. Throws InvalidArgument where the view is null or in
-/// device memory; Simulator::check() is for both.
+/// rule clears cells that have no living neighbour. Where a value is not finite, or far above the
+/// 10 or so that trained automata reach, most likely the weights were trained with another rule.
+/// Throws InvalidArgument where the view is null or in device memory; Simulator::check() is for
+/// both.
 NCA_API StateCheck check_state(ConstStateView state);
 
 /// Owns floats in an engine's memory. Move-only; made by Engine::allocate. It may outlive the
