@@ -26,6 +26,8 @@ TEST_CASE("a file's kind is known by its first bytes") {
         {"PK\x03\x04rest", FileKind::zip},
         {"\x80\x02}q\x00."s, FileKind::pickle},
         {"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20j\xa8P\x19.", FileKind::old_pytorch},
+        {"(dp0\nVnet.0.weight\n", FileKind::pickle},
+        {"(a text)", FileKind::unknown},
         {"\x93NUMPY\x01", FileKind::npy},
         {"\x89HDF\r\n\x1a\n", FileKind::hdf5},
         {"\x1f\x8b\x08", FileKind::gzip},

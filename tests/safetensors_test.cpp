@@ -199,6 +199,11 @@ TEST_CASE("header lengths beyond the file are refused without an allocation") {
     }
 }
 
+TEST_CASE("a file that does not begin as safetensors is of an unknown kind") {
+    REQUIRE_THAT(refused(file_of("no header", 0, ~std::uint64_t{0})),
+                 ContainsSubstring("of an unknown kind") && !ContainsSubstring("bytes"));
+}
+
 TEST_CASE("headers that are not JSON objects are refused") {
     REQUIRE_THAT(refused({}), ContainsSubstring("is empty"));
     REQUIRE_THAT(refused(Bytes(7, 0)), ContainsSubstring("7 bytes"));

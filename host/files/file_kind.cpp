@@ -33,10 +33,12 @@ bool is_safetensors(Bytes bytes) {
     return bytes.size() > 8 && bytes[8] == '{' && bytes[5] == 0 && bytes[6] == 0 && bytes[7] == 0;
 }
 
-// How a pickle of protocol 2 or later begins; torch.save once wrote its magic number in one.
+// How a pickle begins: of protocol 2 or later, or a dictionary or list of protocol 0. torch.save
+// once wrote its magic number in one.
 constexpr std::string_view old_pytorch_magic = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 bool is_pickle(Bytes bytes) {
-    return bytes.size() > 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5;
+    return (bytes.size() > 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5) ||
+           starts_with(bytes, "(dp0\n") || starts_with(bytes, "(lp0\n");
 }
 
 // "BM", the file's size, and four zeros.

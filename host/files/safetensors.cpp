@@ -200,10 +200,18 @@ void SafetensorsReader::read_header() {
     std::uint64_t header_size = 0;
     read_bytes({reinterpret_cast<std::uint8_t*>(&header_size), length_bytes}, 0);
     const std::uint64_t most = std::min<std::uint64_t>(size_ - length_bytes, max_header_bytes);
+    const bool begins_as_one = size_ > length_bytes && first[length_bytes] == '{';
+    if (header_size > most && !begins_as_one) {
+        throw_error<FormatError>(
+            "{} is of an unknown kind, not a safetensors file: check the path, or copy or download "
+            "it again",
+            name_);
+    }
     if (header_size > max_header_bytes) {
         throw_error<FormatError>(
-            "{} is not a safetensors file, and of no kind that is known here; expected a model",
-            name_);
+            "{}: its header would have {} bytes, expected at most {}; the file is damaged or of "
+            "another kind",
+            name_, header_size, max_header_bytes);
     }
     if (header_size > most) {
         throw_error<FormatError>(
