@@ -310,7 +310,7 @@ TEST_CASE("filters in the file leave only the rest to guess") {
     REQUIRE(named.weights == expected.weights);
     const Model guessed = Model::load(folder / "m");
     REQUIRE(guessed.origin.rule_source == RuleSource::guess);
-    REQUIRE(guessed.rule.filters == expected.rule.filters);
+    REQUIRE(guessed.rule == expected.rule);
     for (const LoadOptions& options :
          {LoadOptions{.sobel_scale = 1.0F}, LoadOptions{.input_order = InputOrder::filter}}) {
         REQUIRE_THROWS_AS(Model::load(folder / "m", options), InvalidArgument);
@@ -344,6 +344,29 @@ TEST_CASE("weights that were trained behind a filter of zeros are recognised") {
     layers[0].values[0] = 0.144F;
     write_safetensors_of(folder / "first", layers);
     REQUIRE(Model::load(folder / "first").rule == notebook_rule());
+}
+
+TEST_CASE("filters that are known say which rule is tried first") {
+    // Of weights that are zero every rule lets the start cell live.
+    const TemporaryDirectory folder;
+    const std::vector<TestTensor> layers = layers_of(Model{}, "fc0", "fc1");
+    const auto with_filters = [&](const Rule& rule) {
+        std::vector<TestTensor> tensors = layers;
+        for (const std::size_t k : {1, 2}) {
+            const Filter& filter = rule.filters[k];
+            tensors.push_back(
+                {"filter" + std::to_string(k), {3, 3}, {filter.begin(), filter.end()}});
+        }
+        write_safetensors_of(folder / "m", tensors);
+        return Model::load(folder / "m").origin.rule;
+    };
+    REQUIRE(with_filters(Rule()) == "growing");
+    REQUIRE(with_filters(notebook_rule()) == "notebook");
+    write_safetensors_of(folder / "m", layers);
+    REQUIRE(Model::load(folder / "m").origin.rule == "notebook");
+    REQUIRE(Model::load(folder / "m", {.sobel_scale = 0.125F}).origin.rule == "growing");
+    REQUIRE(Model::load(folder / "m", {.sobel_scale = 0.25F}).origin.rule == "growing");
+    REQUIRE(Model::load(folder / "m", {.sobel_scale = 1.0F}).origin.rule == "notebook");
 }
 
 TEST_CASE("a transposed automaton grows the picture of the other, mirrored") {
@@ -399,7 +422,8 @@ TEST_CASE("a file of another kind is named, with the next step") {
         {"{\"weightsManifest\": [1]}", "weightsManifest"},
         {"[1, 2", "not JSON"},
         {"[{}]", "1 layers"},
-        {"no model at all", "of no kind that is known"}};
+        {"no model at all", "of an unknown kind"},
+        {"(dp0\nVnet.0.weight\n", "is a pickle"}};
     for (const auto& [text, words] : files) {
         CAPTURE(text);
         write_text(path, text);
