@@ -185,10 +185,23 @@ TEST_CASE("what cannot be told apart, or is no automaton of this size, is listed
                  ContainsSubstring("\"seed\" [1, 16, 1, 1]"));
     REQUIRE_THAT(refused(layers + zeros("a.bias", {48}) + zeros("b.bias", {48})),
                  ContainsSubstring("cannot be told apart"));
+    // A normalisation without a bias, beside layers without one
+    for (const std::int64_t size : {hidden, channels, perception}) {
+        REQUIRE_THAT(refused({layers[0], layers[2], zeros("norm.weight", {size})}),
+                     ContainsSubstring("unknown beside the two layers of an automaton: "
+                                       "\"norm.weight\" ["));
+    }
     REQUIRE_THAT(refused(layers + zeros("embedding", {10, 32})),
                  ContainsSubstring("\"embedding\" [10, 32]"));
     REQUIRE_THAT(refused({}), ContainsSubstring("its tensors are: none"));
     REQUIRE_THAT(refused({layers[0]}), ContainsSubstring("\"fc0.weight\" [128, 48]"));
+    REQUIRE_THAT(refused({zeros("state.0.exp_avg", {128, 48})}),
+                 ContainsSubstring("its tensors are: none but those of an optimiser"));
+    std::vector<ForeignTensor> integers = foreign(layers);
+    for (ForeignTensor& tensor : integers) tensor.type = NumberType::other;
+    REQUIRE_THAT(
+        message_of<FormatError>([&] { find_weights(integers, "m", OtherTensors::refused); }),
+        ContainsSubstring("\"fc0.weight\" [128, 48] of integers or 8-bit numbers"));
     REQUIRE_THAT(refused({zeros("a", {64, 36}), zeros("b", {12, 64})}),
                  ContainsSubstring("an automaton of 12 channels, 3 filters and 64 hidden units"));
     REQUIRE_THAT(refused({zeros("a", {1, 1, 64, 128}), zeros("b", {1, 1, 128, 16})}),

@@ -21,15 +21,16 @@ Shape without_ones(const Shape& shape) {
     return sides;
 }
 
-// "fc0.weight [128, 48], fc1.weight [16, 128] and 3 more", as many as fit into a message.
+// "fc0.weight [128, 48], fc1.weight [16, 128] and 3 more", as many as fit into a message. Numbers
+// that cannot be read are said to be such.
 std::string list_of(const std::vector<const ForeignTensor*>& tensors) {
     constexpr std::size_t most_bytes = 200;
     std::string text;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const std::string next =
-            fmt::format("{}{} {}{}", i == 0 ? "" : ", ", printable(tensors[i]->name),
-                        shape_text(tensors[i]->shape),
-                        tensors[i]->type == NumberType::other ? " of integers" : "");
+        const bool readable = tensors[i]->type != NumberType::other;
+        const std::string next = fmt::format(
+            "{}{} {}{}", i == 0 ? "" : ", ", printable(tensors[i]->name),
+            shape_text(tensors[i]->shape), readable ? "" : " of integers or 8-bit numbers");
         if (text.size() + next.size() > most_bytes && i > 0) {
             return text + fmt::format(" and {} more", tensors.size() - i);
         }
@@ -65,14 +66,16 @@ Parts sort_by_shape(const std::vector<ForeignTensor>& tensors) {
                    (may_be_transposed && shape == Shape{inputs, outputs});
         };
         const bool empty = std::ranges::count(shape, 0) > 0;
+        // A vector that is called a weight is a normalisation's, not a bias.
+        const bool may_be_bias = !tensor.name.ends_with("weight");
         auto& part = is_of_training(tensor.name) ? parts.of_training
                      : tensor.type == NumberType::other || shape.empty() || empty
                          ? parts.without_meaning
-                     : is(hidden, perception)     ? parts.w1
-                     : is(channels, hidden)       ? parts.w2
-                     : shape == Shape{hidden}     ? parts.b1
-                     : shape == Shape{channels}   ? parts.b2
-                     : shape == Shape{perception} ? parts.perception_biases
+                     : is(hidden, perception)                    ? parts.w1
+                     : is(channels, hidden)                      ? parts.w2
+                     : shape == Shape{hidden} && may_be_bias     ? parts.b1
+                     : shape == Shape{channels} && may_be_bias   ? parts.b2
+                     : shape == Shape{perception} && may_be_bias ? parts.perception_biases
                      : shape.size() >= 2 && shape.size() <= 3 && shape.back() == 3 &&
                              shape[shape.size() - 2] == 3
                          ? parts.filters
@@ -281,11 +284,12 @@ void require_one_automaton(const Parts& parts, const std::vector<ForeignTensor>&
     for (const ForeignTensor& tensor : tensors) {
         if (!is_of_training(tensor.name)) all.push_back(&tensor);
     }
+    const char* nothing = tensors.empty() ? "none" : "none but those of an optimiser";
     if (parts.w1.empty() || parts.w2.empty()) {
         refuse_other_size(tensors, file);
         throw_error<FormatError>(
             "{} lacks the two layers of an automaton, [{}, {}] and [{}, {}]; its tensors are: {}",
-            file, hidden, perception, channels, hidden, all.empty() ? "none" : list_of(all));
+            file, hidden, perception, channels, hidden, all.empty() ? nothing : list_of(all));
     }
     for (const auto* candidates :
          {&parts.w1, &parts.b1, &parts.w2, &parts.b2, &parts.perception_biases}) {
