@@ -129,6 +129,16 @@ TEST_CASE("nested dictionaries give names with dots, and other values are passed
     REQUIRE(read.tensors[0].shape.empty());
 }
 
+TEST_CASE("the counts that a scheduler keeps are passed over") {
+    PickleWriter pickle;
+    pickle.op("\x80\x02}(").text("milestones").op("ccollections\nCounter\n}").integer(9);
+    pickle.integer(1).op("s\x85R").text("w").tensor("0", 1, 0, {}, {}).op("u.");
+    const Pickle read = unpickled(pickle.str());
+    REQUIRE(read.tensors.size() == 1);
+    REQUIRE(read.tensors[0].name == "w");
+    REQUIRE_THAT(refused("ccollections\nCounter\n)R."), ContainsSubstring("without its counts"));
+}
+
 TEST_CASE("protocol 4 and values that are used again are read") {
     PickleWriter pickle;
     pickle.op("\x80\x04\x95").number(std::uint64_t{1}).op("}\x94(").text("a").op("\x94");
@@ -185,6 +195,8 @@ TEST_CASE("a damaged pickle is one message and no crash") {
     }
     REQUIRE_THAT(refused(PickleWriter().tensor("0", 1, 0, {1}, {1}).op(".").str()),
                  ContainsSubstring("is one tensor"));
+    REQUIRE_THAT(refused(PickleWriter().op("](").tensor("0", 1, 0, {1}, {1}).op("e.").str()),
+                 ContainsSubstring("is a list or a tuple, expected a dictionary"));
     const auto tensor = [&](std::int64_t size, std::int64_t offset, const Shape& shape,
                             const Shape& strides) {
         return refused(with_tensor(PickleWriter().tensor("0", size, offset, shape, strides)));

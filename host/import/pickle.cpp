@@ -57,9 +57,11 @@ constexpr StorageType storage_types[] = {{"torch FloatStorage", 4, NumberType::f
 
 // What REDUCE may call.
 constexpr auto ordered_dictionary = "collections OrderedDict";
+constexpr auto counter = "collections Counter";  // schedulers of PyTorch have one
 constexpr auto rebuild_tensor = "torch._utils _rebuild_tensor_v2";
 constexpr auto rebuild_parameter = "torch._utils _rebuild_parameter";
-constexpr const char* known_calls[] = {ordered_dictionary, rebuild_tensor, rebuild_parameter};
+constexpr const char* known_calls[] = {ordered_dictionary, counter, rebuild_tensor,
+                                       rebuild_parameter};
 
 // The names of opcodes that are refused, as Python's pickletools has them.
 constexpr std::pair<std::uint8_t, const char*> refused_opcodes[] = {
@@ -165,6 +167,11 @@ Pickle PickleReader::read() {
             collect(root, "", 0);
             break;
         case Kind::list:
+            if (!tensors_.empty()) {
+                refuse(
+                    "is a list or a tuple, expected a dictionary with a name for each tensor; {}",
+                    advice);
+            }
             for (const Id item : at(root).items) {
                 if (at(item).kind == Kind::text) pickle_.texts.push_back(at(item).text);
             }
@@ -414,6 +421,11 @@ Id PickleReader::call(const Value& function, const std::vector<Id>& arguments) {
     if (function.text == ordered_dictionary) {
         if (!arguments.empty()) refuse_damaged("an OrderedDict with arguments");
         return make(Kind::dictionary);
+    }
+    if (function.text == counter) {
+        if (arguments.size() != 1) refuse_damaged("a Counter without its counts");
+        require(arguments[0], Kind::dictionary, "a Counter without its counts");
+        return arguments[0];
     }
     if (function.text == rebuild_tensor) return tensor(arguments);
     if (function.text == rebuild_parameter) {
