@@ -326,8 +326,9 @@ TEST_CASE("an image of one pixel is an image but no target") {
     const TemporaryDirectory folder;
     write_bytes(folder / "x.png", nca::encode_png(noise(1, 1)));
     REQUIRE(nca::load_image(folder / "x.png").pixels == noise(1, 1).pixels);
-    REQUIRE_THAT(message_of<FormatError>([&] { nca::load_target(folder / "x.png"); }),
-                 ContainsSubstring("has 1 x 1 pixels, expected at least 8 x 8"));
+    REQUIRE_THAT(
+        message_of<FormatError>([&] { nca::load_target(folder / "x.png"); }),
+        ContainsSubstring("has 1 x 1 pixels, expected at least 8 x 8 to train on: put it on"));
     write_bytes(folder / "x.png", nca::encode_png(noise(7, 8)));
     REQUIRE_THROWS_AS(nca::load_target(folder / "x.png"), FormatError);
     write_bytes(folder / "x.png", nca::encode_png(noise(8, 8)));

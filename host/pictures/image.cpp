@@ -51,9 +51,10 @@ Image load_image(const std::filesystem::path& path) {
 Image load_target(const std::filesystem::path& path) {
     Image image = load_image(path);
     if (image.height < smallest_target_side || image.width < smallest_target_side) {
-        throw_error<FormatError>("{} has {} x {} pixels, expected at least {} x {} to train on",
-                                 path.string(), image.width, image.height, smallest_target_side,
-                                 smallest_target_side);
+        throw_error<FormatError>(
+            "{} has {} x {} pixels, expected at least {} x {} to train on: "
+            "put it on a larger transparent canvas, or enlarge it",
+            path.string(), image.width, image.height, smallest_target_side, smallest_target_side);
     }
     if (!any_alpha(image.pixels, [](int alpha) { return alpha > 0; })) {
         throw_error<FormatError>(
