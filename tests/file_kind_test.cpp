@@ -58,6 +58,7 @@ TEST_CASE("a file of another kind is named with what to do") {
     REQUIRE_THAT(not_a_model(FileKind::hdf5), ContainsSubstring("HDF5"));
     REQUIRE_THAT(not_a_model(FileKind::picture), ContainsSubstring("expected a model"));
     REQUIRE_THAT(not_a_picture(FileKind::safetensors), ContainsSubstring("expected a picture"));
+    REQUIRE_THAT(not_a_picture(FileKind::zip), ContainsSubstring("a model of PyTorch"));
     REQUIRE_THAT(not_a_picture(FileKind::html), ContainsSubstring("download the file itself"));
     REQUIRE(not_a_model(FileKind::unknown).empty());
     REQUIRE(not_a_model(FileKind::safetensors).empty());

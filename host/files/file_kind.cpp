@@ -126,7 +126,8 @@ std::string not_a_picture(FileKind kind) {
         case FileKind::safetensors:
             return "a safetensors file, expected a picture: nca grow makes a picture of a model";
         case FileKind::zip:
-            return "a zip archive, expected a picture: unpack it first";
+            return "a zip archive or a model of PyTorch, expected a picture: unpack the archive "
+                   "first";
         case FileKind::json:
             return "json, expected a picture";
         case FileKind::pickle:
