@@ -112,6 +112,8 @@ TEST_CASE("convert names every field in which the web demo's rule differs from t
 TEST_CASE("a model that cannot be converted is one line and exit code 1, and writes nothing") {
     const Workshop shop;
     REQUIRE(nca_tool({"convert", shop.model, shop / "good.json"}).code == 0);
+    const std::string old = shop / "old.safetensors";  // without iterations, which may be replaced
+    REQUIRE(nca_tool({"convert", shop / "good.json", old}).code == 0);
     const std::string good = read_file(shop / "good.json");
     const auto replaced = [&](const std::string& from, const std::string& to) {
         std::string text = good;
@@ -144,7 +146,7 @@ TEST_CASE("a model that cannot be converted is one line and exit code 1, and wri
         const bool json = std::string(name).ends_with(".json");
         // The old file stays where there is one.
         for (const std::string& output : {json ? shop / "new.safetensors" : shop / "new.json",
-                                          json ? shop.model : shop / "good.json"}) {
+                                          json ? old : shop / "good.json"}) {
             const Outcome outcome = nca_tool({"convert", shop / name, output});
             require_message(outcome, {name});
             REQUIRE(outcome.code == 1);
@@ -162,12 +164,29 @@ TEST_CASE("a model that cannot be converted is one line and exit code 1, and wri
     }
     const rlim_t limit = 4096;  // less than either file
     for (const Words& words : {Words{"convert", shop.model, shop / "good.json"},
-                               Words{"convert", shop / "good.json", shop.model}}) {
+                               Words{"convert", shop / "good.json", old}}) {
         const Outcome outcome = nca_tool(words, limit);
         require_message(outcome, {"cannot write"});
         REQUIRE(outcome.code == 1);
         REQUIRE(shop.contents() == before);
     }
+}
+
+TEST_CASE("convert replaces what it has made, and no model that was trained") {
+    const Folder folder;
+    const std::string lizard = NCA_DATA_DIR "/models/lizard_growing.safetensors";
+    const std::string persistent = NCA_DATA_DIR "/models/lizard_persistent.safetensors";
+    const std::string json = folder / "m.json", out = folder / "m.safetensors";
+    for (int i = 0; i < 2; ++i) {
+        REQUIRE(nca_tool({"convert", lizard, json}).code == 0);
+        REQUIRE(nca_tool({"convert", json, out}).code == 0);
+    }
+    write_file(out, read_file(persistent));
+    const Outcome outcome = nca_tool({"convert", lizard, out});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 2);
+    REQUIRE(contains(outcome.err, "8000 iterations of training and is not replaced"));
+    REQUIRE(read_file(out) == read_file(persistent));
 }
 
 TEST_CASE("weights of another program grow the same picture, and convert keeps what was guessed") {

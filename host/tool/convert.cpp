@@ -8,6 +8,7 @@
 #include <nca/error.hpp>
 #include <nca/model.hpp>
 
+#include <cstdint>
 #include <tuple>
 
 namespace nca::tool {
@@ -76,6 +77,12 @@ int convert(const ConvertArguments& arguments) {
     require_different("OUT", arguments.output, "IN", arguments.input);
     require_kind("OUT", arguments.output,
                  format == ModelFormat::distill_json ? demo_kind : model_kind);
+    if (const std::int64_t iterations = iterations_in_file(arguments.output); iterations > 0) {
+        throw_error<UsageError>(
+            "OUT {}: the model that is there has {} iterations of training and is not replaced: "
+            "name another file, or remove it",
+            arguments.output.string(), iterations);
+    }
     require_writable(arguments.output);
     const Model model = load_model(arguments.input, arguments.load);
     save(model, arguments);
