@@ -202,7 +202,7 @@ TEST_CASE("missing, unknown and misshapen tensors are refused by name") {
     file = file_of(example(true));
     file.tensors[3] = {"net.2.bias", {15}, std::vector<float>(15)};
     REQUIRE_THAT(refused(file),
-                 ContainsSubstring("net.2.bias has shape [15], expected [16]; only automata"));
+                 ContainsSubstring("net.2.bias has shape [15], expected [16]; another"));
 }
 
 TEST_CASE("weights that are not finite are neither loaded nor saved") {

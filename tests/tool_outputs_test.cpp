@@ -90,6 +90,15 @@ TEST_CASE("train -o *.png leaves the pictures alone") {
     }
 }
 
+TEST_CASE("several targets do not become a folder with a model's name") {
+    const Workshop shop;
+    const std::string other = shop / "other.png";
+    nca::save_png(other, disc_picture());
+    Words words = shop.train_words() + Words{"-o", shop / "many.safetensors"};
+    words.insert(words.begin() + 2, other);
+    require_refused(shop, words, {"-o ", "many.safetensors", "folder"});
+}
+
 TEST_CASE("a file of another kind is not replaced, with --overwrite neither") {
     const Workshop shop;
     const std::vector<Writer> all = writers(shop);

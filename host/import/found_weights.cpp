@@ -325,8 +325,14 @@ FoundWeights find_weights(const std::vector<ForeignTensor>& tensors, const std::
     require_one_automaton(parts, tensors, file);
     FoundWeights found;
     std::vector<const ForeignTensor*> unknown = parts.unknown;
-    if (!parts.filters.empty() && !take_filters(found, parts.filters, file)) {
-        unknown.insert(unknown.end(), parts.filters.begin(), parts.filters.end());
+    const bool has_filters = !parts.filters.empty() && take_filters(found, parts.filters, file);
+    if (has_filters) {
+        found.notes.push_back("the filters are those of " + list_of(parts.filters));
+    } else if (!parts.filters.empty() && others == OtherTensors::refused) {
+        throw_error<FormatError>(
+            "{}: {}: these are not three filters that are the same for every channel, such as "
+            "identity, Sobel x and Sobel y; automata with other filters are not supported",
+            file, list_of(parts.filters));
     }
     for (const ForeignTensor* bias : parts.perception_biases) {
         const std::vector<float> values = read_finite(*bias, file);

@@ -83,6 +83,10 @@ void check(const TrainManyArguments& many, std::vector<Run>& runs) {
             require_different_files(run.arguments, target);
         }
     }
+    if (lower_case_extension(common.output) == ".safetensors") {
+        throw_error<UsageError>("-o {}: of several targets it is a folder, with a model for each",
+                                common.output.string());
+    }
     for (const auto& [name, folder] :
          {std::pair<const char*, std::filesystem::path>{"-o", common.output},
           {"--checkpoint", common.checkpoint},
