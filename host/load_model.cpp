@@ -103,8 +103,8 @@ bool identity_is_untrained(const Weights& weights) {
 }
 
 // Whether the automaton lives and stays bounded. After so many steps by its own rule a trained
-// automaton has values of 10 or less, and by another rule or order of inputs of 70 and mostly far
-// more, or every cell has died (docs/weights-from-elsewhere.md has the figures).
+// automaton has values of 10 or less. Where another rule or order of inputs is tried before, it has
+// values of 79 and mostly far more, or every cell has died (docs/weights-from-elsewhere.md).
 bool lives(const Model& model) {
     constexpr int side = 32;
     constexpr int steps = 96;
@@ -190,8 +190,7 @@ Model complete(const FoundWeights& found, const LoadOptions& options, const std:
     throw_error<InvalidArgument>(
         "{} has no rule, and its automaton lives and stays bounded under none of these: {}; say "
         "how it was trained with --rule, --input-order and, where it differs, --edges, "
-        "--sobel-scale, "
-        "--life, --start-cell or --step-size",
+        "--sobel-scale, --life, --start-cell or --step-size",
         file, tried);
 }
 

@@ -193,8 +193,7 @@ TEST_CASE("missing, unknown and misshapen tensors are refused by name") {
     file = file_of(example(true));
     file.tensors[0].shape = {128, 48};
     REQUIRE_THAT(refused(file),
-                 ContainsSubstring("net.0.weight has shape [128, 48], expected [128, 48, 1, 1]: "
-                                   "save it in that shape") &&
+                 ContainsSubstring("net.0.weight has shape [128, 48], expected [128, 48, 1, 1]") &&
                      !ContainsSubstring("only automata"));
     file = file_of(example(true));
     file.tensors[0].shape = {48, 128, 1, 1};

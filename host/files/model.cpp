@@ -12,9 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
-#include <numeric>
 
 namespace nca {
 namespace {
@@ -58,15 +56,6 @@ const TensorEntry& require_tensor(const SafetensorsReader& file, const std::stri
             "{}: tensor {} is missing, expected it with shape {}; the file is not a model of this "
             "library",
             file.name(), name, shape_text(shape));
-    }
-    const auto size = [](const std::vector<std::int64_t>& sides) {
-        return std::accumulate(sides.begin(), sides.end(), std::int64_t{1}, std::multiplies<>());
-    };
-    if (tensor->shape != shape && size(tensor->shape) == size(shape)) {
-        throw_error<FormatError>(
-            "{}: tensor {} has shape {}, expected {}: save it in that shape, or without the "
-            "metadata {}, as weights of another program",
-            file.name(), name, shape_text(tensor->shape), shape_text(shape), rule_key);
     }
     if (tensor->shape != shape) {
         throw_error<FormatError>(

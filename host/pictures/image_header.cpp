@@ -38,13 +38,6 @@ bool is_gif(Bytes bytes) {
     return version("GIF87a") || version("GIF89a");
 }
 
-bool is_webp(Bytes bytes) {
-    const auto text_at = [&](std::size_t at, const char* text) {
-        return std::equal(text, text + 4, bytes.begin() + std::ptrdiff_t(at));
-    };
-    return bytes.size() >= 12 && text_at(0, "RIFF") && text_at(8, "WEBP");
-}
-
 // Any number of ff before the first marker is allowed.
 bool is_jpeg(Bytes bytes) {
     const auto end = std::ranges::find_if(bytes, [](int byte) { return byte != 0xff; });
@@ -78,14 +71,14 @@ ImageHeader read_image_header(Bytes bytes, const std::string& name) {
     if (is_bmp(bytes)) return read_bmp_header(reader("BMP"));
     if (is_gif(bytes)) return read_gif_header(reader("GIF"));
     if (is_jpeg(bytes)) return read_jpeg_header(reader("JPEG"));
-    if (is_webp(bytes)) return read_webp_header(reader("WebP"));
+    const FileKind kind = file_kind(bytes.first(std::min(bytes.size(), kind_bytes)));
+    if (kind == FileKind::webp) return read_webp_header(reader("WebP"));
     if (is_tga(bytes)) return read_tga_header(reader("TGA"));
     if (const char* format = name_other_format(bytes)) {
         throw_error<FormatError>(
             "{} is a picture in the format {}, expected {}; export it as PNG or JPEG", name, format,
             image_formats);
     }
-    const FileKind kind = file_kind(bytes.first(std::min(bytes.size(), kind_bytes)));
     if (const std::string what = not_a_picture(kind); !what.empty()) {
         throw_error<FormatError>("{} is {}", name, what);
     }

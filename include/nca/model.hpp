@@ -88,7 +88,7 @@ struct Model {
     /// the file is, whatever its name (docs/weights-from-elsewhere.md). Where it has no rule,
     /// options say which, and the rest is guessed: of the notebook's rule and that of the preset
     /// growing, each with both orders of inputs, the first is taken under which the automaton lives
-    /// and stays bounded for 96 steps on the CPU, some 50 ms; origin says so. Throws IoError where
+    /// and stays bounded for 96 steps on the CPU, some 20 ms; origin says so. Throws IoError where
     /// the file cannot be read; FormatError where it is of no known kind, has other shapes, cannot
     /// be told apart from something else, or holds a value that is not finite; InvalidArgument
     /// where there are options for a file that says it itself, or where it lives under no rule.
