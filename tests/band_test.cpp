@@ -80,9 +80,10 @@ struct BandResult {
     }
 };
 
-// A rollout, back from the case's gradient, or from the loss with its target.
+// A rollout, back from the case's gradient, or from the loss with its target. from_steps: where
+// each sample's way back begins; empty: the last step.
 BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
-                     bool from_loss = false) {
+                     bool from_loss = false, const std::vector<int>& from_steps = {}) {
     const cuda::BatchShape grid = {drawn.batch, drawn.height, drawn.width};
     const auto steps = static_cast<std::size_t>(drawn.options.steps);
     const std::size_t rows = std::size_t(grid.batch) * grid.height *
@@ -110,6 +111,8 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     const auto grad_first = empty<float>(grid.floats());
     const auto partial = empty<cuda::PartialGradients>(bands);
     const auto last = empty<float>(grid.floats());
+    const auto begins = empty<int>(from_steps.size() + 1);
+    cuda::launch_put_steps(begins.data(), from_steps, nullptr);
 
     cuda::BandRollout rollout;
     rollout.grid = grid;
@@ -137,6 +140,7 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     }
     rollout.grad_first = grad_first.data();
     rollout.partial = partial.data();
+    rollout.from_steps = from_steps.empty() ? nullptr : begins.data();
     cuda::launch_band_forward(rollout, precision, nullptr);
     cuda::launch_band_lists(rollout, precision, nullptr);
     cuda::launch_band_backward(rollout, precision, nullptr);
@@ -162,7 +166,8 @@ struct Errors {
 
 // Each step against double's from the same state, and the way back in double through these states,
 // so that life and hidden units are on or off as they were in the rollout.
-Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = false) {
+Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = false,
+                 const std::vector<int>& from_steps = {}) {
     const reference::WeightValues<double> parameters(drawn.weights);
     reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
     std::vector<double> grad_first;
@@ -189,6 +194,12 @@ Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = f
                 error += std::pow(rollout.states.back().values[i] - next.values[i], 2);
                 norm += std::pow(next.values[i], 2);
             }
+        }
+        if (!from_steps.empty()) {  // what comes behind takes no part
+            const auto steps = static_cast<std::size_t>(from_steps[std::size_t(sample)]);
+            rollout.states.resize(steps + 1, rollout.states.front());
+            rollout.fire.resize(steps);
+            rollout.life.resize(steps);
         }
         auto grad = reference::split_batch<double>(drawn.grad_view())[std::size_t(sample)];
         if (from_loss) {
@@ -573,6 +584,26 @@ TEST_CASE("the loss in bands is that of the last state, and so is its gradient")
         }
         REQUIRE(std::abs(squares - expected) <= 1e-12 * expected);
         REQUIRE(living == expected_living);
+    }
+}
+
+TEST_CASE("in bands the way back of each sample begins after its own step", "[gradients]") {
+    const TensorDevice device;
+    for (const int width : {7, 70}) {
+        const Case drawn = test::random_case(
+            {.height = 10, .width = width, .batch = 4, .steps = 5, .start = Start::random}, 11);
+        const std::vector<int> from_steps = {5, 1, 4, 2};
+        for (const bool from_loss : {false, true}) {
+            const BandResult result =
+                run_bands(drawn, cut_at({3, 4, 3}), Precision::precise, from_loss, from_steps);
+            const Errors errors = errors_of(result, drawn, from_loss, from_steps);
+            REQUIRE(errors.gradients <= 2e-6);
+            REQUIRE(errors.grad_first <= 2e-6);
+            // All from the last step are what it is without them, to the bit.
+            REQUIRE((run_bands(drawn, cut_at({3, 4, 3}), Precision::precise, from_loss,
+                               std::vector<int>(4, 5)) ==
+                     run_bands(drawn, cut_at({3, 4, 3}), Precision::precise, from_loss)));
+        }
     }
 }
 

@@ -297,6 +297,83 @@ TEST_CASE("a rollout of no steps is the state, and its gradient passes unchanged
     }
 }
 
+TEST_CASE("engines go back from each sample's own step", "[gradients]") {
+    // From step t the way back is that of a rollout of t steps, to the bit: the sum over samples
+    // has another order only, so that each is looked at alone.
+    for (const auto& engine : test::make_engines_to_test()) {
+        INFO(engine->description());
+        for (const int variant : {0, 3}) {
+            const Case drawn = test::random_case(
+                with_rule({.height = 9, .width = 7, .batch = 4, .steps = 6}, variant), 5);
+            const test::Uploaded on_engine(*engine, drawn);
+            const Tape tape = engine->forward(drawn.rule, on_engine.weights, on_engine.state.view(),
+                                              drawn.options);
+            const std::vector<int> from_steps = {6, 1, 5, 3};
+            const test::Gradients result =
+                test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F, from_steps);
+            std::vector<double> sum(result.weights.size());
+            const std::size_t floats = drawn.state.size() / 4;
+            for (std::size_t sample = 0; sample < 4; ++sample) {
+                RolloutOptions options = drawn.options;
+                options.steps = from_steps[sample];
+                const Tape shorter =
+                    engine->forward(drawn.rule, on_engine.weights, on_engine.state.view(), options);
+                Case only = drawn;  // the gradient of this sample alone
+                for (std::size_t i = 0; i < only.grad_last.size(); ++i) {
+                    if (i / floats != sample) only.grad_last[i] = 0;
+                }
+                const test::Gradients alone = test::run_backward(*engine, shorter, only);
+                for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += alone.weights[i];
+                const auto first = [&](const test::Gradients& of) {
+                    return std::vector<float>(
+                        of.first.begin() + std::ptrdiff_t(sample * floats),
+                        of.first.begin() + std::ptrdiff_t((sample + 1) * floats));
+                };
+                if (engine->precision() == Precision::exact) {
+                    REQUIRE(first(result) == first(alone));
+                } else {
+                    const std::vector<float> expected = first(alone);
+                    const std::vector<double> values(expected.begin(), expected.end());
+                    REQUIRE(test::relative_error(first(result), values) <= 1e-5);
+                }
+            }
+            REQUIRE(test::relative_error(result.weights, sum) <= 1e-5);
+            REQUIRE(test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
+                                       std::vector<int>(4, 6)) ==
+                    test::run_backward(*engine, tape, drawn));
+            for (const std::vector<int>& bad :
+                 {std::vector<int>{6, 1, 5}, std::vector<int>{6, 0, 5, 3},
+                  std::vector<int>{6, 7, 5, 3}}) {
+                REQUIRE_THROWS_AS(
+                    test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F, bad),
+                    InvalidArgument);
+            }
+        }
+    }
+}
+
+TEST_CASE("what comes behind the step where the way back begins takes no part") {
+    // Weights that reach infinity within the rollout, and are finite after two steps.
+    for (const auto& engine : test::make_engines_to_test()) {
+        INFO(engine->description());
+        Case drawn = test::random_case({.height = 6, .width = 6, .batch = 2, .steps = 9}, 7);
+        for (float& value : drawn.weights.all()) value *= 3000;
+        const test::Uploaded on_engine(*engine, drawn);
+        const Tape tape =
+            engine->forward(drawn.rule, on_engine.weights, on_engine.state.view(), drawn.options);
+        const auto is_finite = [](const std::vector<float>& values) {
+            return std::ranges::all_of(values, [](float v) { return std::isfinite(v); });
+        };
+        REQUIRE(is_finite(test::download(*engine, tape.state(2))));
+        REQUIRE_FALSE(is_finite(test::download(*engine, tape.last())));
+        const std::vector<int> from_steps = {2, 1};
+        const test::Gradients result =
+            test::run_backward(*engine, tape, drawn, Accumulate::no, 0, from_steps);
+        REQUIRE(is_finite(result.weights));
+        REQUIRE(is_finite(result.first));
+    }
+}
+
 TEST_CASE("the cells that change in a step are those that fire") {
     // All weights are zero but an output bias on one hidden channel, so a fired cell counts up.
     Case example =

@@ -163,6 +163,14 @@ TEST_CASE("a page shows every field of the configuration") {
     }
 }
 
+TEST_CASE("a page shows at which steps the loss is") {
+    TrainingPage page = small_page();
+    REQUIRE(contains(html_page(page, {}, nullptr), "<dt>steps of the loss</dt><dd>last</dd>"));
+    page.config.earliest_loss_step = 48;
+    page.config.latest_loss_step = 96;
+    REQUIRE(contains(html_page(page, {}, nullptr), "<dt>steps of the loss</dt><dd>48 to 95</dd>"));
+}
+
 TEST_CASE("only the page of a run that goes on refreshes itself") {
     for (const RunState state :
          {RunState::running, RunState::done, RunState::stopped, RunState::failed}) {

@@ -165,7 +165,7 @@ public:
     __device__ void run() {
         prepare();
         start();
-        for (int step = args.steps - 1; step >= 0; --step) {
+        for (int step = steps - 1; step >= 0; --step) {
             const List& list = list_of(step);
             const int count = list.header.count;
             if (thread == last_warp) expect_neighbours(step);
@@ -269,6 +269,7 @@ private:
         __syncthreads();    // all is there
         cluster_barrier();  // all blocks can be sent to
         wait_for_predecessor();
+        steps = args.from_steps != nullptr ? args.from_steps[band.sample] : args.steps;
     }
 
     // One thread starts the copies of a step's lists and of x in the band and beside it.
@@ -293,16 +294,16 @@ private:
         }
     }
     // Steps are fetched from the last to the first, each in a phase of the barriers.
-    __device__ unsigned phase_of(int step) const { return unsigned(args.steps - 1 - step) % 2; }
+    __device__ unsigned phase_of(int step) const { return unsigned(steps - 1 - step) % 2; }
 
     __device__ void expect_neighbours(int step) {
         const int columns = (band.has_above() + band.has_below()) * list_of(step).header.columns;
         expect_bytes(shared.edges[step % 2], unsigned(columns) * cell_bytes);
     }
 
-    // The last state's gradient, and the operands of the last step.
+    // The gradient of the state where the way back begins, and the operands of the step to it.
     __device__ void start() {
-        const int last = args.steps - 1;
+        const int last = steps - 1;
         if (thread == 0) fetch(last);
         LossPartial loss = {};
         float largest = 0;
@@ -311,7 +312,7 @@ private:
         for (int i = thread; i < band.rows * row_pieces; i += Traits::threads) {
             const int row = i / row_pieces, column = (i - row * row_pieces) / Traits::quads;
             const Bits life =
-                row_of<Bits>(args.life, args, args.steps, band.sample, band.first_row + row);
+                row_of<Bits>(args.life, args, steps, band.sample, band.first_row + row);
             float4 value = zero4();
             if (args.grad_last != nullptr) {
                 value = load4(args.grad_last + state_row(0, band.first_row) + std::size_t(i) * 4);
@@ -319,7 +320,7 @@ private:
                 const std::size_t cell = std::size_t(band.first_row + row) * band.width + column;
                 add_loss(
                     loss, value,
-                    load4(args.states + state_row(args.steps, band.first_row) + std::size_t(i) * 4),
+                    load4(args.states + state_row(steps, band.first_row) + std::size_t(i) * 4),
                     load4(args.target + cell * visible_channels), args.loss_scale);
             }
             if ((life >> column & 1) == 0) value = zero4();
@@ -700,7 +701,7 @@ private:
         }
         add_w1(here, step % 2);
         if (!last) return;
-        wait_arrivals(shared.edges[step % 2], unsigned(args.steps - 1 - step) / 2 % 2);
+        wait_arrivals(shared.edges[step % 2], unsigned(steps - 1 - step) / 2 % 2);
 #pragma unroll 1
         for (int i = thread; i < 2 * pieces; i += Traits::threads) {
             const bool upwards = i >= pieces;
@@ -894,6 +895,7 @@ private:
     TensorSums sums = {};
     float4 b2 = {0, 0, 0, 0};
     GradientScale scale, next_scale;  // of this step and the one before
+    int steps = 0;                    // that the sample goes back
 };
 
 template <int parts, int words>

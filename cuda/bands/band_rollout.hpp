@@ -60,7 +60,8 @@ struct BandRollout {
 
     // The way back.
     unsigned char* lists = nullptr;       // [steps, batch, bands, band_list_bytes] scratch
-    const float* grad_last = nullptr;     // [cells, 16]; null: the loss's gradient
+    const int* from_steps = nullptr;      // [batch] after how many steps it begins; optional: all
+    const float* grad_last = nullptr;     // [cells, 16] of these states; null: the loss's gradient
     const float* target = nullptr;        // [height, width, 4], for the loss
     float loss_scale = 0;                 // 2 / (height * width * 4 * batch)
     LossPartial* loss = nullptr;          // [batch, bands] overwritten, for the loss

@@ -62,6 +62,13 @@ private:
     static std::size_t size_for(const BatchShape& grid) { return std::size_t(loss_partials(grid)); }
 };
 
+struct StepsScratch {
+    DeviceArray<int> steps;
+
+    bool fits(std::size_t size) const { return steps.fits(size); }
+    void reserve(std::size_t size) { steps.reserve(size, "where the way back begins"); }
+};
+
 // All calls of an engine use its scratch, so each waits, on the device, for the one before it,
 // whatever their streams. A call that the caller captures into a graph does not: the caller decides
 // when the graph runs.
@@ -224,31 +231,34 @@ public:
         return Tape(std::move(tape));
     }
 
-    void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
-                  Accumulate accumulate, Stream stream) override {
+    void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+                  WeightsView grad_weights, Accumulate accumulate, Stream stream) override {
         const auto* from = dynamic_cast<const CudaTape*>(tape.storage());
         if (from == nullptr) {
             throw InvalidArgument(
                 "the tape is empty or of another engine: give the engine the "
                 "tape that its own forward returned");
         }
-        check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
+        check_backward(tape, from->output_bias, from_steps, grad_state, grad_weights,
+                       memory_space());
         check_alignment("grad_state", grad_state.data);
         if (!from->output_bias) grad_weights.b2 = nullptr;
         in_order(stream, [&] {
             const TapeMemory& memory = *from->memory;
             const bool add = accumulate == Accumulate::yes;
+            const int* const begins = put_steps(from_steps, stream);
             if (from->last_step == 0) {
                 if (!add) clear(grad_weights, stream);
             } else if (memory.in_bands()) {
                 reserve(bands_, memory.grid, memory.cut, precision(), from->last_step, true);
-                queue_backward_in_bands(grad_state.data, grad_weights, grad_state.data, memory,
-                                        from->rule, from->last_step, add, bands_, precision(),
-                                        stream);
+                queue_backward_in_bands(grad_state.data, grad_weights, grad_state.data, begins,
+                                        memory, from->rule, from->last_step, add, bands_,
+                                        precision(), stream);
             } else {
                 reserve(backward_, memory.grid);
-                queue_backward(grad_state.data, grad_weights, grad_state.data, memory, from->rule,
-                               from->last_step, add, backward_, device_.kernels, stream);
+                queue_backward(grad_state.data, grad_weights, grad_state.data, begins, memory,
+                               from->rule, from->last_step, add, backward_, device_.kernels,
+                               stream);
             }
         });
     }
@@ -263,7 +273,7 @@ public:
             const BatchShape grid = grid_of(state);
             reserve(loss_partial_, grid);
             launch_loss(grad_state.data, loss, living, loss_partial_.sums.data(), state.data,
-                        target.data, grid, nullptr, stream);
+                        nullptr, target.data, grid, nullptr, stream);
         });
     }
 
@@ -314,6 +324,14 @@ private:
         scratch.reserve(sizes...);
     }
 
+    // The numbers in the device's memory; null where there is none.
+    const int* put_steps(std::span<const int> steps, Stream stream) {
+        if (steps.empty()) return nullptr;
+        reserve(from_steps_, steps.size());
+        launch_put_steps(from_steps_.steps.data(), steps, stream);
+        return from_steps_.steps.data();
+    }
+
     static void clear(const WeightsView& weights, Stream stream) {
         const std::pair<float*, std::size_t> tensors[] = {
             {weights.w1, w1_size},
@@ -360,6 +378,7 @@ private:
     BandScratch bands_;
     std::map<std::array<int, 4>, RolloutPlan> plans_;
     LossScratch loss_partial_;
+    StepsScratch from_steps_;
     DeviceArray<double> squares_;
     bool was_captured_ = false;                // by a graph of the caller's, any call
     std::vector<std::shared_ptr<void>> kept_;  // what such a graph may use

@@ -46,8 +46,12 @@ void load_kernels(const CudaDevice& device) {
     launch_pack_model(nullptr, {}, {}, {}, nullptr, device.kernels.precision, nullptr);
     load_step_kernels(device.kernels);
     if (device.limits.band_clusters > 0) load_band_kernels(device.kernels.precision);
-    launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr);
+    launch_loss(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, nullptr,
+                nullptr);
     launch_adam({}, nullptr);
+    const int none[1] = {};
+    launch_put_steps(nullptr, none, nullptr);
+    launch_plan_steps(nullptr, nullptr, 0, nullptr, nullptr);
     launch_start_states(nullptr, {}, {}, nullptr);
     launch_take_samples(nullptr, {}, {}, nullptr, nullptr);
     launch_put_samples({}, nullptr, nullptr, nullptr, {}, nullptr, nullptr);

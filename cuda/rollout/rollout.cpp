@@ -187,8 +187,8 @@ void queue_advance(float* state, const PackedModel* model, const BatchShape& gri
 }
 
 void queue_backward(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                    const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
-                    const BackwardScratch& scratch, const StepKernels& kernels,
+                    const int* from_steps, const TapeMemory& tape, const StepRule& rule, int steps,
+                    bool accumulate, const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream) {
     const BatchShape& grid = tape.grid;
     const int blocks = backward_blocks(grid);
@@ -203,6 +203,8 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                          .row_out = scratch.row[now].data(),
                          .partial = scratch.partial.data(),
                          .has_partial = scratch.has_partial.data(),
+                         .grad_last = grad_last,
+                         .from_steps = from_steps,
                          .grad = last ? grad_last : scratch.grad_z[after].data(),
                          .grad_p = last ? nullptr : scratch.grad_p[after].data(),
                          .row = last ? nullptr : scratch.row[after].data(),
@@ -252,10 +254,11 @@ void queue_advance_in_bands(float* state, const PackedModel* model, const BatchS
 }
 
 void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                             const TapeMemory& tape, const StepRule& rule, int steps,
-                             bool accumulate, const BandScratch& scratch, Precision precision,
-                             cudaStream_t stream) {
+                             const int* from_steps, const TapeMemory& tape, const StepRule& rule,
+                             int steps, bool accumulate, const BandScratch& scratch,
+                             Precision precision, cudaStream_t stream) {
     BandRollout rollout = on_tape(tape, rule, steps, scratch);
+    rollout.from_steps = from_steps;
     rollout.grad_last = grad_last;
     rollout.grad_first = grad_first;
     launch_band_fire(rollout, stream);  // another rollout may have used the scratch
@@ -274,6 +277,7 @@ void queue_training_in_bands(const BandTraining& training, const TapeMemory& tap
     rollout.target = training.target;
     rollout.loss_scale = loss_scale(tape.grid);
     rollout.loss = scratch.losses.data();
+    rollout.from_steps = training.from_steps;
     launch_band_fire(rollout, stream);
     launch_band_forward(rollout, precision, stream);
     launch_band_lists(rollout, precision, stream);

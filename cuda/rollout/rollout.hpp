@@ -88,11 +88,12 @@ void queue_advance(float* state, const PackedModel* model, const BatchShape& gri
                    const StepRule& rule, int steps, const ForwardScratch& scratch,
                    const StepKernels& kernels, cudaStream_t stream);
 
-// At least one step. grad_last [cells, 16] is the last state's gradient; grad_first, which may be
-// the same memory, receives that of the first state unless it is null.
+// At least one step. grad_last [cells, 16] is the gradient of the states after from_steps [batch]
+// steps, or of the last ones where that is null. grad_first, which may be the same memory, receives
+// that of the first states unless it is null.
 void queue_backward(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                    const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
-                    const BackwardScratch& scratch, const StepKernels& kernels,
+                    const int* from_steps, const TapeMemory& tape, const StepRule& rule, int steps,
+                    bool accumulate, const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream);
 
 // The same in bands, on a tape with room for them.
@@ -107,14 +108,15 @@ void queue_advance_in_bands(float* state, const PackedModel* model, const BatchS
                             const BandScratch& scratch, Precision precision, cudaStream_t stream);
 
 void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                             const TapeMemory& tape, const StepRule& rule, int steps,
-                             bool accumulate, const BandScratch& scratch, Precision precision,
-                             cudaStream_t stream);
+                             const int* from_steps, const TapeMemory& tape, const StepRule& rule,
+                             int steps, bool accumulate, const BandScratch& scratch,
+                             Precision precision, cudaStream_t stream);
 
 // What a rollout in bands needs besides in training.
 struct BandTraining {
     const float* first_state;  // [cells, 16]
     const float* target;       // [height, width, 4]
+    const int* from_steps;     // [batch] after how many steps the loss is; null: the last
     const TrainingControl* control;
 };
 // Forward, loss and back. Leaves the bands' partial gradients and losses in the scratch, for

@@ -9,6 +9,8 @@
 
 #include <cuda_runtime.h>
 
+#include <span>
+
 #include "cuda/rule/model.hpp"
 #include "cuda/rule/training_control.hpp"
 
@@ -18,6 +20,13 @@ namespace nca::cuda {
 // The key is the one given, or that of the plan at the training's cursor.
 void launch_pack_model(PackedModel* model, ConstWeightsView weights, const StepRule& rule,
                        const FireKey& key, const TrainingControl* control, Precision precision,
+                       cudaStream_t stream);
+
+// from_steps.cu: after how many steps the samples' way back begins: to [batch] receives numbers of
+// the host, or those of the plan at the training's cursor, out of those of all plans of a queue,
+// [most_queued_iterations, batch].
+void launch_put_steps(int* to, std::span<const int> steps, cudaStream_t stream);
+void launch_plan_steps(int* to, const int* of_plans, int batch, const TrainingControl* control,
                        cudaStream_t stream);
 
 // reduce_gradients.cu: the blocks' sums, in the order of blocks, as gradients of the model's

@@ -35,6 +35,7 @@ __device__ void write_grad_z(const BackwardStorage& shared, const StepBackwardAr
                              int thread) {
     const Tile& tile = shared.tile.place;
     const std::size_t sample = first_cell(args.grid, tile);
+    const float* const after = grad_after(args, tile.sample);
     constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
@@ -45,7 +46,7 @@ __device__ void write_grad_z(const BackwardStorage& shared, const StepBackwardAr
         const std::size_t at = (sample + cell) * Traits::channels + quad * 4;
         float4 grad = zero4();
         if (shared.tile.life_after[own]) {
-            grad = load4(args.grad + at);
+            grad = load4(after + at);
             if (args.grad_p != nullptr) {
                 const float4 sent = gather_sent(shared.tile, args, own, quad);
                 add_scaled(grad, 1, sent);

@@ -56,14 +56,14 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
                              bool has_row, int thread) {
     const Tile& tile = shared.tile.place;
     const std::size_t sample = first_cell(args.grid, tile);
+    const float* const after = grad_after(args, tile.sample);
     constexpr int rounds = Traits::tile_cells * Traits::quads / Traits::threads;
 #pragma unroll
     for (int round = 0; round < rounds; ++round) {
         const int i = thread + round * Traits::threads, own = i / Traits::quads;
         if (shared.tile.life_after[own] == 0) continue;
         const std::size_t cell = sample + own_cell(args.grid, tile, own);
-        copy_async(shared.grads + i * 4,
-                   args.grad + cell * Traits::channels + i % Traits::quads * 4);
+        copy_async(shared.grads + i * 4, after + cell * Traits::channels + i % Traits::quads * 4);
     }
     note_senders(shared.tile, args, has_row, thread);
     wait_for_copies();  // of its own pieces

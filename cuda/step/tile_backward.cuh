@@ -39,13 +39,25 @@ __device__ inline bool life_before(const StepBackwardArgs& args, const Tile& til
     return args.life_before[first_cell(args.grid, tile) + cell] != 0;
 }
 
-// life_after of own cells, and how many there are.
+// Whether a sample's way back has begun, or begins with this step.
+__device__ inline bool takes_part(const StepBackwardArgs& args, int sample) {
+    return args.from_steps == nullptr || int(args.step) < args.from_steps[sample];
+}
+
+// The gradient of the states after this step, as far as the step after has not sent it.
+__device__ inline const float* grad_after(const StepBackwardArgs& args, int sample) {
+    const bool begins = args.from_steps != nullptr && int(args.step) + 1 == args.from_steps[sample];
+    return begins ? args.grad_last : args.grad;
+}
+
+// life_after of own cells, and how many there are. None lives in a sample that takes no part.
 __device__ inline void load_life_after(BackwardTile& shared, const StepBackwardArgs& args,
                                        const Tile& tile, int thread) {
     if (thread >= Traits::tile_cells) return;
     const int cell = own_cell(args.grid, tile, thread);
     const std::size_t sample = first_cell(args.grid, tile);
-    const bool life_after = cell >= 0 && args.life_after[sample + cell] != 0;
+    const bool life_after =
+        cell >= 0 && args.life_after[sample + cell] != 0 && takes_part(args, tile.sample);
     shared.life_after[thread] = life_after;
     const unsigned ballot = __ballot_sync(whole_warp, life_after);
     if (thread % Traits::warp_size == 0) {

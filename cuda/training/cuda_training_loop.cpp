@@ -73,6 +73,7 @@ public:
           start_(grid_.floats(), "the start states"),
           grad_state_(grid_.floats(), "the gradient of the loss"),
           tape_(grid_, config.most_steps - 1, plan_.cut) {
+        if (config.latest_loss_step > 0) make_loss_steps();
         // All of it: the padding between the values of outcomes is copied back, too.
         check(cudaMemsetAsync(control_.data(), 0, sizeof(TrainingControl), stream_),
               "clearing the training's control");
@@ -111,7 +112,7 @@ public:
                                                    .update = plans[i].update}),
                                        plans[i].set_anchor};
         }
-        if (config_.pool > 0) send_draws(plans);
+        send_draws(plans);
         std::size_t started = 0;
         try {
             started = start(plans);
@@ -215,6 +216,13 @@ private:
         return started;
     }
 
+    void make_loss_steps() {
+        const auto batch = std::size_t(config_.batch);
+        loss_steps_ = {std::size_t{most_queued_iterations} * batch, "the loss steps of plans"};
+        from_steps_ = {batch, "the loss steps"};
+        if (config_.pool > 0) last_losses_ = {2 * batch, "the last states' losses"};
+    }
+
     void make_pool() {
         const std::size_t size = std::size_t(config_.pool);
         pool_states_ = {size * (grid_.floats() / config_.batch), "the pool"};
@@ -222,7 +230,8 @@ private:
         samples_ = {std::size_t{most_queued_iterations} * config_.batch, "the samples of plans"};
         damage_ = {std::size_t{most_queued_iterations} * config_.damaged + 1, "damage of plans"};
         launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
-                    loss_partial_.data(), start_.data(), target_.data(), grid_, nullptr, stream_);
+                    loss_partial_.data(), start_.data(), nullptr, target_.data(), grid_, nullptr,
+                    stream_);
         download({&start_loss_, 1}, losses_.data());
         reset_pool();
     }
@@ -232,15 +241,17 @@ private:
                 config_.damaged,     start_cell_,         start_loss_};
     }
 
-    // Sends which samples of the pool the plans take, and their damage.
+    // Sends the steps of the plans' losses, which samples of the pool they take, and their damage.
     void send_draws(std::span<const IterationPlan> plans) {
-        std::vector<int> samples;
+        std::vector<int> samples, loss_steps;
         std::vector<DamageCircle> damage;
         for (const IterationPlan& plan : plans) {
             samples.insert(samples.end(), plan.samples.begin(), plan.samples.end());
             damage.insert(damage.end(), plan.damage.begin(), plan.damage.end());
+            loss_steps.insert(loss_steps.end(), plan.loss_steps.begin(), plan.loss_steps.end());
         }
-        upload(samples_.data(), samples);
+        if (!loss_steps.empty()) upload(loss_steps_.data(), loss_steps);
+        if (!samples.empty()) upload(samples_.data(), samples);
         if (!damage.empty()) upload(damage_.data(), damage);
     }
 
@@ -309,6 +320,10 @@ private:
     // One iteration of so many steps; everything else that changes is in the control block.
     void queue_iteration(int steps) {
         const bool pool = config_.pool > 0;
+        if (from_steps_.data() != nullptr) {
+            launch_plan_steps(from_steps_.data(), loss_steps_.data(), config_.batch,
+                              control_.data(), stream_);
+        }
         if (pool) launch_take_samples(start_.data(), grid_, pool_args(), control_.data(), stream_);
         if (plan_.in_bands()) {
             queue_iteration_in_bands(steps);
@@ -316,30 +331,44 @@ private:
             queue_iteration_by_steps(steps);
         }
         if (pool) {
-            launch_put_samples(pool_args(), tape_.state(steps), losses_.data(),
-                               losses_.data() + config_.batch, grid_, control_.data(), stream_);
+            const float* const losses = losses_of_last(steps);
+            launch_put_samples(pool_args(), tape_.state(steps), losses, losses + config_.batch,
+                               grid_, control_.data(), stream_);
         }
         if (pool || !plan_.in_bands()) launch_close_iteration(control_.data(), stream_);
     }
 
+    // Losses and living cells of the last states, [2, batch].
+    const float* losses_of_last(int steps) {
+        if (last_losses_.data() == nullptr) return losses_.data();
+        // The way back no longer needs the gradient of the loss.
+        launch_loss(grad_state_.data(), last_losses_.data(), last_losses_.data() + config_.batch,
+                    loss_partial_.data(), tape_.state(steps), nullptr, target_.data(), grid_,
+                    nullptr, stream_);
+        return last_losses_.data();
+    }
+
     void queue_iteration_by_steps(int steps) {
         const bool bias = config_.output_bias;
+        const int* const from_steps = from_steps_.data();
         launch_pack_model(tape_.model.data(),
                           view_parameters<const float>(parameters_.data(), bias), rule_, {},
                           control_.data(), device_.kernels.precision, stream_);
         queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.kernels, stream_);
         launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
-                    loss_partial_.data(), tape_.state(steps), target_.data(), grid_,
-                    control_.data(), stream_);
+                    loss_partial_.data(), tape_.state(from_steps != nullptr ? 0 : steps),
+                    from_steps, target_.data(), grid_, control_.data(), stream_);
         queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
-                       tape_, rule_, steps, false, backward_, device_.kernels, stream_);
+                       from_steps, tape_, rule_, steps, false, backward_, device_.kernels, stream_);
         launch_adam(adam_args(), stream_);
     }
 
     void queue_iteration_in_bands(int steps) {
-        queue_training_in_bands(
-            {.first_state = start_.data(), .target = target_.data(), .control = control_.data()},
-            tape_, rule_, steps, bands_, device_.kernels.precision, stream_);
+        queue_training_in_bands({.first_state = start_.data(),
+                                 .target = target_.data(),
+                                 .from_steps = from_steps_.data(),
+                                 .control = control_.data()},
+                                tape_, rule_, steps, bands_, device_.kernels.precision, stream_);
         launch_update_weights({.adam = adam_args(),
                                .partial = bands_.partial.data(),
                                .partials = grid_.batch * plan_.cut.bands,
@@ -416,6 +445,10 @@ private:
     DeviceArray<float> losses_;  // and living cells, [2, batch]
     DeviceArray<LossPartial> loss_partial_;
     DeviceArray<float> target_, start_, grad_state_;
+    // Where samples have their losses at steps of their own only.
+    DeviceArray<int> loss_steps_;     // of the queue's plans
+    DeviceArray<int> from_steps_;     // of the iteration that runs
+    DeviceArray<float> last_losses_;  // with a pool: as losses_, of the last states
     StartCell start_cell_;
     // With a pool only.
     DeviceArray<float> pool_states_, pool_losses_;

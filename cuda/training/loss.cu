@@ -26,12 +26,13 @@ int partials_per_sample(const BatchShape& grid) {
 }
 
 struct LossArgs {
-    float* grad_state;     // [cells, 16]
-    float* loss;           // [batch]
-    float* living;         // [batch]
-    LossPartial* partial;  // [batch, per_sample]
-    const float* state;    // [cells, 16]
-    const float* target;   // [height, width, 4]
+    float* grad_state;      // [cells, 16]
+    float* loss;            // [batch]
+    float* living;          // [batch]
+    LossPartial* partial;   // [batch, per_sample]
+    const float* state;     // [cells, 16], of a tape where there are from_steps
+    const int* from_steps;  // [batch] or null
+    const float* target;    // [height, width, 4]
     BatchShape grid;
     int per_sample;
     float scale;  // 2 / (height * width * 4 * batch)
@@ -65,13 +66,17 @@ __global__ void __launch_bounds__(Traits::threads)
     const int sample = int(blockIdx.x) / args.per_sample;
     const int first = int(blockIdx.x) % args.per_sample * cells_per_partial;
     const int count = cells - first < cells_per_partial ? cells - first : cells_per_partial;
+    const float* state = args.state;
+    if (args.from_steps != nullptr) {
+        state += std::size_t(args.from_steps[sample]) * args.grid.batch * cells * Traits::channels;
+    }
     LossPartial own = {};
     for (int i = thread; i < count * Traits::quads; i += Traits::threads) {
         const int cell = first + i / Traits::quads, quad = i % Traits::quads;
         const std::size_t at = (std::size_t(sample) * cells + cell) * Traits::channels + quad * 4;
         float4 grad = zero4();
         if (quad == 0) {
-            const float4 x = load4(args.state + at);
+            const float4 x = load4(state + at);
             const float4 target = load4(args.target + std::size_t(cell) * visible_channels);
             add_loss(own, grad, x, target, args.scale);
         }
@@ -96,11 +101,12 @@ __global__ void __launch_bounds__(Traits::threads)
 int loss_partials(const BatchShape& grid) { return grid.batch * partials_per_sample(grid); }
 
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
-                 const float* state, const float* target, const BatchShape& grid,
-                 TrainingControl* control, cudaStream_t stream) {
-    const LossArgs args = {
-        grad_state,       loss,   living, partial, state, target, grid, partials_per_sample(grid),
-        loss_scale(grid), control};
+                 const float* state, const int* from_steps, const float* target,
+                 const BatchShape& grid, TrainingControl* control, cudaStream_t stream) {
+    const LossArgs args = {grad_state,       loss,   living,
+                           partial,          state,  from_steps,
+                           target,           grid,   partials_per_sample(grid),
+                           loss_scale(grid), control};
     launch(NCA_KERNEL(loss_kernel),
            {.blocks = loss_partials(grid),
             .threads = Traits::threads,

@@ -14,12 +14,14 @@
 
 namespace nca::cuda {
 
-// loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where control is given, it
-// receives the batch's loss and number of dead samples, and whether training can go on.
+// loss.cu: Engine::loss. partial [loss_partials(grid)] is scratch. Where from_steps [batch] is
+// given, state is a tape [steps + 1, cells, 16], and a sample's loss is that of its state after so
+// many steps. Where control is given, it receives the batch's loss and number of dead samples, and
+// whether training can go on.
 int loss_partials(const BatchShape& grid);
 void launch_loss(float* grad_state, float* loss, float* living, LossPartial* partial,
-                 const float* state, const float* target, const BatchShape& grid,
-                 TrainingControl* control, cudaStream_t stream);
+                 const float* state, const int* from_steps, const float* target,
+                 const BatchShape& grid, TrainingControl* control, cudaStream_t stream);
 
 struct AdamArgs {
     float* weights;        // [parameter_count], as the moments

@@ -71,10 +71,18 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
     }
 }
 
-void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
-                    WeightsView grad_weights, MemorySpace space) {
+void check_backward(const Tape& tape, bool output_bias, std::span<const int> from_steps,
+                    StateView grad_state, WeightsView grad_weights, MemorySpace space) {
     check_view("grad_state", grad_state, space);
-    check_equal_size("grad_state", grad_state, last);
+    check_equal_size("grad_state", grad_state, tape.last());
+    if (!from_steps.empty() && from_steps.size() != std::size_t(grad_state.batch)) {
+        throw_error<InvalidArgument>("from_steps has {} numbers: expected {}, one for each sample",
+                                     from_steps.size(), grad_state.batch);
+    }
+    for (const int step : from_steps) {
+        if (step >= 1 && step <= tape.steps()) continue;
+        throw_error<InvalidArgument>("from_steps has {}: expected 1 to {}", step, tape.steps());
+    }
     check_pointers("the gradients of w1, b1 and w2",
                    {grad_weights.w1, grad_weights.b1, grad_weights.w2});
     if (output_bias && grad_weights.b2 == nullptr) {

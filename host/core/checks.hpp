@@ -10,9 +10,9 @@ namespace nca {
 void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                    const RolloutOptions& options, MemorySpace space);
 
-// last is the tape's last state; output_bias says whether the tape's weights have b2.
-void check_backward(ConstStateView last, bool output_bias, StateView grad_state,
-                    WeightsView grad_weights, MemorySpace space);
+// output_bias says whether the tape's weights have b2.
+void check_backward(const Tape& tape, bool output_bias, std::span<const int> from_steps,
+                    StateView grad_state, WeightsView grad_weights, MemorySpace space);
 
 void check_loss(StateView grad_state, const float* loss, const float* living, ConstStateView state,
                 TargetView target, MemorySpace space);

@@ -173,8 +173,8 @@ public:
         return Tape(std::move(tape));
     }
 
-    void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
-                  Accumulate accumulate, Stream) override {
+    void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+                  WeightsView grad_weights, Accumulate accumulate, Stream) override {
         const auto* from = dynamic_cast<const CpuTape*>(tape.storage());
         if (from == nullptr) {
             throw InvalidArgument(
@@ -182,7 +182,8 @@ public:
                 "tape that its own forward returned");
         }
         const Shape& shape = from->store->shape();
-        check_backward(tape.last(), from->output_bias, grad_state, grad_weights, memory_space());
+        check_backward(tape, from->output_bias, from_steps, grad_state, grad_weights,
+                       memory_space());
         if (!from->output_bias) grad_weights.b2 = nullptr;
         const RolloutConstants rollout(from->rule, from->weights, from->key);
         const Bands bands{shape.height};
@@ -194,10 +195,14 @@ public:
             BitGrid all = work.back().may_be_nonzero;
             for (int i = 0; i < shape.words(); ++i) all.bits[i] = all.valid(i % all.words());
         }
+        const auto takes_part = [&](int step, int sample) {
+            return from_steps.empty() || step < from_steps[std::size_t(sample)];
+        };
         run_steps(
             shape, from->last_step,
             [&](int reverse, int sample, int band, Scratch& scratch) {
                 const int step = from->last_step - 1 - reverse;
+                if (!takes_part(step, sample)) return;
                 backward_rows(grad_state.sample(sample).data,
                               gradients[std::size_t(sample) * bands.count() + band], work[sample],
                               scratch, rollout, from->store->slot(step, sample),
@@ -205,6 +210,7 @@ public:
             },
             [&](int reverse, int sample, int band) {
                 const int step = from->last_step - 1 - reverse;
+                if (!takes_part(step, sample)) return;
                 backward_stencil(grad_state.sample(sample).data, work[sample], rollout,
                                  from->store->slot(step + 1, sample), band);
             });

@@ -21,7 +21,7 @@ inline constexpr double exploded_gradient = 1e18;
 
 struct IterationOutcome {
     Verdict verdict = Verdict::not_run;
-    int dead = 0;              // samples without a living cell at the end
+    int dead = 0;              // samples without a living cell where the loss is
     int reset = 0;             // states of the pool that became the start cell
     double loss = 0;           // mean over the batch
     double gradient_norm = 0;  // L2 norm over all tensors, before normalisation

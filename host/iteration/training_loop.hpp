@@ -32,6 +32,7 @@ struct Parameters {
 
 struct IterationPlan {
     int steps = 0;
+    std::vector<int> loss_steps = {};  // [batch] (host/iteration/loss_steps.hpp); none: the last
     FireKey key;
     float learning_rate = 0;
     std::int64_t update = 1;           // number of Adam's update, from 1
@@ -43,6 +44,9 @@ struct IterationPlan {
 // One training run inside an engine. It keeps weights, moments, states, pool and target. It also
 // keeps the good weights, which a forward pass has tried, and the anchor, the weights and moments
 // that a recovery goes back to.
+//
+// The loss and its gradient are those of the states after the plan's loss_steps, or of the last
+// states.
 //
 // With a pool, an iteration starts from the plan's samples. The sample with the highest loss in the
 // pool becomes the start cell, those with the lowest losses are damaged (host/iteration/pool.hpp).

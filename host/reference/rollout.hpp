@@ -145,13 +145,15 @@ public:
         std::vector<SampleState<double>> states;  // of each sample's first state
     };
 
-    // target is [height, width, visible_channels].
+    // target is [height, width, visible_channels]. loss_steps: after how many steps each sample has
+    // its loss; empty: all after options.steps. What comes behind changes nothing.
     GradientCheck(Rule rule, WeightValues<double> weights,
                   const std::vector<SampleState<double>>& states, std::vector<float> target,
-                  const RolloutOptions& options)
+                  RolloutOptions options, const std::vector<int>& loss_steps = {})
         : rule_(rule), weights_(std::move(weights)), target_(std::move(target)) {
         for (const SampleState<double>& state : states) {
             const int sample = int(tapes_.size());
+            if (!loss_steps.empty()) options.steps = loss_steps[std::size_t(sample)];
             tapes_.push_back(rollout_forward(rule_, weights_, state, options, sample));
         }
     }

@@ -268,6 +268,9 @@ std::string value_text(const ConfigField& field, const TrainingConfig& config) {
 
 std::string config_row(const ConfigField& field, const TrainingConfig& config) {
     const ConfigField* next = second_field(field);
+    if (field.option.none != nullptr && value_text(field, config) == "0") {
+        return row(field.row.label, field.option.none);
+    }
     const std::string second = next != nullptr ? value_text(*next, config) : "";
     return row(field.row.label,
                fmt::format(fmt::runtime(field.row.format), value_text(field, config), second));
@@ -280,6 +283,7 @@ std::string configuration(const TrainingConfig& config) {
                                           "padding",
                                           "batch",
                                           "fewest_steps",
+                                          "earliest_loss_step",
                                           "warmup",
                                           "pool",
                                           "damaged",

@@ -29,10 +29,17 @@ std::string dumped(const nlohmann::ordered_json& json) {
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// The configuration without its rule, which is stored as in every model file.
-nlohmann::ordered_json config_to_json(const TrainingConfig& config) {
+bool is_default(const ConfigField& field, const TrainingConfig& config) {
+    return std::visit([&](auto member) { return config.*member == TrainingConfig{}.*member; },
+                      field.member);
+}
+
+// The configuration without its rule, which is stored as in every model file. all: with fields that
+// a checkpoint does not have because they are at their default.
+nlohmann::ordered_json config_to_json(const TrainingConfig& config, bool all) {
     nlohmann::ordered_json json;
     for (const ConfigField& field : config_fields) {
+        if (field.newer && !all && is_default(field, config)) continue;
         const auto put = [&]<class Value>(const Value& value) {
             if constexpr (std::is_enum_v<Value>) {
                 json[field.name] = field.values.choices[std::size_t(value)];
@@ -64,6 +71,7 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
     TrainingConfig config;
     config.rule = rule;
     for (const ConfigField& field : config_fields) {
+        if (field.newer && !fields.has(field.name)) continue;
         const auto take = [&]<class Value>(Value& value) {
             value = take_value<Value>(field, fields);
         };
@@ -323,7 +331,8 @@ private:
 }  // namespace
 
 std::string first_difference(const TrainingConfig& got, const TrainingConfig& expected) {
-    std::string in_config = first_difference(config_to_json(got), config_to_json(expected));
+    std::string in_config =
+        first_difference(config_to_json(got, true), config_to_json(expected, true));
     if (!in_config.empty()) return in_config;
     const std::string in_rule =
         first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),
@@ -349,7 +358,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     put_moments(file, "recovery.", checkpoint.anchor);
     put_weights(file, "good.", checkpoint.good);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
-    file.metadata[training_key] = dumped(config_to_json(checkpoint.config));
+    file.metadata[training_key] = dumped(config_to_json(checkpoint.config, false));
     // The hash is text, because JSON readers in other languages keep 53 bits of a number.
     const nlohmann::ordered_json progress = {
         {"target", checkpoint.target_name},

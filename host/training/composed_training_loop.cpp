@@ -37,6 +37,9 @@ public:
           living_(engine.allocate(std::size_t(config.batch))),
           start_(engine.make_state(config.batch, config.grid(), config.grid())),
           grad_state_(engine.make_state(config.batch, config.grid(), config.grid())),
+          measured_(config.latest_loss_step > 0
+                        ? engine.make_state(config.batch, config.grid(), config.grid())
+                        : State()),
           sample_(start_.view().sample(0).size()) {
         engine.copy_from_host(target_.data(), target);
         const auto cell = config.rule.start_values();
@@ -112,6 +115,16 @@ private:
         return values;
     }
 
+    // The states that have the losses; copied where they are not the last ones.
+    ConstStateView measured_states(const IterationPlan& plan) {
+        if (plan.loss_steps.empty()) return tape_.last();
+        for (int i = 0; i < config_.batch; ++i) {
+            download_sample(tape_.state(plan.loss_steps[std::size_t(i)]), i);
+            engine_.copy_from_host(measured_.view().sample(i).data, sample_);
+        }
+        return measured_.view();
+    }
+
     // Copies into sample_, which allocates nothing.
     std::span<const float> download_sample(ConstStateView batch, int sample) {
         engine_.copy_to_host(sample_, batch.sample(sample).data);
@@ -160,8 +173,10 @@ private:
 
     // Puts the iteration's last states into the pool. Returns how many of its samples became the
     // start cell, including the one that did before the rollout.
-    int put_samples(const IterationPlan& plan, const std::vector<float>& losses,
-                    const std::vector<float>& living_cells) {
+    int put_samples(const IterationPlan& plan) {
+        if (!plan.loss_steps.empty()) measure(tape_.last());
+        const std::vector<float> losses = download(losses_);
+        const std::vector<float> living_cells = download(living_);
         int reset = 1;
         for (int i = 0; i < config_.batch; ++i) {
             const float loss = losses[std::size_t(i)];
@@ -182,7 +197,7 @@ private:
         tape_ = {};  // frees its memory for the next one
         tape_ = engine_.forward(config_.rule, view_parameters<const float>(weights_.data(), bias),
                                 start_.view(), {plan.steps, plan.key});
-        measure(tape_.last());
+        measure(measured_states(plan));
         const std::vector<float> living_cells = download(living_);
         const std::vector<float> losses = download(losses_);
         outcome.loss = mean(losses);
@@ -193,8 +208,8 @@ private:
         // The forward pass has tried these weights. It has not tried those after the update.
         good_ = current_;
 
-        engine_.backward(tape_, grad_state_.view(), view_parameters(grad_weights_.data(), bias),
-                         Accumulate::no);
+        engine_.backward(tape_, plan.loss_steps, grad_state_.view(),
+                         view_parameters(grad_weights_.data(), bias), Accumulate::no);
         double squares = 0;
         for (const float g : download(grad_weights_)) squares += double(g) * g;
         outcome.gradient_norm = std::sqrt(squares);
@@ -209,7 +224,7 @@ private:
                      grad_weights_.data(), norms_.data(), bias, options);
         engine_.copy_to_host(current_.all(), weights_.data());
         if (!all_finite(current_.all())) return Verdict::weight_not_finite;
-        if (config_.pool > 0) outcome.reset = put_samples(plan, losses, living_cells);
+        if (config_.pool > 0) outcome.reset = put_samples(plan);
         return Verdict::good;
     }
 
@@ -222,6 +237,7 @@ private:
         living_;
     State start_;
     State grad_state_;
+    State measured_;  // those of loss_steps
     Tape tape_;
     std::vector<float> sample_;  // one state, moved from or to the pool
     StatePool pool_;

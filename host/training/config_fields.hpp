@@ -42,6 +42,7 @@ struct ConfigField {
         const char* argument = "";
         const char* help = "";
         const char* example = nullptr;  // where the argument sets this field and the next
+        const char* none = nullptr;     // the word that sets both to 0
     };
 
     const char* name;  // in checkpoints
@@ -51,6 +52,8 @@ struct ConfigField {
     Row row = {};
     Option option = {};
     int exclusive = 0;  // 1: a range ends before it; reports show one less
+    // Newer than version 0.2.0: checkpoints have it where it is not its default.
+    bool newer = false;
 };
 
 inline constexpr double least_float_above_0 = std::numeric_limits<float>::denorm_min();
@@ -86,6 +89,13 @@ inline constexpr ConfigField config_fields[] = {
      {"--steps", "A:B", "steps per iteration, drawn from A..B-1 (64:96)", "64:96"}},
     {"most_steps", &TrainingConfig::most_steps, "the end of the range of steps",
      {1, 100000, "more than its begin and at most 100000"}, {}, {}, 1},
+    {"earliest_loss_step", &TrainingConfig::earliest_loss_step, "the smallest step of the loss",
+     {0, 100000, "1 or more, or 0 where the loss is after the last step"},
+     {"steps of the loss", "{} to {}"},
+     {"--loss-steps", "last|A:B", "each sample's loss is after a step drawn from A..B-1, and not "
+      "after the last one (last)", "48:96", "last"}, 0, true},
+    {"latest_loss_step", &TrainingConfig::latest_loss_step, "the end of the steps of the loss",
+     {0, 100000, "more than its begin and at most the end of the range of steps"}, {}, {}, 1, true},
     {"warmup", &TrainingConfig::warmup, "warmup", {0, 1000000, "0 to 1000000 iterations"},
      {"warmup", "{} iterations"},
      {"--warmup", "N", "iterations over which the steps rise from an eighth to their full number, "

@@ -35,6 +35,15 @@ void TrainingConfig::validate() const {
     for (const ConfigField& field : config_fields) check_field(field, *this);
     require_field(most_steps > fewest_steps, "the end of the range of steps", most_steps,
                   "more than its begin");
+    if (earliest_loss_step != 0 || latest_loss_step != 0) {
+        require_field(earliest_loss_step >= 1 && earliest_loss_step <= fewest_steps,
+                      "the smallest step of the loss", earliest_loss_step,
+                      fmt::format("1 to {}, the fewest steps of a rollout", fewest_steps));
+        require_field(latest_loss_step > earliest_loss_step && latest_loss_step <= most_steps,
+                      "the end of the steps of the loss", latest_loss_step,
+                      fmt::format("{} to {}, the end of the range of steps", earliest_loss_step + 1,
+                                  most_steps));
+    }
     require_field(pool == 0 || pool >= batch, "pool", pool,
                   fmt::format("0, or at least the batch, which is {}, and at most 65536", batch));
     require_field(

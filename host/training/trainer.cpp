@@ -9,6 +9,7 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
+#include "host/iteration/loss_steps.hpp"
 #include "host/training/checkpoint.hpp"
 #include "host/training/composed_training_loop.hpp"
 #include "host/training/recovery.hpp"
@@ -119,7 +120,9 @@ struct Trainer::Impl {
     // The plan of iteration progress().iteration + ahead, if those before it are good.
     IterationPlan plan(int ahead) const {
         const std::int64_t i = progress().iteration + ahead;
-        IterationPlan plan{.steps = recovery.steps(ahead),
+        const int steps = recovery.steps(ahead);
+        IterationPlan plan{.steps = steps,
+                           .loss_steps = draw_loss_steps(config, recovery.seed(), i, steps),
                            .key = {recovery.seed(), std::uint32_t(i)},
                            .learning_rate = float(recovery.learning_rate(i)),
                            .update = updates + ahead + 1,

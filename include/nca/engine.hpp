@@ -159,13 +159,18 @@ public:
     virtual Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
-    /// The gradients of all steps of a tape of this engine (docs/mathematics.md). grad_state
-    /// [batch, height, width, channels] holds the gradient of the tape's last state and is
-    /// overwritten by the gradient of its first state. grad_weights is overwritten or added to.
-    /// Where the weights have no b2, grad_weights.b2 is ignored and may be null. The tape stays as
-    /// it is.
-    virtual void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
-                          Accumulate accumulate, Stream stream = nullptr) = 0;
+    /// The gradients of the steps of a tape of this engine (docs/mathematics.md). from_steps
+    /// [batch] says for each sample after how many steps its way back begins, in 1 .. tape.steps():
+    /// what comes behind that step takes no part, even where it is not finite. Empty: the way back
+    /// of all samples begins at the last state. grad_state [batch, height, width, channels] holds
+    /// the gradients of the states where it begins, and is overwritten by those of the first
+    /// states. grad_weights is overwritten or added to. Where the weights have no b2,
+    /// grad_weights.b2 is ignored and may be null. The tape stays as it is. from_steps, which is in
+    /// host memory, is read before the call returns. Throws InvalidArgument where it is of another
+    /// size, or a number in it out of range.
+    virtual void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+                          WeightsView grad_weights, Accumulate accumulate,
+                          Stream stream = nullptr) = 0;
 
     /// The loss: the mean squared error of the visible channels over batch, height and width
     /// (docs/mathematics.md). Overwrites
@@ -187,6 +192,11 @@ public:
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
+    /// The same as the other backward, from the tape's last state.
+    void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
+                  Accumulate accumulate, Stream stream = nullptr) {
+        backward(tape, {}, grad_state, grad_weights, accumulate, stream);
+    }
     /// The same as the other forward, for a model in host memory. A CUDA engine copies its weights
     /// to the device and waits for the device. Throws InvalidArgument where the model was moved
     /// from.

@@ -16,6 +16,7 @@ enum class Purpose : std::uint32_t {
     initial_weights = 2,  ///< the first weights
     pool_sample = 3,      ///< which states of the pool an iteration takes
     damage = 4,           ///< the circles that are cleared
+    loss_step = 5,        ///< after how many steps a sample has its loss
 };
 
 /// One Philox4x32-10 block: four 32-bit words, which depend only on key = (seed, purpose) and

@@ -27,10 +27,12 @@ NCA_API std::vector<float> make_target(const Image& image, const TrainingConfig&
 struct IterationReport {
     std::int64_t iteration = 0;  ///< its number, from 0
     int steps = 0;               ///< of its rollout
-    double loss = 0;             ///< as Engine::loss has it, mean over the batch
-    double learning_rate = 0;    ///< that its update had
-    double gradient_norm = 0;    ///< L2 norm over all tensors, before normalisation
-    int dead = 0;  ///< samples without a cell of alpha above living_threshold at the end
+    /// As Engine::loss has it, mean over the batch; after the last step of each sample, or after
+    /// that which TrainingConfig::earliest_loss_step says.
+    double loss = 0;
+    double learning_rate = 0;  ///< that its update had
+    double gradient_norm = 0;  ///< L2 norm over all tensors, before normalisation
+    int dead = 0;  ///< samples without a cell of alpha above living_threshold where the loss is
     /// How many states of the pool became the start cell: the worst of the batch and those that
     /// died or exploded; after a recovery all.
     int reset = 0;

@@ -38,6 +38,12 @@ struct TrainingConfig {
     int batch = 8;                    ///< samples of an iteration, in 1..4096
     int fewest_steps = 64;  ///< at least 1; a rollout has fewest_steps .. most_steps - 1, uniformly
     int most_steps = 96;    ///< above fewest_steps, at most 100000
+    /// The loss of each sample is that of its state after so many steps, drawn uniformly from
+    /// earliest_loss_step .. latest_loss_step - 1; no more than the rollout has, which goes on to
+    /// its end: a pool gets the last states. 0 and 0: the loss of the last states. Otherwise
+    /// earliest_loss_step is in 1..fewest_steps, latest_loss_step above it and at most most_steps.
+    int earliest_loss_step = 0;
+    int latest_loss_step = 0;  ///< see earliest_loss_step
     /// Iterations in which the steps rise from an eighth to their full number, in 0..1000000.
     int warmup = 0;
     /// States in the pool, from batch to 65536; 0: no pool, each rollout starts from the start

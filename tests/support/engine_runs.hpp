@@ -50,16 +50,18 @@ struct Gradients {
     bool operator==(const Gradients&) const = default;
 };
 
-// The gradients of a tape for the case's grad_last. Replaces `before`, or adds to it.
+// The gradients of a tape for the case's grad_last. Replaces `before`, or adds to it. from_steps: as
+// Engine::backward has them.
 inline Gradients run_backward(Engine& engine, const Tape& tape, const Case& drawn,
-                              Accumulate accumulate = Accumulate::no, float before = 1e30F) {
+                              Accumulate accumulate = Accumulate::no, float before = 1e30F,
+                              std::span<const int> from_steps = {}) {
     State grad_state = engine.make_state(drawn.batch, drawn.height, drawn.width);
     engine.copy_from_host(grad_state.view().data, drawn.grad_last);
     const bool output_bias = drawn.weights.has_output_bias();
     const std::vector<float> start(parameter_count(output_bias), before);
     const Buffer grad_weights = upload(engine, start);
-    engine.backward(tape, grad_state.view(), view_parameters(grad_weights.data(), output_bias),
-                    accumulate);
+    engine.backward(tape, from_steps, grad_state.view(),
+                    view_parameters(grad_weights.data(), output_bias), accumulate);
     return {download(engine, grad_weights.data(), grad_weights.size()),
             download(engine, grad_state.view())};
 }

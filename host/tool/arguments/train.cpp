@@ -49,6 +49,14 @@ bool set_number(TrainingConfig& config, const ConfigField& field, std::string_vi
     return std::visit([&](auto member) { return set(config.*member); }, field.member);
 }
 
+// Of two fields that are int.
+bool is_less(const TrainingConfig& config, const ConfigField& a, const ConfigField& b) {
+    const auto value = [&](const ConfigField& field) {
+        return config.*std::get<int TrainingConfig::*>(field.member);
+    };
+    return value(a) < value(b);
+}
+
 // Throws UsageError that names the option and what it accepts.
 void set_field(TrainingConfig& config, const ConfigField& field, const std::string& text) {
     const auto fail = [&](std::string_view why) {
@@ -66,6 +74,11 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
         return check(field);
     }
     const ConfigField& second = *second_field(field);
+    if (field.option.none != nullptr && text == field.option.none) {
+        set_number(config, field, "0");
+        set_number(config, second, "0");
+        return;
+    }
     const std::vector<std::string_view> parts = split(text, ':');
     if (parts.size() != 2 || !set_number(config, field, parts[0]) ||
         !set_number(config, second, parts[1])) {
@@ -73,7 +86,7 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
     }
     check(field);
     check(second);
-    if (second.exclusive != 0 && config.fewest_steps >= config.most_steps) {
+    if (second.exclusive != 0 && !is_less(config, field, second)) {
         fail("steps are drawn from A..B-1, so A has to be less than B");
     }
 }
