@@ -156,6 +156,16 @@ TEST_CASE("every kernel in cuda/ is run") {
     test::run_rollout(*engine, example);
     test::run_advance(*engine, example);
     train_a_little("regenerating");
+    Trainer(test::small_picture(), test::with_loss_steps(test::small_config("growing")),
+            Device::cuda())
+        .iterate();
+    {
+        const test::Uploaded on_engine(*engine, example);
+        const Tape tape = engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
+                                          example.options);
+        test::run_backward(*engine, tape, example, Accumulate::no, 0,
+                           std::vector<int>(std::size_t(example.batch), 1));
+    }
     {
         const test::TensorDevice device;
         for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
@@ -255,7 +265,7 @@ TEST_CASE("an iteration that is one graph gives the bits of the four calls") {
 }
 
 TEST_CASE("queued iterations are those that are run one by one") {
-    const TrainingConfig config = test::small_config("regenerating");
+    const TrainingConfig config = test::with_loss_steps(test::small_config("regenerating"));
     Trainer single(test::small_picture(), config, Device::cuda());
     Trainer queued(test::small_picture(), config, Device::cuda());
     std::vector<IterationReport> reports;

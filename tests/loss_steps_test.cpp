@@ -13,7 +13,7 @@ using namespace nca::test;
 
 namespace {
 
-TrainingConfig with_loss_steps(TrainingConfig config, int earliest, int latest) {
+TrainingConfig with_range(TrainingConfig config, int earliest, int latest) {
     config.earliest_loss_step = earliest;
     config.latest_loss_step = latest;
     return config;
@@ -26,7 +26,7 @@ TEST_CASE("without a range no step of the loss is drawn") {
 }
 
 TEST_CASE("steps of the loss are drawn uniformly, for each sample anew") {
-    const TrainingConfig config = with_loss_steps(preset("growing"), 48, 96);
+    const TrainingConfig config = with_range(preset("growing"), 48, 96);
     constexpr int draws = 20000;
     std::map<int, int> times;
     int equal = 0;
@@ -48,7 +48,7 @@ TEST_CASE("steps of the loss are drawn uniformly, for each sample anew") {
 }
 
 TEST_CASE("steps of the loss depend on seed and iteration, and end with the rollout") {
-    const TrainingConfig config = with_loss_steps(preset("growing"), 48, 96);
+    const TrainingConfig config = with_range(preset("growing"), 48, 96);
     REQUIRE(draw_loss_steps(config, 5, 7, 95) == draw_loss_steps(config, 5, 7, 95));
     REQUIRE(draw_loss_steps(config, 5, 7, 95) != draw_loss_steps(config, 6, 7, 95));
     REQUIRE(draw_loss_steps(config, 5, 7, 95) != draw_loss_steps(config, 5, 8, 95));
@@ -70,7 +70,7 @@ TEST_CASE("losses after the last step are those of a training without a range, t
             config.most_steps = config.fewest_steps + 1;
             Trainer without(small_picture(), config, device);
             Trainer with(small_picture(),
-                         with_loss_steps(config, config.fewest_steps, config.most_steps), device);
+                         with_range(config, config.fewest_steps, config.most_steps), device);
             for (int i = 0; i < 3; ++i) {
                 REQUIRE(with.iterate().loss == without.iterate().loss);
             }
@@ -83,7 +83,7 @@ TEST_CASE("losses after the last step are those of a training without a range, t
 TEST_CASE("a training with losses at random steps is resumed with the same bits") {
     const TemporaryDirectory folder;
     for (const Device& device : engines_to_test()) {
-        const TrainingConfig config = with_loss_steps(small_config("regenerating"), 2, 5);
+        const TrainingConfig config = with_range(small_config("regenerating"), 2, 5);
         Trainer whole(small_picture(), config, device);
         for (int i = 0; i < 3; ++i) whole.iterate();
         whole.save_checkpoint(folder / "a.checkpoint");

@@ -338,9 +338,13 @@ TEST_CASE("more steps than go in one launch are those of a tape", "[long]") {
 TEST_CASE("training in bands is training in steps, but for the order of sums") {
     const TensorDevice device;
     require_bands(2, 18, 18);
+    std::vector<TrainingConfig> configs;
     for (const char* preset_name : {"notebook", "growing", "regenerating"}) {
-        INFO(preset_name);
-        TrainingConfig config = test::small_config(preset_name);
+        configs.push_back(test::small_config(preset_name));
+    }
+    configs.push_back(test::with_loss_steps(configs.back()));
+    for (TrainingConfig& config : configs) {
+        INFO(config.preset << ", steps of the loss below " << config.latest_loss_step);
         config.padding = 5;  // 18 x 18 cells
         Trainer steps(test::small_picture(), config,
                       cuda_device(Precision::precise, RolloutForm::steps));
@@ -374,8 +378,9 @@ TEST_CASE("training in bands is the same in any schedule, alone or beside others
 TEST_CASE("iterations in bands that are queued are those that are run one by one") {
     const TensorDevice device;
     require_bands(2, 12, 12);
-    for (const char* preset_name : {"growing", "persistent"}) {
-        const TrainingConfig config = test::small_config(preset_name);
+    const TrainingConfig persistent = test::small_config("persistent");
+    for (const TrainingConfig& config :
+         {test::small_config("growing"), persistent, test::with_loss_steps(persistent)}) {
         Trainer single(test::small_picture(), config, cuda_device(Precision::fast));
         Trainer queued(test::small_picture(), config, cuda_device(Precision::fast));
         int reports = 0;

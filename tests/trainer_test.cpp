@@ -271,9 +271,7 @@ TEST_CASE("three training iterations agree with the double reference") {
 TEST_CASE("iterations with losses at random steps agree with the double reference") {
     for (const Device& device : test::engines_to_test()) {
         for (const char* name : {"notebook", "regenerating"}) {
-            TrainingConfig config = small_config(name);
-            config.earliest_loss_step = 1;
-            config.latest_loss_step = config.most_steps;
+            TrainingConfig config = with_loss_steps(small_config(name));
             bool agreed = false;
             while (!agreed && ++config.seed < 20) {
                 Trainer trainer(small_picture(), config, device);

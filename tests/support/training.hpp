@@ -46,6 +46,13 @@ inline TrainingConfig small_config(std::string_view preset_name) {
     return config;
 }
 
+// The same with the losses of samples at steps of their own, from the first on.
+inline TrainingConfig with_loss_steps(TrainingConfig config) {
+    config.earliest_loss_step = 1;
+    config.latest_loss_step = config.most_steps;
+    return config;
+}
+
 // The trainer's whole contents, read from a checkpoint.
 inline Checkpoint inside(const Trainer& trainer) {
     const TemporaryDirectory folder;
