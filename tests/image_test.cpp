@@ -420,6 +420,15 @@ TEST_CASE("on white, transparent is white and half transparent is half way") {
             Bytes{255, 255, 255, 255, 127, 177, 255, 255, 0, 100, 255, 255});
 }
 
+TEST_CASE("on a colour, transparent is the colour and half transparent is half way") {
+    Image image = filled(1, 3, {0, 100, 255, 0});
+    image.pixel(0, 1)[3] = 128;
+    image.pixel(0, 2)[3] = 255;
+    REQUIRE(nca::on_colour(image, {51, 102, 0}).pixels ==
+            Bytes{51, 102, 0, 255, 25, 101, 128, 255, 0, 100, 255, 255});
+    REQUIRE_THROWS_AS(nca::on_colour(Image{}, {0, 0, 0}), nca::InvalidArgument);
+}
+
 TEST_CASE("a picture shows straight colours clamped to what can be shown") {
     std::vector<float> state(3 * nca::channels);
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();

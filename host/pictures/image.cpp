@@ -85,19 +85,21 @@ Image enlarge(const Image& image, int scale) {
     return result;
 }
 
-Image on_white(const Image& image) {
+Image on_colour(const Image& image, const std::array<std::uint8_t, 3>& colour) {
     check_image(image);
     Image result = image;
     for (std::size_t i = 0; i < result.pixels.size(); i += 4) {
         const int alpha = result.pixels[i + alpha_channel];
         for (std::size_t c = 0; c < 3; ++c) {
-            const int blended = result.pixels[i + c] * alpha + 255 * (255 - alpha);
+            const int blended = result.pixels[i + c] * alpha + colour[c] * (255 - alpha);
             result.pixels[i + c] = std::uint8_t((blended + 127) / 255);
         }
         result.pixels[i + alpha_channel] = 255;
     }
     return result;
 }
+
+Image on_white(const Image& image) { return on_colour(image, {255, 255, 255}); }
 
 Image picture(const Rule& rule, ConstStateView grid) {
     check_grid(grid);

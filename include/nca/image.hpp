@@ -5,6 +5,7 @@
 #include <nca/rule.hpp>
 #include <nca/state.hpp>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <span>
@@ -52,7 +53,10 @@ NCA_API Image resize(const Image& image, int height, int width);
 /// or a new side is above 2 * largest_image_side.
 NCA_API Image enlarge(const Image& image, int scale);
 
-/// The image on a white background, opaque.
+/// The image on a background of one colour {red, green, blue}, opaque.
+NCA_API Image on_colour(const Image& image, const std::array<std::uint8_t, 3>& colour);
+
+/// on_colour() on white.
 NCA_API Image on_white(const Image& image);
 
 /// The picture of one grid in host memory, one pixel for each cell. Colours are divided by alpha
