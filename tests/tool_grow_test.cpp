@@ -217,6 +217,266 @@ TEST_CASE("a mosaic is one animation") {
     REQUIRE(read_file(shop / "out.gif").substr(0, 10) == std::string("GIF89a\xc8\0\x60\0", 10));
 }
 
+namespace {
+
+// What grow writes as out.png.
+nca::Image grown_picture(const Workshop& shop, const Words& words) {
+    const Outcome outcome = nca_tool(Words{"grow", "-o", shop / "out.png"} + words);
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    return nca::load_image(shop / "out.png");
+}
+
+std::vector<int> colour_of(const nca::Image& image, int y, int x) {
+    return {image.pixel(y, x), image.pixel(y, x) + 4};
+}
+
+}  // namespace
+
+TEST_CASE("a cell is a square of pixels of one colour") {
+    const Workshop shop;
+    const Words words = {shop.model, "--steps", "6"};
+    const nca::Image small = grown_picture(shop, words + Words{"--scale", "1"});
+    const nca::Image large = grown_picture(shop, words + Words{"--scale", "5"});
+    REQUIRE(large.height == 5 * small.height);
+    REQUIRE(large.width == 5 * small.width);
+    for (int y = 0; y < large.height; ++y) {
+        for (int x = 0; x < large.width; ++x) {
+            REQUIRE(colour_of(large, y, x) == colour_of(small, y / 5, x / 5));
+        }
+    }
+}
+
+TEST_CASE("the hidden channels are four in a row, blue, white and red") {
+    const Workshop shop;
+    const std::string model = shop / "steady.safetensors";
+    steady_model(0, -0.75F).save(model);  // of channel 9
+    const std::vector<int> white = {255, 255, 255, 255};
+    const auto grow = [&](const std::string& steps, const std::vector<int>& ninth,
+                          const std::vector<int>& beside_ninth) {
+        const nca::Image image =
+            grown_picture(shop, {model, "--hidden", "--scale", "2", "--steps", steps});
+        REQUIRE(image.height == 2 * (3 * 12 + 2));
+        REQUIRE(image.width == 2 * (4 * 12 + 3));
+        for (int y = 0; y < image.height; ++y) {
+            for (int x = 0; x < image.width; ++x) {
+                INFO(steps << " steps, pixel " << y << ", " << x);
+                const int row = y / 2 % 13, column = x / 2 % 13;
+                const int channel = 4 + y / 26 * 4 + x / 26;
+                const bool start = row == 6 && column == 6;
+                const bool beside = !start && row >= 5 && row <= 7 && column >= 5 && column <= 7;
+                const std::vector<int> red = {217, 140, 149, 255};  // of 1
+                REQUIRE(colour_of(image, y, x) == (channel == 9 ? start    ? ninth
+                                                                  : beside ? beside_ninth
+                                                                           : white
+                                                   : start      ? red
+                                                                : white));
+            }
+        }
+    };
+    grow("0", {217, 140, 149, 255}, white);                 // 1
+    grow("1", {245, 226, 229, 255}, {172, 198, 224, 255});  // 0.25, -0.75
+    grow("2", {200, 217, 234, 255}, {89, 140, 193, 255});   // -0.5, -1.5
+    grow("3", {116, 159, 203, 255}, {33, 102, 172, 255});   // -1.25, -2.25
+    const auto said = [&](const std::string& output, const std::string& steps) {
+        const Outcome outcome =
+            nca_tool({"grow", model, "--hidden", "-o", shop / output, "--steps", steps});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return outcome.out;
+    };
+    REQUIRE(contains(said("out.webp", "2"),
+                     "out.webp: 2 steps, 3 frames of 114x153 pixels, hidden channels from -2 "
+                     "(blue) to 2 (red)\n"));
+    REQUIRE(contains(said("out.gif", "3"),
+                     "out.gif: 3 steps, 4 frames of 114x153 pixels, hidden channels from -2 "
+                     "(blue) to 2 (red), values reach 2.2\n"));
+    // As the first frame of an animation.
+    const nca::Image first = grown_picture(shop, {model, "--hidden", "--steps", "0"});
+    REQUIRE((nca::load_image(shop / "out.gif").pixels == first.pixels));
+}
+
+TEST_CASE("alpha is grey, from 0 black to 1 white") {
+    const Workshop shop;
+    const std::string model = shop / "steady.safetensors";
+    steady_model(0.25F, 0).save(model);
+    const auto grey = [](int value) { return std::vector<int>{value, value, value, 255}; };
+    const nca::Image image =
+        grown_picture(shop, {model, "--alpha", "--scale", "1", "--steps", "2"});
+    REQUIRE(image.height == 12);
+    REQUIRE(image.width == 12);
+    for (int y = 0; y < 12; ++y) {
+        for (int x = 0; x < 12; ++x) {
+            INFO(y << ", " << x);
+            const int distance = std::max(std::abs(y - 6), std::abs(x - 6));
+            const int expected[] = {255, 128, 64};  // of 1.5, 0.5 and 0.25
+            REQUIRE(colour_of(image, y, x) == grey(distance <= 2 ? expected[distance] : 0));
+        }
+    }
+    // Between the pictures of several models is the background.
+    const nca::Image two = grown_picture(
+        shop, {model, model, "--alpha", "--background", "#123", "--scale", "1", "--steps", "2"});
+    REQUIRE(colour_of(two, 0, 11) == grey(0));
+    REQUIRE(colour_of(two, 0, 12) == std::vector<int>{17, 34, 51, 255});
+    REQUIRE(colour_of(two, 6, 19) == grey(255));
+}
+
+TEST_CASE("a background shines through a cell as its alpha says") {
+    const Workshop shop;
+    nca::Model model = steady_model(-0.5F, 0);
+    model.weights.view().b2[0] = 0.25F;
+    const std::string premultiplied = shop / "premultiplied.safetensors";
+    const std::string straight = shop / "straight.safetensors";
+    model.rule.premultiplied = true;
+    model.save(premultiplied);
+    model.rule.premultiplied = false;
+    model.save(straight);
+    // The start cell has alpha 0.5 and red 0.25 after a step, all others no alpha.
+    const Words words = {"--steps", "1", "--scale", "1"};
+    using Colour = std::vector<int>;
+    const auto on = [&](const std::string& colour, const Colour& behind, const Colour& half) {
+        const nca::Image image =
+            grown_picture(shop, Words{premultiplied, "--background", colour} + words);
+        for (int y = 0; y < 12; ++y) {
+            for (int x = 0; x < 12; ++x) {
+                REQUIRE(colour_of(image, y, x) == (y == 6 && x == 6 ? half : behind));
+            }
+        }
+    };
+    on("#3366ff", {51, 102, 255, 255}, {90, 51, 127, 255});
+    on("36F", {51, 102, 255, 255}, {90, 51, 127, 255});
+    on("black", {0, 0, 0, 255}, {64, 0, 0, 255});
+    on("grey", {128, 128, 128, 255}, {128, 64, 64, 255});
+    on("lightgrey", {211, 211, 211, 255}, {169, 105, 105, 255});
+    on("red", {255, 0, 0, 255}, {191, 0, 0, 255});
+    on("green", {0, 128, 0, 255}, {64, 64, 0, 255});
+    on("blue", {0, 0, 255, 255}, {64, 0, 127, 255});
+    on("yellow", {255, 255, 0, 255}, {191, 127, 0, 255});
+    on("white", {255, 255, 255, 255}, {191, 127, 127, 255});
+    const nca::Image on_blue =
+        grown_picture(shop, Words{straight, "--background", "3366ff"} + words);
+    REQUIRE(colour_of(on_blue, 6, 6) == Colour{58, 51, 127, 255});
+    // White is the background without the option.
+    for (const char* white : {"white", "#fff", "FFFFFF"}) {
+        grown_picture(shop, Words{straight} + words);
+        const std::string usual = read_file(shop / "out.png");
+        grown_picture(shop, Words{straight, "--background", white} + words);
+        REQUIRE((read_file(shop / "out.png") == usual));
+    }
+    const nca::Image usual = grown_picture(shop, Words{straight, straight} + words);
+    const nca::Image clear =
+        grown_picture(shop, Words{straight, straight, "--transparent"} + words);
+    REQUIRE((nca::on_white(clear).pixels == usual.pixels));
+}
+
+TEST_CASE("the squares of a checker have 8 pixels at any scale, and go on between pictures") {
+    const Workshop shop;
+    nca::Model model = steady_model(-0.5F, 0);
+    model.weights.view().b2[0] = 0.25F;
+    const std::string path = shop / "half.safetensors";
+    model.save(path);
+    for (const int scale : {1, 3, 8}) {
+        const nca::Image image =
+            grown_picture(shop, {path, path, "--background", "checker", "--steps", "1", "--seed-at",
+                                 "5,6", "--scale", std::to_string(scale)});
+        REQUIRE(image.height == 12 * scale);
+        REQUIRE(image.width == 25 * scale);
+        for (int y = 0; y < image.height; ++y) {
+            for (int x = 0; x < image.width; ++x) {
+                INFO(scale << ": " << y << ", " << x);
+                const bool light = (y / 8 + x / 8) % 2 == 0;
+                const bool half = y / scale == 6 && x / scale % 13 == 5;
+                const int red = half ? (light ? 191 : 166) : (light ? 255 : 204);
+                const int blue = half ? (light ? 127 : 102) : (light ? 255 : 204);
+                REQUIRE(colour_of(image, y, x) == std::vector<int>{red, blue, blue, 255});
+            }
+        }
+    }
+}
+
+TEST_CASE("a strip is frames side by side, a row for each model") {
+    const Workshop shop;
+    const std::string other = shop / "other.safetensors";
+    nca::Model steady = steady_model(0.125F, -0.25F);
+    steady.weights.view().b2[1] = 0.1F;
+    steady.save(other);
+    struct Strip {
+        Words look;
+        std::string steps;
+        std::vector<int> at;
+        std::vector<int> behind;
+    };
+    // 5 / 2 is rounded up, 7 / 3 down and 14 / 3 up.
+    const Strip strips[] = {
+        {{}, "7", {0, 2, 5, 7}, {255, 255, 255, 255}},
+        {{"--transparent"}, "5", {0, 3, 5}, {0, 0, 0, 0}},
+        {{"--background", "#123"}, "2", {0, 1, 2}, {17, 34, 51, 255}},
+        {{"--hidden"}, "7", {0, 2, 5, 7}, {255, 255, 255, 255}},
+        {{"--alpha"}, "5", {0, 3, 5}, {255, 255, 255, 255}},
+    };
+    const Words models = GENERATE(1, 2) == 1 ? Words{other} : Words{other, shop.model};
+    for (const auto& [look, steps, at, behind] : strips) {
+        const Words options = look + Words{"--scale", "2", "--seed", "3"};
+        const Words damage = {"--damage", "2:circle,6,5,1"};
+        const nca::Image strip =
+            grown_picture(shop, models + options + damage +
+                                    Words{"--steps", steps, "--strip", std::to_string(at.size())});
+        const bool hidden = look == Words{"--hidden"};
+        const int height = 2 * (hidden ? 38 : 12), width = 2 * (hidden ? 51 : 12);
+        const int gap = hidden ? 4 : 2;
+        REQUIRE(strip.height == int(models.size()) * (height + gap) - gap);
+        REQUIRE(strip.width == int(at.size()) * (width + gap) - gap);
+        for (std::size_t row = 0; row < models.size(); ++row) {
+            nca::Image before;
+            for (std::size_t column = 0; column < at.size(); ++column) {
+                INFO("row " << row << ", column " << column);
+                const nca::Image frame = grown_picture(
+                    shop, Words{models[row]} + options + (at[column] < 2 ? Words{} : damage) +
+                              Words{"--steps", std::to_string(at[column])});
+                REQUIRE(frame.height == height);
+                REQUIRE(frame.width == width);
+                const int top = int(row) * (height + gap), left = int(column) * (width + gap);
+                for (int y = 0; y < height; ++y) {
+                    REQUIRE(std::equal(frame.pixel(y, 0), frame.pixel(y, 0) + 4 * width,
+                                       strip.pixel(top + y, left)));
+                }
+                if (row == 0) REQUIRE((frame.pixels != before.pixels));
+                before = frame;
+            }
+        }
+        for (int y = 0; y < strip.height; ++y) {
+            for (int x = width; x < width + gap; ++x) REQUIRE(colour_of(strip, y, x) == behind);
+        }
+    }
+}
+
+TEST_CASE("the line of a strip says what it is, and the state is the last") {
+    const Workshop shop;
+    const Outcome outcome =
+        nca_tool({"grow", shop.model, "-o", shop / "out.PNG", "--steps", "98", "--strip", "8",
+                  "--scale", "1", "--state-out", shop / "state.npy"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.out, "out.PNG: 98 steps, a strip of 8 frames of 12x103 pixels\n"));
+    REQUIRE(nca_tool({"grow", shop.model, "-o", shop / "one.png", "--steps", "98", "--state-out",
+                      shop / "one.npy"})
+                .code == 0);
+    REQUIRE((read_file(shop / "state.npy") == read_file(shop / "one.npy")));
+}
+
+TEST_CASE("the last state is a frame, whatever --every says") {
+    const Workshop shop;
+    for (const std::string name : {"out.gif", "out.webp", "out_%d.png"}) {
+        for (const auto& [every, frames] :
+             {std::pair{"1", "8"}, {"3", "4"}, {"7", "2"}, {"99", "2"}}) {
+            const Outcome outcome = nca_tool({"grow", shop.model, "-o", shop / name, "--scale", "1",
+                                              "--steps", "7", "--every", every});
+            INFO(outcome.err);
+            REQUIRE(contains(outcome.out, name + ": 7 steps, " + frames + " frames of 12x12"));
+        }
+    }
+}
+
 TEST_CASE("a model that asks for a grid of much memory needs the user's word") {
     const Workshop shop;
     nca::Model model = nca::Model::load(shop.model);

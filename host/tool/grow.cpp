@@ -2,9 +2,9 @@
 // `nca grow`: one Simulator for each model, and one picture of all of them.
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
+#include "host/tool/camera.hpp"
 #include "host/tool/comparison.hpp"
 #include "host/tool/console.hpp"
-#include "host/tool/mosaic.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/output_name.hpp"
 #include "host/tool/target_image.hpp"
@@ -15,7 +15,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <optional>
+#include <utility>
 
 namespace nca::tool {
 namespace {
@@ -87,13 +89,16 @@ GridSize grid_size(const GrowArguments& arguments, const std::vector<Model>& mod
     return grid;
 }
 
-Layout layout_of(const GrowArguments& arguments) {
-    return arguments.compare.empty() ? nearly_square(arguments.models.size())
-                                     : Layout{.columns = 3, .rows = 1};
+// What makes a picture larger than a grid, for messages.
+std::string kind_of_picture(const GrowArguments& arguments) {
+    if (!arguments.compare.empty()) return "a comparison";
+    if (arguments.strip) return fmt::format("a strip of {}", *arguments.strip);
+    if (arguments.models.size() > 1) return fmt::format("a mosaic of {}", arguments.models.size());
+    return arguments.hidden ? "a mosaic of 12" : "a side";
 }
 
 // Throws UsageError where a side of the output is too long for its format. whole: the size of the
-// whole picture in cells, of a comparison, a mosaic or one grid.
+// whole picture in cells, of a comparison, a strip, a mosaic or one grid.
 void check_sides(const GrowArguments& arguments, Format format, const GridSize& grid,
                  const GridSize& whole) {
     const std::int64_t side = std::int64_t{std::max(whole.height, whole.width)} * arguments.scale;
@@ -101,12 +106,9 @@ void check_sides(const GrowArguments& arguments, Format format, const GridSize& 
     if (side > largest) {
         throw_error<UsageError>(
             "--size {}x{} at --scale {} makes {} {} pixels long, expected at most {}: take a "
-            "smaller --scale or --size",
-            grid.height, grid.width, arguments.scale,
-            !arguments.compare.empty()    ? "a comparison"
-            : arguments.models.size() > 1 ? fmt::format("a mosaic of {}", arguments.models.size())
-                                          : "a side",
-            side, largest);
+            "smaller {}",
+            grid.height, grid.width, arguments.scale, kind_of_picture(arguments), side, largest,
+            arguments.strip ? "--scale, --size or --strip" : "--scale or --size");
     }
 }
 
@@ -117,8 +119,10 @@ void check_pixels(const GrowArguments& arguments, const GridSize& whole, std::in
     if (pictures > most_pixels / pixels) {
         throw_error<UsageError>(
             "{} pictures of {}x{} cells at --scale {} are more than {} million pixels: take a "
-            "smaller --scale or --size, or a larger --every",
-            pictures, whole.height, whole.width, arguments.scale, most_pixels / 1'000'000);
+            "smaller {}",
+            pictures, whole.height, whole.width, arguments.scale, most_pixels / 1'000'000,
+            arguments.strip ? "--scale, --size or --strip"
+                            : "--scale or --size, or a larger --every");
     }
 }
 
@@ -139,7 +143,34 @@ void check_memory(const GrowArguments& arguments, const GridSize& grid, const Gr
         arguments.models.size() > 1 ? "ask" : "asks", (states + frames) / 1e6, arguments.scale);
 }
 
+// Throws UsageError where options exclude each other.
+void check_looks(const GrowArguments& arguments) {
+    using Option = std::pair<const char*, bool>;
+    const Option hidden = {"--hidden", arguments.hidden};
+    const Option alpha = {"--alpha", arguments.alpha};
+    const Option transparent = {"--transparent", arguments.transparent};
+    const Option background = {"--background", arguments.background.has_value()};
+    const Option strip = {"--strip", arguments.strip.has_value()};
+    const Option every = {"--every", arguments.every.has_value()};
+    const Option compare = {"--compare", !arguments.compare.empty()};
+    const auto exclude = [](const Option& option, const char* why,
+                            std::initializer_list<Option> others) {
+        for (const auto& [name, given] : others) {
+            if (option.second && given) {
+                throw_error<UsageError>("{}: {}, leave {} out", option.first, why, name);
+            }
+        }
+    };
+    exclude(compare, "its pictures are on white", {transparent, background});
+    exclude(compare, "shows the target and the grown picture", {hidden, alpha, strip});
+    exclude(hidden, "its colours show values", {alpha, transparent});
+    exclude(alpha, "its greys show values", {transparent});
+    exclude(background, "a picture has one or is transparent", {transparent});
+    exclude(strip, "its frames are evenly spaced", {every});
+}
+
 void check_combinations(const GrowArguments& arguments, Format format) {
+    check_looks(arguments);
     const std::pair<const char*, const std::filesystem::path&> of_one_model[] = {
         {"--compare", arguments.compare}, {"--state-out", arguments.state_out}};
     for (const auto& [name, path] : of_one_model) {
@@ -148,12 +179,15 @@ void check_combinations(const GrowArguments& arguments, Format format) {
                                     arguments.models.size());
         }
     }
-    if (!arguments.compare.empty() && format != Format::png) {
-        throw_error<UsageError>("--compare: needs one output that ends in .png, got {}",
+    if ((!arguments.compare.empty() || arguments.strip) && format != Format::png) {
+        throw_error<UsageError>("{}: needs one output that ends in .png, got {}",
+                                arguments.strip ? "--strip" : "--compare",
                                 arguments.output.string());
     }
-    if (!arguments.compare.empty() && arguments.transparent) {
-        throw UsageError("--compare: its pictures are on white, leave --transparent out");
+    if (arguments.strip && *arguments.strip - 1 > arguments.steps) {
+        throw_error<UsageError>(
+            "--strip {}: at --steps {} there are {} states: take fewer frames, or more --steps",
+            *arguments.strip, arguments.steps, arguments.steps + 1);
     }
     const auto& starts = arguments.starts;
     if (!arguments.compare.empty() &&
@@ -325,11 +359,19 @@ private:
     std::vector<float> largest_;
 };
 
-// Runs all steps. Calls photograph before the first step, after every `every` steps and after the
-// last one, with true for the last. A picture shows damage that is done after the same step. The
-// watch looks at each picture's state, and at about a hundred states of the run.
+// After how many steps a picture is taken, counted from 0. The last state is one more picture where
+// it is none of these.
+std::int64_t step_of_picture(const GrowArguments& arguments, int every, std::int64_t picture) {
+    if (!arguments.strip) return picture * every;
+    const std::int64_t gaps = *arguments.strip - 1;
+    return (2 * picture * arguments.steps + gaps) / (2 * gaps);  // rounded
+}
+
+// Runs all steps. Calls photograph before the first step, after those of step_of_picture and after
+// the last one, with true for the last. A picture shows damage that is done after the same step.
+// The watch looks at each picture's state, and at about a hundred states of the run.
 template <class Photograph>
-void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std::int64_t every,
+void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, int every,
          Watch& watch, Photograph photograph) {
     std::vector<Damage> damages = arguments.damages;
     std::stable_sort(damages.begin(), damages.end(),
@@ -337,6 +379,7 @@ void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std
     auto next_damage = damages.begin();
     std::int64_t next_look = 0;
     std::int64_t next_picture = 0;
+    std::int64_t pictures = 0;
     for (std::int64_t done = 0;;) {
         for (; next_damage != damages.end() && next_damage->step == done; ++next_damage) {
             for (Simulator& simulator : simulators) apply(*next_damage, simulator);
@@ -346,7 +389,7 @@ void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std
         if (done == next_look) next_look += hundredth(arguments.steps);
         if (done == next_picture || last) {
             photograph(last);
-            next_picture += every;
+            next_picture = step_of_picture(arguments, every, ++pictures);
         }
         if (last) return;
         std::int64_t stop = std::min({next_look, next_picture, std::int64_t{arguments.steps}});
@@ -356,19 +399,17 @@ void run(std::vector<Simulator>& simulators, const GrowArguments& arguments, std
     }
 }
 
-Image picture_of(const std::vector<Simulator>& simulators, const GrowArguments& arguments) {
-    std::vector<Image> pictures;
-    for (const Simulator& simulator : simulators) {
-        const Image picture = simulator.picture();
-        pictures.push_back(arguments.transparent ? picture : on_white(picture));
-    }
-    const std::uint8_t background = arguments.transparent ? 0 : 255;
-    return enlarge(mosaic(pictures, layout_of(arguments), background), arguments.scale);
+// The end of the line that says what was written.
+std::string colours_of_hidden(const GrowArguments& arguments, const Camera& camera) {
+    if (!arguments.hidden) return "";
+    const float largest = camera.largest_hidden_value();
+    return fmt::format(", hidden channels from -{0} (blue) to {0} (red){1}", hidden_range,
+                       largest > hidden_range ? fmt::format(", values reach {:.1f}", largest) : "");
 }
 
 void save_frames(const GrowArguments& arguments, Format format,
-                 const std::vector<std::filesystem::path>& outputs,
-                 const std::vector<Image>& frames) {
+                 const std::vector<std::filesystem::path>& outputs, const Camera& camera) {
+    const std::vector<Image>& frames = camera.frames();
     switch (format) {
         case Format::gif:
             save_gif(outputs.front(), frames, centiseconds);
@@ -383,9 +424,11 @@ void save_frames(const GrowArguments& arguments, Format format,
     }
     const std::filesystem::path& name =
         format == Format::numbered ? arguments.output : outputs.front();
-    print("{}: {} steps, {} of {}x{} pixels\n", without_controls(name.string()), arguments.steps,
-          frames.size() == 1 ? "a picture" : fmt::format("{} frames", frames.size()),
-          frames.back().height, frames.back().width);
+    print("{}: {} steps, {} of {}x{} pixels{}\n", without_controls(name.string()), arguments.steps,
+          arguments.strip      ? fmt::format("a strip of {} frames", *arguments.strip)
+          : frames.size() == 1 ? "a picture"
+                               : fmt::format("{} frames", frames.size()),
+          frames.back().height, frames.back().width, colours_of_hidden(arguments, camera));
 }
 
 void save_comparison(const GrowArguments& arguments, const std::filesystem::path& output,
@@ -423,7 +466,7 @@ int grow(const GrowArguments& arguments) {
                                           : arguments.starts;
     const bool animation = format != Format::png;
     const int pictures = animation ? arguments.steps / every + 2 : 4;
-    const GridSize whole = mosaic_size(layout_of(arguments), grid);
+    const GridSize whole = picture_size(arguments, grid);
     check_sides(arguments, format, grid, whole);
     check_pixels(arguments, whole, pictures);
     check_memory(arguments, grid, whole, pictures);
@@ -439,17 +482,18 @@ int grow(const GrowArguments& arguments) {
     std::vector<Simulator> simulators = make_simulators(arguments, models, grid, starts);
     say(running_on(simulators.front().engine(), arguments.device));
     check_precision(simulators.front().engine(), arguments.device);
-    std::vector<Image> frames;
+    Camera camera(arguments, grid);
     Watch watch(arguments);
     run(simulators, arguments, every, watch, [&](bool last) {
-        if (animation || (last && !compare)) frames.push_back(picture_of(simulators, arguments));
+        const bool taken = animation || arguments.strip || (last && !compare);
+        if (taken) camera.photograph(simulators);
     });
     watch.report(simulators);
 
     if (compare) {
         save_comparison(arguments, outputs.front(), simulators.front(), wanted, grid);
     } else {
-        save_frames(arguments, format, outputs, frames);
+        save_frames(arguments, format, outputs, camera);
     }
     if (!arguments.state_out.empty()) save_state(arguments.state_out, simulators.front(), grid);
     return exit_done;

@@ -8,6 +8,7 @@
 #include <nca/model.hpp>
 #include <nca/training_config.hpp>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -71,6 +72,12 @@ struct Damage {
     double radius = 0;  // in cells
 };
 
+// What is behind a picture.
+struct Background {
+    std::array<std::uint8_t, 3> colour = {255, 255, 255};  // red, green, blue
+    bool checker = false;                                  // in place of the colour
+};
+
 struct GrowArguments {
     std::vector<std::filesystem::path> models;  // several make a mosaic
     LoadOptions load;                           // of those without a rule
@@ -79,6 +86,7 @@ struct GrowArguments {
     std::optional<int> height;  // in cells; set together with width
     std::optional<int> width;
     std::optional<int> every;  // steps between frames
+    std::optional<int> strip;  // so many frames side by side in one picture
     int scale = 8;             // pixels along each side of a cell
     std::optional<float> fire_rate;
     double angle = 0;  // in degrees, counterclockwise
@@ -88,7 +96,10 @@ struct GrowArguments {
     std::vector<Damage> damages;
     std::filesystem::path state_out;  // empty: none
     std::filesystem::path compare;    // empty: none
+    bool hidden = false;              // shows the hidden channels
+    bool alpha = false;               // shows alpha
     bool transparent = false;
+    std::optional<Background> background;  // empty: white
 };
 
 struct GradcheckArguments {

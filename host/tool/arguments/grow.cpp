@@ -2,6 +2,8 @@
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
 
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <memory>
 #include <utility>
@@ -66,6 +68,33 @@ Damage parse_damage(const std::string& text) {
     throw UsageError(expected);
 }
 
+// "checker", "grey", "#3366ff" or "36f"
+Background parse_background(const std::string& text) {
+    constexpr std::pair<std::string_view, std::array<std::uint8_t, 3>> colours[] = {
+        {"white", {255, 255, 255}},     {"black", {0, 0, 0}},      {"grey", {128, 128, 128}},
+        {"lightgrey", {211, 211, 211}}, {"red", {255, 0, 0}},      {"green", {0, 128, 0}},
+        {"blue", {0, 0, 255}},          {"yellow", {255, 255, 0}},
+    };
+    if (text == "checker") return {.checker = true};
+    for (const auto& [name, colour] : colours) {
+        if (text == name) return {.colour = colour};
+    }
+    std::string digits = text.substr(text.starts_with('#') ? 1 : 0);
+    if (digits.size() == 3) {
+        digits = {digits[0], digits[0], digits[1], digits[1], digits[2], digits[2]};
+    }
+    std::uint32_t value = 0;
+    const char* end = digits.data() + digits.size();
+    const auto [stop, error] = std::from_chars(digits.data(), end, value, 16);
+    if (digits.size() != 6 || error != std::errc{} || stop != end) {
+        throw_error<UsageError>(
+            "--background {}: expected checker, a colour #rrggbb or #rgb, or white, black, grey, "
+            "lightgrey, red, green, blue or yellow",
+            text);
+    }
+    return {.colour = {std::uint8_t(value >> 16), std::uint8_t(value >> 8), std::uint8_t(value)}};
+}
+
 // The options as parsed.
 struct GrowOptions {
     GrowArguments arguments;
@@ -73,6 +102,8 @@ struct GrowOptions {
     std::optional<std::string> size;
     std::vector<std::string> starts;
     std::vector<std::string> damages;
+    std::optional<std::string> background;
+    std::optional<int> scale;
 };
 
 void add_places(CLI::App& command, GrowOptions& options) {
@@ -88,11 +119,25 @@ void add_places(CLI::App& command, GrowOptions& options) {
         ->take_all();
 }
 
+void add_look(CLI::App& command, GrowOptions& options) {
+    GrowArguments& a = options.arguments;
+    command.add_flag("--hidden", a.hidden,
+                     "shows the twelve hidden channels, 4 in a row: -2 and below blue, 0 white, 2 "
+                     "and above red");
+    command.add_flag("--alpha", a.alpha, "shows alpha: 0 black, 1 white");
+    add(command, "--background", options.background, "COLOUR",
+        "#rrggbb, #rgb, white, black, grey, lightgrey, red, green, blue, yellow; or checker "
+        "(white)");
+    command.add_flag("--transparent", a.transparent, "no background");
+}
+
 GrowArguments grow_arguments(const GrowOptions& options) {
     GrowArguments arguments = options.arguments;
     if (options.size) parse_grid_size(*options.size, arguments);
     for (const std::string& text : options.starts) arguments.starts.push_back(parse_start(text));
     for (const std::string& text : options.damages) arguments.damages.push_back(parse_damage(text));
+    arguments.scale = options.scale.value_or(arguments.hidden ? 3 : 8);
+    if (options.background) arguments.background = parse_background(*options.background);
     arguments.device = options.device.parse();
     return arguments;
 }
@@ -116,7 +161,12 @@ Command add_grow(CLI::App& app) {
         "the grid in cells, rows first (as trained, the largest of several; or 72x72)");
     add(*command, "--every", a.every, "K", "steps between frames (for about 100 frames)")
         ->transform(int_range(1, largest_count));
-    add(*command, "--scale", a.scale, "N", "pixels along each side of a cell (8)")
+    add(*command, "--strip", a.strip, "N",
+        "PNG only: N frames in one row, evenly spaced from the first state to the last; of several "
+        "models a row for each")
+        ->transform(int_range(2, 100));
+    add(*command, "--scale", options->scale, "N",
+        "pixels along each side of a cell (8; with --hidden 3)")
         ->transform(int_range(1, 64));
     add_fire_rate(*command, a.fire_rate);
     add(*command, "--angle", a.angle, "DEGREES",
@@ -131,11 +181,12 @@ Command add_grow(CLI::App& app) {
     add(*command, "--compare", a.compare, "TARGET",
         "PNG only: the target, turned by --angle, the grown picture and their difference side by "
         "side");
-    command->add_flag("--transparent", a.transparent, "no white background");
+    add_look(*command, *options);
     command->footer(
         "Example:\n  nca grow lizard.safetensors -o lizard.gif --damage 100:circle,36,20,8\n"
         "  nca grow lizard.safetensors -o two.gif --size 72x144 --seed-at 36,36 --seed-at 108,36\n"
         "  nca grow lizard.safetensors -o frame_%03d.png --every 10\n"
+        "  nca grow lizard.safetensors -o strip.png --steps 98 --strip 8\n"
         "  nca grow lizard.safetensors fish.safetensors -o mosaic.webp");
     return {command, [options] { return grow_arguments(*options); }};
 }
