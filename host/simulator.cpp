@@ -9,6 +9,7 @@
 
 #include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
+#include "host/trained_starts.hpp"
 
 namespace nca {
 namespace {
@@ -64,6 +65,20 @@ void Simulator::plant_seed(int y, int x) {
             y, x, state.height, state.width);
     }
     engine().copy_from_host(state.cell(0, y, x), model_.rule.start_values());
+}
+
+void Simulator::plant_seed() {
+    const GridSize grid{state_.view().height, state_.view().width};
+    const std::vector<Place> starts = trained_starts(model_.history, grid);
+    for (const Place& start : starts) {
+        if (contains(grid, start)) continue;
+        throw_error<InvalidArgument>(
+            "a start cell of the model's training would be at ({}, {}): outside the grid of {}x{} "
+            "cells; "
+            "take a larger grid, or name the start cell",
+            start.y, start.x, grid.height, grid.width);
+    }
+    for (const Place& start : starts) plant_seed(start.y, start.x);
 }
 
 void Simulator::step(int steps) {

@@ -254,6 +254,55 @@ TEST_CASE("the first difference of two configurations is named, whichever field 
     }
 }
 
+TEST_CASE("start cells are in a checkpoint where there are any, and nowhere else") {
+    const SafetensorsFile without = contents_of(unusual_checkpoint());
+    REQUIRE(without.metadata.at(training_key).find("start_cells") == std::string::npos);
+    Checkpoint checkpoint = unusual_checkpoint();
+    checkpoint.config.start_cells = {{16, 0}, {2, 13}};
+    SafetensorsFile file = contents_of(checkpoint);
+    REQUIRE(nlohmann::json::parse(file.metadata.at(training_key)).at("start_cells") ==
+            nlohmann::json::parse("[[0,16],[13,2]]"));
+    const auto bytes = encode_safetensors(file);
+    REQUIRE(take_checkpoint(SafetensorsReader(bytes, "a")).config == checkpoint.config);
+    // The rest of the file is that of a training without.
+    file.metadata[training_key] = without.metadata.at(training_key);
+    REQUIRE(encode_safetensors(file) == encode_safetensors(without));
+
+    const auto text = [&](const std::string& cells) {
+        auto json = nlohmann::json::parse(without.metadata.at(training_key));
+        json["start_cells"] = nlohmann::json::parse(cells);
+        file.metadata[training_key] = json.dump();
+        return refused(file);
+    };
+    REQUIRE(text("[]") == "");
+    for (const char* cells : {"{}", "1", "null", "[1,2]", "[[1]]", "[[1,2,3]]", "[[1,2.5]]",
+                              "[[-1,2]]", "[[1,\"2\"]]", "[[1,2147483648]]", "[[1,[2]]]"}) {
+        INFO(cells);
+        REQUIRE_THAT(text(cells),
+                     ContainsSubstring(training_key) && ContainsSubstring("\"start_cells\""));
+    }
+    REQUIRE_THAT(text("[[1,17]]"), ContainsSubstring("column 1 and row 17 is outside the grid of "
+                                                     "17x17 cells") &&
+                                       ContainsSubstring("the file is damaged"));
+    REQUIRE_THAT(text("[[1,2],[1,2]]"), ContainsSubstring("given twice"));
+    std::string many = "[[0,0]";
+    for (int i = 1; i < 65; ++i) many += ",[" + std::to_string(i % 17) + ",1]";
+    REQUIRE_THAT(text(many + "]"), ContainsSubstring("at most 64 cells"));
+}
+
+TEST_CASE("start cells that differ are named, the first of many") {
+    const TrainingConfig plain = unusual_config();
+    TrainingConfig two = plain;
+    two.start_cells = {{16, 0}, {2, 13}};
+    REQUIRE(first_difference(two, two) == "");
+    REQUIRE(first_difference(two, plain) == "start_cells is 0,16 and 13,2, expected the middle");
+    REQUIRE(first_difference(plain, two) == "start_cells is the middle, expected 0,16 and 13,2");
+    TrainingConfig many = plain;
+    for (int i = 0; i < 64; ++i) many.start_cells.push_back({1 + i / 10, i % 10});
+    REQUIRE(first_difference(many, two) ==
+            "start_cells is 0,1, 1,1, 2,1, 3,1 and 60 more, expected 0,16 and 13,2");
+}
+
 TEST_CASE("targets that differ in one bit have another hash") {
     std::vector<float> target(64, 0.5F);
     const std::uint64_t hash = hash_target(target);
@@ -296,6 +345,9 @@ TEST_CASE("a trainer refuses checkpoints of another configuration or target and 
     other = config;
     other.rule.fire_rate = 0.25F;
     requires_refusal(test::small_picture(), other, "its rule's fire_rate is 0.5, expected 0.25");
+    other = config;
+    other.start_cells = {{4, 5}};
+    requires_refusal(test::small_picture(), other, "its start_cells is the middle, expected 5,4");
     requires_refusal(test::small_picture(), test::small_config("notebook"),
                      "preset is \"growing\", expected \"notebook\"");
     requires_refusal(test::small_picture(8, 7), config, "another target (\"leaf.png\")");

@@ -349,6 +349,28 @@ TEST_CASE("the history is optional but must be right") {
     REQUIRE(model_of(file).history == nca::TrainingHistory{});
 }
 
+TEST_CASE("start cells are in the history where there are any, and checked against its grid") {
+    Model model = example(true);
+    const std::string without = file_of(model).metadata.at("nca.history");
+    REQUIRE(without.find("start_cells") == std::string::npos);
+    model.history.start_cells = {{71, 0}, {2, 70}};
+    SafetensorsFile file = file_of(model);
+    const std::string with = file.metadata.at("nca.history");
+    REQUIRE(with == without.substr(0, without.size() - 1) + ",\"start_cells\":[[0,71],[70,2]]}");
+    REQUIRE(model_of(file).history == model.history);
+    const auto refused_cells = [&](const char* cells) {
+        file.metadata["nca.history"] = replaced(with, "[[0,71],[70,2]]", cells);
+        return refused(file);
+    };
+    REQUIRE_THAT(refused_cells("[[71,0]]"),
+                 ContainsSubstring("nca.history") &&
+                     ContainsSubstring("column 71 and row 0 is outside the grid of 72x71 cells"));
+    REQUIRE_THAT(refused_cells("[[0,72]]"), ContainsSubstring("outside"));
+    REQUIRE_THAT(refused_cells("[[0,1],[0,1]]"), ContainsSubstring("given twice"));
+    REQUIRE_THAT(refused_cells("[[0,-1]]"), ContainsSubstring("\"start_cells\""));
+    REQUIRE_THAT(refused_cells("\"middle\""), ContainsSubstring("\"start_cells\""));
+}
+
 TEST_CASE("a history whose loss is not a number is kept") {
     Model model = example(true);
     model.history.loss = std::nan("");

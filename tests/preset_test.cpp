@@ -131,6 +131,17 @@ TEST_CASE("other presets are refused by name, with those that there are") {
     }
 }
 
+namespace {
+
+// Different ones, in an 11 x 10 corner.
+std::vector<Place> places(int count) {
+    std::vector<Place> cells;
+    for (int i = 0; i < count; ++i) cells.push_back({i / 10, i % 10});
+    return cells;
+}
+
+}  // namespace
+
 TEST_CASE("a configuration's bad field is refused by name") {
     using Change = std::function<void(TrainingConfig&)>;
     const std::pair<Change, std::string> bad[] = {
@@ -182,6 +193,19 @@ TEST_CASE("a configuration's bad field is refused by name") {
         {[](auto& c) { c.rule.step_size = not_a_number; }, "step_size is nan"},
         {[](auto& c) { c.rule.filters[2][8] = infinity; }, "filter has the value inf"},
         {[](auto& c) { c.rule.edges = Edges(7); }, "edges is 7"},
+        {[](auto& c) {
+             c.start_cells = {{5, 6}, {72, 3}};
+         },
+         "the start cell in column 3 and row 72 is outside the grid of 72x72 cells"},
+        {[](auto& c) {
+             c.start_cells = {{3, -1}};
+         },
+         "column -1 and row 3 is outside"},
+        {[](auto& c) {
+             c.start_cells = {{3, 4}, {5, 6}, {3, 4}};
+         },
+         "the start cell in column 4 and row 3 is given twice"},
+        {[](auto& c) { c.start_cells = places(65); }, "65 start cells: expected at most 64"},
     };
     for (const auto& [change, expected] : bad) {
         TrainingConfig config = preset("growing");
@@ -201,6 +225,10 @@ TEST_CASE("a configuration's bad field is refused by name") {
         [](auto& c) { c.beta1 = 0, c.beta2 = 0; },
         [](auto& c) { c.rule.fire_rate = 0; },
         [](auto& c) { c.rule.fire_rate = 1; },
+        [](auto& c) {
+            c.start_cells = {{0, 0}, {0, 39}, {39, 39}};
+        },
+        [](auto& c) { c.start_cells = places(64); },
     };
     for (const auto& change : good) {
         TrainingConfig config = preset("notebook");

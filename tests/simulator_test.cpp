@@ -7,6 +7,7 @@
 #include "support/catch.hpp"
 #include "support/engines.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -71,6 +72,40 @@ TEST_CASE("plant_seed writes the rule's start cell and nothing else") {
             REQUIRE(values[i] == expected);
         }
     }
+}
+
+TEST_CASE("plant_seed without a place plants what the model was trained with") {
+    const auto planted = [](const nca::Model& model, int height, int width) {
+        nca::Simulator simulator(model, options_for(height, width));
+        simulator.plant_seed();
+        const std::vector<float> values = simulator.download();
+        std::vector<nca::Place> cells;
+        for (int i = 0; i < height * width; ++i) {
+            if (values[std::size_t(i) * nca::channels + nca::alpha_channel] != 0) {
+                cells.push_back({i / width, i % width});
+            }
+        }
+        return cells;
+    };
+    using Places = std::vector<nca::Place>;
+    nca::Model model = random_model();
+    REQUIRE(planted(model, 5, 8) == Places{{2, 4}});
+    model.history.height = 6, model.history.width = 9;
+    REQUIRE(planted(model, 5, 8) == Places{{2, 4}});
+    model.history.start_cells = {{0, 8}, {3, 4}, {5, 0}};  // {3, 4} is its middle
+    REQUIRE(planted(model, 6, 9) == Places{{0, 8}, {3, 4}, {5, 0}});
+    REQUIRE(planted(model, 10, 9) == Places{{2, 8}, {5, 4}, {7, 0}});
+    REQUIRE(planted(model, 7, 14) == Places{{0, 11}, {3, 7}, {5, 3}});
+    for (const auto& [height, width] : {std::pair(5, 9), std::pair(6, 8)}) {
+        nca::Simulator simulator(model, options_for(height, width));
+        REQUIRE_THROWS_AS(simulator.plant_seed(), nca::InvalidArgument);
+        const auto values = simulator.download();
+        REQUIRE(std::ranges::all_of(values, [](float value) { return value == 0; }));
+    }
+    const int far = std::numeric_limits<int>::max();
+    model.history.start_cells = {{-far, far}};
+    nca::Simulator simulator(model, options_for(4, 4));
+    REQUIRE_THROWS_AS(simulator.plant_seed(), nca::InvalidArgument);
 }
 
 TEST_CASE("the same steps in one call and in several give the same bits") {

@@ -35,15 +35,21 @@ TEST_CASE("a sample that dies or explodes leaves the start cell in the pool") {
 }
 
 TEST_CASE("a recovery resets the pool") {
-    for (const Device& device : devices_to_train_on()) {
-        Prepared run(small_config("regenerating"), device, adding(0, 1e30F));
-        const StatePool fresh = run.checkpoint.pool;
-        for (int i = 0; i < 7; ++i) {
-            run.checkpoint.pool.set_entry(i, {{70, 78}, std::vector<float>(32, 0.5F), 0.25F});
+    TrainingConfig config = small_config("regenerating");
+    for (const auto& cells : std::vector<std::vector<Place>>{{}, {{0, 0}, {4, 5}, {11, 11}}}) {
+        config.start_cells = cells;
+        const std::vector<double> start = start_states(config)[0].values;
+        for (const Device& device : devices_to_train_on()) {
+            Prepared run(config, device, adding(0, 1e30F));
+            const StatePool fresh = run.checkpoint.pool;
+            REQUIRE(dense(fresh, 6) == std::vector<float>(start.begin(), start.end()));
+            for (int i = 0; i < 7; ++i) {
+                run.checkpoint.pool.set_entry(i, {{70, 78}, std::vector<float>(32, 0.5F), 0.25F});
+            }
+            const IterationReport report = run.iterate();
+            REQUIRE_THAT(report.recovery, ContainsSubstring("a pool of start cells"));
+            REQUIRE(report.reset == 7);
+            REQUIRE((inside(run.trainer).pool == fresh));
         }
-        const IterationReport report = run.iterate();
-        REQUIRE_THAT(report.recovery, ContainsSubstring("a pool of start cells"));
-        REQUIRE(report.reset == 7);
-        REQUIRE((inside(run.trainer).pool == fresh));
     }
 }

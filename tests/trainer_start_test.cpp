@@ -6,6 +6,9 @@
 #include <cmath>
 #include <map>
 #include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 using namespace nca;
 using namespace nca::test;
@@ -109,4 +112,46 @@ TEST_CASE("a warm-up lets the steps rise from an eighth to their full number") {
     checkpoint.progress.good_iterations = 0;
     resume_from(trainer, checkpoint);
     REQUIRE(trainer.iterate().steps == 8);
+}
+
+TEST_CASE("every sample and every state of the pool starts from the cells that are given") {
+    for (const Device& device : devices_to_train_on()) {
+        for (const std::string_view name : {"growing", "regenerating", "notebook"}) {
+            TrainingConfig config = small_config(name);
+            for (const auto& cells : std::vector<std::vector<Place>>{
+                     {}, {{3, 4}}, {{0, 0}, {11, 11}, {5, 6}, {5, 7}, {11, 0}}}) {
+                config.start_cells = cells;
+                const Trainer trainer(small_picture(), config, device);
+                const std::vector<double> start = start_states(config)[0].values;
+                std::vector<float> expected;
+                for (int i = 0; i < config.batch; ++i) {
+                    expected.insert(expected.end(), start.begin(), start.end());
+                }
+                REQUIRE(trainer.states_before() == expected);
+                for (int i = config.batch; i < config.pool; ++i) {
+                    expected.insert(expected.end(), start.begin(), start.end());
+                }
+                if (config.pool > 0) REQUIRE(trainer.pool_states(config.pool) == expected);
+            }
+        }
+    }
+}
+
+TEST_CASE("the middle named is the middle, and the order of start cells does not matter") {
+    for (const Device& device : devices_to_train_on()) {
+        for (const std::string_view name : {"growing", "regenerating"}) {
+            const auto trained = [&](const std::vector<Place>& cells) {
+                TrainingConfig config = small_config(name);
+                config.start_cells = cells;
+                Trainer trainer(small_picture(), config, device);
+                for (int i = 0; i < 3; ++i) trainer.iterate();
+                return std::pair(trainer.model().weights, trainer.states_after());
+            };
+            const auto in_the_middle = trained({});
+            REQUIRE((trained({{6, 6}}) == in_the_middle));
+            const auto of_two = trained({{4, 5}, {7, 7}});
+            REQUIRE((trained({{7, 7}, {4, 5}}) == of_two));
+            REQUIRE((of_two != in_the_middle));
+        }
+    }
 }

@@ -283,6 +283,19 @@ TEST_CASE("iterations with losses at random steps agree with the double referenc
     }
 }
 
+TEST_CASE("iterations from several start cells agree with the double reference") {
+    for (const Device& device : devices_to_train_on()) {
+        TrainingConfig config = small_config("regenerating");
+        config.start_cells = {{4, 3}, {8, 9}, {0, 11}};
+        bool agreed = false;
+        while (!agreed && ++config.seed < 20) {
+            Trainer trainer(small_picture(), config, device);
+            agreed = iteration_agrees(trainer) && iteration_agrees(trainer);
+        }
+        REQUIRE(agreed);  // else no seed keeps away from the kinks
+    }
+}
+
 TEST_CASE("an iteration after recoveries agrees with the double reference") {
     for (const Device& device : devices_to_train_on()) {
         TrainingConfig config = small_config("regenerating");
@@ -369,11 +382,12 @@ TEST_CASE("one seed gives one result on 1, 2 and 7 threads and in every run") {
 
 namespace {
 
-// All regimes, one of them with a warm-up, and one that keeps recovering.
+// All regimes, one of them with a warm-up, one with two start cells, and one that keeps recovering.
 std::vector<TrainingConfig> configs_to_resume() {
     std::vector<TrainingConfig> configs;
     for (const std::string_view name : all_presets) configs.push_back(small_config(name));
     configs[1].warmup = 12;
+    configs[3].start_cells = {{4, 5}, {8, 7}};
     configs.push_back(small_config("regenerating"));
     configs.back().learning_rate = 10;
     return configs;
@@ -450,6 +464,9 @@ TEST_CASE("a model's history tells how it came to be") {
     REQUIRE(std::abs(history.loss / mean - 1) <= 1e-12);
     REQUIRE(history == TrainingHistory{"growing", "leaf.png", 130, 12, 12, 2, history.loss, 7});
     REQUIRE(trainer.model().rule == config.rule);
+    config.start_cells = {{3, 4}, {5, 6}};
+    REQUIRE(Trainer(small_picture(), config, any_device()).model().history.start_cells ==
+            config.start_cells);
 }
 
 TEST_CASE("a trainer that was moved from refuses to train, and the other one goes on") {

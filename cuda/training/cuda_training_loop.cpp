@@ -10,6 +10,7 @@
 #include "cuda/bands/band_cut.hpp"
 #include "cuda/device/check.hpp"
 #include "cuda/rollout/rollout.hpp"
+#include "host/iteration/start_places.hpp"
 
 namespace nca::cuda {
 namespace {
@@ -80,6 +81,9 @@ public:
         upload(target_.data(), target);
         const auto values = config.rule.start_values();
         std::copy(values.begin(), values.end(), start_cell_.values);
+        for (const Place& place : start_places(config)) {
+            start_cell_.cells[start_cell_.count++] = place.y * grid_.width + place.x;
+        }
         launch_start_states(start_.data(), grid_, start_cell_, stream_);
         stream_.wait();
         if (config.pool > 0) make_pool();
@@ -449,7 +453,7 @@ private:
     DeviceArray<int> loss_steps_;     // of the queue's plans
     DeviceArray<int> from_steps_;     // of the iteration that runs
     DeviceArray<float> last_losses_;  // with a pool: as losses_, of the last states
-    StartCell start_cell_;
+    StartCell start_cell_ = {};
     // With a pool only.
     DeviceArray<float> pool_states_, pool_losses_;
     DeviceArray<int> samples_;          // of the queue's plans

@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(Traits::threads)
     const float* from = args.state + std::size_t(sample) * pieces * 4;
     float* to = args.pool.states + std::size_t(index) * pieces * 4;
     for (int i = first + thread; i < first + pieces_per_block && i < pieces; i += Traits::threads) {
-        store4(to + std::size_t(i) * 4, keep ? load4(from + std::size_t(i) * 4)
-                                             : start_state_piece(args.pool.start, args.grid, i));
+        store4(to + std::size_t(i) * 4,
+               keep ? load4(from + std::size_t(i) * 4) : start_state_piece(args.pool.start, i));
     }
     if (thread == 0 && first == 0) {
         args.pool.losses[index] = keep ? args.loss[sample] : args.pool.start_loss;

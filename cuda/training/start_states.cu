@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// States that training starts from: empty grids with the rule's start cell at their middle.
+// States that training starts from: empty grids with the start cells.
 // Overwrites [batch, height, width, 16], 64 bytes a cell. Once a run for the batch, and for the
 // pool once a run and at every recovery.
 // Test: tests/trainer_test.cpp.
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(Traits::threads)
         if (first + int(threadIdx.x) / Traits::quads >= cells) continue;
         const std::size_t piece = std::size_t(first) * Traits::quads + threadIdx.x;
         const std::size_t sample = std::size_t(i / per_sample) * cells * Traits::channels;
-        store4(args.state + sample + piece * 4, start_state_piece(args.start, args.grid, piece));
+        store4(args.state + sample + piece * 4, start_state_piece(args.start, piece));
     }
 }
 

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(Traits::threads)
         const int cell = i / Traits::quads;
         float4 value = zero4();
         if (worst) {
-            value = start_state_piece(args.pool.start, args.grid, i);
+            value = start_state_piece(args.pool.start, i);
         } else if (!damaged || !covers(circle, cell / args.grid.width, cell % args.grid.width)) {
             value = load4(from + std::size_t(i) * 4);
         }

@@ -10,6 +10,7 @@
 
 #include "cuda/rule/model.hpp"
 #include "cuda/rule/training_control.hpp"
+#include "host/core/grid.hpp"
 #include "host/iteration/pool.hpp"
 
 namespace nca::cuda {
@@ -68,12 +69,13 @@ inline constexpr int update_slices = (partial_floats + Traits::warp_size - 1) / 
 void launch_update_weights(const UpdateWeightsArgs& args, int blocks, cudaStream_t stream);
 int resident_update_blocks();
 
-// Rule::start_values
+// The cells that a rollout starts from, and Rule::start_values, which all of them have.
 struct StartCell {
     float values[Traits::channels];
+    int count;
+    int cells[most_start_cells];  // y * width + x, [count]
 };
-// start_states.cu: empty grids with the start cell at their middle. state [cells, 16] is
-// overwritten.
+// start_states.cu: empty grids with the start cells. state [cells, 16] is overwritten.
 void launch_start_states(float* state, const BatchShape& grid, const StartCell& start,
                          cudaStream_t stream);
 
@@ -85,7 +87,7 @@ struct PoolArgs {
     const DamageCircle* damage;  // [most_queued_iterations, damaged]
     int damaged;
     StartCell start;
-    float start_loss;  // of the state that has nothing but the start cell
+    float start_loss;  // of the state that has nothing but the start cells
 };
 // take_samples.cu: the batch of the plan at the cursor. state [cells, 16] is overwritten.
 void launch_take_samples(float* state, const BatchShape& grid, const PoolArgs& pool,

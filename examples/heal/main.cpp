@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
     try {
         const nca::Model model = nca::Model::load(argv[1]);
         nca::Simulator simulator(model, {.height = 72, .width = 72});
-        simulator.plant_seed(36, 36);
+        simulator.plant_seed();
         simulator.step(100);
         simulator.erase_circle(30, 30, 8);
         simulator.step(100);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nca/place.hpp>
+
 namespace nca {
 
 struct GridSize {  // in cells
@@ -8,12 +10,10 @@ struct GridSize {  // in cells
     int width = 72;
 };
 
-// Of a cell in its grid, counted from 0.
-struct Place {
-    int y = 0;  // row, from the top
-    int x = 0;  // column, from the left
+inline bool contains(const GridSize& grid, const Place& place) {
+    return place.y >= 0 && place.y < grid.height && place.x >= 0 && place.x < grid.width;
+}
 
-    bool operator==(const Place&) const = default;
-};
+inline Place middle_of(const GridSize& grid) { return {grid.height / 2, grid.width / 2}; }
 
 }  // namespace nca

@@ -134,6 +134,7 @@ public:
     }
 
     bool has(const std::string& name) const { return object_.contains(name); }
+
     const nlohmann::json& take(const std::string& name) {
         taken_.insert(name);
         const auto field = object_.find(name);

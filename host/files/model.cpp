@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/checks.hpp"
 #include "host/core/rule_names.hpp"
+#include "host/core/start_cells.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
+#include "host/files/place_fields.hpp"
 
 #include <nca/error.hpp>
 #include <nca/model.hpp>
@@ -21,10 +23,11 @@ constexpr auto rule_key = "nca.rule";
 constexpr auto history_key = "nca.history";
 
 std::string history_to_text(const TrainingHistory& history) {
-    const nlohmann::ordered_json json = {
+    nlohmann::ordered_json json = {
         {"preset", history.preset}, {"target", history.target}, {"iterations", history.iterations},
         {"height", history.height}, {"width", history.width},   {"padding", history.padding},
         {"loss", history.loss},     {"seed", history.seed}};
+    put_start_cells(json, history.start_cells);
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -43,7 +46,11 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
                                                  : fields.number("loss");
     history.seed =
         std::uint32_t(fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
+    history.start_cells = take_start_cells(fields);
     fields.finish();
+    const std::string wrong =
+        wrong_start_cells(history.start_cells, {history.height, history.width});
+    if (!wrong.empty()) throw_error<FormatError>("{}: {}; the file is damaged", where, wrong);
     return history;
 }
 

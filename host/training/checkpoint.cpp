@@ -11,9 +11,11 @@
 #include <type_traits>
 
 #include "host/core/checks.hpp"
+#include "host/core/start_cells.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
+#include "host/files/place_fields.hpp"
 #include "host/training/config_fields.hpp"
 
 namespace nca {
@@ -34,8 +36,8 @@ bool is_default(const ConfigField& field, const TrainingConfig& config) {
                       field.member);
 }
 
-// The configuration without its rule, which is stored as in every model file. all: with fields that
-// a checkpoint does not have because they are at their default.
+// The fields of the table. The rule is stored as in every model file, the start cells beside them.
+// all: with fields that a checkpoint does not have because they are at their default.
 nlohmann::ordered_json config_to_json(const TrainingConfig& config, bool all) {
     nlohmann::ordered_json json;
     for (const ConfigField& field : config_fields) {
@@ -77,6 +79,7 @@ TrainingConfig config_from_text(const std::string& text, const Rule& rule,
         };
         std::visit([&](auto member) { take(config.*member); }, field.member);
     }
+    config.start_cells = take_start_cells(fields);
     fields.finish();
     try {
         config.validate();
@@ -334,6 +337,12 @@ std::string first_difference(const TrainingConfig& got, const TrainingConfig& ex
     std::string in_config =
         first_difference(config_to_json(got, true), config_to_json(expected, true));
     if (!in_config.empty()) return in_config;
+    if (got.start_cells != expected.start_cells) {
+        constexpr std::size_t shown = 4;
+        return fmt::format("start_cells is {}, expected {}",
+                           start_cells_text(got.start_cells, shown),
+                           start_cells_text(expected.start_cells, shown));
+    }
     const std::string in_rule =
         first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),
                          nlohmann::ordered_json::parse(rule_to_text(expected.rule)));
@@ -358,7 +367,9 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     put_moments(file, "recovery.", checkpoint.anchor);
     put_weights(file, "good.", checkpoint.good);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
-    file.metadata[training_key] = dumped(config_to_json(checkpoint.config, false));
+    nlohmann::ordered_json training = config_to_json(checkpoint.config, false);
+    put_start_cells(training, checkpoint.config.start_cells);
+    file.metadata[training_key] = dumped(training);
     // The hash is text, because JSON readers in other languages keep 53 bits of a number.
     const nlohmann::ordered_json progress = {
         {"target", checkpoint.target_name},

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "host/iteration/start_places.hpp"
+
 namespace nca {
 namespace {
 
@@ -43,9 +45,10 @@ public:
           sample_(start_.view().sample(0).size()) {
         engine.copy_from_host(target_.data(), target);
         const auto cell = config.rule.start_values();
-        const int middle = config.grid() / 2;
         for (int sample = 0; sample < config.batch; ++sample) {
-            engine.copy_from_host(start_.view().cell(sample, middle, middle), cell);
+            for (const Place& place : start_places(config)) {
+                engine.copy_from_host(start_.view().cell(sample, place.y, place.x), cell);
+            }
         }
         if (config.pool > 0) {
             measure(start_.view());

@@ -3,6 +3,7 @@
 
 #include <nca/trainer.hpp>
 
+#include "host/core/start_cells.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/training/config_fields.hpp"
 
@@ -56,6 +57,8 @@ void TrainingConfig::validate() const {
     // Checkpoints store the places of a pool's cells in float32.
     require_field(pool == 0 || grid() <= 4096, "the grid's side", grid(),
                   "at most 4096 with a pool");
+    const std::string wrong = wrong_start_cells(start_cells, {grid(), grid()});
+    if (!wrong.empty()) throw_error<InvalidArgument>("{}", wrong);
 }
 
 }  // namespace nca

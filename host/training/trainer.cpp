@@ -223,7 +223,8 @@ struct Trainer::Impl {
                 .width = config.grid(),
                 .padding = config.padding,
                 .loss = recovery.recent_loss(),
-                .seed = config.seed};
+                .seed = config.seed,
+                .start_cells = config.start_cells};
     }
 
     TrainingConfig config;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nca/export.hpp>
+#include <nca/place.hpp>
 #include <nca/rule.hpp>
 #include <nca/weights.hpp>
 
@@ -23,6 +24,9 @@ struct TrainingHistory {
     int padding = 0;              ///< cells of zeros around the target, on each side
     double loss = 0;              ///< mean of the last 100 good iterations; NaN: there was none
     std::uint32_t seed = 0;       ///< the seed of all random numbers
+    /// The cells of that grid that it grew from; empty: the one in the middle,
+    /// {height / 2, width / 2}.
+    std::vector<Place> start_cells = {};
 
     /// Whether all values are equal.
     bool operator==(const TrainingHistory&) const = default;

@@ -6,6 +6,7 @@
 #include <nca/error.hpp>
 #include <nca/image.hpp>
 #include <nca/model.hpp>
+#include <nca/place.hpp>
 #include <nca/random.hpp>
 #include <nca/rule.hpp>
 #include <nca/simulator.hpp>

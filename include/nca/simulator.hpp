@@ -31,6 +31,11 @@ public:
 
     /// Overwrites one cell by the rule's start cell. Throws InvalidArgument outside the grid.
     void plant_seed(int y, int x);
+    /// Plants the start cells that the model was trained with (TrainingHistory::start_cells), as
+    /// far from the middle of this grid as they were from the middle of the trained one; the cell
+    /// in the middle, {height / 2, width / 2}, where its history has none. Throws InvalidArgument,
+    /// and plants none, where one of them is outside this grid.
+    void plant_seed();
     /// Runs that many steps. On CUDA it queues them and returns before they are done. One call of
     /// step(3) draws the same fire masks as three of step(1). Throws InvalidArgument where steps is
     /// negative or above 2^24, and what Engine::advance throws.

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <nca/export.hpp>
+#include <nca/place.hpp>
 #include <nca/rule.hpp>
 
 #include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace nca {
 
@@ -62,6 +64,10 @@ struct TrainingConfig {
     int target_size = 40;         ///< the target's longer side is scaled to this, in 8..4096 cells
     int padding = 16;             ///< cells of zeros around the target, on each side, in 0..4096
     std::uint32_t seed = 0;       ///< the seed of all random numbers
+    /// The cells of the grid, padding included, that a rollout starts from; all of them get
+    /// Rule::start_values(). Empty: the one in the middle, {grid() / 2, grid() / 2}. At most
+    /// most_start_cells, no two equal. Their order does not matter to the result.
+    std::vector<Place> start_cells = {};
 
     /// Whether all values are equal.
     bool operator==(const TrainingConfig&) const = default;

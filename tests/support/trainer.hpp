@@ -52,10 +52,14 @@ inline void require_uniform(std::span<const float> values, double bound) {
 
 inline std::vector<reference::SampleState<double>> start_states(const TrainingConfig& config) {
     reference::SampleState<double> grid(config.grid(), config.grid());
-    double* cell = grid.cell(config.grid() / 2 * config.grid() + config.grid() / 2);
-    cell[alpha_channel] = 1;
-    if (config.rule.start_cell == StartCell::alpha_and_hidden)
-        std::fill(cell + visible_channels, cell + channels, 1.0);
+    std::vector<Place> places = config.start_cells;
+    if (places.empty()) places.push_back({config.grid() / 2, config.grid() / 2});
+    for (const Place& place : places) {
+        double* cell = grid.cell(place.y * config.grid() + place.x);
+        cell[alpha_channel] = 1;
+        if (config.rule.start_cell == StartCell::alpha_and_hidden)
+            std::fill(cell + visible_channels, cell + channels, 1.0);
+    }
     return std::vector<reference::SampleState<double>>(std::size_t(config.batch), grid);
 }
 
