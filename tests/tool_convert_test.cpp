@@ -109,6 +109,22 @@ TEST_CASE("convert names every field in which the web demo's rule differs from t
     REQUIRE_FALSE(contains(pytorch.err, "differs in edges"));
 }
 
+TEST_CASE("start cells are shown by info, kept by convert, and lost for the web demo") {
+    const Workshop shop;
+    nca::Model model = nca::Model::load(shop.model);
+    REQUIRE_FALSE(contains(nca_tool({"info", shop.model}).out, "start cells"));
+    model.rule = nca::distill_demo_rule();
+    model.history.start_cells = {{3, 11}, {4, 0}};
+    model.save(shop.model);
+    REQUIRE(contains(nca_tool({"info", shop.model}).out, "\n  start cells   11,3 and 0,4\n"));
+    REQUIRE(nca_tool({"convert", shop.model, shop / "same.safetensors"}).err.empty());
+    REQUIRE(nca::Model::load(shop / "same.safetensors").history == model.history);
+    const Outcome demo = nca_tool({"convert", shop.model, shop / "demo.json"});
+    REQUIRE(demo.code == 0);
+    require_message(demo, {"demo.json: the web demo differs in start cells: it plants one in the "
+                           "middle, the model was trained to start from 11,3 and 0,4 of 12x12"});
+}
+
 TEST_CASE("a model that cannot be converted is one line and exit code 1, and writes nothing") {
     const Workshop shop;
     REQUIRE(nca_tool({"convert", shop.model, shop / "good.json"}).code == 0);

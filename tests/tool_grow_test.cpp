@@ -168,6 +168,99 @@ TEST_CASE("start cells and circles are where their column and row say") {
     REQUIRE(living(state(both + Words{"--damage", "0:half,right"})) == std::vector<int>{2 * 7 + 1});
 }
 
+TEST_CASE("grow plants what the model was trained with, as far from the middle of any grid") {
+    const Workshop shop;
+    nca::Model model = nca::Model::load(shop.model);
+    model.rule.fire_rate = 1;
+    for (float& bias : std::span(model.weights.view().b2, nca::channels)) bias = 0.1F;
+    model.history.start_cells = {{4, 3}, {7, 11}};  // of 12 x 12 cells
+    model.save(shop.model);
+    const Words grow = {"grow",           shop.model,    "-o",
+                        shop / "out.png", "--state-out", shop / "state.npy"};
+    const auto state = [&](const Words& more) {
+        const Outcome outcome = nca_tool(grow + Words{"--steps", "2"} + more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        return read_file(shop / "state.npy");
+    };
+    REQUIRE(state({}) == state({"--seed-at", "3,4", "--seed-at", "11,7"}));
+    REQUIRE(state({}) != state({"--seed-at", "6,6"}));
+    REQUIRE(state({"--size", "15x20"}) ==
+            state({"--size", "15x20", "--seed-at", "7,5", "--seed-at", "15,8"}));
+    // Three to the left and two up, five to the right and one down; a quarter turn counterclockwise
+    // makes that three down and two to the left, and five up and one to the right.
+    const Words turned = {"--size", "15x20", "--angle", "90"};
+    REQUIRE(state(turned) == state(turned + Words{"--seed-at", "8,10", "--seed-at", "11,2"}));
+    const Words eighth = {"--angle", "-45"};  // 0.7 left and 3.5 up, 2.8 right and 4.2 down
+    REQUIRE(state(eighth) == state(eighth + Words{"--seed-at", "5,2", "--seed-at", "9,10"}));
+
+    const auto refused = [&](const Words& more, const std::string& size) {
+        const Outcome outcome = nca_tool(grow + more);
+        REQUIRE(outcome.code == 2);
+        require_message(outcome, {shop.model, "outside the grid",
+                                  "give --size " + size + " or more", "--seed-at"});
+    };
+    refused({"--size", "11x10"}, "11x11");
+    refused({"--size", "3x12"}, "4x12");
+    refused({"--size", "12x6", "--angle", "180"}, "12x10");
+    REQUIRE(nca_tool(grow + Words{"--size", "11x10", "--seed-at", "3,4"}).code == 0);
+
+    // In a mosaic each model has its own.
+    nca::Model other = model;
+    other.history.start_cells.clear();
+    other.save(shop / "other");
+    const auto picture = [&](const Words& models, const Words& more) {
+        const Outcome outcome = nca_tool(Words{"grow"} + models + Words{"-o", shop / "out.png"} +
+                                         Words{"--steps", "1", "--scale", "1"} + more);
+        REQUIRE(outcome.code == 0);
+        return nca::load_image(shop / "out.png");
+    };
+    const nca::Image both = picture({shop.model, shop / "other"}, {});
+    const nca::Image first = picture({shop.model}, {});
+    const nca::Image second = picture({shop / "other"}, {"--seed-at", "6,6"});
+    for (int y = 0; y < 12; ++y) {
+        REQUIRE(std::equal(first.pixel(y, 0), first.pixel(y, 0) + 48, both.pixel(y, 0)));
+        REQUIRE(std::equal(second.pixel(y, 0), second.pixel(y, 0) + 48, both.pixel(y, 13)));
+    }
+}
+
+TEST_CASE("a comparison puts the target where a model with start cells grows") {
+    const Workshop shop;
+    nca::Model model = nca::Model::load(shop.model);
+    model.history.start_cells = {{4, 9}};
+    model.save(shop / "one");
+    model.history.start_cells.push_back({7, 3});
+    model.save(shop / "two");
+    const auto compared = [&](const std::string& name, const Words& more) {
+        return nca_tool(Words{"grow", shop / name, "-o", shop / "out.png", "--compare", shop.target,
+                              "--scale", "1", "--steps", "0", "--size", "15x20"} +
+                        more);
+    };
+    const auto target = [&](const std::string& name, const Words& more) {
+        const Outcome outcome = compared(name, more);
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        nca::Image image = nca::load_image(shop / "out.png");
+        std::vector<std::uint8_t> pixels;  // of the target, without the rest of the picture
+        for (int y = 0; y < 15; ++y) {
+            pixels.insert(pixels.end(), image.pixel(y, 0), image.pixel(y, 0) + 20 * 4);
+        }
+        return pixels;
+    };
+    // In the grid's middle, {7, 10}, whatever it grew from.
+    for (const Words& more : {Words{}, Words{"--angle", "90"}}) {
+        const auto in_the_middle = target("model.safetensors", more);
+        REQUIRE(target("one", more) == in_the_middle);
+        REQUIRE(target("two", more) == in_the_middle);
+        // One row down and two columns to the left of where the trained start cell is.
+        const auto moved = target("model.safetensors", more + Words{"--seed-at", "8,8"});
+        REQUIRE(target("one", more + Words{"--seed-at", more.empty() ? "11,6" : "6,5"}) == moved);
+    }
+    const Outcome refused = compared("two", {"--seed-at", "11,6"});
+    REQUIRE(refused.code == 2);
+    require_message(refused, {"--compare", "2 cells", "leave --seed-at out"});
+}
+
 TEST_CASE("each tile of a mosaic is what its model grows alone") {
     const Workshop shop;
     nca::Model other = nca::Model::load(shop.model);

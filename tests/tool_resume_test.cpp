@@ -21,9 +21,9 @@ using namespace nca::test;
 TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
     const Workshop shop;
     Words all = shop.train_words();
-    for (const char* word :
-         {"--preset", "regenerating", "--pool", "10", "--damage", "1", "--damage-radius", "0.2:0.3",
-          "--damage-centre", "0.1", "--warmup", "4", "--betas", "0.8:0.9"}) {
+    for (const char* word : {"--preset", "regenerating", "--pool", "10", "--damage", "1",
+                             "--damage-radius", "0.2:0.3", "--damage-centre", "0.1", "--warmup",
+                             "4", "--betas", "0.8:0.9", "--seed-at", "6,5", "--seed-at", "4,8"}) {
         all.push_back(word);
     }
     const auto run = [&](const std::string& name, const Words& more) {
@@ -42,7 +42,8 @@ TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
                                                           {"--damage-radius", "0.2:0.35"},
                                                           {"--damage-centre", "0.2"},
                                                           {"--warmup", "5"},
-                                                          {"--betas", "0.8:0.91"}}) {
+                                                          {"--betas", "0.8:0.91"},
+                                                          {"--seed-at", "6,6"}}) {
         Words other = all;
         *(std::find(other.begin(), other.end(), option) + 1) = value;
         const Outcome outcome =
@@ -138,6 +139,7 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
         {{"--seed", "5"}, "seed"},
         {{"--lr", "0.5"}, "rate"},
         {{"--preset", "notebook"}, "preset"},
+        {{"--seed-at", "5,6"}, "its start_cells is the middle, expected 5,6; give the options"},
     };
     for (const auto& [change, named] : cases) {
         const Outcome outcome = nca_tool(train + resume + change);

@@ -329,3 +329,23 @@ TEST_CASE("of several targets each small one keeps its own size, also when it is
         REQUIRE(history.height == grids[i]);
     }
 }
+
+TEST_CASE("several targets have the same start cells, and models with others are not done") {
+    const Gallery gallery;
+    const Words words = gallery.train_words(gallery.names, 2) +
+                        Words{"-o", gallery / "new", "--checkpoint", gallery / "new"};
+    const Words cells = {"--seed-at", "5,5", "--seed-at", "8,7"};
+    const Words one = {"--iterations", "1"}, resume = {"--resume", gallery / "new"};
+    REQUIRE(nca_tool(words + cells + one).code == 0);
+    for (const std::string& name : gallery.names) {
+        REQUIRE(nca::Model::load(gallery / ("new/" + name + ".safetensors")).history.start_cells ==
+                std::vector<nca::Place>{{5, 5}, {7, 8}});
+    }
+    const auto before = gallery.contents();
+    REQUIRE(nca_tool(words + cells + one + resume).code == 0);
+    REQUIRE(gallery.contents() == before);
+    const Outcome other = nca_tool(words + one + resume);
+    REQUIRE(other.code == 1);
+    REQUIRE(contains(other.err, "start_cells is 5,5 and 8,7, expected the middle"));
+    REQUIRE(gallery.contents() == before);
+}

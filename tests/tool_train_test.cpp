@@ -2,11 +2,13 @@
 // nca train with one target.
 #include <nca/image.hpp>
 #include <nca/model.hpp>
+#include <nca/simulator.hpp>
 
 #include "tests/support/catch.hpp"
 #include "tests/support/tool.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -44,6 +46,43 @@ TEST_CASE("a target that is transparent where the start cell is gets a warning")
         nca::save_png(shop.target, picture);
         REQUIRE(contains(nca_tool(words).err, "transparent in the middle") == (alpha == 0));
     }
+}
+
+TEST_CASE("the nearest cell is offered where a start cell would be in a hole, and takes it out") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    for (int y = 3; y < 9; ++y) {
+        for (int x = 2; x < 8; ++x) picture.pixel(y, x)[3] = 0;
+    }
+    nca::save_png(shop.target, picture);
+    Words words = shop.train_words() +
+                  Words{"-o", shop / "new.safetensors", "--overwrite", "--iterations", "1"};
+    std::erase(words, "--quiet");
+    *(std::find(words.begin(), words.end(), "--size") + 1) = "12";
+    // The picture's columns 0 to 9 are columns 3 to 12 of the grid, its rows 0 to 11 rows 2 to 13.
+    // The start cell in column 8 and row 8 is column 5 and row 6 of the picture: the hole's right
+    // edge is three cells away, as its lower edge, which is farther down.
+    const std::string in_the_middle =
+        "nca: " + shop.target +
+        " is transparent in the middle, where the start cell is, and training is likely to die of "
+        "that: --seed-at 11,8 starts on the nearest cell that is not\n";
+    REQUIRE(contains(nca_tool(words).err, in_the_middle));
+    const Outcome there = nca_tool(words + Words{"--seed-at", "11,8"});
+    REQUIRE(there.code == 0);
+    REQUIRE_FALSE(contains(there.err, "transparent"));
+    REQUIRE_FALSE(contains(there.err, "connected"));
+    REQUIRE(nca::Model::load(shop / "new.safetensors").history.start_cells ==
+            std::vector<nca::Place>{{8, 11}});
+
+    const Outcome two =
+        nca_tool(words + Words{"--seed-at", "11,8", "--seed-at", "0,4", "--seed-at", "8,6"});
+    REQUIRE(two.code == 0);
+    REQUIRE(std::count(two.err.begin(), two.err.end(), '\n') == 4);
+    REQUIRE(contains(two.err,
+                     " is transparent in row 4 and column 0 of the grid, where a start cell "
+                     "is, and what starts there is likely to die of that: --seed-at 4,5 "));
+    REQUIRE(contains(two.err, "in row 6 and column 8 of the grid, where"));
+    REQUIRE(contains(two.err, ": --seed-at 8,4 starts on the nearest cell that is not\n"));
 }
 
 TEST_CASE("an identity filter of 0 trains the notebook's rule to the letter") {
@@ -110,7 +149,17 @@ TEST_CASE("parts of a target that will not grow are named before training") {
             " cells, the first in row 8 and column 3 of the grid, are not connected to the start";
         REQUIRE(contains(outcome.err, expected) == (gap == 3));
         REQUIRE(contains(outcome.err, "not connected") == (gap == 3));
+        const std::string way_out = "or start there, too: --seed-at 8,8 --seed-at 3,8\n";
+        REQUIRE(contains(outcome.err, way_out) == (gap == 3));
     }
+    Outcome outcome = nca_tool(words + Words{"--seed-at", "8,8", "--seed-at", "3,8"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE_FALSE(contains(outcome.err, "connected"));
+    outcome = nca_tool(words + Words{"--seed-at", "7,7"});
+    REQUIRE(contains(outcome.err,
+                     "are not connected to the start cell and will not grow: join the parts, leave "
+                     "them out, or start there, too: one more --seed-at 3,8\n"));
 }
 
 TEST_CASE("a run that gives up on a hollow target names the hole") {
@@ -129,6 +178,7 @@ TEST_CASE("a run that gives up on a hollow target names the hole") {
         INFO(outcome.err);
         REQUIRE(outcome.code == 1);
         REQUIRE(contains(outcome.err, "the target is transparent in the middle") == hollow);
+        REQUIRE(contains(outcome.err, "starts on the nearest cell that is not") == hollow);
     }
 }
 
@@ -244,5 +294,103 @@ TEST_CASE("a target that is farther from the start cell than the steps reach is 
             line_with(train_once(shop, {"--steps", steps, "--preset", "persistent", "--pool", "2"}),
                       "farther")
                 .empty());
+    }
+}
+
+TEST_CASE("steps reach from the nearest of several start cells") {
+    const Workshop shop;
+    nca::Image picture = disc_picture();
+    for (std::size_t i = 3; i < picture.pixels.size(); i += 4) picture.pixels[i] = 255;
+    nca::save_png(shop.target, picture);  // rows 2 to 13 and columns 3 to 12
+    const auto said = [&](const Words& more) {
+        return line_with(train_once(shop, more + Words{"--steps", "4:5", "--seed-at", "5,4"}),
+                         "farther");
+    };
+    REQUIRE(contains(said({}),
+                     ": 71 of its 120 cells, the first in row 2 and column 10 of the grid, "
+                     "are farther from the start cell than 4 steps"));
+    REQUIRE(contains(said({"--seed-at", "12,13"}),
+                     ": 46 of its 120 cells, the first in row 2 and "
+                     "column 10 of the grid, are farther from every "
+                     "start cell than 4 steps"));
+}
+
+namespace {
+
+// The cells whose middle is at most so far from a circle around {y, x}; a disc has radius 0.
+struct Shape {
+    double y, x, radius, reach;
+    bool covers(int row, int column) const {
+        return std::abs(std::hypot(row - y, column - x) - radius) <= reach;
+    }
+};
+
+// Trains on the shapes for 300 iterations, on a grid with three cells of padding. Returns the alpha
+// that has grown from the model's own start cells after 28 steps, [side + 6, side + 6].
+std::vector<float> grown_alpha(const std::vector<Shape>& shapes, int side, const Words& starts) {
+    const Folder folder;
+    nca::Image image{side, side, std::vector<std::uint8_t>(std::size_t(side) * side * 4)};
+    double blank = 0;  // the loss of an empty grid: red is 1, alpha is 1
+    for (int y = 0; y < side; ++y) {
+        for (int x = 0; x < side; ++x) {
+            if (std::ranges::none_of(shapes, [&](const Shape& s) { return s.covers(y, x); })) {
+                continue;
+            }
+            image.pixel(y, x)[0] = image.pixel(y, x)[3] = 255;
+            blank += 2.0 / 4 / (side + 6) / (side + 6);
+        }
+    }
+    nca::save_png(folder / "target.png", image);
+    const Outcome outcome =
+        nca_tool(Words{"train", folder / "target.png", "-o", folder / "model.safetensors",
+                       "--iterations", "300", "--padding", "3", "--batch", "4", "--steps", "24:32",
+                       "--threads", "1", "--quiet"} +
+                 starts);
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(outcome.err.empty());
+    const nca::Model model = nca::Model::load(folder / "model.safetensors");
+    INFO(model.history.loss << " of " << blank);
+    REQUIRE(model.history.loss <= 0.5 * blank);  // the mean of the last hundred
+    nca::Simulator simulator(model, {.device = nca::Device::cpu(1),
+                                     .height = model.history.height,
+                                     .width = model.history.width});
+    simulator.plant_seed();
+    simulator.step(28);
+    const std::vector<float> state = simulator.download();
+    std::vector<float> alpha;
+    for (std::size_t i = nca::alpha_channel; i < state.size(); i += nca::channels) {
+        alpha.push_back(state[i]);
+    }
+    return alpha;
+}
+
+}  // namespace
+
+TEST_CASE("a ring grows from a cell on it, and two dots from a cell in each") {
+    struct Row {
+        std::vector<Shape> shapes;
+        Words starts;
+    };
+    constexpr int side = 20;
+    for (const Row& row :
+         {Row{{{9.5, 9.5, 6, 1.5}}, {"--seed-at", "12,18"}},
+          Row{{{9.5, 3.5, 0, 2.5}, {9.5, 15.5, 0, 2.5}},
+              {"--seed-at", "6,12", "--seed-at", "18,12"}}}) {
+        const std::vector<float> alpha = grown_alpha(row.shapes, side, row.starts);
+        double inside = 0, outside = 0;
+        int cells = 0, wrong = 0;
+        for (int y = 0; y < side + 6; ++y) {
+            for (int x = 0; x < side + 6; ++x) {
+                const float value = alpha[std::size_t(y) * (side + 6) + std::size_t(x)];
+                const bool in = std::ranges::any_of(
+                    row.shapes, [&](const Shape& shape) { return shape.covers(y - 3, x - 3); });
+                (in ? inside : outside) += value;
+                cells += in;
+                wrong += in != (value > 0.5F);
+            }
+        }
+        INFO(inside << " of " << cells << " cells, outside " << outside << ", wrong " << wrong);
+        REQUIRE(wrong <= cells / 10);
     }
 }

@@ -171,6 +171,15 @@ TEST_CASE("a page shows at which steps the loss is") {
     REQUIRE(contains(html_page(page, {}, nullptr), "<dt>steps of the loss</dt><dd>48 to 95</dd>"));
 }
 
+TEST_CASE("a page shows start cells where they were given") {
+    nca::tool::TrainingPage page = small_page();
+    REQUIRE(html_page(page, {}, nullptr).find("start cells") == std::string::npos);
+    page.config.start_cells = {{3, 11}, {4, 0}};
+    REQUIRE(html_page(page, {}, nullptr)
+                .find("<dt>start cells (column, row)</dt><dd>11,3 and 0,4</dd>") !=
+            std::string::npos);
+}
+
 TEST_CASE("only the page of a run that goes on refreshes itself") {
     for (const RunState state :
          {RunState::running, RunState::done, RunState::stopped, RunState::failed}) {

@@ -40,32 +40,32 @@ inline std::array<float, visible_channels> sample(std::span<const float> picture
 }
 
 // Places a picture [side, side, visible_channels] on a grid and returns [height, width, channels]
-// with hidden channels 0. The picture's cell {side / 2, side / 2}, the start cell of training,
-// comes to `start`. The picture is turned about it by `degrees`, counterclockwise, like one that
-// Rule::rotated(degrees) grows.
+// with hidden channels 0. The picture's middle {side / 2, side / 2} comes to `middle`. The picture
+// is turned about it by `degrees`, counterclockwise, like one that Rule::rotated(degrees) grows.
 inline std::vector<float> placed(std::span<const float> picture, int side, const GridSize& grid,
-                                 const Place& start, double degrees) {
+                                 const Place& middle, double degrees) {
     const double angle = std::fmod(degrees, 360.0) * std::numbers::pi / 180.0;
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
-    const int middle = side / 2;
+    const int half = side / 2;
     std::vector<float> state(std::size_t(grid.height) * grid.width * channels);
     float* to = state.data();
     for (int y = 0; y < grid.height; ++y) {
         for (int x = 0; x < grid.width; ++x, to += channels) {
-            const double right = x - start.x;
-            const double down = y - start.y;
-            const auto values = sample(picture, side, middle + sine * right + cosine * down,
-                                       middle + cosine * right - sine * down);
+            const double right = x - middle.x;
+            const double down = y - middle.y;
+            const auto values = sample(picture, side, half + sine * right + cosine * down,
+                                       half + cosine * right - sine * down);
             std::copy(values.begin(), values.end(), to);
         }
     }
     return state;
 }
 
-// The target around the start cell, in the size of the training, turned by `degrees`.
+// The target in the size of the training, turned by `degrees` about its middle, which is at
+// `middle`.
 inline std::vector<float> target_state(const Image& target, const Model& model,
-                                       const GridSize& grid, const Place& start, double degrees) {
+                                       const GridSize& grid, const Place& middle, double degrees) {
     TrainingConfig config;
     config.rule = model.rule;
     const int smaller = std::min(grid.height, grid.width);
@@ -78,7 +78,7 @@ inline std::vector<float> target_state(const Image& target, const Model& model,
         config.target_size = smaller;
         config.padding = 0;
     }
-    return placed(make_target(target, config), config.grid(), grid, start, degrees);
+    return placed(make_target(target, config), config.grid(), grid, middle, degrees);
 }
 
 // |a - b| of two opaque pictures of one size: black where they agree.

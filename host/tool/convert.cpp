@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca convert`: a model from one file format to another.
+#include "host/core/start_cells.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
@@ -31,8 +32,9 @@ ModelFormat output_format(const std::filesystem::path& path) {
         path.string());
 }
 
-// Says where the demo's rule differs from the model's. The demo's files cannot hold a rule.
-void say_differences(const std::filesystem::path& path, const Rule& rule) {
+// Says where the demo differs from the model. Its files cannot hold a rule or start cells.
+void say_differences(const std::filesystem::path& path, const Model& model) {
+    const Rule& rule = model.rule;
     const Rule demo = distill_demo_rule();
     const std::tuple<bool, const char*, std::string> fields[] = {
         {rule.filters == demo.filters, "filters",
@@ -55,6 +57,12 @@ void say_differences(const std::filesystem::path& path, const Rule& rule) {
     for (const auto& [same, field, what] : fields) {
         if (!same) say("{}: the web demo differs in {}: {}", path.string(), field, what);
     }
+    const TrainingHistory& history = model.history;
+    if (history.start_cells.empty()) return;
+    say("{}: the web demo differs in start cells: it plants one in the middle, the model was "
+        "trained "
+        "to start from {} of {}x{} cells",
+        path.string(), start_cells_text(history.start_cells), history.height, history.width);
 }
 
 // Throws FormatError where the format cannot hold the model.
@@ -86,7 +94,7 @@ int convert(const ConvertArguments& arguments) {
     require_writable(arguments.output);
     const Model model = load_model(arguments.input, arguments.load);
     save(model, arguments);
-    if (format == ModelFormat::distill_json) say_differences(arguments.output, model.rule);
+    if (format == ModelFormat::distill_json) say_differences(arguments.output, model);
     print("{}: made from {}\n", without_controls(arguments.output.string()),
           without_controls(arguments.input.string()));
     return exit_done;

@@ -7,7 +7,9 @@
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/output_name.hpp"
+#include "host/tool/places.hpp"
 #include "host/tool/target_image.hpp"
+#include "host/trained_starts.hpp"
 
 #include <nca/image.hpp>
 #include <nca/simulator.hpp>
@@ -239,20 +241,59 @@ bool touches_a_cell(const Damage& circle, const GridSize& grid) {
 
 // Throws UsageError where a start cell or a circle of damage is outside the grid.
 void check_places(const GrowArguments& arguments, const GridSize& grid) {
-    const std::string cells =
-        fmt::format("the grid of {}x{} cells, where X is in 0..{} and Y in 0..{}", grid.height,
-                    grid.width, grid.width - 1, grid.height - 1);
-    for (const Place& start : arguments.starts) {
-        if (start.x < 0 || start.x >= grid.width || start.y < 0 || start.y >= grid.height) {
-            throw_error<UsageError>("--seed-at {},{}: outside {}", start.x, start.y, cells);
-        }
-    }
+    require_inside(arguments.starts, grid);
     for (const Damage& damage : arguments.damages) {
         if (damage.shape == Damage::Shape::circle && !touches_a_cell(damage, grid)) {
             throw_error<UsageError>("--damage {}:circle,{},{},{}: touches no cell of {}",
-                                    damage.step, damage.x, damage.y, damage.radius, cells);
+                                    damage.step, damage.x, damage.y, damage.radius, cells_of(grid));
         }
     }
+}
+
+// How long a side has to be, so that this place is inside of a grid with the same middle.
+std::int64_t needed_side(std::int64_t place, std::int64_t side) {
+    const std::int64_t from_middle = place - side / 2;
+    return std::max(side, from_middle < 0 ? -2 * from_middle : 2 * from_middle + 1);
+}
+
+// Where each model starts: at --seed-at, or where it was trained to. Throws UsageError where that
+// is outside the grid.
+std::vector<std::vector<Place>> starts_of(const GrowArguments& arguments,
+                                          const std::vector<Model>& models, const GridSize& grid) {
+    std::vector<std::vector<Place>> starts;
+    for (std::size_t i = 0; i < models.size(); ++i) {
+        if (!arguments.starts.empty()) {
+            starts.push_back(arguments.starts);
+            continue;
+        }
+        starts.push_back(trained_starts(models[i].history, grid, arguments.angle));
+        std::int64_t height = grid.height, width = grid.width;
+        for (const Place& start : starts.back()) {
+            height = std::max(height, needed_side(start.y, grid.height));
+            width = std::max(width, needed_side(start.x, grid.width));
+        }
+        if (height == grid.height && width == grid.width) continue;
+        throw_error<UsageError>(
+            "{} was trained to start from a cell that is outside the grid of {}x{} cells: give "
+            "--size {}x{} or more, or another start cell by --seed-at",
+            arguments.models[i].string(), grid.height, grid.width, height, width);
+    }
+    return starts;
+}
+
+// Where the middle of the target is, so that it lies where the picture grows. Throws UsageError
+// where that cannot be said.
+Place middle_of_target(const GrowArguments& arguments, const Model& model, const GridSize& grid) {
+    const Place middle = middle_of(grid);
+    if (arguments.starts.empty()) return middle;
+    const std::vector<Place> trained = trained_starts(model.history, grid, arguments.angle);
+    if (trained.size() > 1) {
+        throw_error<UsageError>(
+            "--compare: {} was trained to grow from {} cells, leave --seed-at out",
+            arguments.models.front().string(), trained.size());
+    }
+    const Place& start = arguments.starts.front();
+    return {start.y - trained.front().y + middle.y, start.x - trained.front().x + middle.x};
 }
 
 void apply(const Damage& damage, Simulator& simulator) {
@@ -285,15 +326,15 @@ std::vector<Model> load_models(const GrowArguments& arguments) {
 
 std::vector<Simulator> make_simulators(const GrowArguments& arguments,
                                        const std::vector<Model>& models, const GridSize& grid,
-                                       const std::vector<Place>& starts) {
+                                       const std::vector<std::vector<Place>>& starts) {
     std::vector<Simulator> simulators;
-    for (const Model& model : models) {
+    for (std::size_t i = 0; i < models.size(); ++i) {
         Simulator& simulator =
-            simulators.emplace_back(model, SimulatorOptions{.device = arguments.device,
-                                                            .height = grid.height,
-                                                            .width = grid.width,
-                                                            .seed = arguments.seed});
-        for (const Place& start : starts) simulator.plant_seed(start.y, start.x);
+            simulators.emplace_back(models[i], SimulatorOptions{.device = arguments.device,
+                                                                .height = grid.height,
+                                                                .width = grid.width,
+                                                                .seed = arguments.seed});
+        for (const Place& start : starts[i]) simulator.plant_seed(start.y, start.x);
     }
     return simulators;
 }
@@ -461,9 +502,6 @@ int grow(const GrowArguments& arguments) {
     check_files(arguments, outputs);
     const std::vector<Model> models = load_models(arguments);
     const GridSize grid = grid_size(arguments, models);
-    const std::vector<Place> starts = arguments.starts.empty()
-                                          ? std::vector<Place>{{grid.height / 2, grid.width / 2}}
-                                          : arguments.starts;
     const bool animation = format != Format::png;
     const int pictures = animation ? arguments.steps / every + 2 : 4;
     const GridSize whole = picture_size(arguments, grid);
@@ -471,12 +509,14 @@ int grow(const GrowArguments& arguments) {
     check_pixels(arguments, whole, pictures);
     check_memory(arguments, grid, whole, pictures);
     check_places(arguments, grid);
+    const std::vector<std::vector<Place>> starts = starts_of(arguments, models, grid);
     const bool compare = !arguments.compare.empty();
     std::vector<float> wanted;
     if (compare) {
         const Image target = load_target(arguments.compare);
         if (target.animated) say("{}: {}", arguments.compare.string(), animated_note);
-        wanted = target_state(target, models.front(), grid, starts.front(), arguments.angle);
+        wanted = target_state(target, models.front(), grid,
+                              middle_of_target(arguments, models.front(), grid), arguments.angle);
     }
 
     std::vector<Simulator> simulators = make_simulators(arguments, models, grid, starts);

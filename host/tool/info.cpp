@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // `nca info`: prints what a model file contains, and describes an engine.
+#include "host/core/start_cells.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/rule_text.hpp"
@@ -58,6 +59,9 @@ void print_history(const TrainingHistory& history) {
     print("  iterations    {}\n", history.iterations);
     print("  grid          {}\n",
           history.height > 0 ? fmt::format("{}x{}", history.height, history.width) : "unknown");
+    if (!history.start_cells.empty()) {
+        print("  start cells   {}\n", start_cells_text(history.start_cells));
+    }
     print("  loss          {:.4g} (mean of the last 100 iterations)\n", history.loss);
     print("  seed          {}\n", history.seed);
 }

@@ -3,6 +3,7 @@
 
 #include "host/pictures/image_check.hpp"
 #include "host/tool/arguments/arguments.hpp"
+#include "host/tool/places.hpp"
 #include "host/training/target.hpp"
 
 #include <nca/error.hpp>
@@ -33,7 +34,8 @@ inline int size_in_checkpoint(const std::filesystem::path& path) {
 }
 
 // Without --size, a target that is smaller than the preset's size keeps its own: a cell for each
-// pixel. In version 0.2.0 it had the preset's size: its checkpoints go on with that.
+// pixel. In version 0.2.0 it had the preset's size: its checkpoints go on with that. Throws
+// UsageError where a start cell is outside the grid.
 inline TrainingConfig config_for(const Image& target, const TrainArguments& arguments) {
     TrainingConfig config = arguments.config;
     const bool keeps_its_own = !arguments.size_given && longer_side(target) < config.target_size;
@@ -41,6 +43,7 @@ inline TrainingConfig config_for(const Image& target, const TrainArguments& argu
         (arguments.resume.empty() || size_in_checkpoint(arguments.resume) != config.target_size)) {
         config.target_size = longer_side(target);
     }
+    require_start_cells(config);  // the grid may be smaller now
     return config;
 }
 

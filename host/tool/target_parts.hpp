@@ -7,13 +7,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <span>
 #include <vector>
 
 namespace nca::tool {
 
-// Cells of a target that growth from the start cell in the middle does not reach.
+// Cells of a target that growth from the start cells does not reach.
 struct Unreached {
     int cells = 0;
     int all = 0;  // cells of the target with an alpha above living_threshold
@@ -41,16 +43,34 @@ Unreached count_unreached(std::span<const float> target, int grid, Predicate is_
     return unreached;
 }
 
+// The living cell that is nearest to a place; of equally near ones the first, row by row. The place
+// itself where none lives.
+inline Place nearest_living(std::span<const float> target, int grid, const Place& place) {
+    Place nearest = place;
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (int cell = 0; cell < grid * grid; ++cell) {
+        if (!lives(target, cell)) continue;
+        const std::int64_t down = cell / grid - place.y, right = cell % grid - place.x;
+        if (down * down + right * right >= least) continue;
+        least = down * down + right * right;
+        nearest = {cell / grid, cell % grid};
+    }
+    return nearest;
+}
+
 // How far from a grown cell the next one may be: training finds its way over a gap of two cells,
 // and never over three (docs/architecture.md, "Parts that do not grow").
 inline constexpr int growth_reach = 3;
 
 // Those that lie too far from the others. wraps: the grid's edges are circular.
-inline Unreached find_unreached(std::span<const float> target, int grid, bool wraps) {
+inline Unreached find_unreached(std::span<const float> target, int grid,
+                                std::span<const Place> starts, bool wraps) {
     std::vector<bool> reached(std::size_t(grid) * std::size_t(grid));
-    const int middle = grid / 2 * grid + grid / 2;
-    std::vector<int> to_visit = {middle};
-    reached[std::size_t(middle)] = true;
+    std::vector<int> to_visit;
+    for (const Place& start : starts) {
+        to_visit.push_back(start.y * grid + start.x);
+        reached[std::size_t(to_visit.back())] = true;
+    }
     while (!to_visit.empty()) {
         const int cell = to_visit.back();
         to_visit.pop_back();
@@ -76,13 +96,17 @@ inline Unreached find_unreached(std::span<const float> target, int grid, bool wr
 }
 
 // Those that so many steps do not reach: growth goes one cell in a step, in all eight directions.
-inline Unreached find_too_far(std::span<const float> target, int grid, bool wraps, int steps) {
-    const auto distance = [&](int place) {
-        const int along = std::abs(place - grid / 2);
+inline Unreached find_too_far(std::span<const float> target, int grid,
+                              std::span<const Place> starts, bool wraps, int steps) {
+    const auto distance = [&](int a, int b) {
+        const int along = std::abs(a - b);
         return wraps ? std::min(along, grid - along) : along;
     };
-    return count_unreached(
-        target, grid, [&](int y, int x) { return std::max(distance(y), distance(x)) <= steps; });
+    return count_unreached(target, grid, [&](int y, int x) {
+        return std::ranges::any_of(starts, [&](const Place& start) {
+            return std::max(distance(y, start.y), distance(x, start.x)) <= steps;
+        });
+    });
 }
 
 }  // namespace nca::tool

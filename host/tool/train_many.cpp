@@ -116,6 +116,7 @@ bool is_done(const TrainArguments& arguments) {
     try {
         const TrainingHistory history = Model::load(arguments.output).history;
         return history.preset == arguments.config.preset && history.seed == arguments.config.seed &&
+               history.start_cells == arguments.config.start_cells &&
                history.target == as_in_file(arguments.target.filename().string()) &&
                history.iterations >= arguments.iterations;
     } catch (const Error&) {

@@ -3,6 +3,7 @@
 
 #include "host/core/throw_error.hpp"
 #include "host/files/model_file.hpp"
+#include "host/iteration/start_places.hpp"
 #include "host/tool/console.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/stop_signal.hpp"
@@ -27,8 +28,6 @@ bool is_checkpoint(const std::filesystem::path& path) {
 const OutputKind checkpoint_kind{"a checkpoint", {".checkpoint", ".safetensors"}, is_checkpoint};
 const OutputKind log_kind{"a log of nca train", {".csv"}, TrainingLog::is_log};
 const OutputKind report_kind{"a report of nca train", {".html", ".htm"}, is_training_page};
-
-constexpr auto hole = "transparent in the middle, where the start cell is";
 
 using NamedPath = std::pair<const char*, std::filesystem::path>;
 
@@ -168,11 +167,14 @@ void Training::check_target() {
     if (arguments_.quiet) return;
     const TrainingConfig& config = trainer_.config();
     const std::string target = arguments_.target.string();
-    if (starts_in_a_hole()) {
-        progress_.say("{} is {}, and training is likely to die of that: move the picture", target,
-                      hole);
-        return;
+    const std::vector<Place> starts = start_places(config);
+    const std::vector<Place> holes = starts_in_holes();
+    for (const Place& start : holes) {
+        progress_.say("{} is {}, and {} is likely to die of that: {}", target, hole_text(start),
+                      holes.size() == starts.size() ? "training" : "what starts there",
+                      way_out(start));
     }
+    if (!holes.empty()) return;
     const auto warn = [&](const Unreached& unreached, const std::string& why) {
         if (unreached.cells == 0) return;
         progress_.say(
@@ -180,22 +182,45 @@ void Training::check_target() {
             unreached.cells, unreached.all, unreached.first.y, unreached.first.x, why);
     };
     const bool wraps = config.rule.edges == Edges::circular;
-    warn(
-        find_unreached(trainer_.target(), config.grid(), wraps),
-        "not connected to the start cell in the middle and will not grow: join the parts, or leave "
-        "them out");
+    const Unreached apart = find_unreached(trainer_.target(), config.grid(), starts, wraps);
+    const bool named = !config.start_cells.empty();
+    warn(apart,
+         fmt::format("not connected to {} and will not grow: join the parts, leave them out, or "
+                     "start there, too: {}--seed-at {},{}",
+                     starts.size() > 1 ? "any start cell"
+                     : named           ? "the start cell"
+                                       : "the start cell in the middle",
+                     named ? "one more "
+                           : fmt::format("--seed-at {},{} ", starts.front().x, starts.front().y),
+                     apart.first.x, apart.first.y));
     if (config.pool > 0) return;  // its states go on growing for many rollouts
     const int steps = config.most_steps - 1;
-    warn(find_too_far(trainer_.target(), config.grid(), wraps, steps),
-         fmt::format("farther from the start cell than {} steps grow, one cell a step: give more "
-                     "--steps, or a smaller --size",
-                     steps));
+    warn(find_too_far(trainer_.target(), config.grid(), starts, wraps, steps),
+         fmt::format("farther from {} than {} steps grow, one cell a step: give more --steps, or a "
+                     "smaller --size",
+                     starts.size() > 1 ? "every start cell" : "the start cell", steps));
 }
 
-bool Training::starts_in_a_hole() const {
-    const int grid = trainer_.config().grid();
-    const std::size_t middle = std::size_t(grid / 2) * std::size_t(grid + 1);
-    return trainer_.target()[middle * visible_channels + alpha_channel] <= living_threshold;
+std::vector<Place> Training::starts_in_holes() const {
+    std::vector<Place> starts = start_places(trainer_.config());
+    std::erase_if(starts, [&](const Place& start) {
+        return lives(trainer_.target(), start.y * trainer_.config().grid() + start.x);
+    });
+    return starts;
+}
+
+std::string Training::hole_text(const Place& start) const {
+    if (trainer_.config().start_cells.empty()) {
+        return "transparent in the middle, where the start cell is";
+    }
+    return fmt::format("transparent in row {} and column {} of the grid, where a start cell is",
+                       start.y, start.x);
+}
+
+std::string Training::way_out(const Place& start) const {
+    const Place nearest = nearest_living(trainer_.target(), trainer_.config().grid(), start);
+    return fmt::format("--seed-at {},{} starts on the nearest cell that is not", nearest.x,
+                       nearest.y);
 }
 
 RunState Training::run() {
@@ -266,10 +291,13 @@ void Training::iterate() {
         reports = trainer_.iterate(iterations_at_most());
     } catch (const Error& error) {
         report_log(log_ && !log_->sync());
-        throw_error<Error>(
-            "{}; {} was not written{}{}", message_of(error), arguments_.output.string(),
-            last_checkpoint(),
-            starts_in_a_hole() ? fmt::format("; the target is {}: move the picture", hole) : "");
+        const std::vector<Place> holes = starts_in_holes();
+        throw_error<Error>("{}; {} was not written{}{}", message_of(error),
+                           arguments_.output.string(), last_checkpoint(),
+                           holes.empty()
+                               ? ""
+                               : fmt::format("; the target is {}: {}", hole_text(holes.front()),
+                                             way_out(holes.front())));
     }
     for (const IterationReport& report : reports) {
         progress_.add(report);

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace nca::tool {
 
@@ -39,7 +40,7 @@ public:
     Training(const TrainArguments& arguments, Progress::Training progress);
 
     const Trainer& trainer() const { return trainer_; }
-    // Warns where the target is transparent at the start cell, or has parts that will not grow.
+    // Warns where the target is transparent at a start cell, or has parts that will not grow.
     void check_target();
 
     // Trains to the end or until a signal comes, and saves the results. Returns done or stopped, or
@@ -50,7 +51,11 @@ public:
 
 private:
     Trainer start();
-    bool starts_in_a_hole() const;
+    // The start cells where the target is transparent.
+    std::vector<Place> starts_in_holes() const;
+    // Where that is, and the nearest cell that is not, for messages.
+    std::string hole_text(const Place& start) const;
+    std::string way_out(const Place& start) const;
     std::string engine_and_form() const;
     RunState train_and_save();
     int iterations_at_most() const;

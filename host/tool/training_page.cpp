@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/training_page.hpp"
 
+#include "host/core/start_cells.hpp"
 #include "host/files/base64.hpp"
 #include "host/files/open_file.hpp"
 #include "host/tool/console.hpp"
@@ -212,7 +213,9 @@ std::string grown(const TrainingPictures& pictures) {
 
 std::string picture_sections(const TrainingPage& page, const TrainingPictures& pictures) {
     std::string result =
-        section("Grown from one cell", grown(pictures)) +
+        section(page.config.start_cells.size() > 1 ? "Grown from the start cells"
+                                                   : "Grown from one cell",
+                grown(pictures)) +
         section("The last batch", strip("before the iteration", pictures.before) +
                                       strip("after the iteration", pictures.after));
     if (!pictures.pool.empty()) {
@@ -301,6 +304,9 @@ std::string configuration(const TrainingConfig& config) {
         rows += config_row(*std::ranges::find(config_fields, name, &ConfigField::name), config);
         if (name == "preset") {
             rows += row("grid", fmt::format("{}x{} cells", config.grid(), config.grid()));
+            if (!config.start_cells.empty()) {
+                rows += row("start cells (column, row)", start_cells_text(config.start_cells));
+            }
         }
     }
     return section("Configuration",

@@ -50,7 +50,7 @@ std::vector<GrownState> grow_states(const Trainer& trainer, const Device& device
     Simulator simulator(
         trainer.model(),
         {.device = device, .height = grid, .width = grid, .seed = trainer.config().seed});
-    simulator.plant_seed(grid / 2, grid / 2);
+    simulator.plant_seed();
     std::vector<GrownState> grown;
     for (const int steps : steps_shown) {
         simulator.step(steps - int(simulator.steps_done()));

@@ -92,7 +92,7 @@ struct GrowArguments {
     double angle = 0;  // in degrees, counterclockwise
     std::uint32_t seed = 0;
     Device device;
-    std::vector<Place> starts;  // the start cells; empty: the one in the middle
+    std::vector<Place> starts;  // the start cells; empty: those of the training
     std::vector<Damage> damages;
     std::filesystem::path state_out;  // empty: none
     std::filesystem::path compare;    // empty: none

@@ -23,18 +23,6 @@ void parse_grid_size(const std::string& text, GrowArguments& arguments) {
     arguments.width = width;
 }
 
-// "36,20"
-Place parse_start(const std::string& text) {
-    const std::vector<std::string_view> parts = split(text, ',');
-    const std::optional<int> x = parse_number<int>(parts.front());
-    const std::optional<int> y = parse_number<int>(parts.back());
-    if (parts.size() != 2 || !x || !y) {
-        throw_error<UsageError>(
-            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text);
-    }
-    return {*y, *x};
-}
-
 // "100:circle,36,36,10" or "100:half,left"
 Damage parse_damage(const std::string& text) {
     const std::string expected = fmt::format(
@@ -107,11 +95,9 @@ struct GrowOptions {
 };
 
 void add_places(CLI::App& command, GrowOptions& options) {
-    add(command, "--seed-at", options.starts, "X,Y",
-        "start from the cell in this column and row, counted from 0, and not from the one in the "
-        "middle; may be repeated")
-        ->expected(1)
-        ->take_all();
+    add_starts(command, options.starts,
+               "start from the cell in this column and row, counted from 0; may be repeated (the "
+               "cells that it was trained with, as far from the middle as they were there)");
     add(command, "--damage", options.damages, "STEP:SHAPE",
         "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
         "STEP:half,left|right|top|bottom; may be repeated")
@@ -134,7 +120,7 @@ void add_look(CLI::App& command, GrowOptions& options) {
 GrowArguments grow_arguments(const GrowOptions& options) {
     GrowArguments arguments = options.arguments;
     if (options.size) parse_grid_size(*options.size, arguments);
-    for (const std::string& text : options.starts) arguments.starts.push_back(parse_start(text));
+    arguments.starts = parse_starts(options.starts);
     for (const std::string& text : options.damages) arguments.damages.push_back(parse_damage(text));
     arguments.scale = options.scale.value_or(arguments.hidden ? 3 : 8);
     if (options.background) arguments.background = parse_background(*options.background);

@@ -33,6 +33,18 @@ void add_choice(CLI::App& command, const char* option, std::optional<Value>& val
     command.add_option_function<std::string>(option, set, help)->type_name(argument);
 }
 
+// "36,20"
+Place parse_start(const std::string& text) {
+    const std::vector<std::string_view> parts = split(text, ',');
+    const std::optional<int> x = parse_number<int>(parts.front());
+    const std::optional<int> y = parse_number<int>(parts.back());
+    if (parts.size() != 2 || !x || !y) {
+        throw_error<UsageError>(
+            "--seed-at {}: expected X,Y, a cell's column and row, such as 36,20", text);
+    }
+    return {*y, *x};
+}
+
 void add_number(CLI::App& command, const char* option, std::optional<float>& value,
                 const char* help) {
     constexpr double largest = std::numeric_limits<float>::max();
@@ -145,6 +157,16 @@ void add_load_options(CLI::App& command, LoadOptions& load) {
 void add_seed(CLI::App& command, std::uint32_t& seed) {
     add(command, "--seed", seed, "N", "of every random draw (0)")
         ->transform(int_range(0, std::numeric_limits<std::uint32_t>::max()));
+}
+
+void add_starts(CLI::App& command, std::vector<std::string>& starts, const std::string& help) {
+    add(command, "--seed-at", starts, "X,Y", help)->expected(1)->take_all();
+}
+
+std::vector<Place> parse_starts(const std::vector<std::string>& starts) {
+    std::vector<Place> places;
+    for (const std::string& text : starts) places.push_back(parse_start(text));
+    return places;
 }
 
 void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate) {

@@ -83,6 +83,9 @@ private:
 void add_load_options(CLI::App& command, LoadOptions& load);
 
 void add_seed(CLI::App& command, std::uint32_t& seed);
+// --seed-at, which may be repeated. parse_starts throws UsageError.
+void add_starts(CLI::App& command, std::vector<std::string>& starts, const std::string& help);
+std::vector<Place> parse_starts(const std::vector<std::string>& starts);
 void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate);
 
 }  // namespace nca::tool

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
+#include "host/tool/places.hpp"
 #include "host/tool/safe_text.hpp"
 
 #include "host/pictures/image_header.hpp"
@@ -21,6 +22,7 @@ struct TrainOptions {
     std::string preset = "growing";
     std::vector<std::pair<const ConfigField*, std::string>> changes;  // to the preset
     std::optional<int> identity_filter;
+    std::vector<std::string> starts;
 };
 
 // Adds the option of each field that has one.
@@ -109,6 +111,8 @@ TrainingConfig config_of(const TrainOptions& options) {
     } catch (const InvalidArgument& error) {  // of two options that do not go together
         throw_error<UsageError>("{}: {}", given.substr(0, given.size() - 1), error.what());
     }
+    config.start_cells = parse_starts(options.starts);
+    require_start_cells(config);
     return config;
 }
 
@@ -197,6 +201,12 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         "preset notebook only; 0 takes the all-zero filter that the notebook prints in place of "
         "the identity (1)")
         ->transform(int_range(0, 1));
+    add_starts(
+        *command, options->starts,
+        fmt::format("start from the cell in this column and row of the grid, counted from 0, "
+                    "padding included; may be repeated, up to {} times (the cell in the "
+                    "middle)",
+                    most_start_cells));
     options->device.add_to(*command);
     add_file_options(*command, a);
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
