@@ -15,6 +15,7 @@
 #include "host/files/file_kind.hpp"
 #include "host/files/json_fields.hpp"
 #include "host/files/model_file.hpp"
+#include "host/files/rule_options.hpp"
 #include "host/import/found_weights.hpp"
 #include "host/import/pytorch_file.hpp"
 #include "host/import/tensorflow_graph.hpp"
@@ -33,28 +34,6 @@ std::string read_text(const std::filesystem::path& path) {
     constexpr std::size_t most_bytes = std::size_t{4} << 20;  // the notebook's graph has 100 kB
     const std::vector<std::uint8_t> bytes = read_file(path, most_bytes);
     return {bytes.begin(), bytes.end()};
-}
-
-Filter scaled(Filter filter, float scale) {
-    for (float& value : filter) value *= scale;
-    return filter;
-}
-
-void apply(const LoadOptions& options, Rule& rule) {
-    rule.edges = options.edges.value_or(rule.edges);
-    rule.life = options.life.value_or(rule.life);
-    rule.start_cell = options.start_cell.value_or(rule.start_cell);
-    rule.fire_rate = options.fire_rate.value_or(rule.fire_rate);
-    rule.step_size = options.step_size.value_or(rule.step_size);
-    rule.premultiplied = options.premultiplied.value_or(rule.premultiplied);
-    if (options.sobel_scale) {
-        const Rule plain = notebook_rule();
-        rule.filters[1] = scaled(plain.filters[1], *options.sobel_scale);
-        rule.filters[2] = scaled(plain.filters[2], *options.sobel_scale);
-    }
-    if (options.identity_filter == false) rule.filters[0] = {};
-    if (options.transposed) std::swap(rule.filters[1], rule.filters[2]);
-    rule.validate();
 }
 
 // Those of this name, or of no name those that are tried, in this order. The notebook's comes

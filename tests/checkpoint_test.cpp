@@ -90,11 +90,20 @@ StatePool unusual_pool() {
     return pool;
 }
 
+// Of 17 x 17 cells, all values differ.
+std::vector<float> unusual_target() {
+    std::vector<float> target(17 * 17 * visible_channels);
+    for (std::size_t i = 0; i < target.size(); ++i) target[i] = float(i) / float(target.size());
+    return target;
+}
+
 Checkpoint unusual_checkpoint() {
     return {
         .config = unusual_config(),
         .target_name = "my \"lizard\"\n.png",
-        .target_hash = 0xfedcba9876543210,
+        .target_hash = hash_target(unusual_target()),
+        .target = unusual_target(),
+        .wanted_iterations = 2147483647,
         .progress = {.iteration = 123456789,
                      .recoveries = 7,
                      .failures = 5,
@@ -105,7 +114,15 @@ Checkpoint unusual_checkpoint() {
         .anchor = numbered(false, 1e5F),
         .good = numbered(false, 2e5F).weights,
         .pool = unusual_pool(),
+        .init_text = "my \"model\"",
+        .init = numbered(false, 3e5F).weights,
     };
+}
+
+TrainingHistory history_of(const Checkpoint& checkpoint) {
+    return {.preset = checkpoint.config.preset,
+            .target = checkpoint.target_name,
+            .init = checkpoint.init_text};
 }
 
 void require_same(const Parameters& got, const Parameters& expected) {
@@ -117,7 +134,7 @@ void require_same(const Parameters& got, const Parameters& expected) {
 
 SafetensorsFile contents_of(const Checkpoint& checkpoint) {
     const TemporaryDirectory folder;
-    save_checkpoint(folder / "checkpoint", checkpoint, {});
+    save_checkpoint(folder / "checkpoint", checkpoint, history_of(checkpoint));
     return test::parse_safetensors(test::read_bytes(folder / "checkpoint"), "checkpoint");
 }
 
@@ -158,11 +175,12 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         expected.current = numbered(output_bias, 0);
         expected.anchor = numbered(output_bias, 1e5F);
         expected.good = numbered(output_bias, 2e5F).weights;
+        expected.init = numbered(output_bias, 3e5F).weights;
         expected.current.updates = 987654321;
         expected.anchor.updates = 987654300;
         const TemporaryDirectory folder;
         const auto path = folder / "a.checkpoint";
-        save_checkpoint(path, expected, {});
+        save_checkpoint(path, expected, history_of(expected));
         REQUIRE(folder.names() == std::vector<std::string>{"a.checkpoint"});
 
         const Checkpoint got = load_checkpoint(path);
@@ -170,14 +188,78 @@ TEST_CASE("a checkpoint comes back from its file as it was") {
         REQUIRE(got.config == expected.config);
         REQUIRE(got.target_name == expected.target_name);
         REQUIRE(got.target_hash == expected.target_hash);
+        REQUIRE(got.target == expected.target);
+        REQUIRE(got.wanted_iterations == expected.wanted_iterations);
+        REQUIRE(got.init_text == expected.init_text);
+        REQUIRE(got.init == expected.init);
         REQUIRE(got.progress == expected.progress);
         require_same(got.current, expected.current);
         require_same(got.anchor, expected.anchor);
         REQUIRE(got.good == expected.good);
         REQUIRE((got.pool == expected.pool));
 
-        save_checkpoint(folder / "again", got, {});
+        save_checkpoint(folder / "again", got, history_of(got));
         REQUIRE(test::read_bytes(folder / "again") == test::read_bytes(path));
+    }
+}
+
+TEST_CASE("a checkpoint's header says what its run is, and the rest is not read") {
+    const Checkpoint checkpoint = unusual_checkpoint();
+    const TemporaryDirectory folder;
+    const auto path = folder / "a.checkpoint";
+    save_checkpoint(path, checkpoint, history_of(checkpoint));
+    const auto require_info = [&](bool has_target, std::int64_t wanted) {
+        const CheckpointInfo info = checkpoint_info(path);
+        REQUIRE(info.config == checkpoint.config);
+        REQUIRE(info.target == checkpoint.target_name);
+        REQUIRE(info.has_target == has_target);
+        REQUIRE(info.iterations == 123456789);
+        REQUIRE(info.wanted_iterations == wanted);
+        REQUIRE(info.init == "my \"model\"");
+    };
+    require_info(true, 2147483647);
+    SafetensorsFile file = contents_of(checkpoint);
+    tensor(file, "net.0.weight").values.assign(w1_size, NAN);
+    write_safetensors(path, file);
+    require_info(true, 2147483647);
+    // As version 0.2.0 wrote it.
+    std::erase_if(file.tensors, [](const auto& t) { return t.name == "target"; });
+    auto progress = nlohmann::json::parse(file.metadata.at(progress_key));
+    progress.erase("wanted_iterations");
+    file.metadata[progress_key] = progress.dump();
+    write_safetensors(path, file);
+    require_info(false, 0);
+    REQUIRE_THROWS_AS(checkpoint_info(folder / "missing"), IoError);
+}
+
+TEST_CASE("a checkpoint without a target, as version 0.2.0 wrote it, is read") {
+    Checkpoint checkpoint = unusual_checkpoint();
+    checkpoint.target.clear();
+    checkpoint.target_hash = 0xfedcba9876543210;
+    checkpoint.wanted_iterations = 0;
+    checkpoint.init.reset();
+    checkpoint.init_text.clear();
+    const SafetensorsFile file = contents_of(checkpoint);
+    REQUIRE(file.tensors.size() == 28);
+    REQUIRE_FALSE(file.metadata.at(progress_key).find("wanted") != std::string::npos);
+    REQUIRE_FALSE(file.metadata.at("nca.history").find("init") != std::string::npos);
+    const TemporaryDirectory folder;
+    write_safetensors(folder / "a", file);
+    const Checkpoint got = load_checkpoint(folder / "a");
+    REQUIRE(got.target.empty());
+    REQUIRE(got.target_hash == 0xfedcba9876543210);
+    REQUIRE(got.wanted_iterations == 0);
+    REQUIRE_FALSE(got.init);
+}
+
+TEST_CASE("a target that is not the one of its hash is refused") {
+    SafetensorsFile file = contents_of(unusual_checkpoint());
+    float& value = tensor(file, "target").values[100];
+    value = std::nextafter(value, 1.0F);
+    REQUIRE_THAT(refused(file), ContainsSubstring("tensor target has another hash"));
+    for (const float bad : {-0.5F, 1.5F}) {
+        value = bad;
+        REQUIRE_THAT(refused(file), ContainsSubstring("expected 0 to 1"));
     }
 }
 
@@ -420,8 +502,9 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
     checkpoint.current = numbered(true, 0);
     checkpoint.anchor = numbered(true, 0);
     checkpoint.good = numbered(true, 0).weights;
+    checkpoint.init = numbered(true, 0).weights;
     const SafetensorsFile whole = contents_of(checkpoint);
-    REQUIRE(whole.tensors.size() == 32);
+    REQUIRE(whole.tensors.size() == 37);
     REQUIRE(refused(whole) == "");
     for (const NamedTensor& each : whole.tensors) {
         INFO(each.name);
@@ -429,8 +512,12 @@ TEST_CASE("a checkpoint with a missing, misshapen or broken tensor is refused by
         std::erase_if(file.tensors, [&](const auto& t) { return t.name == each.name; });
         // Without its output bias a file is that of an automaton that has none.
         const bool optional = each.name == "net.2.bias";
-        REQUIRE_THAT(refused(file),
-                     ContainsSubstring(optional ? "output_bias is true" : each.name));
+        if (each.name == "target") {
+            REQUIRE(refused(file) == "");
+        } else {
+            REQUIRE_THAT(refused(file),
+                         ContainsSubstring(optional ? "output_bias is true" : each.name));
+        }
 
         file = whole;
         const auto rows = std::size_t(each.shape.front());
@@ -595,6 +682,7 @@ TEST_CASE("a checkpoint's bad field is refused by name") {
         {"good_iterations", {-1, 2147483647, 2147483648}},
         {"learnt", {1, "true"}},
         {"recovery_updates", {-1, 9223372036854775807}},
+        {"wanted_iterations", {0, -1, 1.5, "3", 2147483648}},
         {"recent_losses",
          {"0.5", 0.5, {"0.5"}, {nullptr}, {{0.5}}, std::vector<double>(100000, 0.5)}},
     };
@@ -653,6 +741,10 @@ TEST_CASE("missing, unknown and doubled fields and metadata of a checkpoint are 
             without.erase(field.key());
             file.metadata[key] = without.dump();
             if (field.key().ends_with("_loss_step")) continue;  // see below
+            if (field.key() == "wanted_iterations") {  // version 0.2.0 wrote none
+                REQUIRE(refused(file) == "");
+                continue;
+            }
             REQUIRE_THAT(refused(file), ContainsSubstring(key) && ContainsSubstring(field.key()) &&
                                             ContainsSubstring("missing"));
         }

@@ -35,23 +35,150 @@ TEST_CASE("a run with a pool, damage and a warm-up can be set up and resumed") {
     run("early.safetensors", {"--iterations", "3", "--checkpoint", shop / "checkpoint"});
     run("parts.safetensors", {"--iterations", "7", "--resume", shop / "checkpoint"});
     REQUIRE(read_file(shop / "whole.safetensors") == read_file(shop / "parts.safetensors"));
-    // A checkpoint belongs to one value of each of these.
-    for (const auto& [option, value] :
-         std::vector<std::pair<std::string, std::string>>{{"--pool", "11"},
-                                                          {"--damage", "0"},
-                                                          {"--damage-radius", "0.2:0.35"},
-                                                          {"--damage-centre", "0.2"},
-                                                          {"--warmup", "5"},
-                                                          {"--betas", "0.8:0.91"},
-                                                          {"--seed-at", "6,6"}}) {
-        Words other = all;
-        *(std::find(other.begin(), other.end(), option) + 1) = value;
+    // A checkpoint belongs to one value of each of these, and the message has both.
+    const std::vector<Words> others = {
+        {"--preset", "persistent", "regenerating"},
+        {"--size", "9", "8"},
+        {"--padding", "3", "2"},
+        {"--batch", "3", "2"},
+        {"--steps", "2:6", "2:5"},
+        {"--lr", "0.001", "0.002"},
+        {"--seed", "1", "0"},
+        {"--seed-at", "6,6", "6,5 and 4,8"},
+        {"--loss-steps", "1:3", "last"},
+        {"--pool", "11", "10"},
+        {"--damage", "0", "1"},
+        {"--damage-radius", "0.2:0.35", "0.2:0.3"},
+        {"--damage-centre", "0.2", "0.1"},
+        {"--warmup", "5", "4"},
+        {"--betas", "0.8:0.91", "0.8:0.9"},
+        {"--fire-rate", "0.4", "0.5"},
+        {"--step-size", "0.5", "1"},
+        {"--sobel-scale", "1", "0.125"},
+        {"--edges", "circular", "zero"},
+        {"--life", "post", "pre_and_post"},
+        {"--identity-filter", "0", "1"},
+    };
+    const std::string message = ": " + (shop / "checkpoint") + " was made with ";
+    for (const Words& other : others) {
+        const Words resume = {"--resume", shop / "checkpoint", other[0], other[1]};
+        for (const Words& words :
+             {Words{"train", "-o", shop / "other.safetensors"} + resume,
+              Words{"train", shop.target, "-o", shop / "other.safetensors"} + resume}) {
+            const Outcome outcome = nca_tool(words);
+            require_message(outcome, {other[0] + " " + other[1] + message + other[2] + ";"});
+            REQUIRE(outcome.code == 2);
+        }
+    }
+    REQUIRE_FALSE(std::filesystem::exists(shop / "other.safetensors"));
+}
+
+TEST_CASE("a checkpoint goes on by itself, with its target, options and iterations") {
+    const Workshop shop;
+    const Words variant = {"--preset",      "persistent", "--pool", "9",     "--fire-rate", "0.7",
+                           "--edges",       "circular",   "--lr",   "0.001", "--life",      "post",
+                           "--sobel-scale", "0.2",        "--seed", "3"};
+    const Words all = shop.train_words() + variant;
+    const std::string checkpoint = shop / "c", whole = shop / "whole.safetensors";
+    REQUIRE(nca_tool(all + Words{"-o", whole, "--iterations", "7"}).code == 0);
+    Process process(tool_command(all + Words{"-o", shop / "early.safetensors", "--checkpoint",
+                                             checkpoint, "--every", "1", "--iterations", "7"}));
+    // Some iteration, or the last one.
+    REQUIRE(eventually([&] { return std::filesystem::exists(checkpoint); }));
+    process.kill(SIGKILL);
+    process.wait();
+
+    const std::string output = shop / "y.safetensors";
+    const Words resume = {"train", "--resume", checkpoint, "-o", output, "--threads", "1"};
+    std::filesystem::remove(shop.target);
+    const Outcome outcome = nca_tool(resume);
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    REQUIRE(contains(outcome.err,
+                     "preset persistent with --edges circular --life post --fire-rate 0.7 "
+                     "--sobel-scale 0.2: 12x12 cells, batch 2, 2..4 steps, 7 iterations"));
+    REQUIRE(read_file(output) == read_file(whole));
+    REQUIRE(nca::Model::load(output).history.target == "target.png");
+
+    // The same options may be there.
+    REQUIRE(nca_tool(resume + variant + Words{"--overwrite", "--batch", "2"}).code == 0);
+    REQUIRE(read_file(output) == read_file(whole));
+    const Outcome other = nca_tool(resume + Words{"--batch", "4"});
+    require_message(other, {"--batch 4: " + checkpoint + " was made with 2; leave the option out"});
+    REQUIRE(other.code == 2);
+}
+
+TEST_CASE("a finished run says that it is done, and goes on with more iterations") {
+    const Workshop shop;
+    const std::string checkpoint = shop / "c", output = shop / "y.safetensors";
+    const Words first = {"--iterations", "3", "--checkpoint", checkpoint};
+    REQUIRE(nca_tool(shop.train_words() + first + Words{"-o", output}).code == 0);
+    const std::string model = read_file(output);
+    const Words resume = {"train", "--resume", checkpoint, "-o", output, "--threads", "1"};
+    const Outcome done = nca_tool(resume);
+    INFO(done.err);
+    REQUIRE(done.code == 0);
+    REQUIRE(contains(done.err, "all 3 iterations are done; more --iterations train on"));
+    REQUIRE(read_file(output) == model);
+    const Outcome more =
+        nca_tool(resume + Words{"--iterations", "5", "--checkpoint", shop / "later"});
+    INFO(more.err);
+    REQUIRE(more.code == 0);
+    REQUIRE_FALSE(contains(more.err, "are done;"));
+    REQUIRE(nca_tool(shop.train_words() + Words{"-o", shop / "whole.safetensors", "--iterations",
+                                                "5", "--checkpoint", shop / "whole"})
+                .code == 0);
+    REQUIRE(read_file(output) == read_file(shop / "whole.safetensors"));
+    REQUIRE(read_file(shop / "later") == read_file(shop / "whole"));
+}
+
+TEST_CASE("without a target in the checkpoint, or without one at all, the message asks for it") {
+    const Workshop shop;
+    const std::string checkpoint = shop / "c";
+    REQUIRE(nca_tool(shop.train_words() + Words{"-o", shop / "x.safetensors", "--iterations", "2",
+                                                "--checkpoint", checkpoint})
+                .code == 0);
+    // As of version 0.2.0: the tensor, the last in the file, is not there.
+    std::string bytes = read_file(checkpoint);
+    const std::string begin = ",\"target\":{\"dtype\"";
+    const std::size_t at = bytes.find(begin), end = bytes.find('}', at) + 1;
+    REQUIRE(at < end);
+    bytes.replace(at, end - at, std::string(end - at, ' '));
+    bytes.resize(bytes.size() - 12 * 12 * 4 * sizeof(float));
+    const std::string wanted = ",\\\"wanted_iterations\\\":2";
+    REQUIRE(contains(bytes, wanted));
+    bytes.replace(bytes.find(wanted), wanted.size(), std::string(wanted.size(), ' '));
+    write_file(checkpoint, bytes);
+    const Words resume = {"train",    "-o",       shop / "y.safetensors", "--threads", "1",
+                          "--resume", checkpoint, "--iterations",         "3"};
+    const Outcome outcome = nca_tool(resume);
+    require_message(outcome, {checkpoint, "an earlier version", "target.png", "give the image"});
+    REQUIRE(outcome.code == 1);
+    const Outcome with_target = nca_tool(resume + Words{shop.target});
+    INFO(with_target.err);
+    REQUIRE(with_target.code == 0);
+    REQUIRE(
+        nca_tool(shop.train_words() + Words{"-o", shop / "whole.safetensors", "--iterations", "3"})
+            .code == 0);
+    REQUIRE(read_file(shop / "y.safetensors") == read_file(shop / "whole.safetensors"));
+
+    const Outcome folder = nca_tool({"train", "-o", shop / "y", "--resume", shop / "."});
+    require_message(folder, {"--resume", "folder of checkpoints", "give the targets"});
+    REQUIRE(folder.code == 2);
+    const Outcome nothing = nca_tool({"train", "-o", shop / "y.safetensors"});
+    require_message(nothing, {"TARGET is required"});
+    REQUIRE(nothing.code == 2);
+}
+
+TEST_CASE("a model in the place of a checkpoint: the message says what it lacks, and --init") {
+    const Workshop shop;
+    write_file(shop / "foreign.pth", model_file());
+    for (const std::string& model : {shop.model, shop / "foreign.pth"}) {
         const Outcome outcome =
-            nca_tool(other + Words{"-o", shop / "other.safetensors", "--iterations", "7",
-                                   "--resume", shop / "checkpoint"});
-        INFO(option << ": " << outcome.err);
-        REQUIRE(outcome.code == 1);
-        REQUIRE(contains(outcome.err, "another configuration"));
+            nca_tool({"train", "-o", shop / "y.safetensors", "--resume", model});
+        require_message(outcome, {"--resume " + model + ": it is a model", "moments", "pool",
+                                  "progress", "--init " + model});
+        REQUIRE(outcome.code == 2);
     }
 }
 
@@ -135,16 +262,12 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
     write_file(shop / "mine.csv", "mine\n");
     const auto before = shop.contents();
     const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
-    const std::vector<std::pair<Words, std::string>> cases = {
-        {{"--seed", "5"}, "seed"},
-        {{"--lr", "0.5"}, "rate"},
-        {{"--preset", "notebook"}, "preset"},
-        {{"--seed-at", "5,6"}, "its start_cells is the middle, expected 5,6; give the options"},
-    };
-    for (const auto& [change, named] : cases) {
+    for (const Words& change :
+         {Words{"--seed", "5"}, Words{"--lr", "0.5"}, Words{"--preset", "notebook"},
+          Words{"--seed-at", "5,6"}}) {
         const Outcome outcome = nca_tool(train + resume + change);
-        require_message(outcome, {"checkpoint", named});
-        REQUIRE(outcome.code == 1);
+        require_message(outcome, {"checkpoint", change[0], change[1]});
+        REQUIRE(outcome.code == 2);
         REQUIRE(shop.contents() == before);
     }
     // A run cannot be resumed behind its end, and its model stays.
@@ -165,7 +288,7 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
             nca_tool(shop.train_words() + Words{"-o", shop / "new.safetensors", "--iterations", "3",
                                                 "--resume", shop / name});
         require_message(bad, {name});
-        REQUIRE(bad.code == 1);
+        REQUIRE(bad.code == (std::string(name) == "model.safetensors" ? 2 : 1));
         REQUIRE(shop.contents() == before);
     }
 }
@@ -433,11 +556,12 @@ TEST_CASE("a checkpoint of version 0.2.0, with a small target enlarged, goes on 
         REQUIRE(outcome.code == 0);
         REQUIRE(nca::Model::load(shop / "new.safetensors").history.height == 44);
     }
-    // Any other size has to be given, as ever.
+    // The checkpoint says any other size, too.
     REQUIRE(nca_tool(words + Words{"--size", "20", "--overwrite", "--iterations", "1"} + checkpoint)
                 .code == 0);
-    const Outcome other = nca_tool(words + resumed + Words{"--overwrite"});
-    REQUIRE(other.code == 1);
-    require_message(other, {"target_size is 20, expected 12"});
-    REQUIRE(nca_tool(words + resumed + Words{"--overwrite", "--size", "20"}).code == 0);
+    const Outcome other = nca_tool(words + resumed + Words{"--overwrite", "--size", "12"});
+    REQUIRE(other.code == 2);
+    require_message(other, {"--size 12: ", "was made with 20"});
+    REQUIRE(nca_tool(words + resumed + Words{"--overwrite"}).code == 0);
+    REQUIRE(nca::Model::load(shop / "new.safetensors").history.height == 24);
 }

@@ -109,18 +109,17 @@ TEST_CASE("of several targets each has its files, and the threads are shared out
 TEST_CASE("one of several trainings that fails does not stop the others, and is named") {
     const Gallery gallery;
     const Words words = gallery.train_words(gallery.names, 2) + Words{"-o", gallery / "new"};
-    // A checkpoint of another seed is refused when its turn comes.
+    // A checkpoint with damaged weights is refused when its turn comes.
     REQUIRE(nca_tool(words + Words{"--iterations", "2", "--checkpoint", gallery / "c"}).code == 0);
-    REQUIRE(nca_tool(gallery.train_words({"bb"}, 1) +
-                     Words{"-o", gallery / "other.safetensors", "--iterations", "2", "--seed", "9",
-                           "--overwrite", "--checkpoint", gallery / "c/bb.checkpoint"})
-                .code == 0);
+    std::string damaged = gallery.file("c", "bb.checkpoint");
+    std::fill(damaged.end() - 4, damaged.end(), '\xff');
+    write_file(gallery / "c/bb.checkpoint", damaged);
     const std::string before = gallery.file("new", "bb.safetensors");
     const Outcome outcome = nca_tool(words + Words{"--iterations", "4", "--resume", gallery / "c"});
     INFO(outcome.err);
     REQUIRE(outcome.code == 1);
-    REQUIRE(contains(outcome.err, "nca: bb: " + (gallery / "c/bb.checkpoint") +
-                                      " is a checkpoint of another configuration"));
+    REQUIRE(contains(outcome.err,
+                     "nca: bb: " + (gallery / "c/bb.checkpoint") + ": tensor target holds "));
     REQUIRE(outcome.err.ends_with("nca: 1 of 3 trainings failed: bb\n"));
     REQUIRE(gallery.file("new", "bb.safetensors") == before);
     for (const char* name : {"a", "c c"}) {
@@ -344,8 +343,102 @@ TEST_CASE("several targets have the same start cells, and models with others are
     const auto before = gallery.contents();
     REQUIRE(nca_tool(words + cells + one + resume).code == 0);
     REQUIRE(gallery.contents() == before);
-    const Outcome other = nca_tool(words + one + resume);
-    REQUIRE(other.code == 1);
-    REQUIRE(contains(other.err, "start_cells is 5,5 and 8,7, expected the middle"));
+    REQUIRE(nca_tool(words + one + resume).code == 0);  // they come from the checkpoints
     REQUIRE(gallery.contents() == before);
+    const Outcome other = nca_tool(words + Words{"--seed-at", "5,5"} + one + resume);
+    require_message(other, {"--seed-at 5,5", "made with 5,5 and 8,7"});
+    REQUIRE(other.code == 2);
+    REQUIRE(gallery.contents() == before);
+}
+
+TEST_CASE("of several targets a folder of checkpoints says the options, also of those that begin") {
+    const Gallery gallery;
+    const std::string models = gallery / "new";
+    const Words options = {"--size", "8",       "--padding", "2",       "--batch",
+                           "2",      "--steps", "2:5",       "--edges", "circular"};
+    const Words some = {"train", gallery.target("a"), gallery.target("bb")};
+    const Words all = some + Words{gallery.target("c c")};
+    const Words to = {"--threads", "1", "-o", models};
+    REQUIRE(nca_tool(all + options +
+                     Words{"--threads", "1", "-o", gallery / "whole", "--iterations", "4"})
+                .code == 0);
+    REQUIRE(
+        nca_tool(some + options + to + Words{"--checkpoint", models, "--iterations", "2"}).code ==
+        0);
+    const Words resume = all + to + Words{"--resume", models};
+    // The iterations come from the checkpoints as well, and two of the trainings have them.
+    const Outcome begun = nca_tool(resume);
+    INFO(begun.err);
+    REQUIRE(begun.code == 0);
+    REQUIRE(contains(begun.err, "a: all 2 iterations are done already"));
+    REQUIRE(contains(begun.err, "c c: no checkpoint in " + models + ", begins"));
+    REQUIRE(nca::Model::load(models + "/c c.safetensors").history.iterations == 2);
+    std::filesystem::remove(models + "/c c.safetensors");
+    REQUIRE(nca_tool(resume + Words{"--iterations", "4"}).code == 0);
+    for (const std::string& name : gallery.names) {
+        REQUIRE(gallery.file("new", name + ".safetensors") ==
+                gallery.file("whole", name + ".safetensors"));
+    }
+
+    const Outcome given = nca_tool(resume + Words{"--batch", "3", "--iterations", "9"});
+    require_message(given, {"--batch 3: " + models + "/a.checkpoint was made with 2"});
+    REQUIRE(given.code == 2);
+    // Without a target of its own, too.
+    const Outcome none = nca_tool({"train", "--resume", models, "-o", models});
+    require_message(none, {"--resume " + models, "give the targets"});
+    REQUIRE(none.code == 2);
+
+    const auto differs = [&](const Words& change, const Words& named) {
+        Words words = Words{"train", gallery.target("bb")} + options;
+        for (std::size_t i = 0; i < change.size(); i += 2) {
+            const auto at = std::find(words.begin(), words.end(), change[i]);
+            if (at != words.end()) words.erase(at, at + 2);
+        }
+        REQUIRE(nca_tool(words + change +
+                         Words{"-o", gallery / "bb.safetensors", "--overwrite", "--checkpoint",
+                               models + "/bb.checkpoint"})
+                    .code == 0);
+        const auto before = gallery.contents();
+        const Outcome outcome = nca_tool(resume);
+        require_message(outcome,
+                        named + Words{models + "/a.checkpoint", models + "/bb.checkpoint"});
+        REQUIRE(outcome.code == 2);
+        REQUIRE(gallery.contents() == before);
+    };
+    differs({"--iterations", "2", "--batch", "3"}, {"--batch 2", "with 3"});
+    differs({"--iterations", "2", "--edges", "zero"}, {"--edges circular", "with zero"});
+    differs({"--iterations", "2", "--size", "9"}, {"--size 8", "with 9"});
+    differs({"--iterations", "1"}, {"2 iterations", "1: give --iterations"});
+}
+
+TEST_CASE("several targets start from one model, also those that begin when others are resumed") {
+    const Gallery gallery;
+    const std::string models = gallery / "new", init = gallery / "first.safetensors";
+    REQUIRE(nca_tool(gallery.train_words({"a"}, 1) + Words{"-o", init, "--iterations", "2"}).code ==
+            0);
+    const Words some = gallery.train_words({"a", "bb"}, 1);
+    const Words all = gallery.train_words(gallery.names, 1);
+    const Words to = {"-o", models, "--iterations", "3"};
+    REQUIRE(nca_tool(some + to + Words{"--init", init, "--checkpoint", models}).code == 0);
+    for (const std::string& name : gallery.names) {
+        REQUIRE(
+            nca_tool(gallery.train_words({name}, 1) + Words{"-o", gallery / (name + ".safetensors"),
+                                                            "--iterations", "3", "--init", init})
+                .code == 0);
+    }
+    const Words resume = all + to + Words{"--resume", models};
+    const Outcome without = nca_tool(resume);
+    require_message(without, {"a.checkpoint started from first.safetensors, 2 iterations of "
+                              "growing on a.png: give --init, for c c starts from it, too"});
+    REQUIRE(without.code == 2);
+    const Outcome other = nca_tool(resume + Words{"--init", models + "/a.safetensors"});
+    require_message(other, {"--init " + models + "/a.safetensors", "started from first.safetens"});
+    REQUIRE(other.code == 2);
+    REQUIRE(nca_tool(resume + Words{"--init", init}).code == 0);
+    for (const std::string& name : gallery.names) {
+        REQUIRE(gallery.file("new", name + ".safetensors") ==
+                read_file(gallery / (name + ".safetensors")));
+        REQUIRE(nca::Model::load(gallery / (name + ".safetensors")).history.init ==
+                "first.safetensors, 2 iterations of growing on a.png");
+    }
 }

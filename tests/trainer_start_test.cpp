@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <span>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include <vector>
 
 using namespace nca;
+using Catch::Matchers::ContainsSubstring;
 using namespace nca::test;
 
 namespace {

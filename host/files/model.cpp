@@ -28,6 +28,7 @@ std::string history_to_text(const TrainingHistory& history) {
         {"height", history.height}, {"width", history.width},   {"padding", history.padding},
         {"loss", history.loss},     {"seed", history.seed}};
     put_start_cells(json, history.start_cells);
+    if (!history.init.empty()) json["init"] = history.init;
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -47,6 +48,7 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
     history.seed =
         std::uint32_t(fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
     history.start_cells = take_start_cells(fields);
+    if (fields.has("init")) history.init = fields.text("init");
     fields.finish();
     const std::string wrong =
         wrong_start_cells(history.start_cells, {history.height, history.width});
@@ -103,7 +105,7 @@ const float* find_not_finite(std::span<const float> values) {
 
 bool is_checkpoint_tensor(std::string_view name) {
     return name.starts_with("adam.") || name.starts_with("good.") || name.starts_with("pool.") ||
-           name.starts_with("recovery.");
+           name.starts_with("recovery.") || name.starts_with("init.") || name == "target";
 }
 
 std::string rule_to_text(const Rule& rule) {

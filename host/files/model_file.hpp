@@ -36,7 +36,8 @@ Model take_model(const SafetensorsReader& file);
 // The file's history; that of no training where it has none. Throws FormatError where it is wrong.
 TrainingHistory take_history(const SafetensorsReader& file);
 
-// Whether a tensor is one of those that a checkpoint adds: "adam.", "good.", "recovery.", "pool.".
+// Whether a tensor is one of those that a checkpoint adds: "adam.", "good.", "recovery.", "init.",
+// "pool." and the target.
 bool is_checkpoint_tensor(std::string_view name);
 
 // The first value that is not finite, or null.

@@ -17,8 +17,10 @@
 namespace nca::tool {
 namespace {
 
-void print_rule(const Rule& rule) {
-    for (const auto& [name, value] : rule_text(rule)) print("  {:<14}{}\n", name, value);
+void print_rule(const Rule& rule, const std::string& preset_name) {
+    for (const auto& [name, value] : rule_table(rule, preset_name)) {
+        print("  {:<14}{}\n", name, value);
+    }
     for (int row = 0; row < 3; ++row) {
         print(row == 0 ? "  filters     " : "              ");
         for (const Filter& filter : rule.filters) {
@@ -64,6 +66,9 @@ void print_history(const TrainingHistory& history) {
     }
     print("  loss          {:.4g} (mean of the last 100 iterations)\n", history.loss);
     print("  seed          {}\n", history.seed);
+    if (!history.init.empty()) {
+        print("  started from  {}\n", without_controls(history.init));
+    }
 }
 
 void print_model(const std::filesystem::path& path, const LoadOptions& options) {
@@ -75,7 +80,7 @@ void print_model(const std::filesystem::path& path, const LoadOptions& options) 
     print("\nrule{}\n", model.origin.rule_source == RuleSource::format
                             ? " (none in the file: the web demo's)"
                             : "");
-    print_rule(model.rule);
+    print_rule(model.rule, model.history.preset);
     const bool output_bias = model.weights.has_output_bias();
     print(
         "\nsizes\n  channels      {}\n  perception    {}\n  hidden        {}\n  parameters    "

@@ -23,25 +23,13 @@ namespace nca::tool {
 
 inline constexpr auto animated_note = "an animation, its first frame is taken";
 
-// The target's longer side in a checkpoint, in cells; 0 where there is none that can be read.
-inline int size_in_checkpoint(const std::filesystem::path& path) {
-    try {
-        const TrainingHistory history = Model::load(path).history;
-        return int(history.height - 2 * std::int64_t{history.padding});
-    } catch (const Error&) {  // resume() will say what is wrong
-        return 0;
-    }
-}
-
 // Without --size, a target that is smaller than the preset's size keeps its own: a cell for each
-// pixel. In version 0.2.0 it had the preset's size: its checkpoints go on with that. Throws
+// pixel. A checkpoint goes on with its own size: in version 0.2.0 that was the preset's. Throws
 // UsageError where a start cell is outside the grid.
 inline TrainingConfig config_for(const Image& target, const TrainArguments& arguments) {
     TrainingConfig config = arguments.config;
-    const bool keeps_its_own = !arguments.size_given && longer_side(target) < config.target_size;
-    if (keeps_its_own &&
-        (arguments.resume.empty() || size_in_checkpoint(arguments.resume) != config.target_size)) {
-        config.target_size = longer_side(target);
+    if (!arguments.size_given && arguments.resume.empty()) {
+        config.target_size = std::min(config.target_size, longer_side(target));
     }
     require_start_cells(config);  // the grid may be smaller now
     return config;

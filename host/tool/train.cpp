@@ -2,8 +2,12 @@
 // `nca train` with one target.
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/init.hpp"
+#include "host/tool/resume.hpp"
 #include "host/tool/stop_signal.hpp"
 #include "host/tool/training.hpp"
+
+#include <optional>
 
 namespace nca::tool {
 namespace {
@@ -18,11 +22,16 @@ void describe(const Trainer& trainer, const TrainArguments& arguments) {
 
 }  // namespace
 
-int train(const TrainArguments& arguments) {
+int train(const TrainArguments& given) {
     catch_signals();
+    TrainArguments arguments = given;
+    if (!arguments.resume.empty()) take_checkpoint_options(arguments);
+    const std::optional<Model> init = load_init(arguments);
+    if (init) check_init(*init, arguments);
     Progress progress({""}, arguments.iterations, arguments.quiet);
-    Training training(arguments, progress.of(0));
+    Training training(arguments, progress.of(0), init ? &*init : nullptr);
     describe(training.trainer(), arguments);
+    if (init && !arguments.quiet) describe_init(*init, arguments);
     training.check_target();
     if (training.run() == RunState::done) return exit_done;
     if (training.can_resume()) say_whole("go on with: " + arguments.resume_command);

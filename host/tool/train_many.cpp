@@ -4,7 +4,9 @@
 #include "host/files/json_fields.hpp"
 #include "host/tool/arguments/arguments.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/init.hpp"
 #include "host/tool/output_files.hpp"
+#include "host/tool/resume.hpp"
 #include "host/tool/stop_signal.hpp"
 #include "host/tool/target_image.hpp"
 #include "host/tool/threads.hpp"
@@ -17,6 +19,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -67,9 +70,8 @@ std::vector<Run> runs_of(const TrainManyArguments& many) {
     return runs;
 }
 
-// Checks all trainings before hours of work, and sets their configurations. Throws Error and
-// UsageError.
-void check(const TrainManyArguments& many, std::vector<Run>& runs) {
+// Checks the files of all trainings before hours of work. Throws Error and UsageError.
+void check_files(const TrainManyArguments& many, const std::vector<Run>& runs) {
     const TrainArguments& common = many.common;
     if (!common.checkpoint.empty() && !common.resume.empty() &&
         resolved(common.checkpoint) != resolved(common.resume)) {
@@ -96,10 +98,87 @@ void check(const TrainManyArguments& many, std::vector<Run>& runs) {
         require_folder(name, folder);
     }
     for (const Run& run : runs) require_output_kinds(run.arguments);
+}
+
+// One of the checkpoints in the folder of --resume. The others have the same options.
+struct AnyCheckpoint {
+    std::filesystem::path path;
+    CheckpointInfo info;
+};
+
+// Takes the options that the checkpoints in the folder of --resume have in common; where there are
+// none, those of the command line. Trainings without a checkpoint there will begin. Throws
+// UsageError where checkpoints differ.
+std::optional<AnyCheckpoint> take_options(TrainArguments& common, std::vector<Run>& runs) {
+    std::optional<AnyCheckpoint> first;
     for (Run& run : runs) {
+        std::filesystem::path& path = run.arguments.resume;
+        std::error_code ignored;
+        if (!std::filesystem::exists(path, ignored)) {  // begins anew, unless there is a model
+            path.clear();
+            run.arguments.overwrite |= !has_contents(run.arguments.output);
+            continue;
+        }
+        const CheckpointInfo info = resumed_info(path);
+        require_same_options(common, path, info);
+        if (!first) first = {path, info};
+        require_same_options(first->path, first->info, path, info);
+        const std::int64_t wanted = wanted_iterations(common, first->info);
+        if (wanted_iterations(common, info) != wanted) {
+            throw_error<UsageError>(
+                "{} was to have {} iterations, and {} {}: give --iterations, for all of them",
+                first->path.string(), wanted, path.string(), wanted_iterations(common, info));
+        }
+        run.arguments.config = info.config;
+    }
+    if (!first) {
+        common.config = common.configure(nullptr);
+        return first;
+    }
+    common.config = first->info.config;
+    common.iterations = wanted_iterations(common, first->info);
+    for (Run& run : runs) run.arguments.iterations = common.iterations;
+    return first;
+}
+
+// Reads the targets and sets the configurations for them. Throws Error where one is bad, and
+// UsageError where the checkpoints of --resume differ in --size.
+void read_targets(TrainArguments& common, std::vector<Run>& runs) {
+    const auto read = [](Run& run) {
         const Image target = load_target(run.arguments.target);
         run.config = config_for(target, run.arguments);
         make_target(target, run.config);
+        return longer_side(target);
+    };
+    // A checkpoint does not say whether there was a --size. Without it small targets keep their own
+    // size, and with it all have the same.
+    const int usual_size = TrainingConfig().target_size;
+    bool own_sizes = !common.size_given;
+    std::vector<const Run*> resumed;
+    for (Run& run : runs) {
+        if (run.arguments.resume.empty()) continue;
+        const int longer = read(run);
+        own_sizes &= run.config.target_size == std::min(longer, usual_size);
+        resumed.push_back(&run);
+    }
+    for (const Run* run : resumed) {
+        const Run& first = *resumed.front();
+        if (own_sizes || run->config.target_size == first.config.target_size) continue;
+        throw_error<UsageError>(
+            "{} was made with --size {}, and {} with {}: several targets have the same options, so "
+            "resume each by itself",
+            first.arguments.resume.string(), first.config.target_size,
+            run->arguments.resume.string(), run->config.target_size);
+    }
+    if (!resumed.empty()) {
+        common.size_given = !own_sizes;
+        if (own_sizes) common.config.target_size = usual_size;
+    }
+    for (Run& run : runs) {
+        if (!run.arguments.resume.empty()) continue;
+        run.arguments.config = common.config;
+        run.arguments.size_given = common.size_given;
+        read(run);
     }
 }
 
@@ -124,26 +203,36 @@ bool is_done(const TrainArguments& arguments) {
     }
 }
 
-// Marks the trainings that are done. Those without a checkpoint will start anew.
-void look_for_checkpoints(const std::filesystem::path& folder, std::vector<Run>& runs) {
+// Marks the trainings that are done.
+void look_for_done(const std::filesystem::path& folder, std::vector<Run>& runs) {
     bool found = false;
     for (Run& run : runs) {
-        std::error_code ignored;
-        if (is_done(run.arguments)) {
-            run.end = End::done;
-            found = true;
-        } else if (std::filesystem::exists(run.arguments.resume, ignored)) {
-            found = true;
-        } else {  // begins anew, unless there is a model
-            run.arguments.resume.clear();
-            run.arguments.overwrite |= !has_contents(run.arguments.output);
-        }
+        if (is_done(run.arguments)) run.end = End::done;
+        found |= run.end == End::done || !run.arguments.resume.empty();
     }
     if (!found) {
         throw_error<IoError>(
             "--resume {}: there is nothing to go on with, expected the folder of checkpoints such "
             "as {}.checkpoint",
             folder.string(), runs.front().name);
+    }
+}
+
+// Throws UsageError where the checkpoints of --resume started from another model than --init, or
+// trainings that begin now would not start from theirs.
+void require_init(const TrainArguments& common, const std::optional<Model>& init,
+                  const AnyCheckpoint& checkpoint, const std::vector<Run>& runs) {
+    const std::string& from = checkpoint.info.init;
+    if (init && as_in_file(init_text(init->history, init_name(common))) != from) {
+        throw_error<UsageError>("--init {}: {} started from {}; all targets start from the same",
+                                common.init.string(), checkpoint.path.string(),
+                                from.empty() ? "new weights" : from);
+    }
+    const auto begins = std::ranges::find_if(
+        runs, [](const Run& run) { return run.end != End::done && run.arguments.resume.empty(); });
+    if (!init && !from.empty() && begins != runs.end()) {
+        throw_error<UsageError>("{} started from {}: give --init, for {} starts from it, too",
+                                checkpoint.path.string(), from, begins->name);
     }
 }
 
@@ -174,9 +263,9 @@ void describe(const Engine& engine, const TrainArguments& common, const std::vec
     }
 }
 
-void train_one(Run& run, Progress::Training progress) {
+void train_one(Run& run, Progress::Training progress, const Model* init) {
     try {
-        Training training(run.arguments, progress);
+        Training training(run.arguments, progress, init);
         if (training.trainer().iteration() > 0 && !run.arguments.quiet) {
             progress.say("going on from {}", training.trainer().iteration());
         }
@@ -190,7 +279,8 @@ void train_one(Run& run, Progress::Training progress) {
 }
 
 // Each thread takes the next training, until none is left or a signal came.
-void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int workers) {
+void train_all(const std::vector<Run*>& runs, const TrainArguments& common, const Model* init,
+               int workers) {
     std::vector<std::string> names;
     for (const Run* run : runs) names.push_back(run->name);
     Progress progress(names, common.iterations, common.quiet);
@@ -198,7 +288,7 @@ void train_all(const std::vector<Run*>& runs, const TrainArguments& common, int 
     std::vector<std::jthread> threads;
     const auto work = [&] {
         for (std::size_t j = next++; j < runs.size() && stop_signal == 0; j = next++) {
-            train_one(*runs[j], progress.of(j));
+            train_one(*runs[j], progress.of(j), init);
         }
     };
     try {
@@ -235,10 +325,16 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
 
 int train(const TrainManyArguments& many) {
     catch_signals();
-    const TrainArguments& common = many.common;
+    TrainArguments common = many.common;
     std::vector<Run> runs = runs_of(many);
-    check(many, runs);
-    if (!common.resume.empty()) look_for_checkpoints(common.resume, runs);
+    check_files(many, runs);
+    const std::optional<Model> init = load_init(common);
+    std::optional<AnyCheckpoint> checkpoint;
+    if (!common.resume.empty()) checkpoint = take_options(common, runs);
+    if (init) check_init(*init, common);
+    read_targets(common, runs);
+    if (!common.resume.empty()) look_for_done(common.resume, runs);
+    if (checkpoint) require_init(common, init, *checkpoint, runs);
     for (const Run& run : runs) {
         if (run.end != End::done) require_no_earlier_run(run.arguments);
     }
@@ -258,7 +354,10 @@ int train(const TrainManyArguments& many) {
     const int engines_on_device = side_by_side(*engine, common, int(runs.size()));
     for (Run* run : to_train) run->arguments.device.engines_on_device = engines_on_device;
     describe(*engine, common, runs, workers);
-    train_all(to_train, common, workers);
+    const bool begins =
+        std::ranges::any_of(to_train, [](const Run* run) { return run->arguments.resume.empty(); });
+    if (init && begins && !common.quiet) describe_init(*init, common);
+    train_all(to_train, common, init ? &*init : nullptr, workers);
     return sum_up(runs, common);
 }
 

@@ -5,7 +5,9 @@
 #include "host/files/model_file.hpp"
 #include "host/iteration/start_places.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/init.hpp"
 #include "host/tool/output_files.hpp"
+#include "host/tool/rule_text.hpp"
 #include "host/tool/stop_signal.hpp"
 #include "host/tool/target_image.hpp"
 #include "host/tool/target_parts.hpp"
@@ -57,7 +59,7 @@ std::string failure(Save save) {
 std::string description(const TrainingConfig& config, int largest_grid) {
     const int grid = config.grid();
     return fmt::format(
-        "preset {}: {}x{}{} cells, batch {}, {}..{} steps", config.preset, grid, grid,
+        "preset {}: {}x{}{} cells, batch {}, {}..{} steps", preset_text(config), grid, grid,
         largest_grid > grid ? fmt::format(" to {}x{}", largest_grid, largest_grid) : "",
         config.batch, config.fewest_steps, config.most_steps - 1);
 }
@@ -72,6 +74,7 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
     for (std::size_t i = 0; i < files.size(); ++i) {
         const auto& [name, path] = files[i];
         require_different(name, path, "TARGET", target);
+        require_different(name, path, "--init", arguments.init);
         for (std::size_t j = i + 1; j < files.size(); ++j) {
             require_different(name, path, files[j].first, files[j].second);
         }
@@ -142,18 +145,21 @@ void require_writable_files(const TrainArguments& arguments) {
     }
 }
 
-Training::Training(const TrainArguments& arguments, Progress::Training progress)
+Training::Training(const TrainArguments& arguments, Progress::Training progress, const Model* init)
     : arguments_(arguments), progress_(progress), trainer_(start()) {
-    if (!arguments.resume.empty()) {
-        trainer_.resume(arguments.resume);
-        if (trainer_.iteration() > arguments.iterations) {
-            throw_error<UsageError>(
-                "{} has {} iterations already, more than {}: take more "
-                "--iterations",
-                arguments.resume.string(), trainer_.iteration(), arguments.iterations);
-        }
+    if (trainer_.iteration() > arguments.iterations) {
+        throw_error<UsageError>(
+            "{} has {} iterations already, more than {}: take more "
+            "--iterations",
+            arguments.resume.string(), trainer_.iteration(), arguments.iterations);
     }
-    trainer_.set_target_name(arguments.target.filename().string());
+    if (init != nullptr && arguments.resume.empty()) {
+        trainer_.start_from(*init, init_name(arguments));
+    }
+    if (!arguments.target.empty()) {
+        trainer_.set_target_name(arguments.target.filename().string());
+    }
+    trainer_.set_wanted_iterations(arguments.iterations);
     if (!arguments.log.empty()) {
         log_.emplace(arguments.log, trainer_.iteration(), engine_and_form());
     }
@@ -166,7 +172,7 @@ Training::Training(const TrainArguments& arguments, Progress::Training progress)
 void Training::check_target() {
     if (arguments_.quiet) return;
     const TrainingConfig& config = trainer_.config();
-    const std::string target = arguments_.target.string();
+    const std::string target = target_text();
     const std::vector<Place> starts = start_places(config);
     const std::vector<Place> holes = starts_in_holes();
     for (const Place& start : holes) {
@@ -223,6 +229,11 @@ std::string Training::way_out(const Place& start) const {
                        nearest.y);
 }
 
+// The target's file, for messages.
+std::string Training::target_text() const {
+    return arguments_.target.empty() ? trainer_.model().history.target : arguments_.target.string();
+}
+
 RunState Training::run() {
     try {
         const RunState state = train_and_save();
@@ -236,6 +247,9 @@ RunState Training::run() {
 
 RunState Training::train_and_save() {
     const std::int64_t first = trainer_.iteration();
+    if (first >= arguments_.iterations && !arguments_.quiet) {
+        progress_.say("all {} iterations are done; more --iterations train on", first);
+    }
     while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) iterate();
     report_log(log_ && !log_->sync());
     if (trainer_.iteration() >= arguments_.iterations) {
@@ -254,10 +268,13 @@ Trainer Training::start() {
     require_output_kinds(arguments_);
     require_no_earlier_run(arguments_);
     require_writable_files(arguments_);
-    const Image target = load_target(arguments_.target);
-    const TrainingConfig config = config_for(target, arguments_);
-    for (const std::string& note : image_notes(target, arguments_, config)) {
-        if (!arguments_.quiet) progress_.say("{}: {}", arguments_.target.string(), note);
+    const bool has_image = !arguments_.target.empty();
+    const Image target = has_image ? load_target(arguments_.target) : Image();
+    const TrainingConfig config = has_image ? config_for(target, arguments_) : arguments_.config;
+    if (has_image && !arguments_.quiet) {
+        for (const std::string& note : image_notes(target, arguments_, config)) {
+            progress_.say("{}: {}", arguments_.target.string(), note);
+        }
     }
     if (!arguments_.pictures.empty()) {
         make_folder(arguments_.pictures);
@@ -265,7 +282,10 @@ Trainer Training::start() {
             require_writable(path);
         }
     }
-    return Trainer(target, config, arguments_.device);
+    if (!has_image) return Trainer::from_checkpoint(arguments_.resume, arguments_.device);
+    Trainer trainer(target, config, arguments_.device);
+    if (!arguments_.resume.empty()) trainer.resume(arguments_.resume);
+    return trainer;
 }
 
 std::string Training::engine_and_form() const {

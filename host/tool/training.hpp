@@ -21,7 +21,8 @@ namespace nca::tool {
 // their grids; config has the smallest.
 std::string description(const TrainingConfig& config, int largest_grid = 0);
 
-// Throws UsageError where the training would write two files to one path, or to the target.
+// Throws UsageError where the training would write two files to one path, or to the target or the
+// model of --init.
 void require_different_files(const TrainArguments& arguments, const std::filesystem::path& target);
 // Throws UsageError where the name of an output is that of another kind of file, or a file is there
 // that is of another kind.
@@ -36,8 +37,10 @@ void require_writable_files(const TrainArguments& arguments);
 // Runs a Trainer with progress, log, report and checkpoints, and stops it at a signal.
 class Training {
 public:
-    // Checks all that it can before hours of work. Throws Error and UsageError.
-    Training(const TrainArguments& arguments, Progress::Training progress);
+    // Checks all that it can before hours of work. init: the model whose weights are the first;
+    // null for new ones, and where there is a checkpoint. Throws Error and UsageError.
+    Training(const TrainArguments& arguments, Progress::Training progress,
+             const Model* init = nullptr);
 
     const Trainer& trainer() const { return trainer_; }
     // Warns where the target is transparent at a start cell, or has parts that will not grow.
@@ -56,6 +59,7 @@ private:
     // Where that is, and the nearest cell that is not, for messages.
     std::string hole_text(const Place& start) const;
     std::string way_out(const Place& start) const;
+    std::string target_text() const;
     std::string engine_and_form() const;
     RunState train_and_save();
     int iterations_at_most() const;

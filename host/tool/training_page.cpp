@@ -243,15 +243,13 @@ std::string failures(const RunHistory& history) {
     return section("What went wrong", fmt::format("{}<ul>\n{}</ul>\n", earlier, items));
 }
 
-std::string rule_rows(const Rule& rule) {
+std::string rule_rows(const TrainingConfig& config) {
     std::string rows;
-    for (const auto& [name, value] : rule_text(rule)) rows += row(name, value);
-    for (std::size_t i = 0; i < rule.filters.size(); ++i) {
-        const Filter& filter = rule.filters[i];
-        rows += row(fmt::format("filter {}", i + 1),
-                    fmt::format("{} / {} / {}", fmt::join(filter.begin(), filter.begin() + 3, " "),
-                                fmt::join(filter.begin() + 3, filter.begin() + 6, " "),
-                                fmt::join(filter.begin() + 6, filter.end(), " ")));
+    for (const auto& [name, value] : rule_table(config.rule, config.preset)) {
+        rows += row(name, value);
+    }
+    for (std::size_t i = 0; i < config.rule.filters.size(); ++i) {
+        rows += row(fmt::format("filter {}", i + 1), filter_text(config.rule.filters[i]));
     }
     return rows;
 }
@@ -280,7 +278,8 @@ std::string config_row(const ConfigField& field, const TrainingConfig& config) {
 }
 
 // The order of the rows: picture, regime, optimiser.
-std::string configuration(const TrainingConfig& config) {
+std::string configuration(const TrainingPage& page) {
+    const TrainingConfig& config = page.config;
     constexpr std::string_view names[] = {"preset",
                                           "target_size",
                                           "padding",
@@ -299,7 +298,7 @@ std::string configuration(const TrainingConfig& config) {
                                           "initialisation",
                                           "output_bias",
                                           "seed"};
-    std::string rows;
+    std::string rows = page.init.empty() ? "" : row("started from", page.init);
     for (const std::string_view name : names) {
         rows += config_row(*std::ranges::find(config_fields, name, &ConfigField::name), config);
         if (name == "preset") {
@@ -310,7 +309,7 @@ std::string configuration(const TrainingConfig& config) {
         }
     }
     return section("Configuration",
-                   fmt::format("<dl class=\"rows\">\n{}</dl>\n", rows + rule_rows(config.rule)));
+                   fmt::format("<dl class=\"rows\">\n{}</dl>\n", rows + rule_rows(config)));
 }
 
 }  // namespace
@@ -330,14 +329,14 @@ std::string html_page(const TrainingPage& page, const RunHistory& history,
                       const TrainingPictures* pictures) {
     const std::string title =
         fmt::format("<h1>{}</h1>\n<p class=\"quiet\">preset {}, on {}</p>\n", escaped(page.target),
-                    escaped(page.config.preset), escaped(page.engine));
+                    escaped(preset_text(page.config)), escaped(page.engine));
     const std::string footer = fmt::format(
         "{}{}, written {}. Pages and pictures took {:.1f} % of the time.</p></footer>\n",
         footer_begin, escaped(page.version), escaped(page.written), 100 * page.own_share);
     return head(page) + "<body>\n<header>" + title + state_text(page) + "</header>\n" +
            numbers(page, history) + curve(history) +
            (pictures != nullptr ? picture_sections(page, *pictures) : "") + failures(history) +
-           configuration(page.config) + footer + "</body>\n</html>\n";
+           configuration(page) + footer + "</body>\n</html>\n";
 }
 
 bool is_training_page(const std::filesystem::path& path) {

@@ -35,6 +35,7 @@ struct TrainingPage {
     RunState state = RunState::running;
     std::string error;   // why the run failed
     std::string target;  // file name
+    std::string init;    // TrainingHistory::init; empty: from random weights
     std::string engine;
     std::string version;
     std::string written;  // date and time

@@ -61,19 +61,21 @@ std::string TrainingReport::finish(const Trainer& trainer, RunState state,
 TrainingPage TrainingReport::page(const Trainer& trainer, RunState state,
                                   const std::string& error) const {
     const TrainingConfig& config = trainer.config();
+    const TrainingHistory trained = trainer.model().history;
     const double seconds = std::max(marks_.back().seconds - marks_.front().seconds, 1e-9);
     const double cells = double(config.batch) * config.grid() * config.grid();
     return {
         .state = state,
         .error = error,
-        .target = arguments_.target.filename().string(),
+        .target = trained.target,
+        .init = trained.init,
         .engine = trainer.engine().description(),
         .version = NCA_VERSION,
         .written = time_now(),
         .config = config,
         .done = trainer.iteration(),
         .wanted = arguments_.iterations,
-        .loss = trainer.model().history.loss,
+        .loss = trained.loss,
         .seconds = earlier_seconds_ + now(),
         .iterations_per_second = double(marks_.size() - 1) / seconds,
         .cell_steps_per_second =

@@ -22,6 +22,8 @@ namespace nca {
 namespace {
 
 constexpr auto training_key = "nca.training";
+constexpr auto target_tensor = "target";
+constexpr auto wanted_key = "wanted_iterations";  // of the progress; optional
 // The largest count that a file may hold. A resumed run counts on from it without overflow.
 constexpr std::int64_t largest_count = 1'000'000'000;
 constexpr std::size_t most_recent_losses = 1000;
@@ -157,6 +159,7 @@ public:
             .current = Parameters(model.weights),
             .anchor = Parameters(model.weights),
             .good = model.weights,
+            .init_text = model.history.init,
         };
         // The sizes of a trainer's buffers follow from the configuration.
         if (checkpoint.config.output_bias != model.weights.has_output_bias()) {
@@ -167,12 +170,30 @@ public:
         take_weights(checkpoint.anchor.weights, "recovery.");
         take_moments(checkpoint.anchor, "recovery.");
         // Checkpoints of earlier versions have no good weights: then the current ones are.
-        const bool has_good = std::ranges::any_of(
-            file_.tensors(), [](const TensorEntry& t) { return t.name.starts_with("good."); });
-        if (has_good) take_weights(checkpoint.good, "good.");
+        if (has_tensors("good.")) take_weights(checkpoint.good, "good.");
+        if (has_tensors("init.")) {
+            checkpoint.init = model.weights;
+            take_weights(*checkpoint.init, "init.");
+        }
         if (checkpoint.config.pool > 0) checkpoint.pool = pool(checkpoint.config);
         take_progress(checkpoint);
+        take_target(checkpoint);
         return checkpoint;
+    }
+
+    CheckpointInfo read_info() const {
+        Checkpoint checkpoint{.config = {},
+                              .current = Parameters(Weights()),
+                              .anchor = Parameters(Weights()),
+                              .good = Weights()};
+        const std::string& training = metadata(training_key);
+        take_progress(checkpoint);
+        return {.config = config_from_text(training, take_rule(file_), where(training_key)),
+                .target = checkpoint.target_name,
+                .has_target = file_.find(target_tensor) != nullptr,
+                .iterations = checkpoint.progress.iteration,
+                .wanted_iterations = checkpoint.wanted_iterations,
+                .init = take_history(file_).init};
     }
 
 private:
@@ -193,6 +214,11 @@ private:
                 file_.name(), key);
         }
         return found->second;
+    }
+
+    bool has_tensors(std::string_view prefix) const {
+        return std::ranges::any_of(
+            file_.tensors(), [&](const TensorEntry& t) { return t.name.starts_with(prefix); });
     }
 
     void take_weights(Weights& weights, const std::string& prefix) const {
@@ -316,6 +342,9 @@ private:
         progress.good_iterations = int(fields.integer("good_iterations", 0, largest_count));
         progress.learnt = fields.boolean("learnt");
         checkpoint.anchor.updates = fields.integer("recovery_updates", 0, largest_count);
+        if (fields.has(wanted_key)) {
+            checkpoint.wanted_iterations = fields.integer(wanted_key, 1, most_wanted_iterations);
+        }
         const auto& losses = fields.take("recent_losses");
         if (!losses.is_array() || losses.size() > most_recent_losses) {
             fields.fail("recent_losses", std::string("of another kind"),
@@ -326,6 +355,23 @@ private:
             progress.recent_losses.push_back(loss.get<double>());
         }
         fields.finish();
+    }
+
+    // After take_progress, which has its hash.
+    void take_target(Checkpoint& checkpoint) const {
+        const TensorEntry* tensor = file_.find(target_tensor);
+        if (tensor == nullptr) return;
+        const std::int64_t grid = checkpoint.config.grid();
+        require_shape(*tensor, {grid, grid, visible_channels});
+        checkpoint.target = values_of(*tensor, 0, tensor->size());
+        for (const float value : checkpoint.target) {
+            if (!(value >= 0 && value <= 1)) {
+                fail("tensor {} holds {}, expected 0 to 1", target_tensor, value);
+            }
+        }
+        if (hash_target(checkpoint.target) != checkpoint.target_hash) {
+            fail("tensor {} has another hash than target_hash", target_tensor);
+        }
     }
 
     const SafetensorsReader& file_;
@@ -366,12 +412,17 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
     put_weights(file, "recovery.", checkpoint.anchor.weights);
     put_moments(file, "recovery.", checkpoint.anchor);
     put_weights(file, "good.", checkpoint.good);
+    if (checkpoint.init) put_weights(file, "init.", *checkpoint.init);
     if (checkpoint.config.pool > 0) put_pool(file, checkpoint.pool);
+    if (!checkpoint.target.empty()) {
+        const std::int64_t grid = checkpoint.config.grid();
+        file.tensors.push_back({target_tensor, {grid, grid, visible_channels}, checkpoint.target});
+    }
     nlohmann::ordered_json training = config_to_json(checkpoint.config, false);
     put_start_cells(training, checkpoint.config.start_cells);
     file.metadata[training_key] = dumped(training);
     // The hash is text, because JSON readers in other languages keep 53 bits of a number.
-    const nlohmann::ordered_json progress = {
+    nlohmann::ordered_json progress = {
         {"target", checkpoint.target_name},
         {"target_hash", fmt::format("{:016x}", checkpoint.target_hash)},
         {"iteration", checkpoint.progress.iteration},
@@ -383,6 +434,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkp
         {"recovery_updates", checkpoint.anchor.updates},
         {"recent_losses", checkpoint.progress.recent_losses},
     };
+    if (checkpoint.wanted_iterations > 0) progress[wanted_key] = checkpoint.wanted_iterations;
     file.metadata[progress_key] = dumped(progress);
     write_safetensors(path, file);
 }
@@ -391,6 +443,10 @@ Checkpoint take_checkpoint(const SafetensorsReader& file) { return CheckpointRea
 
 Checkpoint load_checkpoint(const std::filesystem::path& path) {
     return take_checkpoint(SafetensorsReader(path));
+}
+
+CheckpointInfo checkpoint_info(const std::filesystem::path& path) {
+    return CheckpointReader(SafetensorsReader(path)).read_info();
 }
 
 }  // namespace nca

@@ -7,11 +7,14 @@
 #include <nca/trainer.hpp>
 #include <utility>
 
+#include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/json_fields.hpp"
+#include "host/files/model_file.hpp"
 #include "host/iteration/loss_steps.hpp"
 #include "host/training/checkpoint.hpp"
 #include "host/training/composed_training_loop.hpp"
+#include "host/training/init_weights.hpp"
 #include "host/training/recovery.hpp"
 #include "host/training/target.hpp"
 
@@ -75,12 +78,16 @@ std::string reason_of(const IterationOutcome& outcome) {
 // Connects the training loop, which computes, with Recovery, which decides.
 struct Trainer::Impl {
     Impl(const Image& image, const TrainingConfig& configuration, const Device& device)
+        : Impl(make_target(image, configuration), configuration, device) {
+        if (whole_factor(image, config.target_size) > 0) {
+            other_target = make_filtered_target(image, config);
+        }
+    }
+
+    Impl(std::vector<float> on_grid, const TrainingConfig& configuration, const Device& device)
         : config(configuration),
           engine(make_engine(device)),
-          target(make_target(image, config)),
-          other_target(whole_factor(image, config.target_size) > 0
-                           ? make_filtered_target(image, config)
-                           : std::vector<float>()),
+          target(std::move(on_grid)),
           recovery(config, loss_of_empty_grid(target)),
           loop(make_training_loop(*engine, config, target)) {
         start_anew();
@@ -100,7 +107,7 @@ struct Trainer::Impl {
     }
 
     void start_anew() {
-        const Parameters initial(initial_weights(config, recovery.seed()));
+        const Parameters initial(init ? *init : initial_weights(config, recovery.seed()));
         loop->load(initial, initial, initial.weights);
         updates = anchor_updates = 0;
     }
@@ -173,10 +180,13 @@ struct Trainer::Impl {
         }
         if (config.pool > 0) loop->reset_pool();
         if (continues) {
-            report.recovery = fmt::format("{}: {} weights, {}new seed, learning rate times {:.3g}",
-                                          reason, to_anchor ? "back to the last good" : "new",
-                                          config.pool > 0 ? "a pool of start cells, " : "",
-                                          std::ldexp(1.0, -progress().recoveries));
+            const char* const weights = to_anchor ? "back to the last good"
+                                        : init    ? "back to the first"
+                                                  : "new";
+            report.recovery =
+                fmt::format("{}: {} weights, {}new seed, learning rate times {:.3g}", reason,
+                            weights, config.pool > 0 ? "a pool of start cells, " : "",
+                            std::ldexp(1.0, -progress().recoveries));
         } else {
             gave_up = fmt::format(
                 "training failed {} times in a row, the last time in iteration {} because {}: {}; "
@@ -215,6 +225,19 @@ struct Trainer::Impl {
         return reports;
     }
 
+    void take(const Checkpoint& checkpoint) {
+        loop->load(checkpoint.current, checkpoint.anchor, checkpoint.good);
+        if (config.pool > 0) loop->load_pool(checkpoint.pool);
+        updates = checkpoint.current.updates;
+        anchor_updates = checkpoint.anchor.updates;
+        gave_up.clear();
+        recovery.set_progress(checkpoint.progress);
+        target_name = checkpoint.target_name;
+        wanted_iterations = checkpoint.wanted_iterations;
+        init = checkpoint.init;
+        init_text = checkpoint.init_text;
+    }
+
     TrainingHistory history() const {
         return {.preset = config.preset,
                 .target = target_name,
@@ -224,7 +247,8 @@ struct Trainer::Impl {
                 .padding = config.padding,
                 .loss = recovery.recent_loss(),
                 .seed = config.seed,
-                .start_cells = config.start_cells};
+                .start_cells = config.start_cells,
+                .init = init_text};
     }
 
     TrainingConfig config;
@@ -236,13 +260,17 @@ struct Trainer::Impl {
     Recovery recovery;
     std::unique_ptr<TrainingLoop> loop;
     std::string target_name;
-    std::int64_t updates = 0;         // number of Adam updates in the current parameters
-    std::int64_t anchor_updates = 0;  // the same in the anchor
-    std::string gave_up;              // why training gave up; empty: it did not
+    std::int64_t wanted_iterations = 0;  // 0: not known
+    std::optional<Weights> init;         // the first weights, where they are a model's
+    std::string init_text;               // TrainingHistory::init
+    std::int64_t updates = 0;            // number of Adam updates in the current parameters
+    std::int64_t anchor_updates = 0;     // the same in the anchor
+    std::string gave_up;                 // why training gave up; empty: it did not
 };
 
 Trainer::Trainer(const Image& target, const TrainingConfig& config, const Device& device)
     : impl_(std::make_unique<Impl>(target, config, device)) {}
+Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
@@ -273,6 +301,29 @@ std::vector<float> Trainer::pool_states(int count) const {
 }
 Model Trainer::model() const { return {impl().config.rule, impl().loop->good(), impl().history()}; }
 void Trainer::set_target_name(std::string name) { impl().target_name = std::move(name); }
+void Trainer::set_wanted_iterations(std::int64_t iterations) {
+    if (iterations < 1 || iterations > most_wanted_iterations) {
+        throw_error<InvalidArgument>("{} iterations: expected 1 to {}", iterations,
+                                     most_wanted_iterations);
+    }
+    impl().wanted_iterations = iterations;
+}
+
+void Trainer::start_from(const Model& model, const std::string& name) {
+    if (iteration() > 0) {
+        throw_error<InvalidArgument>(
+            "{}: a training starts from weights before its first iteration, and this one has done "
+            "{}",
+            name, iteration());
+    }
+    check_weights(model.weights);
+    if (const float* bad = find_not_finite(model.weights.all())) {
+        throw_error<InvalidArgument>("{} has the weight {}, expected finite numbers", name, *bad);
+    }
+    impl().init = init_weights(model.weights, config().output_bias, name);
+    impl().init_text = init_text(model.history, name);
+    impl().start_anew();
+}
 
 void Trainer::save_checkpoint(const std::filesystem::path& path) const {
     nca::save_checkpoint(path,
@@ -280,11 +331,15 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) const {
                              .config = impl().config,
                              .target_name = impl().target_name,
                              .target_hash = hash_target(impl().target),
+                             .target = impl().target,
+                             .wanted_iterations = impl().wanted_iterations,
                              .progress = impl().progress(),
                              .current = impl().current(),
                              .anchor = impl().anchor(),
                              .good = impl().loop->good(),
                              .pool = impl().loop->pool(config().pool),
+                             .init_text = impl().init_text,
+                             .init = impl().init,
                          },
                          impl().history());
 }
@@ -303,13 +358,20 @@ void Trainer::resume(const std::filesystem::path& path) {
             "{} is a checkpoint of another target ({}): give the image that it was made with",
             path.string(), printable(checkpoint.target_name));
     }
-    impl().loop->load(checkpoint.current, checkpoint.anchor, checkpoint.good);
-    if (config().pool > 0) impl().loop->load_pool(checkpoint.pool);
-    impl().updates = checkpoint.current.updates;
-    impl().anchor_updates = checkpoint.anchor.updates;
-    impl().gave_up.clear();
-    impl().recovery.set_progress(checkpoint.progress);
-    impl().target_name = checkpoint.target_name;
+    impl().take(checkpoint);
+}
+
+Trainer Trainer::from_checkpoint(const std::filesystem::path& path, const Device& device) {
+    const Checkpoint checkpoint = load_checkpoint(path);
+    if (checkpoint.target.empty()) {
+        throw_error<FormatError>(
+            "{} is a checkpoint of an earlier version, without its target ({}): give the image "
+            "that it was made with",
+            path.string(), printable(checkpoint.target_name));
+    }
+    auto impl = std::make_unique<Impl>(checkpoint.target, checkpoint.config, device);
+    impl->take(checkpoint);
+    return Trainer(std::move(impl));
 }
 
 }  // namespace nca

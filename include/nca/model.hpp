@@ -27,6 +27,9 @@ struct TrainingHistory {
     /// The cells of that grid that it grew from; empty: the one in the middle,
     /// {height / 2, width / 2}.
     std::vector<Place> start_cells = {};
+    /// Whose weights it started from, in words, as "lizard.safetensors, 8000 iterations of growing
+    /// on lizard.png"; empty: from random ones.
+    std::string init = {};
 
     /// Whether all values are equal.
     bool operator==(const TrainingHistory&) const = default;

@@ -39,6 +39,21 @@ struct IterationReport {
     std::string recovery;  ///< not empty: training failed; says why and what was done
 };
 
+/// What a checkpoint says of its run.
+struct CheckpointInfo {
+    TrainingConfig config;        ///< the configuration that the run was begun with
+    std::string target;           ///< the target's name
+    bool has_target = false;      ///< whether it holds the target itself; version 0.2.0 wrote none
+    std::int64_t iterations = 0;  ///< how many are done
+    std::int64_t wanted_iterations = 0;  ///< Trainer::set_wanted_iterations(); 0: not known
+    std::string init;                    ///< as TrainingHistory::init
+};
+
+/// Reads the header of a checkpoint, so it takes no longer for a large one; what is behind it may
+/// be damaged all the same. Throws IoError where the file cannot be read, FormatError where it is
+/// no checkpoint.
+NCA_API CheckpointInfo checkpoint_info(const std::filesystem::path& path);
+
 /// Trains one automaton. The same target, configuration and engine give the same bits in every run.
 /// A trainer must not be used by two threads at the same time. Functions that read or write values
 /// of the device wait for it, and throw CudaError where it fails. Those of a trainer that was moved
@@ -53,6 +68,12 @@ public:
     /// where there is not enough memory.
     Trainer(const Image& target, const TrainingConfig& config,
             const Device& device = Device::automatic());
+    /// Goes on with the run of a checkpoint: its target, configuration and name of the target are
+    /// in the file. The bits are those of a run that never stopped. Throws IoError where it cannot
+    /// be read, FormatError where it is no checkpoint or an earlier version wrote it, which did not
+    /// save the target (then resume() takes the image), and what make_engine() throws.
+    static Trainer from_checkpoint(const std::filesystem::path& path,
+                                   const Device& device = Device::automatic());
     /// Ends the run; what was not saved is lost.
     ~Trainer();
     /// Takes over the run of another trainer.
@@ -60,14 +81,24 @@ public:
     /// Takes over the run of another trainer, and ends its own.
     Trainer& operator=(Trainer&&) noexcept;
 
+    /// Takes the weights of a model in place of new ones, before the first iteration. Learning rate
+    /// and Adam's moments are those of a new run, and the rule stays that of the configuration. The
+    /// model may have been trained by another: rule and history may differ. A missing output bias
+    /// becomes zeros. name: of the model's file, for TrainingHistory::init. A recovery that starts
+    /// with new weights starts with these. Throws InvalidArgument after the first iteration, where
+    /// a weight is not finite, and where the model has an output bias that is not zero and the
+    /// configuration has none.
+    void start_from(const Model& model, const std::string& name);
+
     /// Runs one iteration, which is one update of the weights, and waits for it.
     ///
     /// An iteration fails where a loss, gradient or weight is not finite or is much too large, or
     /// where every sample died; a run fails where the loss stays at that of an empty grid. The
-    /// trainer then recovers: it goes back to the last good weights (to new ones where nothing was
-    /// learnt) and to start cells, halves the learning rate, begins the warm-up again, and says so
-    /// in the report. It throws Error at the 13th failure without 100 good iterations in between
-    /// (600 where nothing was learnt yet; those of a warm-up are not counted).
+    /// trainer then recovers: it goes back to the last good weights (to new ones, or those of
+    /// start_from(), where nothing was learnt) and to start cells, halves the learning rate, begins
+    /// the warm-up again, and says so in the report. It throws Error at the 13th failure without
+    /// 100 good iterations in between (600 where nothing was learnt yet; those of a warm-up are not
+    /// counted).
     IterationReport iterate();
     /// Runs at least one and at most `most` iterations, as many as the engine runs best in one
     /// call: one on the CPU, up to 32 on CUDA; it ends at one that fails. Waits for them and
@@ -99,6 +130,9 @@ public:
     Model model() const;
     /// Sets the name that the history of models and checkpoints has for the target.
     void set_target_name(std::string name);
+    /// Sets how many iterations the run is to have, in 1..2147483647; checkpoints keep it, for who
+    /// goes on. Does not end the run. Throws InvalidArgument outside of this range.
+    void set_wanted_iterations(std::int64_t iterations);
 
     /// Saves all that resume needs to continue training with the same bits. The old file stays
     /// until the new one is complete. Throws IoError.
@@ -110,6 +144,7 @@ public:
 
 private:
     struct Impl;
+    explicit Trainer(std::unique_ptr<Impl> impl);
     Impl& impl() const;
     std::unique_ptr<Impl> impl_;
 };

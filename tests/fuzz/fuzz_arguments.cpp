@@ -31,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         [&] { return tool::parse_arguments(int(words.size()), argv.data()); }, fuzz::check_size);
     if (!arguments) return 0;
     if (const auto* train = std::get_if<tool::TrainArguments>(&*arguments)) {
-        train->config.validate();
+        if (train->resume.empty()) train->config.validate();
     }
     return 0;
 }

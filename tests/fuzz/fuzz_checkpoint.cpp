@@ -28,6 +28,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::require(again.target_name == checkpoint->target_name &&
                       again.target_hash == checkpoint->target_hash,
                   "expected the same target");
+    fuzz::require(again.target == checkpoint->target &&
+                      again.wanted_iterations == checkpoint->wanted_iterations,
+                  "expected the same target and iterations");
+    fuzz::require(again.init == checkpoint->init, "expected the same first weights");
     fuzz::require(again.progress == checkpoint->progress, "expected the same progress");
     fuzz::require(equal(again.current, checkpoint->current), "expected the same parameters");
     fuzz::require(equal(again.anchor, checkpoint->anchor), "expected the same anchor");

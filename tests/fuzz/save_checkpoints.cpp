@@ -20,6 +20,10 @@ Checkpoint small_checkpoint(std::string_view preset_name) {
                           .current = Parameters(Weights(config.output_bias)),
                           .anchor = Parameters(Weights(config.output_bias)),
                           .good = Weights(config.output_bias)};
+    checkpoint.target.assign(std::size_t(config.grid()) * config.grid() * visible_channels, 0.5F);
+    checkpoint.target_hash = hash_target(checkpoint.target);
+    checkpoint.wanted_iterations = 3;
+    checkpoint.init = Weights(config.output_bias);
     if (config.pool > 0) {
         checkpoint.config.pool = 5;
         checkpoint.pool = StatePool(5, config.grid() * config.grid());

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <variant>
@@ -35,15 +36,21 @@ struct HelpArguments {
 };
 
 struct TrainArguments {
-    std::filesystem::path target;
+    std::filesystem::path target;  // empty: the checkpoint's, of --resume
     std::filesystem::path output;  // the model
+    // Of the preset and the options; with --resume not set, as the checkpoint decides.
     TrainingConfig config;
+    // What the options make of the preset, or of the configuration of a checkpoint: that one is not
+    // checked, as it has to be the same. Throws UsageError.
+    std::function<TrainingConfig(const TrainingConfig* checkpoint)> configure;
     bool size_given = false;  // --size, and not the preset's
     std::int64_t iterations = 8000;
+    bool iterations_given = false;  // and not 8000 or what a checkpoint says
     Device device;
     std::filesystem::path checkpoint;  // empty: none
     int every = 500;                   // iterations between checkpoints
     std::filesystem::path resume;      // a checkpoint to continue from; empty: none
+    std::filesystem::path init;        // a model whose weights are the first; empty: none
     bool overwrite = false;            // replaces the files of an earlier run
     std::filesystem::path log;         // empty: none
     std::filesystem::path report;      // empty: none

@@ -138,20 +138,23 @@ void add_load_options(CLI::App& command, LoadOptions& load) {
     command.add_flag("--transposed", load.transposed,
                      "the program that trained it exchanged x and y: without this its picture is "
                      "mirrored along the diagonal");
-    add_choice(command, "--edges", load.edges, edges_names, "EDGES",
-               "of such a file, in place of the rule's: circular or zero");
-    add_number(command, "--sobel-scale", load.sobel_scale,
-               "of the filters -1 0 1, -2 0 2, -1 0 1 (notebook 1, growing 0.125)");
+    add_rule_options(command, load, "of such a file, in place of the rule's: circular or zero");
     static constexpr const char* digits[] = {"0", "1"};
     add_choice(
         command, "--identity-filter", load.identity_filter, digits, "0|1",
         "0: the first filter is all zero, as the PyTorch notebook prints it (by the weights)");
-    add_choice(command, "--life", load.life, life_names, "LIFE", "post or pre_and_post");
     add_choice(command, "--premultiplied", load.premultiplied, no_yes, "no|yes",
                "whether colours are multiplied by alpha (notebook no, growing yes)");
-    add_number(command, "--step-size", load.step_size, "factor of an update (1)");
     add_choice(command, "--start-cell", load.start_cell, start_cell_names, "CELL",
                "alpha or alpha_and_hidden");
+}
+
+void add_rule_options(CLI::App& command, LoadOptions& options, const char* edges_help) {
+    add_choice(command, "--edges", options.edges, edges_names, "EDGES", edges_help);
+    add_number(command, "--sobel-scale", options.sobel_scale,
+               "of the filters -1 0 1, -2 0 2, -1 0 1 (notebook 1, growing 0.125)");
+    add_choice(command, "--life", options.life, life_names, "LIFE", "post or pre_and_post");
+    add_number(command, "--step-size", options.step_size, "factor of an update (1)");
 }
 
 void add_seed(CLI::App& command, std::uint32_t& seed) {
@@ -169,9 +172,9 @@ std::vector<Place> parse_starts(const std::vector<std::string>& starts) {
     return places;
 }
 
-void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate) {
+void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate, const char* otherwise) {
     add(command, "--fire-rate", fire_rate, "F",
-        "chance that a cell updates in a step (the model's own)")
+        fmt::format("chance that a cell updates in a step ({})", otherwise))
         ->check(real_range(0, 1, "a number in 0..1"));
 }
 

@@ -82,10 +82,14 @@ private:
 // command.
 void add_load_options(CLI::App& command, LoadOptions& load);
 
+// Those of them that a training has, too, for its rule. edges_help: of --edges.
+void add_rule_options(CLI::App& command, LoadOptions& options, const char* edges_help);
+
 void add_seed(CLI::App& command, std::uint32_t& seed);
 // --seed-at, which may be repeated. parse_starts throws UsageError.
 void add_starts(CLI::App& command, std::vector<std::string>& starts, const std::string& help);
 std::vector<Place> parse_starts(const std::vector<std::string>& starts);
-void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate);
+void add_fire_rate(CLI::App& command, std::optional<float>& fire_rate,
+                   const char* otherwise = "the model's own");
 
 }  // namespace nca::tool

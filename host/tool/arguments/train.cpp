@@ -4,6 +4,7 @@
 #include "host/tool/places.hpp"
 #include "host/tool/safe_text.hpp"
 
+#include "host/files/rule_options.hpp"
 #include "host/pictures/image_header.hpp"
 #include "host/training/config_fields.hpp"
 
@@ -19,8 +20,9 @@ namespace {
 struct TrainOptions {
     TrainManyArguments arguments;
     DeviceOptions device;
-    std::string preset = "growing";
+    std::optional<std::string> preset;
     std::vector<std::pair<const ConfigField*, std::string>> changes;  // to the preset
+    LoadOptions rule;                                                 // changes to its rule
     std::optional<int> identity_filter;
     std::vector<std::string> starts;
 };
@@ -93,39 +95,63 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
     }
 }
 
-TrainingConfig config_of(const TrainOptions& options) {
-    TrainingConfig config = preset(options.preset);
-    std::string given;
-    for (const auto& [field, text] : options.changes) {
-        set_field(config, *field, text);
-        given += fmt::format("{} {} ", field->option.name, text);
+void set_rule(Rule& rule, const TrainOptions& options) {
+    if (options.rule.fire_rate == 0) {
+        throw UsageError("--fire-rate 0: no cell would ever update; expected more, up to 1");
     }
+    if (options.rule.step_size == 0) {
+        throw UsageError("--step-size 0: no update would change anything; expected another number");
+    }
+    apply(options.rule, rule);
     if (options.identity_filter) {
-        if (options.preset != "notebook") {
-            throw UsageError("--identity-filter: only the preset notebook has this choice");
-        }
-        if (*options.identity_filter == 0) config.rule.filters[0] = {};
+        rule.filters[0] = *options.identity_filter == 0 ? Filter{} : notebook_rule().filters[0];
     }
-    try {
-        config.validate();
-    } catch (const InvalidArgument& error) {  // of two options that do not go together
-        throw_error<UsageError>("{}: {}", given.substr(0, given.size() - 1), error.what());
-    }
-    config.start_cells = parse_starts(options.starts);
-    require_start_cells(config);
+}
+
+// The options on top of a configuration. Each is checked by itself.
+TrainingConfig changed(TrainingConfig config, const TrainOptions& options) {
+    for (const auto& [field, text] : options.changes) set_field(config, *field, text);
+    set_rule(config.rule, options);
+    if (!options.starts.empty()) config.start_cells = parse_starts(options.starts);
     return config;
 }
 
-// The same command line, with --resume set to this checkpoint or folder of checkpoints.
+TrainingConfig preset_of(const TrainOptions& options) {
+    return preset(options.preset.value_or("growing"));
+}
+
+TrainingConfig config_of(const TrainOptions& options) {
+    if (options.identity_filter && options.preset != "notebook") {
+        throw UsageError("--identity-filter: only the preset notebook has this choice");
+    }
+    TrainingConfig config = changed(preset_of(options), options);
+    require_start_cells(config);
+    try {
+        config.validate();
+    } catch (const InvalidArgument& error) {  // of two options that do not go together
+        std::string given;
+        for (const auto& [field, text] : options.changes) {
+            given += fmt::format("{} {} ", field->option.name, text);
+        }
+        throw_error<UsageError>("{}: {}", given.substr(0, given.size() - 1), error.what());
+    }
+    return config;
+}
+
+// The same command line, with --resume set to this checkpoint or folder of checkpoints. A
+// checkpoint holds what --init was; of several targets those that begin need it.
 std::string resume_command(const std::vector<std::string>& command_line,
-                           const std::filesystem::path& checkpoint) {
+                           const std::filesystem::path& checkpoint, bool single) {
+    std::vector<std::string_view> left_out = {"--resume"};
+    if (single) left_out.emplace_back("--init");
     std::vector<std::string> words;
     const auto options_end = std::ranges::find(command_line, "--");
     for (auto word = command_line.begin(); word != options_end; ++word) {
-        if (*word == "--resume" && word + 1 != options_end) {
+        if (std::ranges::count(left_out, *word) > 0 && word + 1 != options_end) {
             ++word;
-        } else if (*word != "--overwrite" && !word->starts_with("--overwrite=") &&
-                   !word->starts_with("--resume=")) {
+        } else if (*word != "--overwrite" &&
+                   std::ranges::count(left_out, word->substr(0, word->find('='))) == 0 &&
+                   !word->starts_with("--overwrite=")) {
             words.push_back(shell_quoted(*word));
         }
     }
@@ -140,7 +166,12 @@ std::string resume_command(const std::vector<std::string>& command_line,
 // that continues it.
 Arguments train_arguments(TrainManyArguments many, const std::vector<std::string>& command_line) {
     TrainArguments& common = many.common;
-    const bool single = many.targets.size() == 1;
+    const bool single = many.targets.size() <= 1;
+    if (single && !common.init.empty() && !common.resume.empty()) {
+        throw UsageError(
+            "--init and --resume: a checkpoint goes on with weights of its own, so give one of the "
+            "two");
+    }
     common.stop_checkpoint = common.checkpoint;
     if (common.stop_checkpoint.empty() && single) {
         constexpr std::size_t longest_begin = 240;  // of a file name of 255 bytes
@@ -152,22 +183,25 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
     }
     common.resume_from = common.stop_checkpoint;
-    common.resume_command = resume_command(command_line, common.resume_from);
+    common.resume_command = resume_command(command_line, common.resume_from, single);
     if (!single) return many;
-    common.target = many.targets.front();
+    if (!many.targets.empty()) common.target = many.targets.front();
     return common;
 }
 
 // Options for files, without the model's.
-void add_file_options(CLI::App& command, TrainArguments& a) {
+void add_file_options(CLI::App& command, TrainArguments& a, CLI::Option& target) {
     auto* checkpoint =
         add(command, "--checkpoint", a.checkpoint, "FILE", "save all that --resume needs here");
     add(command, "--every", a.every, "N", "iterations between checkpoints (500)")
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
     add(command, "--resume", a.resume, "FILE",
-        "go on from a checkpoint; give the same options and target as before, only --iterations, "
-        "the device and the output files may differ");
+        "go on from a checkpoint, which has the target and the options; only --iterations, the "
+        "device and the output files may be others")
+        ->each([&target](const std::string&) { target.required(false); });
+    add(command, "--init", a.init, "MODEL",
+        "start from the weights of this model in place of new ones; any file that nca grow reads");
     command.add_flag("--overwrite", a.overwrite,
                      "where there is no --resume, begin anew over the files of an earlier run");
     add(command, "--log", a.log, "FILE",
@@ -185,17 +219,22 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
     const auto options = std::make_shared<TrainOptions>();
     TrainArguments& a = options->arguments.common;
     CLI::App* command = app.add_subcommand("train", "Train an automaton to grow into a picture");
-    add(*command, "TARGET", options->arguments.targets, "",
-        fmt::format("the picture: {}; several are trained side by side", image_formats))
-        ->required();
+    CLI::Option* const target =
+        add(*command, "TARGET", options->arguments.targets, "",
+            fmt::format("the picture: {}; several are trained side by side; a checkpoint has its "
+                        "own",
+                        image_formats))
+            ->required();
     add(*command, "-o,--output", a.output, "MODEL",
         "where the model goes, NAME.safetensors; of several targets a folder, for "
         "TARGET.safetensors")
         ->required();
     add(*command, "--preset", options->preset, "NAME",
         fmt::format("one of {} (growing)", fmt::join(all_presets, ", ")));
-    add(*command, "--iterations", a.iterations, "N", "updates of the weights (8000)")
-        ->transform(int_range(1, largest_count));
+    const CLI::Option* const iterations =
+        add(*command, "--iterations", a.iterations, "N",
+            "updates of the weights (8000; with --resume as many as were wanted)")
+            ->transform(int_range(1, largest_count));
     add_config_options(*command, *options);
     add(*command, "--identity-filter", options->identity_filter, "0|1",
         "preset notebook only; 0 takes the all-zero filter that the notebook prints in place of "
@@ -207,8 +246,12 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
                     "padding included; may be repeated, up to {} times (the cell in the "
                     "middle)",
                     most_start_cells));
+    add_fire_rate(*command, options->rule.fire_rate, "0.5");
+    add_rule_options(*command, options->rule,
+                     "what is beyond the edge of the grid: circular, that is the opposite side, or "
+                     "zero, that is dead cells (notebook circular, the others zero)");
     options->device.add_to(*command);
-    add_file_options(*command, a);
+    add_file_options(*command, a, *target);
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
         "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
@@ -218,10 +261,23 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         "--resume goes on with what was stopped, begins what has no checkpoint there, and leaves\n"
         "alone what is done. A GPU has up to 16 at once, the CPU as many as --threads.\n\n"
         "Example:\n  nca train data/lizard.png -o lizard.safetensors --log lizard.csv "
-        "--report lizard.html\n  nca train data/*.png -o models --checkpoint models");
-    return {command, [options, command_line] {
+        "--report lizard.html\n  nca train --resume lizard.safetensors.checkpoint -o "
+        "lizard.safetensors\n  nca train data/fish.png -o fish.safetensors --init "
+        "lizard.safetensors\n  nca train data/*.png -o models --checkpoint models");
+    return {command, [options, command_line, iterations] {
                 TrainArguments& common = options->arguments.common;
-                common.config = config_of(*options);
+                common.configure = [options](const TrainingConfig* checkpoint) {
+                    if (checkpoint == nullptr) return config_of(*options);
+                    TrainingConfig config = changed(*checkpoint, *options);
+                    if (options->preset) config.preset = *options->preset;
+                    return config;
+                };
+                if (common.resume.empty()) {
+                    common.config = common.configure(nullptr);
+                } else {  // finds mistakes that need no file
+                    changed(preset_of(*options), *options);
+                }
+                common.iterations_given = iterations->count() > 0;
                 common.size_given = std::ranges::any_of(options->changes, [](const auto& change) {
                     return std::string_view(change.first->name) == "target_size";
                 });
