@@ -741,7 +741,7 @@ TEST_CASE("missing, unknown and doubled fields and metadata of a checkpoint are 
             without.erase(field.key());
             file.metadata[key] = without.dump();
             if (field.key().ends_with("_loss_step")) continue;  // see below
-            if (field.key() == "wanted_iterations") {  // version 0.2.0 wrote none
+            if (field.key() == "wanted_iterations") {           // version 0.2.0 wrote none
                 REQUIRE(refused(file) == "");
                 continue;
             }

@@ -262,9 +262,8 @@ TEST_CASE("a checkpoint of another configuration is refused and everything left 
     write_file(shop / "mine.csv", "mine\n");
     const auto before = shop.contents();
     const Words resume = {"--resume", shop / "checkpoint", "--log", shop / "log.csv"};
-    for (const Words& change :
-         {Words{"--seed", "5"}, Words{"--lr", "0.5"}, Words{"--preset", "notebook"},
-          Words{"--seed-at", "5,6"}}) {
+    for (const Words& change : {Words{"--seed", "5"}, Words{"--lr", "0.5"},
+                                Words{"--preset", "notebook"}, Words{"--seed-at", "5,6"}}) {
         const Outcome outcome = nca_tool(train + resume + change);
         require_message(outcome, {"checkpoint", change[0], change[1]});
         REQUIRE(outcome.code == 2);

@@ -373,10 +373,9 @@ TEST_CASE("a ring grows from a cell on it, and two dots from a cell in each") {
         Words starts;
     };
     constexpr int side = 20;
-    for (const Row& row :
-         {Row{{{9.5, 9.5, 6, 1.5}}, {"--seed-at", "12,18"}},
-          Row{{{9.5, 3.5, 0, 2.5}, {9.5, 15.5, 0, 2.5}},
-              {"--seed-at", "6,12", "--seed-at", "18,12"}}}) {
+    for (const Row& row : {Row{{{9.5, 9.5, 6, 1.5}}, {"--seed-at", "12,18"}},
+                           Row{{{9.5, 3.5, 0, 2.5}, {9.5, 15.5, 0, 2.5}},
+                               {"--seed-at", "6,12", "--seed-at", "18,12"}}}) {
         const std::vector<float> alpha = grown_alpha(row.shapes, side, row.starts);
         double inside = 0, outside = 0;
         int cells = 0, wrong = 0;

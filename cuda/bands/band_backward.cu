@@ -318,10 +318,9 @@ private:
                 value = load4(args.grad_last + state_row(0, band.first_row) + std::size_t(i) * 4);
             } else if (quad == 0) {
                 const std::size_t cell = std::size_t(band.first_row + row) * band.width + column;
-                add_loss(
-                    loss, value,
-                    load4(args.states + state_row(steps, band.first_row) + std::size_t(i) * 4),
-                    load4(args.target + cell * visible_channels), args.loss_scale);
+                add_loss(loss, value,
+                         load4(args.states + state_row(steps, band.first_row) + std::size_t(i) * 4),
+                         load4(args.target + cell * visible_channels), args.loss_scale);
             }
             if ((life >> column & 1) == 0) value = zero4();
             piece(grad + i * 16) = value;

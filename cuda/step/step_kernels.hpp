@@ -66,10 +66,10 @@ struct StepBackwardArgs {
     std::uint8_t* row_out;       // [cells]
     PartialGradients* partial;   // [backward_blocks], added to where has_partial is set
     std::uint32_t* has_partial;  // [backward_blocks]
-    const float* grad_last;  // [cells, 16] of the states where the way back begins
-    const int* from_steps;   // [batch] after how many steps; null: the last step
-    const float* grad;       // [cells, 16] grad_z_out of the step after, grad_last in the last step
-    const float* grad_p;     // [cells, 48] of the step after; null in the last step
+    const float* grad_last;      // [cells, 16] of the states where the way back begins
+    const int* from_steps;       // [batch] after how many steps; null: the last step
+    const float* grad;    // [cells, 16] grad_z_out of the step after, grad_last in the last step
+    const float* grad_p;  // [cells, 48] of the step after; null in the last step
     const std::uint8_t* row;          // [cells] of the step after; null in the last step
     const float* state;               // [cells, 16] x before the step
     const std::uint8_t* life_before;  // [cells] the mask that made x; null for the first state

@@ -50,8 +50,8 @@ struct Gradients {
     bool operator==(const Gradients&) const = default;
 };
 
-// The gradients of a tape for the case's grad_last. Replaces `before`, or adds to it. from_steps: as
-// Engine::backward has them.
+// The gradients of a tape for the case's grad_last. Replaces `before`, or adds to it. from_steps:
+// as Engine::backward has them.
 inline Gradients run_backward(Engine& engine, const Tape& tape, const Case& drawn,
                               Accumulate accumulate = Accumulate::no, float before = 1e30F,
                               std::span<const int> from_steps = {}) {
