@@ -7,6 +7,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/temporary_directory.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -345,6 +347,12 @@ TEST_CASE("the history is optional but must be right") {
     REQUIRE_THAT(with("72", "4294967296"), ContainsSubstring("\"height\""));
     REQUIRE_THAT(with("4294967295", "4294967296"), ContainsSubstring("\"seed\""));
     REQUIRE_THAT(with("\"preset\"", "\"presets\""), ContainsSubstring("\"preset\" is missing"));
+    for (const char* wrong : {"0", "-1", "null", "\"1\""}) {
+        REQUIRE_THAT(with("{", fmt::format("{{\"stop_at\":{},", wrong).c_str()),
+                     ContainsSubstring(fmt::format("\"stop_at\" is {}", wrong)));
+    }
+    file.metadata["nca.history"] = replaced(good, "{", "{\"stop_at\":0.25,");
+    REQUIRE(model_of(file).history.stop_at == 0.25);
     file.metadata.erase("nca.history");
     REQUIRE(model_of(file).history == nca::TrainingHistory{});
 }

@@ -443,6 +443,7 @@ TEST_CASE("a run resumed from any checkpoint ends with the bits of one that neve
                         test::read_bytes(checkpoint(iterations)));
                 REQUIRE(resumed.model().weights == straight.model().weights);
                 REQUIRE(resumed.model().history == straight.model().history);
+                REQUIRE(resumed.recent_losses() == straight.recent_losses());
             }
         }
     }
@@ -461,6 +462,7 @@ TEST_CASE("a model's history tells how it came to be") {
     for (int i = 0; i < 130; ++i) losses.push_back(trainer.iterate().loss);
     const TrainingHistory history = trainer.model().history;
     const double mean = std::accumulate(losses.end() - 100, losses.end(), 0.0) / 100;
+    REQUIRE(trainer.recent_losses() == std::vector<double>(losses.end() - 100, losses.end()));
     REQUIRE(std::abs(history.loss / mean - 1) <= 1e-12);
     REQUIRE(history == TrainingHistory{"growing", "leaf.png", 130, 12, 12, 2, history.loss, 7});
     REQUIRE(trainer.model().rule == config.rule);

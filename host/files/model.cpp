@@ -29,6 +29,7 @@ std::string history_to_text(const TrainingHistory& history) {
         {"loss", history.loss},     {"seed", history.seed}};
     put_start_cells(json, history.start_cells);
     if (!history.init.empty()) json["init"] = history.init;
+    if (history.stop_at > 0) json["stop_at"] = history.stop_at;
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -49,6 +50,12 @@ TrainingHistory history_from_text(const std::string& text, const std::string& wh
         std::uint32_t(fields.integer("seed", 0, std::numeric_limits<std::uint32_t>::max()));
     history.start_cells = take_start_cells(fields);
     if (fields.has("init")) history.init = fields.text("init");
+    if (fields.has("stop_at")) {
+        history.stop_at = fields.number("stop_at");
+        if (!(history.stop_at > 0)) {
+            fields.fail("stop_at", fields.take("stop_at"), "a number above 0");
+        }
+    }
     fields.finish();
     const std::string wrong =
         wrong_start_cells(history.start_cells, {history.height, history.width});

@@ -69,6 +69,7 @@ void print_history(const TrainingHistory& history) {
     if (!history.init.empty()) {
         print("  started from  {}\n", without_controls(history.init));
     }
+    if (history.stop_at > 0) print("  ended by      --stop-at {}\n", history.stop_at);
 }
 
 void print_model(const std::filesystem::path& path, const LoadOptions& options) {

@@ -3,6 +3,7 @@
 
 #include "host/core/median.hpp"
 #include "host/tool/console.hpp"
+#include "host/tool/signals.hpp"
 
 #include <nca/trainer.hpp>
 
@@ -68,8 +69,8 @@ private:
 };
 
 // Shows the progress of trainings on stderr: on a terminal one live line for all of them, otherwise
-// a plain line about each every ten seconds, nothing when quiet. The trainings may run on several
-// threads.
+// a plain line about each every ten seconds, nothing when quiet. After SIGUSR1 a plain line about
+// each that runs, also when quiet. The trainings may run on several threads.
 class Progress {
 public:
     // names: printed before each training's messages. A single training needs none.
@@ -78,7 +79,7 @@ public:
           quiet_(quiet),
           live_(isatty(STDERR_FILENO) != 0) {
         for (const std::string& name : names) {
-            trainings_.push_back({name, Pace(iterations, window), {}, false});
+            trainings_.push_back({name, Pace(iterations, window), {}, false, false});
         }
     }
     ~Progress() { clear(); }
@@ -89,11 +90,11 @@ public:
     class Training {
     public:
         void add(const IterationReport& report) { progress_->add(index_, report); }
-        // Sets how many iterations are done. An engine that queues iterations finishes several at a
-        // time.
+        // Sets how many iterations are done, first those of an earlier run. An engine that queues
+        // iterations finishes several at a time.
         void reach(std::int64_t done) { progress_->reach(index_, done); }
-        // The training ends before all iterations are done.
-        void give_up() { progress_->give_up(index_); }
+        // The training ends, perhaps before all iterations are done.
+        void end() { progress_->end(index_); }
         // Prints a message on stderr, also when quiet.
         void say(std::string_view message) { progress_->say(index_, message); }
         template <class Value, class... Values>
@@ -126,7 +127,8 @@ private:
         std::string name;
         Pace pace;
         std::deque<double> losses;  // finite ones of the last iterations
-        bool begun = false;         // after the first reach(), which includes an earlier run
+        bool begun = false;         // after the first reach(), which has an earlier run's
+        bool ended = false;
 
         std::optional<double> loss() const {
             double sum = 0;
@@ -149,15 +151,17 @@ private:
         training.pace.advance(more, training.begun);
         all_.advance(more, training.begun);
         training.begun = true;
+        if (asked_for_progress.exchange(false)) answer();
         if (!quiet_) show(training);
     }
 
-    void give_up(std::size_t index) {
+    void end(std::size_t index) {
         const std::scoped_lock lock(mutex_);
-        Pace& pace = trainings_[index].pace;
-        const std::int64_t left = pace.wanted() - pace.done();
-        pace.drop(left);
+        State& training = trainings_[index];
+        const std::int64_t left = training.pace.wanted() - training.pace.done();
+        training.pace.drop(left);
         all_.drop(left);
+        training.ended = true;
     }
 
     void say(std::size_t index, std::string_view message) {
@@ -181,22 +185,50 @@ private:
     void show(State& training) {
         std::string text;
         if (live_ && all_.due(std::chrono::milliseconds(200))) {
-            const std::string about =
-                trainings_.size() == 1 ? "" : fmt::format("{} automata: ", trainings_.size());
-            text = fmt::format("\r{}{}\033[K", about, line(all_, median_loss()));
+            const bool several = trainings_.size() > 1;
+            text = fmt::format("\r{}{}\033[K",
+                               several ? fmt::format("{} automata: ", trainings_.size()) : "",
+                               line(all_, several ? "median loss" : "loss", median_loss()));
             drawn_ = true;
         } else if (!live_ && training.pace.due(std::chrono::seconds(10))) {
-            const std::string about =
-                training.name.empty() ? "" : fmt::format("{}: ", without_controls(training.name));
-            text = fmt::format("{}{}\n", about, line(training.pace, training.loss()));
+            text = plain_line(training);
         }
         std::fwrite(text.data(), 1, text.size(), stderr);
     }
 
-    std::string line(const Pace& pace, std::optional<double> loss) const {
-        return fmt::format("iteration {}/{}  {:.3g} it/s  {}loss {}  {} left", pace.done(),
-                           pace.wanted(), pace.rate(),
-                           live_ && trainings_.size() > 1 ? "median " : "",
+    // Of several trainings also says how many there are.
+    void answer() {
+        clear();
+        std::string text;
+        std::size_t ended = 0;
+        std::size_t waiting = 0;
+        for (const State& training : trainings_) {
+            if (training.ended) {
+                ++ended;
+            } else if (!training.begun) {
+                ++waiting;
+            } else {
+                text += plain_line(training);
+            }
+        }
+        if (trainings_.size() > 1) {
+            text +=
+                fmt::format("{} trainings: {} ended, {} running, {} waiting\n", trainings_.size(),
+                            ended, trainings_.size() - ended - waiting, waiting);
+        }
+        std::fwrite(text.data(), 1, text.size(), stderr);
+    }
+
+    static std::string plain_line(const State& training) {
+        const std::string about =
+            training.name.empty() ? "" : fmt::format("{}: ", without_controls(training.name));
+        return fmt::format("{}{}\n", about, line(training.pace, "loss", training.loss()));
+    }
+
+    static std::string line(const Pace& pace, const char* loss_name, std::optional<double> loss) {
+        const std::string done = fmt::format("iteration {}/{}", pace.done(), pace.wanted());
+        if (pace.rate() <= 0) return done + "  this run has done no iteration yet";
+        return fmt::format("{}  {:.3g} it/s  {} {}  {} left", done, pace.rate(), loss_name,
                            loss ? fmt::format("{:.3e}", *loss) : "not finite",
                            duration(double(pace.wanted() - pace.done()) / pace.rate()));
     }

@@ -4,7 +4,7 @@
 #include "host/tool/console.hpp"
 #include "host/tool/init.hpp"
 #include "host/tool/resume.hpp"
-#include "host/tool/stop_signal.hpp"
+#include "host/tool/signals.hpp"
 #include "host/tool/training.hpp"
 
 #include <optional>
@@ -24,6 +24,7 @@ void describe(const Trainer& trainer, const TrainArguments& arguments) {
 
 int train(const TrainArguments& given) {
     catch_signals();
+    limit_time(arguments.time);
     TrainArguments arguments = given;
     if (!arguments.resume.empty()) take_checkpoint_options(arguments);
     const std::optional<Model> init = load_init(arguments);

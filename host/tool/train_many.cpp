@@ -7,7 +7,7 @@
 #include "host/tool/init.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/resume.hpp"
-#include "host/tool/stop_signal.hpp"
+#include "host/tool/signals.hpp"
 #include "host/tool/target_image.hpp"
 #include "host/tool/threads.hpp"
 #include "host/tool/training.hpp"
@@ -197,7 +197,8 @@ bool is_done(const TrainArguments& arguments) {
         return history.preset == arguments.config.preset && history.seed == arguments.config.seed &&
                history.start_cells == arguments.config.start_cells &&
                history.target == as_in_file(arguments.target.filename().string()) &&
-               history.iterations >= arguments.iterations;
+               (history.iterations >= arguments.iterations ||
+                (history.stop_at > 0 && history.stop_at <= arguments.stop_at));
     } catch (const Error&) {
         return false;
     }
@@ -256,7 +257,12 @@ void describe(const Engine& engine, const TrainArguments& common, const std::vec
     }
     for (const Run& run : runs) {
         if (run.end == End::done) {
-            say("{}: all {} iterations are done already", run.name, common.iterations);
+            const std::int64_t done = iterations_in_file(run.arguments.output);
+            if (done < common.iterations) {
+                say("{}: done already, --stop-at has ended it after {} iterations", run.name, done);
+            } else {
+                say("{}: all {} iterations are done already", run.name, common.iterations);
+            }
         } else if (!common.resume.empty() && run.arguments.resume.empty()) {
             say("{}: no checkpoint in {}, begins", run.name, common.resume.string());
         }
@@ -275,10 +281,10 @@ void train_one(Run& run, Progress::Training progress, const Model* init) {
         progress.say(message_of(error));
         run.end = End::failed;
     }
-    if (run.end != End::done) progress.give_up();
+    progress.end();
 }
 
-// Each thread takes the next training, until none is left or a signal came.
+// Each thread takes the next training, until none is left or all have to stop.
 void train_all(const std::vector<Run*>& runs, const TrainArguments& common, const Model* init,
                int workers) {
     std::vector<std::string> names;
@@ -287,7 +293,7 @@ void train_all(const std::vector<Run*>& runs, const TrainArguments& common, cons
     std::atomic<std::size_t> next = 0;
     std::vector<std::jthread> threads;
     const auto work = [&] {
-        for (std::size_t j = next++; j < runs.size() && stop_signal == 0; j = next++) {
+        for (std::size_t j = next++; j < runs.size() && !must_stop(); j = next++) {
             train_one(*runs[j], progress.of(j), init);
         }
     };
@@ -315,7 +321,7 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
         say("{} of {} trainings failed: {}", failed.size(), runs.size(), fmt::join(failed, ", "));
     }
     if (count(End::stopped) + count(End::not_begun) > 0) {
-        say("stopped with {} of {} trainings done", done, runs.size());
+        say("{} with {} of {} trainings done", stopped_text(), done, runs.size());
         say_whole("go on with: " + common.resume_command);
     }
     return exit_failed;
@@ -324,8 +330,9 @@ int sum_up(const std::vector<Run>& runs, const TrainArguments& common) {
 }  // namespace
 
 int train(const TrainManyArguments& many) {
-    catch_signals();
     TrainArguments common = many.common;
+    catch_signals();
+    limit_time(common.time);
     std::vector<Run> runs = runs_of(many);
     check_files(many, runs);
     const std::optional<Model> init = load_init(common);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/tool/training.hpp"
 
+#include "host/core/median.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/files/model_file.hpp"
 #include "host/iteration/start_places.hpp"
@@ -8,7 +9,7 @@
 #include "host/tool/init.hpp"
 #include "host/tool/output_files.hpp"
 #include "host/tool/rule_text.hpp"
-#include "host/tool/stop_signal.hpp"
+#include "host/tool/signals.hpp"
 #include "host/tool/target_image.hpp"
 #include "host/tool/target_parts.hpp"
 #include "host/tool/training_pictures.hpp"
@@ -250,17 +251,31 @@ RunState Training::train_and_save() {
     if (first >= arguments_.iterations && !arguments_.quiet) {
         progress_.say("all {} iterations are done; more --iterations train on", first);
     }
-    while (trainer_.iteration() < arguments_.iterations && stop_signal == 0) iterate();
+    progress_.reach(first);
+    while (!is_finished() && !must_stop()) iterate();
     report_log(log_ && !log_->sync());
-    if (trainer_.iteration() >= arguments_.iterations) {
-        return finish();
-    }
+    if (is_finished()) return finish();
     if (trainer_.iteration() == first) {
-        progress_.say("stopped before the first iteration was done: nothing new to save");
+        progress_.say("{} before the first iteration was done: nothing new to save",
+                      stopped_text());
     } else {
         stop();
     }
     return RunState::stopped;
+}
+
+// The median of the last losses; nothing where there are too few.
+std::optional<double> Training::loss_for_stop_at() const {
+    constexpr std::size_t window = 50;
+    const std::vector<double>& losses = trainer_.recent_losses();
+    if (losses.size() < window) return std::nullopt;
+    return median({losses.end() - std::ptrdiff_t(window), losses.end()});
+}
+
+bool Training::is_finished() const {
+    if (trainer_.iteration() >= arguments_.iterations) return true;
+    const std::optional<double> loss = arguments_.stop_at ? loss_for_stop_at() : std::nullopt;
+    return loss && *loss < *arguments_.stop_at;
 }
 
 Trainer Training::start() {
@@ -368,7 +383,9 @@ std::string Training::last_checkpoint() const {
 }
 
 RunState Training::finish() {
-    const Model model = trainer_.model();
+    Model model = trainer_.model();
+    const bool at_loss = trainer_.iteration() < arguments_.iterations;  // by --stop-at
+    if (at_loss) model.history.stop_at = *arguments_.stop_at;
     if (recovered_ && !(model.history.loss < 0.95 * trainer_.blank_loss())) {
         throw_error<Error>(
             "training failed on the way and has learnt nothing: its loss is {:.3e}, that of a "
@@ -400,6 +417,13 @@ RunState Training::finish() {
                              arguments_.output.string());
     }
     if (!arguments_.quiet) {
+        if (at_loss) {
+            progress_.say(
+                "ends after {} of {} iterations: the median of the last 50 losses is {:.3e}, below "
+                "--stop-at {}",
+                trainer_.iteration(), arguments_.iterations, *loss_for_stop_at(),
+                *arguments_.stop_at);
+        }
         progress_.print(fmt::format("{}: {} iterations, loss {:.3e}\n",
                                     without_controls(arguments_.output.string()),
                                     model.history.iterations, model.history.loss));
@@ -413,10 +437,11 @@ void Training::stop() {
     const std::string no_checkpoint =
         failure([&] { trainer_.save_checkpoint(arguments_.stop_checkpoint); });
     const std::string no_model = failure([&] { trainer_.model().save(arguments_.output); });
-    progress_.say(
-        "stopped after {} of {} iterations; {}", trainer_.iteration(), arguments_.iterations,
-        no_model.empty() ? fmt::format("the weights so far are in {}", arguments_.output.string())
-                         : no_model);
+    progress_.say("{} after {} of {} iterations; {}", stopped_text(), trainer_.iteration(),
+                  arguments_.iterations,
+                  no_model.empty()
+                      ? fmt::format("the weights so far are in {}", arguments_.output.string())
+                      : no_model);
     if (!no_checkpoint.empty()) throw IoError(no_checkpoint + last_checkpoint());
     saved_ = true;
 }

@@ -34,7 +34,7 @@ void require_no_earlier_run(const TrainArguments& arguments);
 // Throws IoError where one of these files, pictures excepted, cannot be written.
 void require_writable_files(const TrainArguments& arguments);
 
-// Runs a Trainer with progress, log, report and checkpoints, and stops it at a signal.
+// Runs a Trainer with progress, log, report and checkpoints, until it must_stop().
 class Training {
 public:
     // Checks all that it can before hours of work. init: the model whose weights are the first;
@@ -46,7 +46,7 @@ public:
     // Warns where the target is transparent at a start cell, or has parts that will not grow.
     void check_target();
 
-    // Trains to the end or until a signal comes, and saves the results. Returns done or stopped, or
+    // Trains to the end or until it has to stop, and saves the results. Returns done or stopped, or
     // failed where only the model could not be written. Throws Error where training failed.
     RunState run();
     // Whether a training that is not done has saved a checkpoint to resume from.
@@ -62,6 +62,8 @@ private:
     std::string target_text() const;
     std::string engine_and_form() const;
     RunState train_and_save();
+    bool is_finished() const;
+    std::optional<double> loss_for_stop_at() const;
     int iterations_at_most() const;
     void iterate();
     RunState finish();

@@ -289,6 +289,9 @@ std::int64_t Trainer::iteration() const { return impl().progress().iteration; }
 const TrainingConfig& Trainer::config() const { return impl().config; }
 Engine& Trainer::engine() const { return *impl().engine; }
 const std::vector<float>& Trainer::target() const { return impl().target; }
+const std::vector<double>& Trainer::recent_losses() const {
+    return impl().progress().recent_losses;
+}
 double Trainer::blank_loss() const { return impl().recovery.blank_loss(); }
 std::vector<float> Trainer::states_before() const { return impl().loop->states_before(); }
 std::vector<float> Trainer::states_after() const { return impl().loop->states_after(); }

@@ -114,6 +114,9 @@ public:
     Engine& engine() const;
     /// The target on the grid, [grid, grid, 4] floats in host memory.
     const std::vector<float>& target() const;
+    /// The losses of the last good iterations, at most 100, the newest last. After resume() those
+    /// of the checkpoint come first.
+    const std::vector<double>& recent_losses() const;
     /// The loss of an empty grid.
     double blank_loss() const;
     /// A copy of the states that the last iteration started from, [batch, grid, grid, channels]

@@ -9,6 +9,7 @@
 #include <nca/training_config.hpp>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -46,6 +47,8 @@ struct TrainArguments {
     bool size_given = false;  // --size, and not the preset's
     std::int64_t iterations = 8000;
     bool iterations_given = false;  // and not 8000 or what a checkpoint says
+    std::optional<double> stop_at;             // ends where the median loss is below this
+    std::optional<std::chrono::seconds> time;  // then it is stopped
     Device device;
     std::filesystem::path checkpoint;  // empty: none
     int every = 500;                   // iterations between checkpoints

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host/core/throw_error.hpp"
 #include "host/tool/arguments/options.hpp"
+#include "host/tool/arguments/parse_duration.hpp"
 #include "host/tool/places.hpp"
 #include "host/tool/safe_text.hpp"
 
@@ -9,6 +10,7 @@
 #include "host/training/config_fields.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -189,6 +191,29 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
     return common;
 }
 
+// Options that end training early.
+void add_limits(CLI::App& command, TrainArguments& a) {
+    add(command, "--stop-at", a.stop_at, "LOSS",
+        "end early, as after the last iteration, where the median of the last 50 losses is below "
+        "this")
+        ->check(real_range(std::numeric_limits<double>::denorm_min(),
+                           std::numeric_limits<double>::max(), "a finite number above 0"));
+    const auto set_time = [&a](const std::string& text) {
+        a.time = parse_duration(text);
+        if (!a.time) {
+            throw_error<UsageError>(
+                "--time {}: expected a time with its units, such as 90s, 10m or 1h30m, from 1s to "
+                "{}h",
+                text, longest_duration.count());
+        }
+    };
+    command
+        .add_option_function<std::string>(
+            "--time", set_time,
+            "stop this long after the start as Ctrl-C does, such as 90s, 10m or 1h30m")
+        ->type_name("TIME");
+}
+
 // Options for files, without the model's.
 void add_file_options(CLI::App& command, TrainArguments& a, CLI::Option& target) {
     auto* checkpoint =
@@ -197,8 +222,8 @@ void add_file_options(CLI::App& command, TrainArguments& a, CLI::Option& target)
         ->transform(int_range(1, largest_count))
         ->needs(checkpoint);
     add(command, "--resume", a.resume, "FILE",
-        "go on from a checkpoint, which has the target and the options; only --iterations, the "
-        "device and the output files may be others")
+        "go on from a checkpoint, which has the target and the options; only --iterations, "
+        "--stop-at, --time, the device and the output files may be others")
         ->each([&target](const std::string&) { target.required(false); });
     add(command, "--init", a.init, "MODEL",
         "start from the weights of this model in place of new ones; any file that nca grow reads");
@@ -235,6 +260,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         add(*command, "--iterations", a.iterations, "N",
             "updates of the weights (8000; with --resume as many as were wanted)")
             ->transform(int_range(1, largest_count));
+    add_limits(*command, a);
     add_config_options(*command, *options);
     add(*command, "--identity-filter", options->identity_filter, "0|1",
         "preset notebook only; 0 takes the all-zero filter that the notebook prints in place of "
@@ -254,7 +280,8 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
     add_file_options(*command, a, *target);
     command->add_flag("--quiet", a.quiet, "print nothing but warnings and errors");
     command->footer(
-        "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n\n"
+        "Ctrl-C saves the weights and a checkpoint and prints the command that goes on.\n"
+        "The signal SIGUSR1 asks for a line with iteration, speed and loss, also with --quiet.\n\n"
         "Several targets have the same options and seed. Then -o, --checkpoint, --resume, --log,\n"
         "--report and --pictures name folders, made where missing, in which lizard.png has\n"
         "lizard.safetensors, lizard.checkpoint, lizard.csv, lizard.html and the folder lizard.\n"
