@@ -24,7 +24,7 @@ void describe(const Trainer& trainer, const TrainArguments& arguments) {
 
 int train(const TrainArguments& given) {
     catch_signals();
-    limit_time(arguments.time);
+    limit_time(given.time);
     TrainArguments arguments = given;
     if (!arguments.resume.empty()) take_checkpoint_options(arguments);
     const std::optional<Model> init = load_init(arguments);

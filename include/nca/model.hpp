@@ -30,7 +30,7 @@ struct TrainingHistory {
     /// Whose weights it started from, in words, as "lizard.safetensors, 8000 iterations of growing
     /// on lizard.png"; empty: from random ones.
     std::string init = {};
-    double stop_at = 0;           ///< loss that ended training early (--stop-at); 0: none did
+    double stop_at = 0;  ///< loss that ended training early (--stop-at); 0: none did
 
     /// Whether all values are equal.
     bool operator==(const TrainingHistory&) const = default;

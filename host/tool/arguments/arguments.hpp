@@ -46,7 +46,7 @@ struct TrainArguments {
     std::function<TrainingConfig(const TrainingConfig* checkpoint)> configure;
     bool size_given = false;  // --size, and not the preset's
     std::int64_t iterations = 8000;
-    bool iterations_given = false;  // and not 8000 or what a checkpoint says
+    bool iterations_given = false;             // and not 8000 or what a checkpoint says
     std::optional<double> stop_at;             // ends where the median loss is below this
     std::optional<std::chrono::seconds> time;  // then it is stopped
     Device device;
