@@ -279,7 +279,6 @@ bool Training::is_finished() const {
 }
 
 Trainer Training::start() {
-    require_different_files(arguments_, arguments_.target);
     require_output_kinds(arguments_);
     require_no_earlier_run(arguments_);
     require_writable_files(arguments_);

@@ -37,8 +37,9 @@ void require_writable_files(const TrainArguments& arguments);
 // Runs a Trainer with progress, log, report and checkpoints, until it must_stop().
 class Training {
 public:
-    // Checks all that it can before hours of work. init: the model whose weights are the first;
-    // null for new ones, and where there is a checkpoint. Throws Error and UsageError.
+    // Checks all that it can before hours of work, but for require_different_files. init: the model
+    // whose weights are the first; null for new ones, and where there is a checkpoint. Throws Error
+    // and UsageError.
     Training(const TrainArguments& arguments, Progress::Training progress,
              const Model* init = nullptr);
 
