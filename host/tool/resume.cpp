@@ -145,7 +145,7 @@ std::int64_t wanted_iterations(const TrainArguments& arguments, const Checkpoint
     return std::max(wanted, info.iterations);
 }
 
-void take_checkpoint_options(TrainArguments& arguments) {
+void require_single_checkpoint(const TrainArguments& arguments) {
     std::error_code ignored;
     if (arguments.target.empty() && std::filesystem::is_directory(arguments.resume, ignored)) {
         throw_error<UsageError>(
@@ -153,6 +153,9 @@ void take_checkpoint_options(TrainArguments& arguments) {
             "checkpoint needs none",
             arguments.resume.string());
     }
+}
+
+void take_checkpoint_options(TrainArguments& arguments) {
     const CheckpointInfo info = resumed_info(arguments.resume);
     require_same_options(arguments, arguments.resume, info);
     arguments.config = info.config;

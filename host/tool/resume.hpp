@@ -24,6 +24,9 @@ void require_same_options(const std::filesystem::path& checkpoint, const Checkpo
 // The iterations that --resume wants: those given, or those that the checkpoint was to have.
 std::int64_t wanted_iterations(const TrainArguments& arguments, const CheckpointInfo& info);
 
+// Throws UsageError where there is no target and --resume names a folder, as for several targets.
+void require_single_checkpoint(const TrainArguments& arguments);
+
 // Takes configuration and iterations of a single training from its checkpoint. Throws as the
 // functions above.
 void take_checkpoint_options(TrainArguments& arguments);

@@ -26,6 +26,7 @@ int train(const TrainArguments& given) {
     catch_signals();
     limit_time(given.time);
     TrainArguments arguments = given;
+    require_single_checkpoint(arguments);
     require_different_files(arguments, arguments.target);
     if (!arguments.resume.empty()) take_checkpoint_options(arguments);
     const std::optional<Model> init = load_init(arguments);
