@@ -155,16 +155,15 @@ TEST_CASE("on a terminal the answer to SIGUSR1 has a line of its own") {
         return;
     }
     const Workshop shop;
-    Words words = shop.train_words() + Words{"-o",           shop / "new.safetensors",
-                                             "--log",        shop / "log.csv",
-                                             "--iterations", very_many,
-                                             "--time",       "3s"};
+    Words words =
+        shop.train_words() +
+        Words{"-o", shop / "new.safetensors", "--log", shop / "log.csv", "--iterations", very_many};
     std::erase(words, "--quiet");
     std::string command;
     for (const std::string& word : tool_command(words)) command += "'" + word + "' ";
     // After the live line has come, which is there after 0.2 seconds.
     command += "& until grep -q '^2,' '" + (shop / "log.csv") +
-               "'; do sleep 0.1; done; sleep 0.5; kill -USR1 $!; wait $!";
+               "'; do sleep 0.1; done; sleep 0.5; kill -USR1 $!; sleep 0.5; kill $!; wait $!";
     const Outcome outcome = Process({script, "-qec", command, "/dev/null"}).wait();
     INFO(outcome.out);
     REQUIRE(outcome.code == 1);

@@ -194,8 +194,7 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
 // Options that end training early.
 void add_limits(CLI::App& command, TrainArguments& a) {
     add(command, "--stop-at", a.stop_at, "LOSS",
-        "end early, as after the last iteration, where the median of the last 50 losses is below "
-        "this")
+        "end before --iterations are done where the median of the last 50 losses is below this")
         ->check(real_range(std::numeric_limits<double>::denorm_min(),
                            std::numeric_limits<double>::max(), "a finite number above 0"));
     const auto set_time = [&a](const std::string& text) {
