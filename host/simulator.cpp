@@ -74,8 +74,7 @@ void Simulator::plant_seed() {
         if (contains(grid, start)) continue;
         throw_error<InvalidArgument>(
             "a start cell of the model's training would be at ({}, {}): outside the grid of {}x{} "
-            "cells; "
-            "take a larger grid, or name the start cell",
+            "cells; take a larger grid, or name the start cell",
             start.y, start.x, grid.height, grid.width);
     }
     for (const Place& start : starts) plant_seed(start.y, start.x);

@@ -108,6 +108,49 @@ TEST_CASE("a checkpoint goes on by itself, with its target, options and iteratio
     REQUIRE(other.code == 2);
 }
 
+TEST_CASE("every start cell counts, however many there are") {
+    const Workshop shop;
+    Words train = shop.train_words();
+    for (const char* cell : {"4,4", "5,4", "6,4", "7,4", "4,6"}) {
+        train = train + Words{"--seed-at", cell};
+    }
+    const Words to = {"-o", shop / "new.safetensors", "--iterations", "2"};
+    REQUIRE(nca_tool(train + to + Words{"--checkpoint", shop / "c"}).code == 0);
+    train.back() = "6,6";
+    const Outcome outcome =
+        nca_tool(train + Words{"-o", shop / "y.safetensors", "--resume", shop / "c"});
+    require_message(
+        outcome, {"--seed-at 4,4, 5,4, 6,4, 7,4 and 6,6", "made with 4,4, 5,4, 6,4, 7,4 and 4,6"});
+    REQUIRE(outcome.code == 2);
+}
+
+TEST_CASE("the checkpoint of a longer run is not replaced, however the run is resumed") {
+    const Workshop shop;
+    const auto train = [&](const std::string& name, const char* iterations) {
+        return nca_tool(shop.train_words() + Words{"-o", shop / (name + ".safetensors"),
+                                                   "--iterations", iterations, "--checkpoint",
+                                                   shop / (name + ".safetensors.checkpoint")});
+    };
+    REQUIRE(train("short", "2").code == 0);
+    REQUIRE(train("long", "5").code == 0);
+    std::filesystem::remove(shop / "long.safetensors");
+    const auto before = shop.contents();
+    const Words resume = {"train",
+                          "--resume",
+                          shop / "short.safetensors.checkpoint",
+                          "-o",
+                          shop / "long.safetensors",
+                          "--iterations",
+                          "3",
+                          "--threads",
+                          "1"};
+    const Outcome outcome = nca_tool(resume);
+    require_message(outcome, {"long.safetensors.checkpoint has 5 iterations", "--overwrite"});
+    REQUIRE(outcome.code == 2);
+    REQUIRE(shop.contents() == before);
+    REQUIRE(nca_tool(resume + Words{"--overwrite"}).code == 0);
+}
+
 TEST_CASE("a finished run says that it is done, and goes on with more iterations") {
     const Workshop shop;
     const std::string checkpoint = shop / "c", output = shop / "y.safetensors";

@@ -285,7 +285,7 @@ TEST_CASE("several targets end by --stop-at on their own, and --resume leaves th
     REQUIRE(nca::Model::load(shop / "new/a.safetensors").history.stop_at == 0);
 }
 
-TEST_CASE("--time stops a training as Ctrl-C does, and it goes on to the same bits") {
+TEST_CASE("a time limit stops a training as Ctrl-C does, and it goes on to the same bits") {
     const Workshop shop;
     const std::string model = shop / "new.safetensors";
     const Words words = shop.train_words() + Words{"-o", model, "--iterations"};
@@ -314,7 +314,7 @@ TEST_CASE("--time stops a training as Ctrl-C does, and it goes on to the same bi
     REQUIRE((read_file(model) == read_file(shop / "whole.safetensors")));
 }
 
-TEST_CASE("--time stops several trainings, and those that wait are not begun") {
+TEST_CASE("a time limit stops several trainings, and those that wait are not begun") {
     const Workshop shop;
     const std::string models = shop / "new";
     const Outcome stopped = nca_tool(

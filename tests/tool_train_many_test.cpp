@@ -444,3 +444,20 @@ TEST_CASE("several targets start from one model, also those that begin when othe
                 "first.safetensors, 2 iterations of growing on a.png");
     }
 }
+
+TEST_CASE("models of another rule, or that started from another model, are not done") {
+    const Gallery gallery;
+    const std::string models = gallery / "new", init = gallery / "first.safetensors";
+    const Words words = gallery.train_words({"a", "bb"}, 2) + Words{"-o", models};
+    REQUIRE(nca_tool(gallery.train_words({"c c"}, 2) + Words{"-o", init}).code == 0);
+    REQUIRE(nca_tool(words).code == 0);
+    const auto before = gallery.contents();
+    const Words resume = words + Words{"--resume", models};
+    REQUIRE(nca_tool(resume).code == 0);
+    for (const Words& change : {Words{"--fire-rate", "1"}, Words{"--init", init}}) {
+        const Outcome outcome = nca_tool(resume + change);
+        require_message(outcome, {"nothing to go on with"});
+        REQUIRE(outcome.code == 1);
+        REQUIRE(gallery.contents() == before);
+    }
+}

@@ -295,6 +295,11 @@ TEST_CASE("a target that is farther from the start cell than the steps reach is 
                       "farther")
                 .empty());
     }
+    // No loss sees what grows behind its step.
+    const std::string said =
+        line_with(train_once(shop, {"--steps", "6:7", "--loss-steps", "2:5"}), "farther");
+    REQUIRE(contains(said, ": 39 of its 120 cells"));
+    REQUIRE(contains(said, "than 4 steps grow, one cell a step: give more --loss-steps, or"));
 }
 
 TEST_CASE("steps reach from the nearest of several start cells") {

@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);  // a write into a closed pipe then fails with EPIPE
     try {
         nca::Simulator simulator(nca::Model::load(argv[1]), {.height = side, .width = side});
-        simulator.plant_seed(side / 2, side / 2);
+        simulator.plant_seed();
         for (int frame = 0; frame < frames; ++frame) {
             if (frame > 0 && frame % cut_every == 0) {
                 const double angle = frame;  // in radians: a new direction each time

@@ -200,6 +200,9 @@ void take_parameters(std::span<float> all, const SafetensorsReader& file, const 
 
 void put_model(const Model& model, SafetensorsFile& file) {
     model.rule.validate();
+    const std::string wrong =
+        wrong_start_cells(model.history.start_cells, {model.history.height, model.history.width});
+    if (!wrong.empty()) throw InvalidArgument("the history: " + wrong);
     require_finite(model.weights);
     put_parameters(file, "", model.weights.all(), model.weights.has_output_bias());
     file.metadata[rule_key] = rule_to_text(model.rule);

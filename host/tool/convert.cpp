@@ -60,8 +60,7 @@ void say_differences(const std::filesystem::path& path, const Model& model) {
     const TrainingHistory& history = model.history;
     if (history.start_cells.empty()) return;
     say("{}: the web demo differs in start cells: it plants one in the middle, the model was "
-        "trained "
-        "to start from {} of {}x{} cells",
+        "trained to start from {} of {}x{} cells",
         path.string(), start_cells_text(history.start_cells), history.height, history.width);
 }
 

@@ -190,12 +190,15 @@ void make_folders(const TrainArguments& common, const std::vector<Run>& runs) {
     for (const Run& run : runs) require_writable_files(run.arguments);
 }
 
-// Whether an earlier run has finished this training: its model file says so.
-bool is_done(const TrainArguments& arguments) {
+// Whether an earlier run has finished this training: its model file says so. init: what it started
+// from, where --init says that.
+bool is_done(const TrainArguments& arguments, const std::optional<std::string>& init) {
     try {
-        const TrainingHistory history = Model::load(arguments.output).history;
+        const Model model = Model::load(arguments.output);
+        const TrainingHistory& history = model.history;
         return history.preset == arguments.config.preset && history.seed == arguments.config.seed &&
                history.start_cells == arguments.config.start_cells &&
+               model.rule == arguments.config.rule && (!init || history.init == *init) &&
                history.target == as_in_file(arguments.target.filename().string()) &&
                (history.iterations >= arguments.iterations ||
                 (history.stop_at > 0 && history.stop_at <= arguments.stop_at));
@@ -204,18 +207,26 @@ bool is_done(const TrainArguments& arguments) {
     }
 }
 
+// What trainings with --init start from, as their files have it.
+std::optional<std::string> init_in_file(const TrainArguments& common,
+                                        const std::optional<Model>& init) {
+    if (!init) return {};
+    return as_in_file(init_text(init->history, init_name(common)));
+}
+
 // Marks the trainings that are done.
-void look_for_done(const std::filesystem::path& folder, std::vector<Run>& runs) {
+void look_for_done(const TrainArguments& common, const std::optional<Model>& init,
+                   std::vector<Run>& runs) {
     bool found = false;
     for (Run& run : runs) {
-        if (is_done(run.arguments)) run.end = End::done;
+        if (is_done(run.arguments, init_in_file(common, init))) run.end = End::done;
         found |= run.end == End::done || !run.arguments.resume.empty();
     }
     if (!found) {
         throw_error<IoError>(
             "--resume {}: there is nothing to go on with, expected the folder of checkpoints such "
             "as {}.checkpoint",
-            folder.string(), runs.front().name);
+            common.resume.string(), runs.front().name);
     }
 }
 
@@ -224,7 +235,7 @@ void look_for_done(const std::filesystem::path& folder, std::vector<Run>& runs) 
 void require_init(const TrainArguments& common, const std::optional<Model>& init,
                   const AnyCheckpoint& checkpoint, const std::vector<Run>& runs) {
     const std::string& from = checkpoint.info.init;
-    if (init && as_in_file(init_text(init->history, init_name(common))) != from) {
+    if (init && init_in_file(common, init) != from) {
         throw_error<UsageError>("--init {}: {} started from {}; all targets start from the same",
                                 common.init.string(), checkpoint.path.string(),
                                 from.empty() ? "new weights" : from);
@@ -340,7 +351,7 @@ int train(const TrainManyArguments& many) {
     if (!common.resume.empty()) checkpoint = take_options(common, runs);
     if (init) check_init(*init, common);
     read_targets(common, runs);
-    if (!common.resume.empty()) look_for_done(common.resume, runs);
+    if (!common.resume.empty()) look_for_done(common, init, runs);
     if (checkpoint) require_init(common, init, *checkpoint, runs);
     for (const Run& run : runs) {
         if (run.end != End::done) require_no_earlier_run(run.arguments);

@@ -115,12 +115,15 @@ void require_no_earlier_run(const TrainArguments& arguments) {
     }
     if (!arguments.resume.empty()) {
         const std::int64_t done = iterations_in_file(arguments.resume);
-        const std::int64_t more = iterations_in_file(arguments.output);
-        if (done == 0 || more <= done) return;
-        throw_error<UsageError>(
-            "{} has {} iterations, and {} only {}: give --overwrite to go back to these, or name "
-            "another file",
-            arguments.output.string(), more, arguments.resume.string(), done);
+        for (const std::filesystem::path& path : {arguments.output, arguments.stop_checkpoint}) {
+            const std::int64_t more = iterations_in_file(path);
+            if (done == 0 || more <= done) continue;
+            throw_error<UsageError>(
+                "{} has {} iterations, and {} only {}: give --overwrite to go back to these, or "
+                "name another file",
+                path.string(), more, arguments.resume.string(), done);
+        }
+        return;
     }
     const std::filesystem::path& checkpoint = arguments.stop_checkpoint;
     const std::pair<const std::filesystem::path&, std::int64_t> files[] = {
@@ -201,11 +204,13 @@ void Training::check_target() {
                            : fmt::format("--seed-at {},{} ", starts.front().x, starts.front().y),
                      apart.first.x, apart.first.y));
     if (config.pool > 0) return;  // its states go on growing for many rollouts
-    const int steps = config.most_steps - 1;
+    const bool own_losses = config.latest_loss_step > 0;
+    const int steps = (own_losses ? config.latest_loss_step : config.most_steps) - 1;
     warn(find_too_far(trainer_.target(), config.grid(), starts, wraps, steps),
-         fmt::format("farther from {} than {} steps grow, one cell a step: give more --steps, or a "
+         fmt::format("farther from {} than {} steps grow, one cell a step: give more {}, or a "
                      "smaller --size",
-                     starts.size() > 1 ? "every start cell" : "the start cell", steps));
+                     starts.size() > 1 ? "every start cell" : "the start cell", steps,
+                     own_losses ? "--loss-steps" : "--steps"));
 }
 
 std::vector<Place> Training::starts_in_holes() const {

@@ -28,8 +28,8 @@ void require_different_files(const TrainArguments& arguments, const std::filesys
 // that is of another kind.
 void require_output_kinds(const TrainArguments& arguments);
 // Throws UsageError where, without --overwrite, one of these files is of an earlier run that has
-// done an iteration, the model has no history of iterations, or with --resume more of them than
-// that checkpoint.
+// done an iteration, the model has no history of iterations, or with --resume it or the checkpoint
+// that will be written has more of them than the one that is resumed.
 void require_no_earlier_run(const TrainArguments& arguments);
 // Throws IoError where one of these files, pictures excepted, cannot be written.
 void require_writable_files(const TrainArguments& arguments);

@@ -384,10 +384,8 @@ std::string first_difference(const TrainingConfig& got, const TrainingConfig& ex
         first_difference(config_to_json(got, true), config_to_json(expected, true));
     if (!in_config.empty()) return in_config;
     if (got.start_cells != expected.start_cells) {
-        constexpr std::size_t shown = 4;
-        return fmt::format("start_cells is {}, expected {}",
-                           start_cells_text(got.start_cells, shown),
-                           start_cells_text(expected.start_cells, shown));
+        return fmt::format("start_cells is {}, expected {}", start_cells_text(got.start_cells),
+                           start_cells_text(expected.start_cells));
     }
     const std::string in_rule =
         first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),

@@ -24,8 +24,8 @@ struct TrainingHistory {
     int padding = 0;              ///< cells of zeros around the target, on each side
     double loss = 0;              ///< mean of the last 100 good iterations; NaN: there was none
     std::uint32_t seed = 0;       ///< the seed of all random numbers
-    /// The cells of that grid that it grew from; empty: the one in the middle,
-    /// {height / 2, width / 2}.
+    /// The cells of that grid that it grew from, all different, at most most_start_cells; empty:
+    /// the one in the middle, {height / 2, width / 2}.
     std::vector<Place> start_cells = {};
     /// Whose weights it started from, in words, as "lizard.safetensors, 8000 iterations of growing
     /// on lizard.png"; empty: from random ones.
@@ -104,8 +104,8 @@ struct Model {
 
     /// Writes a safetensors file that the notebook's PyTorch module loads unchanged where there is
     /// no output bias. The old file stays until the new one is complete. Throws IoError where the
-    /// file cannot be written, InvalidArgument where the rule is not valid, a weight is not finite
-    /// or there are no weights, as in a model that was moved from.
+    /// file cannot be written, InvalidArgument where the rule or the history's start cells are not
+    /// valid, a weight is not finite or there are no weights, as in a model that was moved from.
     NCA_API void save(const std::filesystem::path& path) const;
 };
 

@@ -115,7 +115,7 @@ public:
     /// The target on the grid, [grid, grid, 4] floats in host memory.
     const std::vector<float>& target() const;
     /// The losses of the last good iterations, at most 100, the newest last. After resume() those
-    /// of the checkpoint come first.
+    /// of the checkpoint come first. Valid until the next iteration or resume().
     const std::vector<double>& recent_losses() const;
     /// The loss of an empty grid.
     double blank_loss() const;

@@ -92,6 +92,9 @@ void set_field(TrainingConfig& config, const ConfigField& field, const std::stri
     }
     check(field);
     check(second);
+    if (field.option.none != nullptr && split(text, ':').front() == "0") {
+        fail(fmt::format("expected 1 or more, or {}", field.option.none));
+    }
     if (second.exclusive != 0 && !is_less(config, field, second)) {
         fail("steps are drawn from A..B-1, so A has to be less than B");
     }
@@ -104,7 +107,12 @@ void set_rule(Rule& rule, const TrainOptions& options) {
     if (options.rule.step_size == 0) {
         throw UsageError("--step-size 0: no update would change anything; expected another number");
     }
-    apply(options.rule, rule);
+    try {
+        apply(options.rule, rule);
+    } catch (const InvalidArgument& error) {
+        throw_error<UsageError>("--sobel-scale {}: {}", options.rule.sobel_scale.value_or(0),
+                                error.what());
+    }
     if (options.identity_filter) {
         rule.filters[0] = *options.identity_filter == 0 ? Filter{} : notebook_rule().filters[0];
     }
