@@ -7,6 +7,7 @@
 #include "support/engines.hpp"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 using nca::GridSize;
@@ -112,20 +113,25 @@ TEST_CASE("between its cells a turned target is linear, and beyond them it is no
     }
 }
 
-TEST_CASE("on a larger grid the target keeps the size of training and its place around the start") {
+TEST_CASE("on any grid the target keeps the size of training and its place around the start") {
     nca::Image image{.height = 8, .width = 8, .pixels = {}};
     image.pixels.assign(std::size_t{8} * 8 * 4, 255);
     nca::Model model;
     model.history.height = 14;
     model.history.width = 14;
     model.history.padding = 3;
-    const std::vector<float> state = nca::tool::target_state(image, model, {30, 41}, {15, 20}, 0);
-    for (int y = 0; y < 30; ++y) {
-        for (int x = 0; x < 41; ++x) {
-            const bool inside = y >= 11 && y < 19 && x >= 16 && x < 24;
-            const float alpha =
-                state[(std::size_t(y) * 41 + x) * nca::channels + nca::alpha_channel];
-            REQUIRE(alpha == (inside ? 1.0F : 0.0F));
+    // Larger than that of the training, and smaller.
+    for (const auto& [grid, start] : {std::pair{nca::GridSize{30, 41}, nca::Place{15, 20}},
+                                      {nca::GridSize{10, 12}, nca::Place{5, 6}}}) {
+        const std::vector<float> state = nca::tool::target_state(image, model, grid, start, 0);
+        for (int y = 0; y < grid.height; ++y) {
+            for (int x = 0; x < grid.width; ++x) {
+                const bool inside =
+                    y >= start.y - 4 && y < start.y + 4 && x >= start.x - 4 && x < start.x + 4;
+                const float alpha =
+                    state[(std::size_t(y) * grid.width + x) * nca::channels + nca::alpha_channel];
+                REQUIRE(alpha == (inside ? 1.0F : 0.0F));
+            }
         }
     }
 }

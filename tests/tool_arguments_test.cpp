@@ -266,7 +266,7 @@ TEST_CASE("a mistake on the command line is one line and exit code 2, and writes
           "--seed-at", "5,6"},
          {"--compare", "--seed-at"}},
         {{"grow", shop.model, "-o", shop / "new.png", "--compare", shop.target, "--size", "5x5"},
-         {"size", "5", "8 to 4096"}},
+         {"--compare", "a target of 8 cells", "5x5", "larger --size"}},
         {two + Words{"--compare", shop.target}, {"--compare", "one model", "2"}},
         {two + Words{"--state-out", shop / "state.npy"}, {"--state-out", "one model", "2"}},
         {two + Words{"--size", "8x1024"}, {"--size 8x1024", "--scale 8", "a mosaic of 2", "16384"}},

@@ -359,6 +359,11 @@ TEST_CASE("the hidden channels are four in a row, blue, white and red") {
                 const bool start = row == 6 && column == 6;
                 const bool beside = !start && row >= 5 && row <= 7 && column >= 5 && column <= 7;
                 const std::vector<int> red = {217, 140, 149, 255};  // of 1
+                const std::vector<int> grey = {211, 211, 211, 255};
+                if (row == 12 || column == 12) {  // a gap
+                    REQUIRE(colour_of(image, y, x) == grey);
+                    continue;
+                }
                 REQUIRE(colour_of(image, y, x) == (channel == 9 ? start    ? ninth
                                                                   : beside ? beside_ninth
                                                                            : white
@@ -504,7 +509,7 @@ TEST_CASE("a strip is frames side by side, a row for each model") {
         {{}, "7", {0, 2, 5, 7}, {255, 255, 255, 255}},
         {{"--transparent"}, "5", {0, 3, 5}, {0, 0, 0, 0}},
         {{"--background", "#123"}, "2", {0, 1, 2}, {17, 34, 51, 255}},
-        {{"--hidden"}, "7", {0, 2, 5, 7}, {255, 255, 255, 255}},
+        {{"--hidden"}, "7", {0, 2, 5, 7}, {211, 211, 211, 255}},
         {{"--alpha"}, "5", {0, 3, 5}, {255, 255, 255, 255}},
     };
     const Words models = GENERATE(1, 2) == 1 ? Words{other} : Words{other, shop.model};

@@ -126,8 +126,7 @@ TEST_CASE("a model of any format is a start, and where its rule is another that 
                  "nca: the rule of foreign.pth is another: edges circular and not zero, life "
                  "after the update and not before and after the update, start cell alpha = 1 "
                  "and not alpha and hidden channels = 1, colours straight and not premultiplied "
-                 "by alpha, Sobel scale 1 and not 0.125; the same with --edges circular --life "
-                 "post --sobel-scale 1\n"));
+                 "by alpha, Sobel scale 1 and not 0.125; the same with --preset notebook\n"));
     const nca::Model model = nca::Model::load(shop / "fine.safetensors");
     REQUIRE(model.rule == nca::Rule());
     REQUIRE(model.history.init == "foreign.pth");

@@ -151,6 +151,28 @@ TEST_CASE("the checkpoint of a longer run is not replaced, however the run is re
     REQUIRE(nca_tool(resume + Words{"--overwrite"}).code == 0);
 }
 
+TEST_CASE("a run's own checkpoint is kept up to date, and another one is left as it is") {
+    const Workshop shop;
+    const std::string own = shop / "x.safetensors.checkpoint", kept = shop / "kept.checkpoint";
+    const auto train_on = [&](const std::string& checkpoint, const std::string& name,
+                              const char* iterations) {
+        const Outcome outcome = nca_tool({"train", "--resume", checkpoint, "-o", shop / name,
+                                          "--iterations", iterations, "--threads", "1"});
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+    };
+    REQUIRE(nca_tool(shop.train_words() +
+                     Words{"-o", shop / "x.safetensors", "--iterations", "2", "--checkpoint", own})
+                .code == 0);
+    std::filesystem::copy_file(own, kept);
+    train_on(own, "x.safetensors", "4");
+    train_on(own, "x.safetensors", "6");
+    const std::string before = read_file(kept);
+    train_on(kept, "y.safetensors", "6");
+    REQUIRE(read_file(shop / "x.safetensors") == read_file(shop / "y.safetensors"));
+    REQUIRE(read_file(kept) == before);
+}
+
 TEST_CASE("a finished run says that it is done, and goes on with more iterations") {
     const Workshop shop;
     const std::string checkpoint = shop / "c", output = shop / "y.safetensors";

@@ -405,10 +405,10 @@ TEST_CASE("of several targets a folder of checkpoints says the options, also of 
         REQUIRE(outcome.code == 2);
         REQUIRE(gallery.contents() == before);
     };
-    differs({"--iterations", "2", "--batch", "3"}, {"--batch 2", "with 3"});
-    differs({"--iterations", "2", "--edges", "zero"}, {"--edges circular", "with zero"});
-    differs({"--iterations", "2", "--size", "9"}, {"--size 8", "with 9"});
-    differs({"--iterations", "1"}, {"2 iterations", "1: give --iterations"});
+    differs({"--iterations", "4", "--batch", "3"}, {"--batch 2", "with 3"});
+    differs({"--iterations", "4", "--edges", "zero"}, {"--edges circular", "with zero"});
+    differs({"--iterations", "4", "--size", "9"}, {"--size 8", "with 9"});
+    differs({"--iterations", "1"}, {"4 iterations", "1: give --iterations"});
 }
 
 TEST_CASE("several targets start from one model, also those that begin when others are resumed") {

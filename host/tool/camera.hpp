@@ -89,7 +89,10 @@ private:
     Image composed(std::span<const Image> pictures) const {
         const Image whole = mosaic(pictures, layout_of(arguments_), 0);
         if (arguments_.transparent) return enlarge(whole, arguments_.scale);
-        const Background background = arguments_.background.value_or(Background{});
+        // Zero is white in hidden channels: grey gaps show where one ends.
+        const Background usual =
+            arguments_.hidden ? Background{.colour = {211, 211, 211}} : Background{};
+        const Background background = arguments_.background.value_or(usual);
         Image light = enlarge(on_colour(whole, background.colour), arguments_.scale);
         if (!background.checker) return light;
         return checkered(std::move(light),

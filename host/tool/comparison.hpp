@@ -2,6 +2,8 @@
 #pragma once
 
 #include "host/core/grid.hpp"
+#include "host/core/throw_error.hpp"
+#include "host/tool/arguments/arguments.hpp"
 
 #include <nca/image.hpp>
 #include <nca/model.hpp>
@@ -63,21 +65,22 @@ inline std::vector<float> placed(std::span<const float> picture, int side, const
 }
 
 // The target in the size of the training, turned by `degrees` about its middle, which is at
-// `middle`.
+// `middle`. Without a size in the history it fills the grid. Throws UsageError where it is larger
+// than the grid.
 inline std::vector<float> target_state(const Image& target, const Model& model,
                                        const GridSize& grid, const Place& middle, double degrees) {
     TrainingConfig config;
     config.rule = model.rule;
+    config.padding = 0;  // beyond the target placed() has zeros
     const int smaller = std::min(grid.height, grid.width);
-    const int trained = std::max(model.history.height, 0);
-    // Without a size in the history, or with one that is too large, the target fills the grid.
-    if (trained > 2 * std::int64_t{model.history.padding} && trained <= smaller) {
-        config.target_size = trained - 2 * model.history.padding;
-        config.padding = model.history.padding;
-    } else {
-        config.target_size = smaller;
-        config.padding = 0;
+    const std::int64_t trained = model.history.height - 2 * std::int64_t{model.history.padding};
+    if (trained > smaller) {
+        throw_error<UsageError>(
+            "--compare: the model was trained on a target of {} cells, and the grid has {}x{}: "
+            "give a larger --size",
+            trained, grid.height, grid.width);
     }
+    config.target_size = trained > 0 ? int(trained) : smaller;
     return placed(make_target(target, config), config.grid(), grid, middle, degrees);
 }
 

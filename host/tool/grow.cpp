@@ -94,7 +94,7 @@ GridSize grid_size(const GrowArguments& arguments, const std::vector<Model>& mod
 // What makes a picture larger than a grid, for messages.
 std::string kind_of_picture(const GrowArguments& arguments) {
     if (!arguments.compare.empty()) return "a comparison";
-    if (arguments.strip) return fmt::format("a strip of {}", *arguments.strip);
+    if (arguments.strip) return fmt::format("a strip of {} frames", *arguments.strip);
     if (arguments.models.size() > 1) return fmt::format("a mosaic of {}", arguments.models.size());
     return arguments.hidden ? "a mosaic of 12" : "a side";
 }

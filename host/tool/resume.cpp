@@ -57,7 +57,9 @@ std::vector<OptionValue> option_values(const TrainingConfig& config) {
                 {value.option, value.option_value.empty() ? value.text : value.option_value});
         }
     }
-    values.push_back({"--seed-at", start_cells_text(config.start_cells)});
+    const std::vector<Place> middle = {middle_of({config.grid(), config.grid()})};
+    values.push_back(
+        {"--seed-at", start_cells_text(config.start_cells.empty() ? middle : config.start_cells)});
     const Filter& first = config.rule.filters[0];
     values.push_back({"--identity-filter", first == Filter{}            ? "0"
                                            : first == Rule().filters[0] ? "1"

@@ -90,7 +90,7 @@ inline constexpr ConfigField config_fields[] = {
     {"most_steps", &TrainingConfig::most_steps, "the end of the range of steps",
      {1, 100000, "more than its begin and at most 100000"}, {}, {}, 1},
     {"earliest_loss_step", &TrainingConfig::earliest_loss_step, "the smallest step of the loss",
-     {0, 100000, "1 or more, or 0 where the loss is after the last step"},
+     {0, 100000, "1 or more"},
      {"steps of the loss", "{} to {}"},
      {"--loss-steps", "last|A:B", "each sample's loss is after a step drawn from A..B-1, and not "
       "after the last one (last)", "48:96", "last"}, 0, true},

@@ -142,7 +142,7 @@ using Arguments = std::variant<HelpArguments, TrainArguments, TrainManyArguments
 Arguments parse_arguments(int argc, const char* const* argv);
 
 // The commands. Each returns an exit code and throws nca::Error or UsageError.
-int train(const TrainArguments& arguments);
+int train(const TrainArguments& given);
 int train(const TrainManyArguments& many);
 int grow(const GrowArguments& arguments);
 int gradcheck(const GradcheckArguments& arguments);

@@ -101,8 +101,8 @@ void add_places(CLI::App& command, GrowOptions& options) {
     add(command, "--damage", options.damages, "STEP:SHAPE",
         "kill cells after so many steps: STEP:circle,X,Y,RADIUS or "
         "STEP:half,left|right|top|bottom; may be repeated")
-        ->expected(1)
-        ->take_all();
+        ->take_all()
+        ->allow_extra_args(false);
 }
 
 void add_look(CLI::App& command, GrowOptions& options) {

@@ -163,7 +163,7 @@ void add_seed(CLI::App& command, std::uint32_t& seed) {
 }
 
 void add_starts(CLI::App& command, std::vector<std::string>& starts, const std::string& help) {
-    add(command, "--seed-at", starts, "X,Y", help)->expected(1)->take_all();
+    add(command, "--seed-at", starts, "X,Y", help)->take_all()->allow_extra_args(false);
 }
 
 std::vector<Place> parse_starts(const std::vector<std::string>& starts) {

@@ -192,6 +192,11 @@ Arguments train_arguments(TrainManyArguments many, const std::vector<std::string
         // The folder that was resumed also has the checkpoints of trainings not begun again.
         common.stop_checkpoint = common.resume.empty() ? common.output : common.resume;
     }
+    // The run's own checkpoint stays that of the run, so that it can be trained on.
+    if (!common.resume.empty() && common.checkpoint.empty() &&
+        common.resume.lexically_normal() == common.stop_checkpoint.lexically_normal()) {
+        common.checkpoint = common.stop_checkpoint;
+    }
     common.resume_from = common.stop_checkpoint;
     common.resume_command = resume_command(command_line, common.resume_from, single);
     if (!single) return many;
