@@ -383,6 +383,9 @@ TEST_CASE("start cells that differ are named, the first of many") {
     for (int i = 0; i < 64; ++i) many.start_cells.push_back({1 + i / 10, i % 10});
     REQUIRE(first_difference(many, two) ==
             "start_cells is 0,1, 1,1, 2,1, 3,1 and 60 more, expected 0,16 and 13,2");
+    TrainingConfig others = many;
+    others.start_cells.back() = {16, 16};
+    REQUIRE(first_difference(many, others) == "start_cells are others than expected");
 }
 
 TEST_CASE("targets that differ in one bit have another hash") {

@@ -455,6 +455,8 @@ TEST_CASE("a second Ctrl-C ends the tool at once") {
                                   "8", "--padding", "0", "--batch", "1", "--steps", "99998:99999",
                                   "--threads", "1"}));
     REQUIRE(nca::test::eventually([&] { return contains(process.err_so_far(), "preset"); }));
+    // A signal before the iteration has begun would end it without one.
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
     // The first asks it to stop; those within 0.2 seconds after it are taken for the same.
     REQUIRE(nca::test::eventually([&] {
         process.kill(SIGINT);

@@ -14,15 +14,18 @@
 
 namespace nca {
 
-// "36,20 and 4,8", each the column and the row. "the middle" where there are none.
-inline std::string start_cells_text(std::span<const Place> cells) {
+// "36,20 and 4,8", each the column and the row, at most so many of them. "the middle" where there
+// are none.
+inline std::string start_cells_text(std::span<const Place> cells,
+                                    std::size_t most = most_start_cells) {
     if (cells.empty()) return "the middle";
     std::string text;
-    for (std::size_t i = 0; i < cells.size(); ++i) {
+    const std::size_t shown = std::min(cells.size(), most);
+    for (std::size_t i = 0; i < shown; ++i) {
         const bool last = i + 1 == cells.size();
         text += fmt::format("{}{},{}", i == 0 ? "" : last ? " and " : ", ", cells[i].x, cells[i].y);
     }
-    return text;
+    return shown < cells.size() ? text + fmt::format(" and {} more", cells.size() - shown) : text;
 }
 
 // What is wrong with the start cells of such a grid; empty: nothing.

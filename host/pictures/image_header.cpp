@@ -23,7 +23,7 @@ bool starts_with(Bytes bytes, Bytes start) {
     return bytes.size() >= start.size() && std::ranges::equal(bytes.first(start.size()), start);
 }
 
-bool is_bmp(Bytes bytes) {
+bool has_bmp_header(Bytes bytes) {
     if (bytes.size() < 18 || bytes[0] != 'B' || bytes[1] != 'M') return false;
     const int header_size = bytes[14];
     return bytes[15] == 0 && bytes[16] == 0 && bytes[17] == 0 &&
@@ -68,7 +68,7 @@ ImageHeader read_image_header(Bytes bytes, const std::string& name) {
         throw_error<FormatError>("{} is empty, expected an image; copy or export it again", name);
     }
     if (starts_with(bytes, png_signature)) return read_png_header(reader("PNG"));
-    if (is_bmp(bytes)) return read_bmp_header(reader("BMP"));
+    if (has_bmp_header(bytes)) return read_bmp_header(reader("BMP"));
     if (is_gif(bytes)) return read_gif_header(reader("GIF"));
     if (is_jpeg(bytes)) return read_jpeg_header(reader("JPEG"));
     const FileKind kind = file_kind(bytes.first(std::min(bytes.size(), kind_bytes)));

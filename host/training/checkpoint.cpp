@@ -384,8 +384,11 @@ std::string first_difference(const TrainingConfig& got, const TrainingConfig& ex
         first_difference(config_to_json(got, true), config_to_json(expected, true));
     if (!in_config.empty()) return in_config;
     if (got.start_cells != expected.start_cells) {
-        return fmt::format("start_cells is {}, expected {}", start_cells_text(got.start_cells),
-                           start_cells_text(expected.start_cells));
+        constexpr std::size_t most = 4;
+        const std::string shown = start_cells_text(got.start_cells, most);
+        const std::string shown_expected = start_cells_text(expected.start_cells, most);
+        if (shown == shown_expected) return "start_cells are others than expected";
+        return fmt::format("start_cells is {}, expected {}", shown, shown_expected);
     }
     const std::string in_rule =
         first_difference(nlohmann::ordered_json::parse(rule_to_text(got.rule)),

@@ -304,7 +304,8 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
         "lizard.safetensors\n  nca train data/fish.png -o fish.safetensors --init "
         "lizard.safetensors\n  nca train data/*.png -o models --checkpoint models");
     return {command, [options, command_line, iterations] {
-                TrainArguments& common = options->arguments.common;
+                TrainManyArguments many = options->arguments;
+                TrainArguments& common = many.common;
                 common.configure = [options](const TrainingConfig* checkpoint) {
                     if (checkpoint == nullptr) return config_of(*options);
                     TrainingConfig config = changed(*checkpoint, *options);
@@ -321,7 +322,7 @@ Command add_train(CLI::App& app, const std::vector<std::string>& command_line) {
                     return std::string_view(change.first->name) == "target_size";
                 });
                 common.device = options->device.parse();
-                return train_arguments(options->arguments, command_line);
+                return train_arguments(many, command_line);
             }};
 }
 
