@@ -109,7 +109,7 @@ struct GrowArguments {
     bool hidden = false;              // shows the hidden channels
     bool alpha = false;               // shows alpha
     bool transparent = false;
-    std::optional<Background> background;  // empty: white
+    std::optional<Background> background;  // empty: white, with hidden grey
 };
 
 struct GradcheckArguments {

@@ -113,7 +113,7 @@ void add_look(CLI::App& command, GrowOptions& options) {
     command.add_flag("--alpha", a.alpha, "shows alpha: 0 black, 1 white");
     add(command, "--background", options.background, "COLOUR",
         "#rrggbb, #rgb, white, black, grey, lightgrey, red, green, blue, yellow; or checker "
-        "(white)");
+        "(white; with --hidden lightgrey)");
     command.add_flag("--transparent", a.transparent, "no background");
 }
 
