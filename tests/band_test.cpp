@@ -80,10 +80,9 @@ struct BandResult {
     }
 };
 
-// A rollout, back from the case's gradient, or from the loss with its target. from_steps: where
-// each sample's way back begins; empty: the last step.
+// A rollout, back from the case's gradients, or from the loss with its target.
 BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
-                     bool from_loss = false, const std::vector<int>& from_steps = {}) {
+                     bool from_loss = false) {
     const cuda::BatchShape grid = {drawn.batch, drawn.height, drawn.width};
     const auto steps = static_cast<std::size_t>(drawn.options.steps);
     const std::size_t rows = std::size_t(grid.batch) * grid.height *
@@ -111,8 +110,16 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     const auto grad_first = empty<float>(grid.floats());
     const auto partial = empty<cuda::PartialGradients>(bands);
     const auto last = empty<float>(grid.floats());
-    const auto begins = empty<int>(from_steps.size() + 1);
-    cuda::launch_put_steps(begins.data(), from_steps, nullptr);
+    const auto begins = empty<int>(drawn.from_steps.size() + 1);
+    cuda::launch_put_steps(begins.data(), drawn.from_steps, nullptr);
+    std::vector<DeviceArray<float>> step_gradients;
+    std::vector<const float*> pointers(steps + 1);
+    for (const test::CaseGradient& gradient : drawn.step_gradients) {
+        step_gradients.push_back(uploaded<float>(gradient.values));
+        pointers[static_cast<std::size_t>(gradient.step)] = step_gradients.back().data();
+    }
+    const auto table = empty<const float*>(steps + 1);
+    cuda::launch_put_pointers(table.data(), pointers, nullptr);
 
     cuda::BandRollout rollout;
     rollout.grid = grid;
@@ -140,7 +147,8 @@ BandResult run_bands(const Case& drawn, const BandCut& cut, Precision precision,
     }
     rollout.grad_first = grad_first.data();
     rollout.partial = partial.data();
-    rollout.from_steps = from_steps.empty() ? nullptr : begins.data();
+    rollout.from_steps = drawn.from_steps.empty() ? nullptr : begins.data();
+    rollout.step_gradients = step_gradients.empty() ? nullptr : table.data();
     cuda::launch_band_forward(rollout, precision, nullptr);
     cuda::launch_band_lists(rollout, precision, nullptr);
     cuda::launch_band_backward(rollout, precision, nullptr);
@@ -166,8 +174,7 @@ struct Errors {
 
 // Each step against double's from the same state, and the way back in double through these states,
 // so that life and hidden units are on or off as they were in the rollout.
-Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = false,
-                 const std::vector<int>& from_steps = {}) {
+Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = false) {
     const reference::WeightValues<double> parameters(drawn.weights);
     reference::WeightValues<double> grad_weights(drawn.weights.has_output_bias());
     std::vector<double> grad_first;
@@ -195,29 +202,27 @@ Errors errors_of(const BandResult& result, const Case& drawn, bool from_loss = f
                 norm += std::pow(next.values[i], 2);
             }
         }
-        if (!from_steps.empty()) {  // what comes behind takes no part
-            const auto steps = static_cast<std::size_t>(from_steps[std::size_t(sample)]);
-            rollout.states.resize(steps + 1, rollout.states.front());
-            rollout.fire.resize(steps);
-            rollout.life.resize(steps);
-        }
         auto grad = reference::split_batch<double>(drawn.grad_view())[std::size_t(sample)];
         if (from_loss) {
             const double scale =
                 2.0 / (double(drawn.height) * drawn.width * visible_channels * drawn.batch);
+            const auto& seen =
+                drawn.from_steps.empty()
+                    ? rollout.last()
+                    : rollout
+                          .states[static_cast<std::size_t>(drawn.from_steps[std::size_t(sample)])];
             for (int cell = 0; cell < grad.cells(); ++cell) {
                 for (int c = 0; c < channels; ++c) {
                     grad.cell(cell)[c] =
                         c < visible_channels
-                            ? scale * (rollout.last().cell(cell)[c] -
+                            ? scale * (seen.cell(cell)[c] -
                                        drawn.target[std::size_t(cell) * visible_channels +
                                                     std::size_t(c)])
                             : 0;
                 }
             }
         }
-        const auto first =
-            reference::rollout_backward(drawn.rule, parameters, rollout, grad, grad_weights);
+        const auto first = test::backward(drawn, rollout, sample, grad, grad_weights);
         grad_first.insert(grad_first.end(), first.values.begin(), first.values.end());
     }
     for (std::size_t i = 0; i < step_error.size(); ++i) {
@@ -522,7 +527,8 @@ TEST_CASE("bands give the same bits in whatever order blocks and warps run") {
           .steps = 4,
           .life = Life::pre_and_post,
           .fire_rate = 0.8F,
-          .start = Start::random},
+          .start = Start::random,
+          .gradient_steps = {0, 2, 4}},
          cut_at({4, 3, 3})},
         {{.height = 9, .width = 7, .steps = 5, .start = Start::seed, .empty_alpha = 0.2F},
          cut_at({3, 3, 3})},
@@ -592,18 +598,83 @@ TEST_CASE("in bands the way back of each sample begins after its own step", "[gr
     for (const bool from_loss : {false, true}) {
         // Two words a row, and four.
         for (const int width : {7, 66}) {
-            const Case drawn = test::random_case(
+            Case drawn = test::random_case(
                 {.height = 6, .width = width, .batch = 3, .steps = 4, .start = Start::random}, 11);
-            const std::vector<int> from_steps = {4, 1, 3};
             const auto run = [&](const std::vector<int>& from) {
-                return run_bands(drawn, cut_at({3, 3}), Precision::precise, from_loss, from);
+                drawn.from_steps = from;
+                return run_bands(drawn, cut_at({3, 3}), Precision::precise, from_loss);
             };
-            const Errors errors = errors_of(run(from_steps), drawn, from_loss, from_steps);
+            const BandResult result = run({4, 1, 3});
+            const Errors errors = errors_of(result, drawn, from_loss);
             REQUIRE(errors.gradients <= 2e-6);
             REQUIRE(errors.grad_first <= 2e-6);
             // All from the last step are what it is without them, to the bit.
             if (from_loss) REQUIRE((run({4, 4, 4}) == run({})));
         }
+    }
+}
+
+namespace {
+
+void require_gradients(const Case& drawn, const BandCut& cut, bool from_loss = false) {
+    for (const Precision precision : {Precision::precise, Precision::fast}) {
+        const Errors errors =
+            errors_of(run_bands(drawn, cut, precision, from_loss), drawn, from_loss);
+        const double terms = drawn.options.steps * (9 + perception + hidden);
+        const bool precise = precision == Precision::precise;
+        CHECK(errors.gradients <= (precise ? 2e-6 : std::sqrt(terms) * 0x1p-11));
+        CHECK(errors.grad_first <= (precise ? 2e-6 : std::sqrt(terms) * 0x1p-11));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("in bands gradients come in at any step", "[gradients]") {
+    const TensorDevice device;
+    std::uint32_t seed = 0;
+    for (const BandCase& one : band_cases()) {
+        INFO(one.options.height << " x " << one.options.width);
+        CaseOptions options = one.options;
+        options.gradient_steps = {1, 0, options.steps};
+        require_gradients(test::random_case(options, ++seed), one.cut);
+        options.gradient_steps = {options.steps - 1};
+        options.only_step_gradients = true;
+        require_gradients(test::random_case(options, seed), one.cut);
+    }
+}
+
+TEST_CASE("in bands gradients of steps meet where samples begin, the loss and several passes",
+          "[gradients]") {
+    const TensorDevice device;
+    for (const int width : {7, 66}) {
+        const Case drawn = test::random_case({.height = 6,
+                                              .width = width,
+                                              .batch = 3,
+                                              .steps = 4,
+                                              .start = Start::random,
+                                              .from_steps = {4, 1, 3},
+                                              .gradient_steps = {0, 1, 2, 3, 4}},
+                                             11);
+        require_gradients(drawn, cut_at({3, 3}));
+        require_gradients(drawn, cut_at({3, 3}), true);
+    }
+    for (const int width : {43, 64, 65}) {
+        require_gradients(test::random_case({.height = 3,
+                                             .width = width,
+                                             .steps = 3,
+                                             .fire_rate = 1,
+                                             .start = Start::random,
+                                             .gradient_steps = {2, 1}},
+                                            10),
+                          cut_at({3}));
+    }
+    // Much larger than what it meets, and much smaller.
+    for (const float factor : {1e-6F, 1e6F}) {
+        Case drawn = test::random_case(
+            {.height = 7, .width = 9, .steps = 4, .start = Start::random, .gradient_steps = {2}},
+            12);
+        for (float& value : drawn.step_gradients[0].values) value *= factor;
+        require_gradients(drawn, cut_at({4, 3}));
     }
 }
 

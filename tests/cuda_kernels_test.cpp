@@ -164,7 +164,7 @@ TEST_CASE("every kernel in cuda/ is run") {
         const Tape tape = engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
                                           example.options);
         test::run_backward(*engine, tape, example, Accumulate::no, 0,
-                           std::vector<int>(std::size_t(example.batch), 1));
+                           {.from_steps = std::vector<int>(std::size_t(example.batch), 1)});
     }
     {
         const test::TensorDevice device;
@@ -500,6 +500,34 @@ TEST_CASE("a graph of the caller's stays valid when a later call needs more scra
     cudaGraphExecDestroy(graph);
 }
 
+TEST_CASE("a captured way back reads the gradients of its steps when it runs") {
+    const auto precision = GENERATE(Precision::exact, Precision::fast);
+    const test::TensorDevice device;
+    const OnStream on(test::cuda_device(precision),
+                      {.height = 18, .width = 10, .gradient_steps = {1}});
+    const std::vector<float>& values = on.example.step_gradients[0].values;
+    State grad = on.engine->make_state(1, on.example.height, on.example.width);
+    State added = on.engine->make_state(1, on.example.height, on.example.width);
+    Buffer grad_weights = on.engine->allocate(on.example.weights.all().size());
+    const Tape tape = on.engine->forward(on.example.rule, on.uploaded.weights,
+                                         on.uploaded.state.view(), on.example.options, on.stream);
+    const auto expected = test::run_backward(*on.engine, tape, on.example).weights;
+    const cudaGraphExec_t graph = on.captured([&] {
+        // What lies in host memory is read before the call returns.
+        const std::vector<StepGradient> gradients = {{1, added.view()}};
+        on.engine->backward(
+            tape, {.step_gradients = gradients}, grad.view(),
+            view_parameters(grad_weights.data(), on.example.weights.has_output_bias()),
+            Accumulate::no, on.stream);
+    });
+    on.engine->copy_from_host(grad.view().data, on.example.grad_last, on.stream);
+    on.engine->copy_from_host(added.view().data, values, on.stream);
+    REQUIRE(cudaGraphLaunch(graph, on.stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(on.stream) == cudaSuccess);
+    REQUIRE(test::download(*on.engine, grad_weights.data(), grad_weights.size()) == expected);
+    cudaGraphExecDestroy(graph);
+}
+
 TEST_CASE("a call that needs memory in a capture says what to do, and the engine goes on") {
     const OnStream on(Device::cuda(), {.height = 9, .width = 17});
     cudaGraph_t graph = nullptr;
@@ -625,6 +653,29 @@ TEST_CASE("a state that is not aligned to 16 bytes is refused") {
         engine->advance(example.rule, on_engine.weights, shifted, example.options);
     };
     REQUIRE_THAT(message_of<InvalidArgument>(advance), ContainsSubstring("aligned to 16 bytes"));
+
+    const test::CallersTape memory(*engine, example, 3, false);
+    TapeBuffers buffers = memory.buffers();
+    buffers.states += 2;
+    const auto forward = [&] {
+        engine->forward(example.rule, on_engine.weights, on_engine.state.view(), example.options,
+                        buffers);
+    };
+    REQUIRE_THAT(message_of<InvalidArgument>(forward), ContainsSubstring("TapeBuffers::states"));
+    const Tape tape = engine->forward(example.rule, on_engine.weights, on_engine.state.view(),
+                                      example.options, memory.buffers());
+    State state = engine->make_state(1, example.height, example.width + 1);
+    ConstStateView added = state.view();
+    added.data += 1;
+    --added.width;
+    State grad_state = engine->make_state(1, example.height, example.width);
+    Buffer grad = engine->allocate(parameter_count(true));
+    const std::vector<StepGradient> gradients = {{1, added}};
+    const auto backward = [&] {
+        engine->backward(tape, {.step_gradients = gradients}, grad_state.view(),
+                         view_parameters(grad.data(), true), Accumulate::no);
+    };
+    REQUIRE_THAT(message_of<InvalidArgument>(backward), ContainsSubstring("step_gradients"));
 }
 
 TEST_CASE("out of memory says how much was wanted for what, and the engine goes on") {

@@ -192,6 +192,82 @@ TEST_CASE("memory of old tapes does not show in new ones") {
     }
 }
 
+TEST_CASE("a tape in the caller's memory gives the bits of one in the engine's") {
+    // Fewer steps than before, and more; another rule, and an empty state.
+    const Case first = uneven_case();
+    std::vector<Case> examples = {first};
+    for (const int steps : {2, first.options.steps + 3, first.options.steps}) {
+        CaseOptions options = {.height = first.height,
+                               .width = first.width,
+                               .batch = first.batch,
+                               .steps = steps,
+                               .start = steps == 2 ? test::Start::empty : test::Start::seed,
+                               .empty_alpha = 0.2F,
+                               .gradient_steps = {0, 1}};
+        examples.push_back(test::random_case(options, std::uint32_t(steps)));
+    }
+    for (const Device& device : test::engines_to_test()) {
+        for (const bool are_clean : {true, false}) {
+            auto engine = make_engine(device);
+            const test::CallersTape memory(*engine, first, first.options.steps + 3, are_clean);
+            for (const Case& example : examples) {
+                INFO(engine->description() << ", " << example.options.steps << " steps");
+                const auto expected = test::run_rollout(*make_engine(device), example);
+                REQUIRE((test::run_rollout(*engine, example, memory.buffers()) == expected));
+                const test::Uploaded on_engine(*engine, example);
+                const Tape opened = engine->open_tape(example.rule, on_engine.weights,
+                                                      example.batch, example.height, example.width,
+                                                      example.options, memory.buffers());
+                REQUIRE((test::result_of(*engine, opened, example) == expected));
+            }
+        }
+    }
+}
+
+TEST_CASE("a tape opens from a copy of its memory, on another engine") {
+    const Case example = uneven_case();
+    for (const Device& device : test::engines_to_test()) {
+        auto engine = make_engine(device);
+        const int steps = example.options.steps;
+        const test::CallersTape memory(*engine, example, steps, false);
+        const auto expected = test::run_rollout(*engine, example, memory.buffers());
+        const auto other = make_engine(device);
+        const test::CallersTape copy(*other, memory);
+        test::run_rollout(*engine,
+                          test::random_case({.height = example.height,
+                                             .width = example.width,
+                                             .batch = example.batch,
+                                             .steps = steps},
+                                            9),
+                          memory.buffers());
+        engine.reset();
+        const test::Uploaded on_other(*other, example);
+        const Tape opened =
+            other->open_tape(example.rule, on_other.weights, example.batch, example.height,
+                             example.width, example.options, copy.buffers());
+        REQUIRE((test::result_of(*other, opened, example) == expected));
+    }
+}
+
+TEST_CASE("the caller's memory is never an engine's own") {
+    const Case example = uneven_case();
+    for (const auto& engine : test::make_engines_to_test()) {
+        const auto expected = test::run_rollout(*engine, example);
+        std::vector<float> left;
+        {
+            const test::CallersTape memory(*engine, example, example.options.steps, false);
+            const std::size_t size = std::size_t(example.options.steps + 1) * example.state.size();
+            test::run_rollout(*engine, example, memory.buffers());
+            left = test::download(*engine, memory.buffers().states, size);
+            Case other = example;
+            for (float& value : other.state) value *= 0.5F;
+            test::run_rollout(*engine, other);
+            REQUIRE(test::download(*engine, memory.buffers().states, size) == left);
+        }
+        REQUIRE((test::run_rollout(*engine, example) == expected));
+    }
+}
+
 TEST_CASE("two tapes of one engine live side by side, and outlive it") {
     const Case first = uneven_case(), second = test::random_case({.steps = 4}, 8);
     for (const Device& device : test::engines_to_test()) {
@@ -284,6 +360,58 @@ TEST_CASE("forward and advance refuse bad arguments") {
     }
 }
 
+TEST_CASE("tapes in memory that is not right are refused") {
+    const Case example = test::random_case({.steps = 2}, 1);
+    for (const auto& engine : test::make_engines_to_test()) {
+        const test::Uploaded on_engine(*engine, example);
+        const test::CallersTape memory(*engine, example, 2, true);
+        const auto open = [&](const Rule& rule, ConstWeightsView weights, int width, int steps,
+                              const TapeBuffers& buffers) {
+            return engine->open_tape(rule, weights, 1, example.height, width,
+                                     {.steps = steps, .key = {}}, buffers);
+        };
+        REQUIRE(open(example.rule, on_engine.weights, example.width, 2, memory.buffers()).steps() ==
+                2);
+        const auto refuse = [&](const TapeBuffers& buffers) {
+            REQUIRE_THROWS_AS(engine->forward(example.rule, on_engine.weights,
+                                              on_engine.state.view(), example.options, buffers),
+                              InvalidArgument);
+            REQUIRE_THROWS_AS(open(example.rule, on_engine.weights, example.width, 2, buffers),
+                              InvalidArgument);
+        };
+        TapeBuffers wrong = memory.buffers();
+        wrong.states = nullptr;
+        refuse(wrong);
+        wrong = memory.buffers();
+        wrong.rest = nullptr;
+        refuse(wrong);
+        wrong = memory.buffers();
+        wrong.rest += 8;
+        refuse(wrong);
+        const auto refuse_to_open = [&](const Rule& rule, ConstWeightsView weights, int width,
+                                        int steps, const TapeBuffers& buffers) {
+            REQUIRE_THROWS_AS(open(rule, weights, width, steps, buffers), InvalidArgument);
+        };
+        Rule bad = example.rule;
+        bad.fire_rate = 2;
+        refuse_to_open(example.rule, on_engine.weights, example.width, 2, {});
+        refuse_to_open(bad, on_engine.weights, example.width, 2, memory.buffers());
+        refuse_to_open(example.rule, {}, example.width, 2, memory.buffers());
+        refuse_to_open(example.rule, on_engine.weights, 0, 2, memory.buffers());
+        refuse_to_open(example.rule, on_engine.weights, example.width, -1, memory.buffers());
+
+        const auto refuse_sizes = [&](int batch, int height, int width, int steps) {
+            REQUIRE_THROWS_AS(engine->tape_bytes({}, batch, height, width, steps), InvalidArgument);
+        };
+        REQUIRE(engine->tape_bytes({}, 1, 1, 1, 0) > 0);
+        refuse_sizes(0, 3, 5, 2);
+        refuse_sizes(1, -3, -5, 2);
+        refuse_sizes(1, 3, 5, -1);
+        refuse_sizes(1, 3, 5, (1 << 24) + 1);
+        refuse_sizes(1 << 11, 1 << 15, 1 << 15, 1 << 24);
+    }
+}
+
 TEST_CASE("a model that was moved from is refused") {
     for (const bool output_bias : {false, true}) {
         const Case example = test::random_case({.output_bias = output_bias}, 1);
@@ -353,6 +481,27 @@ TEST_CASE("backward refuses bad arguments") {
         refuse(tape, wrong, grad_weights);
         refuse(tape, grad_state.view(), {});
         refuse(tape, grad_state.view(), view_parameters(grad.data(), false));
+
+        const State added = engine->make_state(2, example.height, example.width);
+        const auto refuse_gradients = [&](std::vector<StepGradient> gradients) {
+            REQUIRE_THROWS_AS(engine->backward(tape, {.step_gradients = gradients},
+                                               grad_state.view(), grad_weights, Accumulate::no),
+                              InvalidArgument);
+        };
+        const ConstStateView right = added.view();
+        refuse_gradients({{-1, right}});
+        refuse_gradients({{1, right}, {3, right}});
+        refuse_gradients({{1, right}, {2, right}, {1, right}});
+        refuse_gradients({{1, {}}});
+        ConstStateView bad = right;
+        bad.batch = 1;
+        refuse_gradients({{1, bad}});
+        bad = right;
+        std::swap(bad.height, bad.width);
+        refuse_gradients({{1, bad}});
+        bad = right;
+        bad.space = bad.space == MemorySpace::host ? MemorySpace::device : MemorySpace::host;
+        refuse_gradients({{1, bad}});
         REQUIRE_THROWS_AS(Tape{}.steps(), InvalidArgument);
         REQUIRE_THROWS_AS(Tape{}.last(), InvalidArgument);
         REQUIRE_THROWS_AS(tape.state(3), InvalidArgument);

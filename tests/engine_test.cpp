@@ -310,7 +310,8 @@ TEST_CASE("engines go back from each sample's own step", "[gradients]") {
                                               drawn.options);
             const std::vector<int> from_steps = {6, 1, 5, 3};
             const test::Gradients result =
-                test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F, from_steps);
+                test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
+                                   {.from_steps = from_steps});
             std::vector<double> sum(result.weights.size());
             const std::size_t floats = drawn.state.size() / 4;
             for (std::size_t sample = 0; sample < 4; ++sample) {
@@ -339,13 +340,14 @@ TEST_CASE("engines go back from each sample's own step", "[gradients]") {
             }
             REQUIRE(test::relative_error(result.weights, sum) <= 1e-5);
             REQUIRE(test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
-                                       std::vector<int>(4, 6)) ==
+                                       {.from_steps = std::vector<int>(4, 6)}) ==
                     test::run_backward(*engine, tape, drawn));
             for (const std::vector<int>& bad :
                  {std::vector<int>{6, 1, 5}, std::vector<int>{6, 0, 5, 3},
                   std::vector<int>{6, 7, 5, 3}}) {
                 REQUIRE_THROWS_AS(
-                    test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F, bad),
+                    test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
+                                       {.from_steps = bad}),
                     InvalidArgument);
             }
         }
@@ -368,9 +370,82 @@ TEST_CASE("what comes behind the step where the way back begins takes no part") 
         REQUIRE_FALSE(is_finite(test::download(*engine, tape.last())));
         const std::vector<int> from_steps = {2, 1};
         const test::Gradients result =
-            test::run_backward(*engine, tape, drawn, Accumulate::no, 0, from_steps);
+            test::run_backward(*engine, tape, drawn, Accumulate::no, 0,
+                               {.from_steps = from_steps});
         REQUIRE(is_finite(result.weights));
         REQUIRE(is_finite(result.first));
+    }
+}
+
+TEST_CASE("gradients come in at any step, on every engine", "[gradients]") {
+    const auto engines = test::make_engines_to_test();
+    for (const int variant : {0, 3, 5, 6, 15}) {
+        CaseOptions options = with_rule({.height = 10,
+                                         .width = 18,
+                                         .batch = 3,
+                                         .steps = 5,
+                                         .empty_alpha = variant % 2 == 0 ? 0.2F : 0.02F,
+                                         .gradient_steps = {3, 0, 5, 1}},
+                                        variant);
+        require_agreement(options, engines);
+        // A sample's begins at, behind and before a step with a gradient.
+        options.from_steps = {5, 3, 2};
+        require_agreement(options, engines);
+        options.from_steps = {};
+        options.only_step_gradients = true;
+        for (const int step : {0, 2, 5}) {
+            options.gradient_steps = {step};
+            require_agreement(options, engines);
+        }
+    }
+    // Several bands of rows on the CPU, and words of a row; tiles.
+    require_agreement({.height = 52, .width = 66, .steps = 3, .gradient_steps = {0, 1, 2, 3}},
+                      engines);
+}
+
+TEST_CASE("gradients of a state pass through a rollout of no steps") {
+    Case drawn = test::random_case({.batch = 2, .steps = 0, .gradient_steps = {0}}, 1);
+    std::vector<float> sum = drawn.grad_last;
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += drawn.step_gradients[0].values[i];
+    for (const auto& engine : test::make_engines_to_test()) {
+        const test::Gradients gradients = test::run_rollout(*engine, drawn).gradients;
+        REQUIRE(gradients.first == sum);
+        REQUIRE(test::largest_magnitude(gradients.weights) == 0);
+    }
+}
+
+TEST_CASE("gradients of dead cells, and behind where the way back begins, take no part") {
+    for (const auto& engine : test::make_engines_to_test()) {
+        INFO(engine->description());
+        for (const int variant : {0, 3}) {
+            const Drawn finite = draw(with_rule({.height = 9,
+                                                 .width = 11,
+                                                 .batch = 2,
+                                                 .steps = 4,
+                                                 .start = Start::seed,
+                                                 .from_steps = {4, 2},
+                                                 .gradient_steps = {1, 3, 4}},
+                                                variant));
+            Case spoilt = finite.example;
+            int dead = 0;
+            for (test::CaseGradient& gradient : spoilt.step_gradients) {
+                float* cell = gradient.values.data();
+                for (int sample = 0; sample < 2; ++sample) {
+                    const auto& life =
+                        finite.expected.rollouts[sample].life[std::size_t(gradient.step) - 1];
+                    for (const auto lives : life) {
+                        if (!lives || gradient.step > spoilt.from_steps[sample]) {
+                            cell[5] = std::nanf("");
+                            ++dead;
+                        }
+                        cell += channels;
+                    }
+                }
+            }
+            REQUIRE(dead > 50);
+            REQUIRE((test::run_rollout(*engine, spoilt).gradients ==
+                     test::run_rollout(*engine, finite.example).gradients));
+        }
     }
 }
 

@@ -112,6 +112,58 @@ TEST_CASE("gradients are central differences for all edges, life rules and biase
     }
 }
 
+TEST_CASE("gradients that come in at steps are central differences", "[gradients]") {
+    const Case drawn = smooth_case({.height = 5,
+                                    .width = 4,
+                                    .steps = 3,
+                                    .edges = Edges::zero,
+                                    .life = Life::pre_and_post,
+                                    .step_size = 1.3F,
+                                    .empty_alpha = 0.2F,
+                                    .gradient_steps = {2, 0, 1}});
+    const WeightValues<double> weights(drawn.weights);
+    const auto first = split_batch<double>(drawn.view())[0];
+    const auto rollout = rollout_forward(drawn.rule, weights, first, drawn.options, 0);
+    // The sum of all states, weighed by their gradients.
+    const auto sum = [&](const WeightValues<double>& of, const SampleState<double>& from) {
+        double total = 0;
+        const auto add = [&](int steps, const std::vector<float>& gradient) {
+            const std::vector<Mask> fire(rollout.fire.begin(), rollout.fire.begin() + steps);
+            const std::vector<Mask> life(rollout.life.begin(), rollout.life.begin() + steps);
+            const auto state = frozen_rollout(drawn.rule, of, from, fire, life);
+            for (std::size_t i = 0; i < gradient.size(); ++i)
+                total += gradient[i] * state.values[i];
+        };
+        add(drawn.options.steps, drawn.grad_last);
+        for (const auto& gradient : drawn.step_gradients) add(gradient.step, gradient.values);
+        return total;
+    };
+    WeightValues<double> grad_weights(true);
+    const auto grad_first =
+        test::backward(drawn, rollout, 0, split_batch<double>(drawn.grad_view())[0], grad_weights);
+
+    constexpr double epsilon = 1e-6;
+    const test::Tolerance tolerance = {2e-8, 1e-6};  // the sum has about a thousand terms
+    std::vector<double> gradient, difference;
+    for (std::size_t i = 0; i < weights.all.size(); i += 307) {
+        WeightValues<double> up = weights, down = weights;
+        up.all[i] += epsilon;
+        down.all[i] -= epsilon;
+        gradient.push_back(grad_weights.all[i]);
+        difference.push_back((sum(up, first) - sum(down, first)) / (2 * epsilon));
+    }
+    REQUIRE(test::worst_error(gradient, difference, tolerance) <= 1);
+    REQUIRE(test::largest_magnitude(gradient) > 1e-3);
+    difference.clear();
+    for (std::size_t i = 0; i < first.values.size(); ++i) {
+        SampleState<double> up = first, down = first;
+        up.values[i] += epsilon;
+        down.values[i] -= epsilon;
+        difference.push_back((sum(weights, up) - sum(weights, down)) / (2 * epsilon));
+    }
+    REQUIRE(test::worst_error(grad_first.values, difference, tolerance) <= 1);
+}
+
 TEST_CASE("the gradient check fails for one corrupted entry", "[gradients]") {
     const Case drawn = smooth_case({.height = 2, .width = 2, .start = test::Start::random});
     const GradientCheck check = make_check(drawn);

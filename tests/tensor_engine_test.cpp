@@ -320,6 +320,42 @@ TEST_CASE("an engine in bands agrees with double, and repeats to the bit", "[gra
     }
 }
 
+TEST_CASE("gradients come in at any step in every precision and form, on a tape of the caller's",
+          "[gradients]") {
+    const TensorDevice device;
+    require_bands(2, 19, 21);
+    for (CaseOptions options : cases_in_bands()) {
+        options.gradient_steps = {options.steps, 0, 1};
+        if (options.batch > 1) {
+            options.from_steps = {options.steps, 1, 2};
+            options.from_steps.resize(std::size_t(options.batch));
+        }
+        const Case drawn = test::random_case(options, 3);
+        for (const Precision precision : tensor_precisions) {
+            for (const RolloutForm form : {RolloutForm::steps, RolloutForm::bands}) {
+                INFO(describe(options, precision));
+                const Device asked_for = cuda_device(precision, form);
+                const auto engine = make_engine(asked_for);
+                const test::CallersTape memory(*engine, drawn, options.steps, false);
+                const test::RolloutResult result =
+                    test::run_rollout(*engine, drawn, memory.buffers());
+                const Errors errors = errors_of(result, drawn);
+                REQUIRE(errors.weights <= tolerance(precision, 2 * options.steps));
+                REQUIRE(errors.first <= tolerance(precision, 2 * options.steps));
+                REQUIRE((test::run_rollout(*engine, drawn) == result));
+
+                const auto other = make_engine(asked_for);
+                const test::CallersTape copy(*other, memory);
+                const test::Uploaded on_other(*other, drawn);
+                const Tape opened =
+                    other->open_tape(drawn.rule, on_other.weights, drawn.batch, drawn.height,
+                                     drawn.width, drawn.options, copy.buffers());
+                REQUIRE((test::result_of(*other, opened, drawn) == result));
+            }
+        }
+    }
+}
+
 TEST_CASE("more steps than go in one launch are those of a tape", "[long]") {
     const TensorDevice device;
     require_bands(1, 3, 4);

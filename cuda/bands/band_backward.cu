@@ -4,7 +4,7 @@
 //   grad_z = life_after * grad_x'                           of the step's result
 //   grad_u = step_size * grad_z where the cell fires
 //   grad_p by the MLP (cuda/step/mlp_backward_tensor.cuh has the formulas)
-//   grad_x = grad_z + perceive^T(grad_p)
+//   grad_x = grad_z + perceive^T(grad_p) [+ the caller's gradient of this state]
 //
 // The blocks are those of the way forward. A block keeps the gradient of its band's state in shared
 // memory, and gets x of the step before from the tape while it computes. A step:
@@ -175,6 +175,7 @@ public:
                 const bool last = count - from <= Shared::rows;
                 const int here = last ? count - from : Shared::rows;
                 if (from > 0) open_window(step, from, here);
+                if (last && args.step_gradients != nullptr) add_step_gradient(list, step);
                 multiply_rows(here, step % 2);
                 __syncthreads();  // 1: grad_a is there; nobody reads x any more
                 if (thread == 0) shared.largest_grad[(step + 1) % 2] = 0;
@@ -305,6 +306,7 @@ private:
     __device__ void start() {
         const int last = steps - 1;
         if (thread == 0) fetch(last);
+        const float* const added = step_gradient(steps);
         LossPartial loss = {};
         float largest = 0;
         const int row_pieces = band.width * Traits::quads;
@@ -322,6 +324,7 @@ private:
                          load4(args.states + state_row(steps, band.first_row) + std::size_t(i) * 4),
                          load4(args.target + cell * visible_channels), args.loss_scale);
             }
+            if (added != nullptr) add_scaled(value, 1, load4(added + std::size_t(i) * 4));
             if ((life >> column & 1) == 0) value = zero4();
             piece(grad + i * 16) = value;
             largest = fmaxf(largest, largest_element(value));
@@ -337,6 +340,27 @@ private:
         wait_arrivals(shared.states, phase_of(last));
         perceive_rows(list, count, last % 2, scale);
         __syncthreads();  // the operands are there
+    }
+
+    // The caller's gradient of the state after `step` steps, in the band; null: there is none.
+    __device__ const float* step_gradient(int step) const {
+        if (args.step_gradients == nullptr) return nullptr;
+        const float* const of_batch = args.step_gradients[step];
+        return of_batch == nullptr ? nullptr : of_batch + state_row(0, band.first_row);
+    }
+    // Adds that of the state before the step, once the step's operands are made: then the rest of
+    // the step treats it like what the step itself sends.
+    __device__ void add_step_gradient(const List& list, int step) {
+        const float* const added = step_gradient(step);
+        if (added == nullptr) return;
+        const int row_pieces = band.width * Traits::quads;
+#pragma unroll 1
+        for (int i = thread; i < band.rows * row_pieces; i += Traits::threads) {
+            const int row = i / row_pieces, column = (i - row * row_pieces) / Traits::quads;
+            const std::uint32_t lives = list.band_rows[row].life_before[unsigned(column) / 32];
+            if ((lives >> unsigned(column) % 32 & 1U) == 0) continue;
+            add_scaled(piece(grad + i * 16), 1, load4(added + std::size_t(i) * 4));
+        }
     }
 
     __device__ void sum_loss(const LossPartial& of_thread) {

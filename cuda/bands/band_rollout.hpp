@@ -59,9 +59,12 @@ struct BandRollout {
     std::uint32_t* magnitude = nullptr;  // [steps, batch, bands] exponents of the largest a
 
     // The way back.
-    unsigned char* lists = nullptr;       // [steps, batch, bands, band_list_bytes] scratch
-    const int* from_steps = nullptr;      // [batch] after how many steps it begins; optional: all
-    const float* grad_last = nullptr;     // [cells, 16] of these states; null: the loss's gradient
+    unsigned char* lists = nullptr;    // [steps, batch, bands, band_list_bytes] scratch
+    const int* from_steps = nullptr;   // [batch] after how many steps it begins; optional: all
+    const float* grad_last = nullptr;  // [cells, 16] of these states; null: the loss's gradient
+    // [steps + 1] gradients of the states after so many steps, that are added: [cells, 16], or null
+    // where there is none; optional
+    const float* const* step_gradients = nullptr;
     const float* target = nullptr;        // [height, width, 4], for the loss
     float loss_scale = 0;                 // 2 / (height * width * 4 * batch)
     LossPartial* loss = nullptr;          // [batch, bands] overwritten, for the loss

@@ -34,6 +34,7 @@ struct CudaTape : Tape::Storage {
     CudaTape(std::shared_ptr<TapeCache> tape_cache, std::unique_ptr<TapeMemory> tape_memory)
         : cache(std::move(tape_cache)), memory(std::move(tape_memory)) {}
     ~CudaTape() override {
+        if (!memory->has_own_memory()) return;
         const std::scoped_lock lock(cache->mutex);
         if (!cache->memory || cache->memory->steps < memory->steps) {
             cache->memory = std::move(memory);
@@ -67,6 +68,13 @@ struct StepsScratch {
 
     bool fits(std::size_t size) const { return steps.fits(size); }
     void reserve(std::size_t size) { steps.reserve(size, "where the way back begins"); }
+};
+
+struct PointersScratch {
+    DeviceArray<const float*> pointers;
+
+    bool fits(std::size_t size) const { return pointers.fits(size); }
+    void reserve(std::size_t size) { pointers.reserve(size, "where gradients of steps lie"); }
 };
 
 // All calls of an engine use its scratch, so each waits, on the device, for the one before it,
@@ -197,17 +205,17 @@ public:
     }
 
     Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
-                 const RolloutOptions& options, Stream stream) override {
+                 const RolloutOptions& options, const TapeBuffers& buffers,
+                 Stream stream) override {
         check_rollout(rule, weights, state, options, memory_space());
+        check_buffers(buffers, true);
         check_alignment("the state", state.data);
+        check_alignment("TapeBuffers::states", buffers.states);
         std::unique_ptr<CudaTape> tape;
         in_order(stream, [&] {
             const BatchShape grid = grid_of(state);
             const RolloutPlan& how = plan_of(grid, rule);
-            tape = std::make_unique<CudaTape>(cache_, take_memory(grid, options.steps, how.cut));
-            tape->last_step = options.steps;
-            tape->rule = step_rule(rule);
-            tape->output_bias = weights.b2 != nullptr;
+            tape = make_tape(rule, weights, grid, options, how.cut, buffers);
             if (options.steps == 0) {
                 check(
                     cudaMemcpyAsync(tape->memory->state(0), state.data,
@@ -215,7 +223,7 @@ public:
                     "copying the state");
             } else {
                 const TapeMemory& memory = *tape->memory;
-                launch_pack_model(memory.model.data(), weights, tape->rule, options.key, nullptr,
+                launch_pack_model(memory.model, weights, tape->rule, options.key, nullptr,
                                   precision(), stream);
                 if (memory.in_bands()) {
                     reserve(bands_, grid, how.cut, precision(), options.steps, false);
@@ -231,7 +239,25 @@ public:
         return Tape(std::move(tape));
     }
 
-    void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+    std::size_t tape_bytes(const Rule& rule, int batch, int height, int width,
+                           int steps) const override {
+        rule.validate();
+        check_tape_size(batch, height, width, steps);
+        const BatchShape grid = {batch, height, width};
+        return TapeMemory::rest_bytes(grid, steps, plan(grid, rule).cut);
+    }
+
+    Tape open_tape(const Rule& rule, ConstWeightsView weights, int batch, int height, int width,
+                   const RolloutOptions& options, const TapeBuffers& buffers) override {
+        check_buffers(buffers, false);
+        const ConstStateView first = {buffers.states, batch, height, width, memory_space()};
+        check_rollout(rule, weights, first, options, memory_space());
+        check_alignment("TapeBuffers::states", buffers.states);
+        const BatchShape grid = grid_of(first);
+        return Tape(make_tape(rule, weights, grid, options, plan_of(grid, rule).cut, buffers));
+    }
+
+    void backward(const Tape& tape, const BackwardOptions& options, StateView grad_state,
                   WeightsView grad_weights, Accumulate accumulate, Stream stream) override {
         const auto* from = dynamic_cast<const CudaTape*>(tape.storage());
         if (from == nullptr) {
@@ -239,26 +265,33 @@ public:
                 "the tape is empty or of another engine: give the engine the "
                 "tape that its own forward returned");
         }
-        check_backward(tape, from->output_bias, from_steps, grad_state, grad_weights,
-                       memory_space());
+        check_backward(tape, from->output_bias, options, grad_state, grad_weights, memory_space());
         check_alignment("grad_state", grad_state.data);
+        for (const StepGradient& gradient : options.step_gradients) {
+            check_alignment("a gradient of step_gradients", gradient.grad_state.data);
+        }
         if (!from->output_bias) grad_weights.b2 = nullptr;
+        const std::vector<const float*> added = step_gradient_table(tape, options);
         in_order(stream, [&] {
             const TapeMemory& memory = *from->memory;
             const bool add = accumulate == Accumulate::yes;
-            const int* const begins = put_steps(from_steps, stream);
+            WayBack way = {.grad_last = grad_state.data,
+                           .from_steps = put_steps(options.from_steps, stream),
+                           .step_gradients = added.empty() ? nullptr : added.data()};
             if (from->last_step == 0) {
                 if (!add) clear(grad_weights, stream);
+                if (added.empty()) return;
+                launch_gather_gradient(grad_state.data, grad_state.data, nullptr, nullptr, added[0],
+                                       memory.grid, from->rule, stream);
             } else if (memory.in_bands()) {
                 reserve(bands_, memory.grid, memory.cut, precision(), from->last_step, true);
-                queue_backward_in_bands(grad_state.data, grad_weights, grad_state.data, begins,
-                                        memory, from->rule, from->last_step, add, bands_,
-                                        precision(), stream);
+                way.step_gradients = put_pointers(added, stream);
+                queue_backward_in_bands(grad_state.data, grad_weights, way, memory, from->rule,
+                                        from->last_step, add, bands_, precision(), stream);
             } else {
                 reserve(backward_, memory.grid);
-                queue_backward(grad_state.data, grad_weights, grad_state.data, begins, memory,
-                               from->rule, from->last_step, add, backward_, device_.kernels,
-                               stream);
+                queue_backward(grad_state.data, grad_weights, way, memory, from->rule,
+                               from->last_step, add, backward_, device_.kernels, stream);
             }
         });
     }
@@ -331,6 +364,13 @@ private:
         launch_put_steps(from_steps_.steps.data(), steps, stream);
         return from_steps_.steps.data();
     }
+    // The same with pointers.
+    const float* const* put_pointers(std::span<const float* const> pointers, Stream stream) {
+        if (pointers.empty()) return nullptr;
+        reserve(step_gradients_, pointers.size());
+        launch_put_pointers(step_gradients_.pointers.data(), pointers, stream);
+        return step_gradients_.pointers.data();
+    }
 
     static void clear(const WeightsView& weights, Stream stream) {
         const std::pair<float*, std::size_t> tensors[] = {
@@ -342,6 +382,20 @@ private:
             if (size == 0) continue;
             check(cudaMemsetAsync(data, 0, size * sizeof(float), stream), "clearing gradients");
         }
+    }
+
+    // A tape whose memory is not yet written, or is the caller's.
+    std::unique_ptr<CudaTape> make_tape(const Rule& rule, ConstWeightsView weights,
+                                        const BatchShape& grid, const RolloutOptions& options,
+                                        const BandCut& cut, const TapeBuffers& buffers) {
+        auto tape = std::make_unique<CudaTape>(
+            cache_, buffers.states != nullptr
+                        ? std::make_unique<TapeMemory>(grid, options.steps, cut, buffers)
+                        : take_memory(grid, options.steps, cut));
+        tape->last_step = options.steps;
+        tape->rule = step_rule(rule);
+        tape->output_bias = weights.b2 != nullptr;
+        return tape;
     }
 
     std::unique_ptr<TapeMemory> take_memory(const BatchShape& grid, int steps, const BandCut& cut) {
@@ -379,6 +433,7 @@ private:
     std::map<std::array<int, 4>, RolloutPlan> plans_;
     LossScratch loss_partial_;
     StepsScratch from_steps_;
+    PointersScratch step_gradients_;
     DeviceArray<double> squares_;
     bool was_captured_ = false;                // by a graph of the caller's, any call
     std::vector<std::shared_ptr<void>> kept_;  // what such a graph may use

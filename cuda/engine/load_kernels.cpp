@@ -21,7 +21,7 @@ void load_step_kernels(const StepKernels& kernels) {
     }
     launch_mask_state({}, nullptr);
     launch_reduce_gradients({}, nullptr, nullptr, 0, false, nullptr);
-    launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
+    launch_gather_gradient(nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, nullptr);
 }
 
 // Narrow grids and wide ones have kernels of their own.
@@ -51,6 +51,8 @@ void load_kernels(const CudaDevice& device) {
     launch_adam({}, nullptr);
     const int none[1] = {};
     launch_put_steps(nullptr, none, nullptr);
+    const float* const no_gradient[1] = {};
+    launch_put_pointers(nullptr, no_gradient, nullptr);
     launch_plan_steps(nullptr, nullptr, 0, nullptr, nullptr);
     launch_start_states(nullptr, {}, {}, nullptr);
     launch_take_samples(nullptr, {}, {}, nullptr, nullptr);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cuda/device/check.hpp"
 
@@ -88,6 +89,22 @@ struct BandSizes {
           lists(bands * band_list_bytes(grid, cut, precision)) {}
 };
 
+// Where the parts of TapeBuffers::rest begin, behind the packed model; in bytes.
+struct RestOffsets {
+    std::size_t life, magnitudes, end;
+
+    RestOffsets(const BatchShape& grid, int steps, const BandCut& cut) {
+        const auto aligned = [](std::size_t bytes) { return (bytes + 255) / 256 * 256; };
+        const auto each = std::size_t(steps);
+        const std::size_t word = sizeof(std::uint32_t);
+        life = aligned(sizeof(PackedModel));
+        const bool in_bands = cut.bands > 0;
+        const std::size_t of_state = in_bands ? bits_of(grid) * word : grid.cells();
+        magnitudes = aligned(life + (each + 1) * of_state);
+        end = magnitudes + (in_bands ? each * bands_of_batch(grid, cut) * word : 0);
+    }
+};
+
 // What the launches forward and back have in common where there is a tape.
 BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
                     const BandScratch& scratch) {
@@ -95,12 +112,12 @@ BandRollout on_tape(const TapeMemory& tape, const StepRule& rule, int steps,
             .rule = rule,
             .cut = tape.cut,
             .steps = steps,
-            .model = tape.model.data(),
+            .model = tape.model,
             .fire = scratch.fire.data(),
             .spill = scratch.spill.data(),
-            .states = tape.states.data(),
-            .life = tape.life_bits.data(),
-            .magnitude = tape.magnitudes.data(),
+            .states = tape.states,
+            .life = tape.life_bits,
+            .magnitude = tape.magnitudes,
             .lists = scratch.lists.data(),
             .partial = scratch.partial.data()};
 }
@@ -157,27 +174,41 @@ void BandScratch::reserve(const BatchShape& grid, const BandCut& cut, Precision 
     losses.reserve(sizes.bands, "sums of the loss");
 }
 
-TapeMemory::TapeMemory(const BatchShape& tape_grid, int tape_steps, const BandCut& tape_cut)
-    : grid(tape_grid),
-      steps(tape_steps),
-      cut(tape_cut),
-      states((std::size_t(steps) + 1) * grid.floats(),
-             fmt::format("the tape, {} steps of {}", steps, size_of(grid))),
-      model(1, "the packed weights") {
-    const auto each = std::size_t(steps);
+TapeMemory::TapeMemory(const BatchShape& tape_grid, int tape_steps, const BandCut& tape_cut,
+                       const TapeBuffers& buffers)
+    : grid(tape_grid), steps(tape_steps), cut(tape_cut), states(buffers.states) {
+    const RestOffsets offsets(grid, steps, cut);
+    model = reinterpret_cast<PackedModel*>(buffers.rest);
+    std::byte* const masks = buffers.rest + offsets.life;
     if (in_bands()) {
-        life_bits = {(each + 1) * bits_of(grid), "the tape's life masks"};
-        magnitudes = {each * bands_of_batch(grid, cut), "the tape's magnitudes"};
+        life_bits = reinterpret_cast<std::uint32_t*>(masks);
+        magnitudes = reinterpret_cast<std::uint32_t*>(buffers.rest + offsets.magnitudes);
     } else {
-        life = {(each + 1) * grid.cells(), "the tape's life masks"};
+        life = reinterpret_cast<std::uint8_t*>(masks);
     }
+}
+
+TapeMemory::TapeMemory(const BatchShape& tape_grid, int tape_steps, const BandCut& tape_cut) {
+    DeviceArray<float> own_states(
+        (std::size_t(tape_steps) + 1) * tape_grid.floats(),
+        fmt::format("the tape, {} steps of {}", tape_steps, size_of(tape_grid)));
+    DeviceArray<std::byte> own_rest(rest_bytes(tape_grid, tape_steps, tape_cut),
+                                    "the tape's life masks");
+    *this = TapeMemory(tape_grid, tape_steps, tape_cut,
+                       {.states = own_states.data(), .rest = own_rest.data()});
+    own_states_ = std::move(own_states);
+    own_rest_ = std::move(own_rest);
+}
+
+std::size_t TapeMemory::rest_bytes(const BatchShape& grid, int steps, const BandCut& cut) {
+    return RestOffsets(grid, steps, cut).end;
 }
 
 void queue_forward(const TapeMemory& tape, const float* first_state, const StepRule& rule,
                    int steps, const ForwardScratch& scratch, const StepKernels& kernels,
                    cudaStream_t stream) {
-    queue_steps(tape.state(steps), tape.model.data(), tape.grid, first_state, &tape, rule, steps,
-                scratch, kernels, stream);
+    queue_steps(tape.state(steps), tape.model, tape.grid, first_state, &tape, rule, steps, scratch,
+                kernels, stream);
 }
 
 void queue_advance(float* state, const PackedModel* model, const BatchShape& grid,
@@ -186,11 +217,14 @@ void queue_advance(float* state, const PackedModel* model, const BatchShape& gri
     queue_steps(state, model, grid, state, nullptr, rule, steps, scratch, kernels, stream);
 }
 
-void queue_backward(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                    const int* from_steps, const TapeMemory& tape, const StepRule& rule, int steps,
-                    bool accumulate, const BackwardScratch& scratch, const StepKernels& kernels,
+void queue_backward(float* grad_first, WeightsView grad_weights, const WayBack& way,
+                    const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
+                    const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream) {
     const BatchShape& grid = tape.grid;
+    const auto added = [&](int state) {
+        return way.step_gradients != nullptr ? way.step_gradients[state] : nullptr;
+    };
     const int blocks = backward_blocks(grid);
     check(cudaMemsetAsync(scratch.has_partial.data(), 0, blocks * sizeof(std::uint32_t), stream),
           "clearing the sums of weight gradients");
@@ -203,15 +237,16 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                          .row_out = scratch.row[now].data(),
                          .partial = scratch.partial.data(),
                          .has_partial = scratch.has_partial.data(),
-                         .grad_last = grad_last,
-                         .from_steps = from_steps,
-                         .grad = last ? grad_last : scratch.grad_z[after].data(),
+                         .grad_last = way.grad_last,
+                         .from_steps = way.from_steps,
+                         .grad = last ? way.grad_last : scratch.grad_z[after].data(),
                          .grad_p = last ? nullptr : scratch.grad_p[after].data(),
                          .row = last ? nullptr : scratch.row[after].data(),
+                         .added = added(step + 1),
                          .state = tape.state(step),
                          .life_before = step > 0 ? tape.life_of(step) : nullptr,
                          .life_after = tape.life_of(step + 1),
-                         .model = tape.model.data(),
+                         .model = tape.model,
                          .grid = grid,
                          .rule = rule,
                          .step = std::uint32_t(step)},
@@ -221,7 +256,7 @@ void queue_backward(float* grad_first, WeightsView grad_weights, const float* gr
                             blocks, accumulate, stream);
     if (grad_first != nullptr) {
         launch_gather_gradient(grad_first, scratch.grad_z[0].data(), scratch.grad_p[0].data(),
-                               scratch.row[0].data(), grid, rule, stream);
+                               scratch.row[0].data(), added(0), grid, rule, stream);
     }
 }
 
@@ -253,13 +288,14 @@ void queue_advance_in_bands(float* state, const PackedModel* model, const BatchS
     }
 }
 
-void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                             const int* from_steps, const TapeMemory& tape, const StepRule& rule,
-                             int steps, bool accumulate, const BandScratch& scratch,
-                             Precision precision, cudaStream_t stream) {
+void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const WayBack& way,
+                             const TapeMemory& tape, const StepRule& rule, int steps,
+                             bool accumulate, const BandScratch& scratch, Precision precision,
+                             cudaStream_t stream) {
     BandRollout rollout = on_tape(tape, rule, steps, scratch);
-    rollout.from_steps = from_steps;
-    rollout.grad_last = grad_last;
+    rollout.from_steps = way.from_steps;
+    rollout.grad_last = way.grad_last;
+    rollout.step_gradients = way.step_gradients;
     rollout.grad_first = grad_first;
     launch_band_fire(rollout, stream);  // another rollout may have used the scratch
     launch_band_lists(rollout, precision, stream);

@@ -4,6 +4,8 @@
 // Whole rollouts as chains of launches, on memory that the caller has. All functions queue work
 // and return. The engine and the training loop are made of these.
 
+#include <nca/engine.hpp>
+
 #include "cuda/bands/band_rollout.hpp"
 #include "cuda/device/device_memory.hpp"
 #include "cuda/rule/rule_kernels.hpp"
@@ -61,21 +63,31 @@ struct BandScratch {
 // States and life masks of a number of steps, and the model they were made with.
 struct TapeMemory {
     BatchShape grid;
-    int steps = 0;              // that there is room for
-    BandCut cut;                // of steps in bands; no bands: one kernel a step
-    DeviceArray<float> states;  // [steps + 1, cells, 16] x
-    DeviceArray<PackedModel> model;
+    int steps = 0;            // that there is room for
+    BandCut cut;              // of steps in bands; no bands: one kernel a step
+    float* states = nullptr;  // [steps + 1, cells, 16] x
+    // All else lies in one piece of memory, TapeBuffers::rest.
+    PackedModel* model = nullptr;
     // The masks that made the states, none for step 0: one kernel a step leaves a byte for each
     // cell, bands leave bits and of each band how large its hidden units became.
-    DeviceArray<std::uint8_t> life;         // [steps + 1, cells]
-    DeviceArray<std::uint32_t> life_bits;   // [steps + 1, batch, height, words]
-    DeviceArray<std::uint32_t> magnitudes;  // [steps, batch, bands]
+    std::uint8_t* life = nullptr;         // [steps + 1, cells]
+    std::uint32_t* life_bits = nullptr;   // [steps + 1, batch, height, words]
+    std::uint32_t* magnitudes = nullptr;  // [steps, batch, bands]
 
-    TapeMemory() = default;
+    // In memory of its own, or in buffers of the caller's.
     TapeMemory(const BatchShape& grid, int steps, const BandCut& cut);
+    TapeMemory(const BatchShape& grid, int steps, const BandCut& cut, const TapeBuffers& buffers);
+    bool has_own_memory() const { return own_states_.data() != nullptr; }
     bool in_bands() const { return cut.bands > 0; }
-    float* state(int step) const { return states.data() + std::size_t(step) * grid.floats(); }
-    std::uint8_t* life_of(int step) const { return life.data() + std::size_t(step) * grid.cells(); }
+    float* state(int step) const { return states + std::size_t(step) * grid.floats(); }
+    std::uint8_t* life_of(int step) const { return life + std::size_t(step) * grid.cells(); }
+
+    // Of what does not lie in states.
+    static std::size_t rest_bytes(const BatchShape& grid, int steps, const BandCut& cut);
+
+private:
+    DeviceArray<float> own_states_;
+    DeviceArray<std::byte> own_rest_;
 };
 
 // At least one step. Leaves all states and masks on the tape.
@@ -88,12 +100,20 @@ void queue_advance(float* state, const PackedModel* model, const BatchShape& gri
                    const StepRule& rule, int steps, const ForwardScratch& scratch,
                    const StepKernels& kernels, cudaStream_t stream);
 
-// At least one step. grad_last [cells, 16] is the gradient of the states after from_steps [batch]
-// steps, or of the last ones where that is null. grad_first, which may be the same memory, receives
-// that of the first states unless it is null.
-void queue_backward(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                    const int* from_steps, const TapeMemory& tape, const StepRule& rule, int steps,
-                    bool accumulate, const BackwardScratch& scratch, const StepKernels& kernels,
+// Where the way back begins and what comes into it; null: nothing.
+struct WayBack {
+    const float* grad_last;  // [cells, 16] of the states where it begins
+    const int* from_steps;   // [batch] after how many steps it begins; null: the last
+    // [steps + 1] gradients [cells, 16] of the states after so many steps, that are added; or null.
+    // One kernel a step takes the table from host memory, bands from the device's.
+    const float* const* step_gradients;
+};
+
+// At least one step. grad_first, which may be grad_last, receives the gradient of the first states
+// unless it is null.
+void queue_backward(float* grad_first, WeightsView grad_weights, const WayBack& way,
+                    const TapeMemory& tape, const StepRule& rule, int steps, bool accumulate,
+                    const BackwardScratch& scratch, const StepKernels& kernels,
                     cudaStream_t stream);
 
 // The same in bands, on a tape with room for them.
@@ -107,10 +127,10 @@ void queue_advance_in_bands(float* state, const PackedModel* model, const BatchS
                             const BandCut& cut, const StepRule& rule, int steps,
                             const BandScratch& scratch, Precision precision, cudaStream_t stream);
 
-void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const float* grad_last,
-                             const int* from_steps, const TapeMemory& tape, const StepRule& rule,
-                             int steps, bool accumulate, const BandScratch& scratch,
-                             Precision precision, cudaStream_t stream);
+void queue_backward_in_bands(float* grad_first, WeightsView grad_weights, const WayBack& way,
+                             const TapeMemory& tape, const StepRule& rule, int steps,
+                             bool accumulate, const BandScratch& scratch, Precision precision,
+                             cudaStream_t stream);
 
 // What a rollout in bands needs besides in training.
 struct BandTraining {

@@ -26,6 +26,9 @@ void launch_pack_model(PackedModel* model, ConstWeightsView weights, const StepR
 // the host, or those of the plan at the training's cursor, out of those of all plans of a queue,
 // [most_queued_iterations, batch].
 void launch_put_steps(int* to, std::span<const int> steps, cudaStream_t stream);
+// The same with pointers to gradients that come in at a step.
+void launch_put_pointers(const float** to, std::span<const float* const> pointers,
+                         cudaStream_t stream);
 void launch_plan_steps(int* to, const int* of_plans, int batch, const TrainingControl* control,
                        cudaStream_t stream);
 

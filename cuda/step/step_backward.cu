@@ -2,6 +2,7 @@
 // One step back.
 //
 //   grad_x'  = grad_z + perceive^T(grad_p) of the step after       gathered, applied late
+//              [+ the caller's gradient of the state after this step]
 //   grad_z   = grad_x' * life
 //   grad_u   = fire * step_size * grad_z
 //   grad_W2 += grad_u h^T;  grad_b2 += grad_u
@@ -51,6 +52,7 @@ __device__ void write_grad_z(const BackwardStorage& shared, const StepBackwardAr
                 const float4 sent = gather_sent(shared.tile, args, own, quad);
                 add_scaled(grad, 1, sent);
             }
+            if (args.added != nullptr) add_scaled(grad, 1, load4(args.added + at));
         }
         store4(args.grad_z_out + at, grad);
     }

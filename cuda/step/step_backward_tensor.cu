@@ -73,17 +73,19 @@ __device__ void write_grad_z(SharedStorage<parts>& shared, const StepBackwardArg
         const int i = thread + round * Traits::threads;
         const int own = i / Traits::quads, quad = i % Traits::quads;
         float* const at = shared.grads + i * 4;
+        const int cell = own_cell(args.grid, tile, own);
+        const std::size_t place = (sample + cell) * Traits::channels + quad * 4;
         float4 grad = zero4();
         if (shared.tile.life_after[own] != 0) {
             grad = load4(at);
             if (args.grad_p != nullptr) {
                 add_scaled(grad, 1, gather_sent(shared.tile, args, own, quad));
             }
+            if (args.added != nullptr) add_scaled(grad, 1, load4(args.added + place));
         }
         store4(at, grad);
-        const int cell = own_cell(args.grid, tile, own);
         if (cell < 0) continue;
-        store4(args.grad_z_out + (sample + cell) * Traits::channels + quad * 4, grad);
+        store4(args.grad_z_out + place, grad);
     }
     __syncthreads();  // grad_z is there
 }

@@ -71,6 +71,7 @@ struct StepBackwardArgs {
     const float* grad;    // [cells, 16] grad_z_out of the step after, grad_last in the last step
     const float* grad_p;  // [cells, 48] of the step after; null in the last step
     const std::uint8_t* row;          // [cells] of the step after; null in the last step
+    const float* added;               // [cells, 16] is added to grad; or null
     const float* state;               // [cells, 16] x before the step
     const std::uint8_t* life_before;  // [cells] the mask that made x; null for the first state
     const std::uint8_t* life_after;   // [cells] the mask of this step
@@ -86,9 +87,9 @@ void launch_step_backward_tensor(const StepBackwardArgs& args, Precision precisi
                                  cudaStream_t stream);
 
 // gather_gradient.cu: the gradient of the first state, from what the first step left.
-// grad_state [cells, 16] is overwritten; the others are as in StepBackwardArgs.
+// grad_state [cells, 16] is overwritten, and may be grad_z; the others are as in StepBackwardArgs.
 void launch_gather_gradient(float* grad_state, const float* grad_z, const float* grad_p,
-                            const std::uint8_t* row, const BatchShape& grid, const StepRule& rule,
-                            cudaStream_t stream);
+                            const std::uint8_t* row, const float* added, const BatchShape& grid,
+                            const StepRule& rule, cudaStream_t stream);
 
 }  // namespace nca::cuda

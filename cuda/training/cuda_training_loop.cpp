@@ -316,7 +316,7 @@ private:
     void pack_current() {
         if (!plan_.in_bands()) return;
         const DeviceGuard guard(device_.index());
-        launch_pack_model(tape_.model.data(),
+        launch_pack_model(tape_.model,
                           view_parameters<const float>(parameters_.data(), config_.output_bias),
                           rule_, {}, nullptr, device_.kernels.precision, stream_);
     }
@@ -355,15 +355,16 @@ private:
     void queue_iteration_by_steps(int steps) {
         const bool bias = config_.output_bias;
         const int* const from_steps = from_steps_.data();
-        launch_pack_model(tape_.model.data(),
-                          view_parameters<const float>(parameters_.data(), bias), rule_, {},
-                          control_.data(), device_.kernels.precision, stream_);
+        launch_pack_model(tape_.model, view_parameters<const float>(parameters_.data(), bias),
+                          rule_, {}, control_.data(), device_.kernels.precision, stream_);
         queue_forward(tape_, start_.data(), rule_, steps, forward_, device_.kernels, stream_);
         launch_loss(grad_state_.data(), losses_.data(), losses_.data() + config_.batch,
                     loss_partial_.data(), tape_.state(from_steps != nullptr ? 0 : steps),
                     from_steps, target_.data(), grid_, control_.data(), stream_);
-        queue_backward(nullptr, view_parameters(grad_weights_.data(), bias), grad_state_.data(),
-                       from_steps, tape_, rule_, steps, false, backward_, device_.kernels, stream_);
+        queue_backward(
+            nullptr, view_parameters(grad_weights_.data(), bias),
+            {.grad_last = grad_state_.data(), .from_steps = from_steps, .step_gradients = nullptr},
+            tape_, rule_, steps, false, backward_, device_.kernels, stream_);
         launch_adam(adam_args(), stream_);
     }
 
@@ -382,7 +383,7 @@ private:
                                .living = losses_.data() + config_.batch,
                                .squares = slice_squares_.data(),
                                .arrivals = arrivals_.data(),
-                               .packed = &tape_.model.data()->tensor,
+                               .packed = &tape_.model->tensor,
                                .grid = grid_,
                                .close = config_.pool == 0},
                               update_blocks_, stream_);

@@ -4,6 +4,7 @@
 
 #include <nca/error.hpp>
 
+#include <cstdint>
 #include <initializer_list>
 
 namespace nca {
@@ -50,6 +51,13 @@ void check_pointers(const char* names, std::initializer_list<const float*> point
     }
 }
 
+void check_step_count(int steps) {
+    constexpr int most_steps = 1 << 24;
+    if (steps < 0 || steps > most_steps) {
+        throw_error<InvalidArgument>("{} steps: expected 0 to {}", steps, most_steps);
+    }
+}
+
 }  // namespace
 
 void check_weights(const Weights& weights) {
@@ -65,16 +73,47 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
     rule.validate();
     check_view("the state", state, space);
     check_pointers("w1, b1 and w2 (only b2 may be)", {weights.w1, weights.b1, weights.w2});
-    constexpr int most_steps = 1 << 24;
-    if (options.steps < 0 || options.steps > most_steps) {
-        throw_error<InvalidArgument>("{} steps: expected 0 to {}", options.steps, most_steps);
+    check_step_count(options.steps);
+}
+
+void check_buffers(const TapeBuffers& buffers, bool are_optional) {
+    const bool states = buffers.states != nullptr, rest = buffers.rest != nullptr;
+    if (!states && !rest && are_optional) return;
+    if (!states || !rest) {
+        throw_error<InvalidArgument>("the tape's buffer {} is null",
+                                     states ? "TapeBuffers::rest" : "TapeBuffers::states");
+    }
+    if (reinterpret_cast<std::uintptr_t>(buffers.rest) % 16 != 0) {
+        throw_error<InvalidArgument>("TapeBuffers::rest is not aligned to 16 bytes");
     }
 }
 
-void check_backward(const Tape& tape, bool output_bias, std::span<const int> from_steps,
+void check_tape_size(int batch, int height, int width, int steps) {
+    constexpr float any = 0;  // the view has to point somewhere
+    check_view("the tape", {&any, batch, height, width, MemorySpace::host}, MemorySpace::host);
+    check_step_count(steps);
+    // More than any memory holds, so that sizes in bytes do not overflow.
+    constexpr std::int64_t most_cells = std::int64_t{1} << 52;
+    const std::int64_t cells = std::int64_t(height) * width * batch;
+    if (cells > most_cells / (steps + 1)) {
+        throw_error<InvalidArgument>(
+            "a tape of {} steps of {} x {} x {} cells: expected at most 2^52 cells in all", steps,
+            batch, height, width);
+    }
+}
+
+void check_backward(const Tape& tape, bool output_bias, const BackwardOptions& options,
                     StateView grad_state, WeightsView grad_weights, MemorySpace space) {
     check_view("grad_state", grad_state, space);
     check_equal_size("grad_state", grad_state, tape.last());
+    for (const StepGradient& gradient : options.step_gradients) {
+        check_view("a gradient of step_gradients", gradient.grad_state, space);
+        check_equal_size("a gradient of step_gradients", gradient.grad_state, tape.last());
+        if (gradient.step >= 0 && gradient.step <= tape.steps()) continue;
+        throw_error<InvalidArgument>("step_gradients has step {}: expected 0 to {}", gradient.step,
+                                     tape.steps());
+    }
+    const std::span<const int> from_steps = options.from_steps;
     if (!from_steps.empty() && from_steps.size() != std::size_t(grad_state.batch)) {
         throw_error<InvalidArgument>("from_steps has {} numbers: expected {}, one for each sample",
                                      from_steps.size(), grad_state.batch);
@@ -88,6 +127,21 @@ void check_backward(const Tape& tape, bool output_bias, std::span<const int> fro
     if (output_bias && grad_weights.b2 == nullptr) {
         throw InvalidArgument("the gradient of b2 is null, but the weights of the tape have b2");
     }
+}
+
+std::vector<const float*> step_gradient_table(const Tape& tape, const BackwardOptions& options) {
+    std::vector<const float*> table;
+    if (options.step_gradients.empty()) return table;
+    table.resize(std::size_t(tape.steps()) + 1);
+    for (const StepGradient& gradient : options.step_gradients) {
+        const float*& of_step = table[std::size_t(gradient.step)];
+        if (of_step != nullptr) {
+            throw_error<InvalidArgument>(
+                "step_gradients has step {} twice: give the sum of its gradients", gradient.step);
+        }
+        of_step = gradient.grad_state.data;
+    }
+    return table;
 }
 
 void check_loss(StateView grad_state, const float* loss, const float* living, ConstStateView state,

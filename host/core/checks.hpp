@@ -3,6 +3,8 @@
 
 #include <nca/engine.hpp>
 
+#include <vector>
+
 // The preconditions of Engine's functions, which every engine checks with these. All throw
 // InvalidArgument. space is the engine's own memory space.
 namespace nca {
@@ -11,8 +13,17 @@ void check_rollout(const Rule& rule, ConstWeightsView weights, ConstStateView st
                    const RolloutOptions& options, MemorySpace space);
 
 // output_bias says whether the tape's weights have b2.
-void check_backward(const Tape& tape, bool output_bias, std::span<const int> from_steps,
+void check_backward(const Tape& tape, bool output_bias, const BackwardOptions& options,
                     StateView grad_state, WeightsView grad_weights, MemorySpace space);
+
+// The step_gradients, which are checked but for a step that is there twice, as the gradients of the
+// states after 0 to tape.steps() steps: null where there is none, empty where there is none at all.
+std::vector<const float*> step_gradient_table(const Tape& tape, const BackwardOptions& options);
+
+// Either both of the buffers are there or, where they are optional, none; the rest is aligned.
+void check_buffers(const TapeBuffers& buffers, bool are_optional);
+
+void check_tape_size(int batch, int height, int width, int steps);
 
 void check_loss(StateView grad_state, const float* loss, const float* living, ConstStateView state,
                 TargetView target, MemorySpace space);

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace nca::cpu {
@@ -32,6 +33,13 @@ struct Shape {
     std::size_t grid_floats() const { return std::size_t(height) * width * channels; }
 };
 
+// Sets the bits of all cells.
+void set_all(const BitGrid& grid) {
+    for (int y = 0; y < grid.height; ++y) {
+        for (int w = 0; w < grid.words(); ++w) grid.word(y, w) = grid.valid(w);
+    }
+}
+
 // The slots of all samples for a number of consecutive states. All zero at first. It may be used
 // again without being cleared: may_live tells which cells are left from the rollout before, and a
 // step clears those that it does not overwrite.
@@ -40,18 +48,41 @@ public:
     SlotStore(const Shape& shape, int steps)
         : shape_(shape),
           steps_(steps),
-          states_(std::size_t(steps) * shape.batch * shape.grid_floats() * sizeof(float)),
-          bits_(std::size_t(steps) * shape.batch * shape.words() * sizeof(std::uint64_t)) {}
+          state_memory_(std::in_place, states_bytes(shape, steps)),
+          bit_memory_(std::in_place, bits_bytes(shape, steps)),
+          states_(state_memory_->as<float>()),
+          bits_(bit_memory_->as<std::uint64_t>()) {}
+    // In memory of the caller's.
+    SlotStore(const Shape& shape, int steps, const TapeBuffers& buffers)
+        : shape_(shape),
+          steps_(steps),
+          states_(buffers.states),
+          bits_(reinterpret_cast<std::uint64_t*>(buffers.rest)) {}
 
     const Shape& shape() const { return shape_; }
     int steps() const { return steps_; }
+    bool has_own_memory() const { return state_memory_.has_value(); }
     float* state(int step, int sample = 0) const {
-        return states_.as<float>() + index(step, sample) * shape_.grid_floats();
+        return states_ + index(step, sample) * shape_.grid_floats();
     }
     Slot slot(int step, int sample) const {
         return {state(step, sample),
-                {bits_.as<std::uint64_t>() + index(step, sample) * shape_.words(), shape_.height,
-                 shape_.width}};
+                {bits_ + index(step, sample) * shape_.words(), shape_.height, shape_.width}};
+    }
+    // Any cell may hold something.
+    void expect_anything() const {
+        for (int step = 0; step < steps_; ++step) {
+            for (int sample = 0; sample < shape_.batch; ++sample) {
+                set_all(slot(step, sample).may_live);
+            }
+        }
+    }
+
+    static std::size_t states_bytes(const Shape& shape, int steps) {
+        return std::size_t(steps) * shape.batch * shape.grid_floats() * sizeof(float);
+    }
+    static std::size_t bits_bytes(const Shape& shape, int steps) {
+        return std::size_t(steps) * shape.batch * shape.words() * sizeof(std::uint64_t);
     }
 
 private:
@@ -60,9 +91,22 @@ private:
     }
     Shape shape_;
     int steps_;
-    ZeroedMemory states_;
-    ZeroedMemory bits_;
+    std::optional<ZeroedMemory> state_memory_, bit_memory_;  // none where it is the caller's
+    float* states_;
+    std::uint64_t* bits_;
 };
+
+// grad += added in the cells that have a bit, in rows top .. bottom - 1.
+void add_in_cells(float* grad, const float* added, const BitGrid& cells, int top, int bottom) {
+    for (int y = top; y < bottom; ++y) {
+        for (int w = 0; w < cells.words(); ++w) {
+            for_each_bit(cells.word(y, w), [&](int i) {
+                const std::ptrdiff_t at = cell_at(grad, cells.width, y, w * 64 + i) - grad;
+                for (int c = 0; c < channels; ++c) grad[at + c] += added[at + c];
+            });
+        }
+    }
+}
 
 // Keeps the memory of a destroyed tape for the next one.
 struct TapeCache {
@@ -72,6 +116,7 @@ struct TapeCache {
 
 struct CpuTape : Tape::Storage {
     ~CpuTape() override {
+        if (!store || !store->has_own_memory()) return;
         const std::scoped_lock lock(cache->mutex);
         if (!cache->store || cache->store->steps() < store->steps())
             cache->store = std::move(store);
@@ -156,16 +201,11 @@ public:
     }
 
     Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
-                 const RolloutOptions& options, Stream) override {
+                 const RolloutOptions& options, const TapeBuffers& buffers, Stream) override {
         check_rollout(rule, weights, state, options, memory_space());
-        auto tape = std::make_unique<CpuTape>();
-        tape->cache = cache_;
-        tape->store = take_store({state.batch, state.height, state.width}, options.steps + 1);
-        tape->last_step = options.steps;
-        tape->rule = rule;
-        tape->key = options.key;
-        tape->output_bias = weights.b2 != nullptr;
-        pack(tape->weights, weights);
+        check_buffers(buffers, true);
+        auto tape = make_tape(rule, weights, state, options, buffers);
+        if (buffers.states != nullptr && !buffers.are_clean) tape->store->expect_anything();
         std::copy_n(state.data, state.size(), tape->store->state(0));
         const RolloutConstants rollout(rule, tape->weights, options.key);
         roll_forward(rollout, tape->store->shape(), options.steps,
@@ -173,7 +213,21 @@ public:
         return Tape(std::move(tape));
     }
 
-    void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+    std::size_t tape_bytes(const Rule&, int batch, int height, int width,
+                           int steps) const override {
+        check_tape_size(batch, height, width, steps);
+        return SlotStore::bits_bytes({batch, height, width}, steps + 1);
+    }
+
+    Tape open_tape(const Rule& rule, ConstWeightsView weights, int batch, int height, int width,
+                   const RolloutOptions& options, const TapeBuffers& buffers) override {
+        check_buffers(buffers, false);
+        const ConstStateView first = {buffers.states, batch, height, width, memory_space()};
+        check_rollout(rule, weights, first, options, memory_space());
+        return Tape(make_tape(rule, weights, first, options, buffers));
+    }
+
+    void backward(const Tape& tape, const BackwardOptions& options, StateView grad_state,
                   WeightsView grad_weights, Accumulate accumulate, Stream) override {
         const auto* from = dynamic_cast<const CpuTape*>(tape.storage());
         if (from == nullptr) {
@@ -182,8 +236,7 @@ public:
                 "tape that its own forward returned");
         }
         const Shape& shape = from->store->shape();
-        check_backward(tape, from->output_bias, from_steps, grad_state, grad_weights,
-                       memory_space());
+        check_backward(tape, from->output_bias, options, grad_state, grad_weights, memory_space());
         if (!from->output_bias) grad_weights.b2 = nullptr;
         const RolloutConstants rollout(from->rule, from->weights, from->key);
         const Bands bands{shape.height};
@@ -192,17 +245,25 @@ public:
         work.reserve(shape.batch);
         for (int sample = 0; sample < shape.batch; ++sample) {
             work.emplace_back(shape.height, shape.width);
-            BitGrid all = work.back().may_be_nonzero;
-            for (int i = 0; i < shape.words(); ++i) all.bits[i] = all.valid(i % all.words());
+            set_all(work.back().may_be_nonzero);
         }
         const auto takes_part = [&](int step, int sample) {
-            return from_steps.empty() || step < from_steps[std::size_t(sample)];
+            return options.from_steps.empty() || step < options.from_steps[std::size_t(sample)];
+        };
+        const std::vector<const float*> added = step_gradient_table(tape, options);
+        // What comes in after a step, in the cells that live after it: the others' is masked.
+        const auto add_step_gradient = [&](int state, int sample, int band) {
+            if (added.empty() || added[state] == nullptr) return;
+            add_in_cells(
+                grad_state.sample(sample).data, added[state] + sample * shape.grid_floats(),
+                from->store->slot(state, sample).may_live, bands.top(band), bands.bottom(band));
         };
         run_steps(
             shape, from->last_step,
             [&](int reverse, int sample, int band, Scratch& scratch) {
                 const int step = from->last_step - 1 - reverse;
                 if (!takes_part(step, sample)) return;
+                add_step_gradient(step + 1, sample, band);
                 backward_rows(grad_state.sample(sample).data,
                               gradients[std::size_t(sample) * bands.count() + band], work[sample],
                               scratch, rollout, from->store->slot(step, sample),
@@ -214,6 +275,9 @@ public:
                 backward_stencil(grad_state.sample(sample).data, work[sample], rollout,
                                  from->store->slot(step + 1, sample), band);
             });
+        if (!added.empty() && added[0] != nullptr) {  // the first states have no mask
+            for (std::size_t i = 0; i < grad_state.size(); ++i) grad_state.data[i] += added[0][i];
+        }
         for (std::size_t i = 1; i < gradients.size(); ++i) add(gradients[0], gradients[i]);
         unpack(grad_weights, gradients[0], accumulate == Accumulate::yes);
     }
@@ -315,6 +379,24 @@ private:
                 mask_band(slot_of(step + 1, sample), slot_of(step, sample), work[sample], rollout,
                           step, sample, bands.top(band), bands.bottom(band));
             });
+    }
+
+    // A tape whose store is not yet written, or is one of the caller's that is.
+    std::unique_ptr<CpuTape> make_tape(const Rule& rule, ConstWeightsView weights,
+                                       ConstStateView state, const RolloutOptions& options,
+                                       const TapeBuffers& buffers) {
+        const Shape shape{state.batch, state.height, state.width};
+        const int slots = options.steps + 1;
+        auto tape = std::make_unique<CpuTape>();
+        tape->cache = cache_;
+        tape->store = buffers.states != nullptr ? std::make_unique<SlotStore>(shape, slots, buffers)
+                                                : take_store(shape, slots);
+        tape->last_step = options.steps;
+        tape->rule = rule;
+        tape->key = options.key;
+        tape->output_bias = weights.b2 != nullptr;
+        pack(tape->weights, weights);
+        return tape;
     }
 
     std::unique_ptr<SlotStore> take_store(const Shape& shape, int steps) {

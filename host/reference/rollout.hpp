@@ -67,16 +67,34 @@ SampleTape<Real> rollout_forward(const Rule& rule, const WeightValues<Real>& wei
     return tape;
 }
 
-// The gradient of the first state, from the gradient of the last state. Adds to the gradients of
-// the weights.
+// A gradient of the state after some steps of a rollout.
+template <class Real>
+struct SampleGradient {
+    int step;
+    SampleState<Real> grad_state;
+};
+
+// The gradient of the first state, from the gradient of the last state and, where there are any,
+// those of other states. Adds to the gradients of the weights.
 template <class Real>
 SampleState<Real> rollout_backward(const Rule& rule, const WeightValues<Real>& weights,
                                    const SampleTape<Real>& tape, SampleState<Real> grad_state,
-                                   WeightValues<Real>& grad_weights) {
+                                   WeightValues<Real>& grad_weights,
+                                   const std::vector<SampleGradient<Real>>& step_gradients = {}) {
+    const auto add_of_step = [&](int step) {
+        for (const SampleGradient<Real>& gradient : step_gradients) {
+            if (gradient.step != step) continue;
+            for (std::size_t i = 0; i < grad_state.values.size(); ++i) {
+                grad_state.values[i] += gradient.grad_state.values[i];
+            }
+        }
+    };
     for (int t = tape.steps() - 1; t >= 0; --t) {
+        add_of_step(t + 1);
         grad_state = step_backward(rule, weights, tape.states[t], tape.fire[t], tape.life[t],
                                    grad_state, grad_weights);
     }
+    add_of_step(0);
     return grad_state;
 }
 

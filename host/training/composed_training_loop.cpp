@@ -211,7 +211,7 @@ private:
         // The forward pass has tried these weights. It has not tried those after the update.
         good_ = current_;
 
-        engine_.backward(tape_, plan.loss_steps, grad_state_.view(),
+        engine_.backward(tape_, {.from_steps = plan.loss_steps}, grad_state_.view(),
                          view_parameters(grad_weights_.data(), bias), Accumulate::no);
         double squares = 0;
         for (const float g : download(grad_weights_)) squares += double(g) * g;

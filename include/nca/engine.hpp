@@ -8,6 +8,7 @@
 #include <nca/state.hpp>
 #include <nca/weights.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -69,6 +70,41 @@ public:
 
 private:
     std::unique_ptr<Storage> storage_;
+};
+
+/// Memory of the caller's that a tape lies in, for who has an allocator of their own. Memory of the
+/// engine's memory space, which has to live as long as the tape and stay as it is.
+struct TapeBuffers {
+    /// [steps + 1, batch, height, width, channels] floats: the states after 0 to `steps` steps. Null:
+    /// the engine takes memory of its own.
+    float* states = nullptr;
+    /// Engine::tape_bytes() bytes for what else the way back needs, aligned to 16 bytes.
+    std::byte* rest = nullptr;
+    /// Whether both are all zero, or are as a tape of the same batch, height and width has left
+    /// them, which may have had fewer or more steps. The CPU engine then writes only the cells that
+    /// are not empty in either. With false they may hold anything.
+    bool are_clean = false;
+};
+
+/// Gradients that come into the way back at one step of a rollout.
+struct StepGradient {
+    int step = 0;  ///< after how many steps, in 0 .. tape.steps()
+    /// [batch, height, width, channels] in the engine's memory: the gradients of the states after
+    /// that many steps. They are added to what comes from the steps behind them. Not the memory of
+    /// backward's grad_state.
+    ConstStateView grad_state;
+};
+
+/// Where the way back of a tape begins and what comes into it. What the two point to, which is in
+/// host memory, is read before backward returns.
+struct BackwardOptions {
+    /// [batch] after how many steps of each sample the way back begins, in 1 .. tape.steps(): what
+    /// comes behind that step takes no part, even where it is not finite. Empty: that of all
+    /// samples begins at the last state.
+    std::span<const int> from_steps = {};
+    /// Gradients of other states than that where the way back begins, in any order, at most one of
+    /// a step. That state has its gradient in grad_state; what is given for it here is added.
+    std::span<const StepGradient> step_gradients = {};
 };
 
 /// The target of the loss, [height, width, visible_channels] floats in the engine's memory.
@@ -154,21 +190,35 @@ public:
                          const RolloutOptions& options, Stream stream = nullptr) = 0;
 
     /// Runs options.steps steps and returns the tape that backward needs, 16 floats for each cell
-    /// and step. state and weights must stay as they are until the call's work on the stream is
-    /// done.
+    /// and step. It lies in `buffers`, or in memory of the engine's where these are null. state and
+    /// weights must stay as they are until the call's work on the stream is done. Throws
+    /// InvalidArgument where only one of the buffers is null, or they are not aligned.
     virtual Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
-                         const RolloutOptions& options, Stream stream = nullptr) = 0;
+                         const RolloutOptions& options, const TapeBuffers& buffers,
+                         Stream stream = nullptr) = 0;
 
-    /// The gradients of the steps of a tape of this engine (docs/mathematics.md). from_steps
-    /// [batch] says for each sample after how many steps its way back begins, in 1 .. tape.steps():
-    /// what comes behind that step takes no part, even where it is not finite. Empty: the way back
-    /// of all samples begins at the last state. grad_state [batch, height, width, channels] holds
-    /// the gradients of the states where it begins, and is overwritten by those of the first
-    /// states. grad_weights is overwritten or added to. Where the weights have no b2,
-    /// grad_weights.b2 is ignored and may be null. The tape stays as it is. from_steps, which is in
-    /// host memory, is read before the call returns. Throws InvalidArgument where it is of another
-    /// size, or a number in it out of range.
-    virtual void backward(const Tape& tape, std::span<const int> from_steps, StateView grad_state,
+    /// How many bytes TapeBuffers::rest needs for a rollout of a batch of this size by this rule.
+    /// Throws what rollout_form() throws, and InvalidArgument where a size is below 1, steps are
+    /// not in 0..2^24 or the whole is larger than any memory.
+    virtual std::size_t tape_bytes(const Rule& rule, int batch, int height, int width,
+                                   int steps) const = 0;
+
+    /// The tape that forward left in buffers: for who can keep their memory, or a copy of it, and
+    /// no Tape. Rule, weights and options have to be those that forward had, the three sizes those
+    /// of its state, and the engine one of the same device and precision. Runs nothing. Throws
+    /// InvalidArgument where a buffer is null, and what forward throws.
+    virtual Tape open_tape(const Rule& rule, ConstWeightsView weights, int batch, int height,
+                           int width, const RolloutOptions& options,
+                           const TapeBuffers& buffers) = 0;
+
+    /// The gradients of the steps of a tape of this engine (docs/mathematics.md). grad_state
+    /// [batch, height, width, channels] holds the gradients of the states where the way back
+    /// begins, which are the last ones but for options.from_steps, and is overwritten by those of
+    /// the first states. grad_weights is overwritten or added to. Where the weights have no b2,
+    /// grad_weights.b2 is ignored and may be null. The tape stays as it is. Throws InvalidArgument
+    /// where options have a step out of range, too few from_steps, two gradients of one step, or
+    /// gradients of another size.
+    virtual void backward(const Tape& tape, const BackwardOptions& options, StateView grad_state,
                           WeightsView grad_weights, Accumulate accumulate,
                           Stream stream = nullptr) = 0;
 
@@ -192,10 +242,15 @@ public:
                       float* grad_weights, float* norms, bool output_bias,
                       const AdamOptions& options, Stream stream = nullptr) = 0;
 
+    /// The same as the other forward, in memory of the engine's.
+    Tape forward(const Rule& rule, ConstWeightsView weights, ConstStateView state,
+                 const RolloutOptions& options, Stream stream = nullptr) {
+        return forward(rule, weights, state, options, TapeBuffers{}, stream);
+    }
     /// The same as the other backward, from the tape's last state.
     void backward(const Tape& tape, StateView grad_state, WeightsView grad_weights,
                   Accumulate accumulate, Stream stream = nullptr) {
-        backward(tape, {}, grad_state, grad_weights, accumulate, stream);
+        backward(tape, BackwardOptions{}, grad_state, grad_weights, accumulate, stream);
     }
     /// The same as the other forward, for a model in host memory. A CUDA engine copies its weights
     /// to the device and waits for the device. Throws InvalidArgument where the model was moved

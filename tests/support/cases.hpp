@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace nca::test {
@@ -50,6 +51,15 @@ struct CaseOptions {
     Start start = Start::patch;
     float empty_alpha = 0.02F;  // alpha that an empty cell gets when it fires
     float output_scale = 0.05F;
+    std::vector<int> from_steps = {};      // where the way back begins; empty: at the last state
+    std::vector<int> gradient_steps = {};  // after these steps gradients come into it
+    bool only_step_gradients = false;      // the gradient where it begins is zero
+};
+
+// A gradient that comes in after so many steps.
+struct CaseGradient {
+    int step;
+    std::vector<float> values;  // [batch, height, width, channels]
 };
 
 struct Case {
@@ -58,14 +68,17 @@ struct Case {
     std::vector<float> state;      // [batch, height, width, channels]
     std::vector<float> target;     // [height, width, visible_channels]
     std::vector<float> grad_last;  // [batch, height, width, channels]
+    std::vector<int> from_steps;   // [batch] or empty
+    std::vector<CaseGradient> step_gradients;
     int batch;
     int height;
     int width;
     RolloutOptions options;
 
-    ConstStateView view() const { return {state.data(), batch, height, width, MemorySpace::host}; }
-    ConstStateView grad_view() const {
-        return {grad_last.data(), batch, height, width, MemorySpace::host};
+    ConstStateView view() const { return view_of(state); }
+    ConstStateView grad_view() const { return view_of(grad_last); }
+    ConstStateView view_of(const std::vector<float>& values) const {
+        return {values.data(), batch, height, width, MemorySpace::host};
     }
 };
 
@@ -153,6 +166,15 @@ inline Case random_case(const CaseOptions& options, std::uint32_t seed) {
     for (float& value : drawn.target) value = uniform(0, 1);
     drawn.grad_last.resize(drawn.state.size());
     for (float& value : drawn.grad_last) value = uniform(-1, 1);
+    drawn.from_steps = options.from_steps;
+    for (const int step : options.gradient_steps) {
+        CaseGradient gradient = {step, std::vector<float>(drawn.state.size())};
+        for (float& value : gradient.values) value = uniform(-1, 1);
+        drawn.step_gradients.push_back(std::move(gradient));
+    }
+    if (options.only_step_gradients) {
+        std::fill(drawn.grad_last.begin(), drawn.grad_last.end(), 0.0F);
+    }
     drawn.options.steps = options.steps;
     drawn.options.key = {seed, 5, 3, 2};
     return drawn;
@@ -206,6 +228,26 @@ struct Expected {
     std::vector<reference::SampleState<double>> grad_first;  // one for each sample
 };
 
+// The way back of a sample in double through a rollout. Adds to the gradients of the weights.
+inline reference::SampleState<double> backward(const Case& drawn,
+                                               reference::SampleTape<double> rollout, int sample,
+                                               const reference::SampleState<double>& grad_last,
+                                               reference::WeightValues<double>& grad_weights) {
+    if (!drawn.from_steps.empty()) {  // what comes behind takes no part
+        const auto steps = std::size_t(drawn.from_steps[std::size_t(sample)]);
+        rollout.states.resize(steps + 1, rollout.states.front());
+        rollout.fire.resize(steps);
+        rollout.life.resize(steps);
+    }
+    std::vector<reference::SampleGradient<double>> step_gradients;
+    for (const CaseGradient& gradient : drawn.step_gradients) {
+        step_gradients.push_back({gradient.step, reference::split_batch<double>(drawn.view_of(
+                                                     gradient.values))[std::size_t(sample)]});
+    }
+    return reference::rollout_backward(drawn.rule, reference::WeightValues<double>(drawn.weights),
+                                       rollout, grad_last, grad_weights, step_gradients);
+}
+
 // Nothing where the case comes closer to a kink than `least`.
 inline std::optional<Expected> expected_of(const Case& drawn, const Margins& least) {
     const reference::WeightValues<double> parameters(drawn.weights);
@@ -220,9 +262,8 @@ inline std::optional<Expected> expected_of(const Case& drawn, const Margins& lea
     }
     const auto grad_last = reference::split_batch<double>(drawn.grad_view());
     for (int sample = 0; sample < drawn.batch; ++sample) {
-        expected.grad_first.push_back(
-            reference::rollout_backward(drawn.rule, parameters, expected.rollouts[sample],
-                                        grad_last[sample], expected.grad_weights));
+        expected.grad_first.push_back(backward(drawn, expected.rollouts[sample], sample,
+                                               grad_last[sample], expected.grad_weights));
     }
     return expected;
 }

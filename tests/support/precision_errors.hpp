@@ -56,11 +56,10 @@ struct Errors {
 // weights to grad_weights.
 inline std::vector<double> expected_first(const RolloutResult& result, const Case& drawn,
                                           reference::WeightValues<double>& grad_weights) {
-    const reference::WeightValues<double> parameters(drawn.weights);
     std::vector<double> first;
     for (int sample = 0; sample < drawn.batch; ++sample) {
-        const auto grad = reference::rollout_backward(
-            drawn.rule, parameters, frozen(drawn, result.states, sample),
+        const auto grad = backward(
+            drawn, frozen(drawn, result.states, sample), sample,
             reference::split_batch<double>(drawn.grad_view())[std::size_t(sample)], grad_weights);
         first.insert(first.end(), grad.values.begin(), grad.values.end());
     }
