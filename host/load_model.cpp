@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Model::load: finds out what a file is, reads it, and guesses the rule that it does not say.
+#include "host/load_model.hpp"
+
 #include <nca/engine.hpp>
 #include <nca/model.hpp>
 #include <nca/simulator.hpp>
@@ -231,18 +233,21 @@ Model load_json(const std::filesystem::path& path, const LoadOptions& options) {
 
 }  // namespace
 
+Model model_of_tensors(const std::vector<ForeignTensor>& tensors, const LoadOptions& options,
+                       const std::string& source) {
+    return complete(find_weights(tensors, source, OtherTensors::refused), options, source);
+}
+
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
     const FileKind kind = file_kind(path);
     if (kind == FileKind::zip) {
-        return complete(find_weights(open_pytorch_file(path), path.string(), OtherTensors::refused),
-                        options, path.string());
+        return model_of_tensors(open_pytorch_file(path), options, path.string());
     }
     if (kind == FileKind::old_pytorch) {
         constexpr std::size_t most_bytes = std::size_t{64} << 20;
         const std::vector<std::uint8_t> bytes = read_file(path, most_bytes);
-        return complete(find_weights(open_old_pytorch_file(bytes, path.string()), path.string(),
-                                     OtherTensors::refused),
-                        options, path.string());
+        return model_of_tensors(open_old_pytorch_file(bytes, path.string()), options,
+                                path.string());
     }
     if (kind == FileKind::json) return load_json(path, options);
     return load_safetensors(path, options);

@@ -62,15 +62,12 @@ void* stb_grow(void* block, std::size_t old_size, std::size_t size) {
 #define STBI_ONLY_TGA
 #define STBI_ONLY_GIF
 #define STBI_MAX_DIMENSIONS nca::largest_image_side
-#define STB_IMAGE_RESIZE_STATIC
-#define STB_IMAGE_RESIZE_IMPLEMENTATION
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STBI_WRITE_NO_STDIO
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include <stb_image.h>
-#include <stb_image_resize.h>
 #include <stb_image_write.h>
 #pragma GCC diagnostic pop
 
@@ -142,19 +139,6 @@ Image decode_by_stb(std::span<const std::uint8_t> bytes, const std::string& name
     image.pixels.assign(pixels.get(), pixels.get() + std::size_t(image.height) * image.width * 4);
     image.had_alpha = components == 2 || components == 4;
     return image;
-}
-
-Image resample(const Image& image, int height, int width) {
-    Image result{.height = height, .width = width, .pixels = {}, .had_alpha = image.had_alpha};
-    result.pixels.resize(std::size_t(height) * width * 4);
-    // Averages the bytes themselves and not the light that they stand for. The notebook's image
-    // library does the same, with the same filter.
-    const int done = stbir_resize_uint8_generic(
-        image.pixels.data(), image.width, image.height, 0, result.pixels.data(), width, height, 0,
-        4, alpha_channel, 0, STBIR_EDGE_CLAMP, STBIR_FILTER_CATMULLROM, STBIR_COLORSPACE_LINEAR,
-        nullptr);
-    if (done == 0) throw std::bad_alloc();
-    return result;
 }
 
 std::vector<std::uint8_t> encode_png(const Image& image) {
