@@ -11,7 +11,9 @@ fixed number of steps; everything else is as in training.
   python3 benchmarks/peers/pytorch_nca.py --preset growing --device cuda --mode graph --tf32
 
 The modes: eager; compile (the step by torch.compile); graph (the whole iteration, from the first
-step to Adam, is one CUDA graph); compile-graph (the compiled step in such a graph).
+step to Adam, is one CUDA graph); compile-graph (the compiled step in such a graph); libnca (the loop
+over the steps is one call of libnca.functional.rollout, which is ours and not a peer's: what the
+Python package makes of the same training).
 """
 import common
 from common import CHANNELS, FILTERS, FIRE_RATE, HIDDEN, LIVING
@@ -98,15 +100,34 @@ class Training:
                               else common.LEARNING_RATE)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate,
                                           fused=True, capturable=captured)
+        if arguments.mode == "libnca":
+            import libnca
+            import libnca.functional
+
+            self.libnca = libnca
+            self.rule = (libnca.Rule.notebook() if arguments.preset == "notebook"
+                         else libnca.Rule.growing())
+            if arguments.threads:
+                libnca.set_threads(arguments.threads)
         self.step = (torch.compile(self.model) if arguments.mode.startswith("compile")
                      else self.model)
         self.graph = self.capture() if captured else None
 
+    def roll_out(self, x):
+        """All steps, [batch, 16, height, width] to the same."""
+        steps = self.arguments.steps
+        if self.arguments.mode == "libnca":
+            first, _, last = self.model.net
+            return self.libnca.functional.rollout(
+                x, first.weight, first.bias, last.weight, last.bias, steps=steps, rule=self.rule,
+                key=self.libnca.Key(iteration=self.iteration))
+        for _ in range(steps):
+            x = self.step(x)
+        return x
+
     def update(self):
         """One training iteration from the start state to the new weights."""
-        x = self.start
-        for _ in range(self.arguments.steps):
-            x = self.step(x)
+        x = self.roll_out(self.start)
         loss = F.mse_loss(x[:, :4], self.target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,13 +170,16 @@ class Training:
 
 def parse_arguments():
     options = common.parser(__doc__.splitlines()[0])
-    options.add_argument("--mode", choices=["eager", "compile", "graph", "compile-graph"],
+    options.add_argument("--mode", choices=["eager", "compile", "graph", "compile-graph",
+                                             "libnca"],
                          default="eager", help="eager unless given; the graphs on cuda only")
     options.add_argument("--layout", choices=["channels-last", "channels-first"],
                          default="channels-last", help="of the states in memory")
     arguments = common.parse(options)
     if arguments.mode.endswith("graph") and arguments.device != "cuda":
         options.error(f"--mode {arguments.mode} needs --device cuda")
+    if arguments.mode == "libnca" and arguments.layout != "channels-last":
+        options.error("--mode libnca needs --layout channels-last")
     return arguments
 
 

@@ -8,8 +8,11 @@
     libnca.Simulator    grows a model
     libnca.Trainer      trains one
 
-torch and jax are imported by those three modules alone.
+Each of the first three is imported when it is first used, and with it torch or jax.
 """
+
+import importlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,12 @@ __all__ = [
     "set_threads",
     "threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("functional", "jax", "nn"):
+        return importlib.import_module(f"libnca.{name}")
+    raise AttributeError(f"module 'libnca' has no attribute {name!r}")
 
 
 def fire_mask(

@@ -76,12 +76,16 @@ def rollout(
     wants_gradients = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, w1, b1, w2, b2)
     )
-    if wants_gradients or x.dtype == torch.float64:
-        states, _, _ = torch.ops.libnca.rollout(
-            cells, w1, b1, w2, b2, steps, rule.numbers, key.numbers, recorded, is_all
+    if not (wants_gradients or x.dtype == torch.float64):
+        states = _without_tape(cells, (w1, b1, w2, b2), rule, key, recorded)
+    elif _is_plain(x):
+        states = _Rollout.apply(
+            cells, w1, b1, w2, b2, steps, rule.text, key.numbers, recorded, is_all
         )
     else:
-        states = _without_tape(cells, (w1, b1, w2, b2), rule, key, recorded)
+        states, _, _ = torch.ops.libnca.rollout(
+            cells, w1, b1, w2, b2, steps, rule.text, key.numbers, recorded, is_all
+        )
     if record is None:
         return _like_x(states.squeeze(0), is_channels_first)
     return _like_x(states, is_channels_first)
@@ -114,7 +118,8 @@ def advance_(
     if steps < 0:
         raise ValueError(f"steps is {steps}: expected 0 or more")
     with torch.no_grad():
-        torch.ops.libnca.advance_(cells, w1, b1, w2, b2, steps, rule.numbers, key.numbers)
+        advance = _advance if _is_plain(x) else torch.ops.libnca.advance_
+        advance(cells, w1, b1, w2, b2, steps, rule.text, key.numbers)
     return x
 
 
@@ -201,12 +206,14 @@ def _without_tape(
     cells: Tensor, weights: tuple[Any, ...], rule: Rule, key: Key, recorded: list[int]
 ) -> Tensor:
     """The recorded states, where no gradient is wanted: nothing else is kept."""
-    states = cells.new_empty((len(recorded), *cells.shape))
+    advance = _advance if _is_plain(cells) else torch.ops.libnca.advance_
     now, done = cells.clone(), 0
+    if len(recorded) == 1:
+        advance(now, *weights, recorded[0], rule.text, key.numbers)
+        return now.unsqueeze(0)
+    states = cells.new_empty((len(recorded), *cells.shape))
     for step in sorted(set(recorded)):
-        torch.ops.libnca.advance_(
-            now, *weights, step - done, rule.numbers, key.after(done).numbers
-        )
+        advance(now, *weights, step - done, rule.text, key.after(done).numbers)
         done = step
         for index, wanted in enumerate(recorded):
             if wanted == step:
@@ -220,18 +227,43 @@ def _without_tape(
 
 _library = torch.library.Library("libnca", "DEF")
 _library.define(
-    "rollout(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor? b2, SymInt steps, float[] rule, "
+    "rollout(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor? b2, SymInt steps, str rule, "
     "SymInt[] key, SymInt[] record, bool all) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "rollout_backward(Tensor grad, Tensor states, Tensor rest, Tensor w1, Tensor b1, Tensor w2, "
-    "Tensor? b2, SymInt steps, float[] rule, SymInt[] key, SymInt[] record) "
+    "Tensor? b2, SymInt steps, str rule, SymInt[] key, SymInt[] record) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "advance_(Tensor(a!) x, Tensor w1, Tensor b1, Tensor w2, Tensor? b2, SymInt steps, "
-    "float[] rule, SymInt[] key) -> ()"
+    "str rule, SymInt[] key) -> ()"
 )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether nothing but autograd has to see the operation: neither torch.compile, nor a tensor
+    subclass, a mode that traces, or torch.func. It then goes past the dispatcher, which takes
+    longer than the engine where the grid is small."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Rollout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w1, b1, w2, b2, *options):  # type: ignore[no-untyped-def]
+        output = _rollout(x, w1, b1, w2, b2, *options)
+        _rollout_setup(ctx, (x, w1, b1, w2, b2, *options), output)
+        return output[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _rollout_autograd(ctx, grad, call=_rollout_backward)
 
 
 def _place_of(tensor: Tensor) -> tuple[int, int]:
@@ -255,30 +287,32 @@ def _rollout(x, w1, b1, w2, b2, steps, rule, key, record, all):  # type: ignore[
     sizes = tuple(x.shape[:3])
     weights = _addresses((w1, b1, w2, b2))
     states = x.new_empty((len(record), *x.shape))
-    nothing = x.new_empty(0, dtype=torch.uint8)
     if x.dtype == torch.float64:
         _core.forward_double(
             rule, key, steps, sizes, weights, x.data_ptr(), record, states.data_ptr()
         )
-        return states, x.clone(), nothing
+        return states, x.clone(), x.new_empty(0, dtype=torch.uint8)
     is_clean = False
+    copied = record
     if all:
-        tape = nothing
+        tape = x.new_empty(0, dtype=torch.uint8)
+        copied = []
         address = states.data_ptr()
         rest = x.new_empty(_core.tape_bytes(device, rule, steps, sizes), dtype=torch.uint8)
     elif device >= 0:
         tape = x.new_empty((steps + 1) * x.numel() * 4, dtype=torch.uint8)
         rest = x.new_empty(_core.tape_bytes(device, rule, steps, sizes), dtype=torch.uint8)
         address = tape.data_ptr()
+        copied = []
     else:
         tape, rest = (torch.from_dlpack(part) for part in _core.take_tape(steps, sizes))
         address = tape.data_ptr()
         is_clean = True
     _core.forward(
         device, stream, rule, key, steps, sizes, weights, x.data_ptr(), address, rest.data_ptr(),
-        is_clean,
+        is_clean, copied, states.data_ptr(),
     )  # fmt: skip
-    if not all:
+    if device >= 0 and not all:
         of_step = tape.view(torch.float32).view(steps + 1, *x.shape)
         for index, step in enumerate(record):
             states[index] = of_step[step]
@@ -310,11 +344,11 @@ def _rollout_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.set_materialize_grads(False)
 
 
-def _rollout_autograd(ctx, grad, grad_tape, grad_rest):  # type: ignore[no-untyped-def]
+def _rollout_autograd(ctx, grad, *of_tape, call=None):  # type: ignore[no-untyped-def]
     if grad is None:
         return (None,) * 10
     tape, rest, w1, b1, w2, b2 = ctx.saved_tensors
-    grad_x, *grads = torch.ops.libnca.rollout_backward(
+    grad_x, *grads = (call or torch.ops.libnca.rollout_backward)(
         grad.contiguous(), tape, rest, w1, b1, w2, b2, *ctx.options
     )
     if b2 is None:

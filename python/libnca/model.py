@@ -53,7 +53,7 @@ class Model:
             if array.shape != shape and array.shape != shape + (1, 1):
                 raise ValueError(f"{name} has the shape {array.shape}: expected {shape}")
             parts.append(array.ravel())
-        self._core = _core.make_model(rule.numbers, np.concatenate(parts))
+        self._core = _core.make_model(rule.text, np.concatenate(parts))
 
     @classmethod
     def _of(cls, core: Any) -> Model:

@@ -49,8 +49,8 @@ class Rule:
     premultiplied: bool = True
     """Whether the colour channels hold colour times alpha."""
 
-    numbers: tuple[float, ...] = dataclasses.field(init=False, repr=False, compare=False)
-    """The rule as plain numbers, the argument of the operation libnca::rollout."""
+    text: str = dataclasses.field(init=False, repr=False, compare=False)
+    """The rule as text, the argument of the operation libnca::rollout."""
 
     def __post_init__(self) -> None:
         if len(self.filters) != 3 or any(len(one) != 9 for one in self.filters):
@@ -64,11 +64,13 @@ class Rule:
             float(self.step_size),
             float(bool(self.premultiplied)),
         )
-        _core.check_rule(numbers)
-        object.__setattr__(self, "numbers", numbers)
+        text = " ".join(f"{number:.9g}" for number in numbers)
+        _core.check_rule(text)
+        object.__setattr__(self, "text", text)
 
     @classmethod
-    def _of(cls, numbers: list[float]) -> Rule:
+    def _of(cls, text: str) -> Rule:
+        numbers = [float(number) for number in text.split()]
         filters = tuple(tuple(numbers[k * 9 : k * 9 + 9]) for k in range(3))
         edges, life, start_cell, fire_rate, step_size, premultiplied = numbers[27:]
         return cls(
@@ -84,7 +86,7 @@ class Rule:
     @classmethod
     def growing(cls, **changes: Any) -> Rule:
         """The rule of the presets growing, persistent and regenerating (Distill 2020)."""
-        return dataclasses.replace(cls._of(_core.rule_numbers("growing")), **changes)
+        return dataclasses.replace(cls._of(_core.rule_text("growing")), **changes)
 
     @classmethod
     def notebook(cls, **changes: Any) -> Rule:
@@ -94,12 +96,12 @@ class Rule:
         The notebook as it is printed has an identity filter of zeros:
         ``Rule.notebook().without_identity()``.
         """
-        return dataclasses.replace(cls._of(_core.rule_numbers("notebook")), **changes)
+        return dataclasses.replace(cls._of(_core.rule_text("notebook")), **changes)
 
     @classmethod
     def demo(cls, **changes: Any) -> Rule:
         """The rule of the web demo of the Distill article: growing with circular edges."""
-        return dataclasses.replace(cls._of(_core.rule_numbers("demo")), **changes)
+        return dataclasses.replace(cls._of(_core.rule_text("demo")), **changes)
 
     def without_identity(self) -> Rule:
         """The rule with zeros in place of the identity filter."""
@@ -108,7 +110,7 @@ class Rule:
     def rotated(self, degrees: float) -> Rule:
         """The rule with its Sobel filters rotated: a pattern then grows rotated (Distill 2020,
         experiment 4)."""
-        return self._of(_core.rotated(self.numbers, degrees))
+        return self._of(_core.rotated(self.text, degrees))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Trainer:
         self, picture: npt.ArrayLike, preset: str = "growing", *, device: str = "auto", **options: Any
     ) -> None:
         if isinstance(options.get("rule"), Rule):
-            options["rule"] = options["rule"].numbers
+            options["rule"] = options["rule"].text
         self._core = _core.Trainer(_picture_of(picture), preset, options, device)
 
     @classmethod

@@ -84,7 +84,7 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> weights_of(const Model& model) {
     return {copy->data(), {copy->size()}, owner};
 }
 
-Model make_model(const RuleNumbers& rule, const Floats& weights) {
+Model make_model(const std::string& rule, const Floats& weights) {
     const bool output_bias = weights.size() == parameter_count(true);
     if (!output_bias && weights.size() != parameter_count(false)) {
         throw_error<InvalidArgument>("a model of {} weights: expected {} or, without output bias, {}",
@@ -135,7 +135,7 @@ nb::dict history_of(const Model& model) {
 
 void bind_model(nb::module_& module) {
     nb::class_<Model>(module, "Model")
-        .def_prop_ro("rule", [](const Model& model) { return numbers_of(model.rule); })
+        .def_prop_ro("rule", [](const Model& model) { return text_of(model.rule); })
         .def("weights", weights_of)
         .def_prop_ro("history", history_of)
         .def_prop_ro("notes", [](const Model& model) { return model.origin.notes; })
@@ -146,7 +146,7 @@ void bind_model(nb::module_& module) {
         .def("copy", [](const Model& model) { return Model(model); })
         .def("set_weights",
              [](Model& model, const Floats& weights) {
-                 model.weights = make_model(numbers_of(model.rule), weights).weights;
+                 model.weights = make_model(text_of(model.rule), weights).weights;
              })
         .def("save", [](const Model& model, const std::string& path) { model.save(path); });
     module.def("make_model", make_model);

@@ -12,6 +12,9 @@
 
 #include <nca/error.hpp>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
@@ -20,9 +23,10 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,43 +36,60 @@ namespace nca::python {
 
 namespace {
 
-constexpr int enum_numbers = 3;  // edges, life, start cell
+constexpr std::size_t factors = std::size_t{filter_count} * 9;
+constexpr std::size_t rule_numbers = factors + 6;
 
 template <class Enum>
-Enum choice_of(double number) {
+Enum choice_of(float number) {
     if (number != 0 && number != 1) throw InvalidArgument("a rule's choice is 0 or 1");
     return Enum(int(number));
 }
 
-}  // namespace
-
-Rule rule_of(const RuleNumbers& numbers) {
-    constexpr std::size_t factors = std::size_t{filter_count} * 9;
-    if (numbers.size() != factors + 6) {
+Rule parsed_rule(const std::string& text) {
+    std::vector<float> numbers;
+    const char* rest = text.c_str();
+    for (char* end = nullptr;; rest = end) {
+        const float number = std::strtof(rest, &end);
+        if (end == rest) break;
+        numbers.push_back(number);
+    }
+    if (numbers.size() != rule_numbers || *rest != 0) {
         throw_error<InvalidArgument>("a rule of {} numbers: expected {}", numbers.size(),
-                                     factors + 6);
+                                     rule_numbers);
     }
     Rule rule;
-    for (std::size_t i = 0; i < factors; ++i) rule.filters[i / 9][i % 9] = float(numbers[i]);
-    const double* rest = numbers.data() + factors;
-    rule.edges = choice_of<Edges>(rest[0]);
-    rule.life = choice_of<Life>(rest[1]);
-    rule.start_cell = choice_of<StartCell>(rest[2]);
-    rule.fire_rate = float(rest[enum_numbers]);
-    rule.step_size = float(rest[enum_numbers + 1]);
-    rule.premultiplied = rest[enum_numbers + 2] != 0;
+    for (std::size_t i = 0; i < factors; ++i) rule.filters[i / 9][i % 9] = numbers[i];
+    const float* others = numbers.data() + factors;
+    rule.edges = choice_of<Edges>(others[0]);
+    rule.life = choice_of<Life>(others[1]);
+    rule.start_cell = choice_of<StartCell>(others[2]);
+    rule.fire_rate = others[3];
+    rule.step_size = others[4];
+    rule.premultiplied = others[5] != 0;
     rule.validate();
     return rule;
 }
 
-RuleNumbers numbers_of(const Rule& rule) {
-    RuleNumbers numbers;
+}  // namespace
+
+Rule rule_of(const std::string& text) {
+    // The last one of this thread: a training has one.
+    thread_local std::pair<std::string, Rule> last;
+    if (last.first != text) {
+        Rule rule = parsed_rule(text);
+        last = {text, rule};
+    }
+    return last.second;
+}
+
+std::string text_of(const Rule& rule) {
+    std::vector<float> numbers;
     for (const Filter& filter : rule.filters) {
         numbers.insert(numbers.end(), filter.begin(), filter.end());
     }
-    numbers.insert(numbers.end(), {double(rule.edges), double(rule.life), double(rule.start_cell),
-                                   rule.fire_rate, rule.step_size, double(rule.premultiplied)});
-    return numbers;
+    numbers.insert(numbers.end(), {float(rule.edges), float(rule.life), float(rule.start_cell),
+                                   rule.fire_rate, rule.step_size, float(rule.premultiplied)});
+    return fmt::format("{}", fmt::join(numbers, " "));
 }
 
 FireKey key_of(const KeyNumbers& numbers) {
@@ -108,8 +129,8 @@ struct Rollout {
     RolloutOptions options;
     Sizes sizes;
 
-    Rollout(const RuleNumbers& numbers, const KeyNumbers& key, int steps, const Sizes& of)
-        : rule(rule_of(numbers)), options{.steps = steps, .key = key_of(key)}, sizes(of) {}
+    Rollout(const std::string& text, const KeyNumbers& key, int steps, const Sizes& of)
+        : rule(rule_of(text)), options{.steps = steps, .key = key_of(key)}, sizes(of) {}
 
     template <class T>
     BasicStateView<T> view(const Engine& engine, Address address) const {
@@ -118,7 +139,7 @@ struct Rollout {
 };
 
 // Many steps without a tape.
-void advance(int device, Address stream, const RuleNumbers& rule, const KeyNumbers& key, int steps,
+void advance(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
              const Sizes& sizes, const WeightAddresses& weights, Address state) {
     const Rollout rollout(rule, key, steps, sizes);
     const nb::gil_scoped_release release;
@@ -128,25 +149,32 @@ void advance(int device, Address stream, const RuleNumbers& rule, const KeyNumbe
                     at<CUstream_st>(stream));
 }
 
-std::size_t tape_bytes(int device, const RuleNumbers& rule, int steps, const Sizes& sizes) {
+std::size_t tape_bytes(int device, const std::string& rule, int steps, const Sizes& sizes) {
     const BorrowedEngine engine(device);
     return engine->tape_bytes(rule_of(rule), sizes[0], sizes[1], sizes[2], steps);
 }
 
-// The rollout is left in states [steps + 1, batch, height, width, channels] and rest.
-void forward(int device, Address stream, const RuleNumbers& rule, const KeyNumbers& key, int steps,
+// The rollout is left in states [steps + 1, batch, height, width, channels] and rest. On the CPU the
+// states after the steps of `record` are copied to out [records, batch, height, width, channels].
+void forward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
              const Sizes& sizes, const WeightAddresses& weights, Address state, Address states,
-             Address rest, bool are_clean) {
+             Address rest, bool are_clean, const std::vector<int>& record, Address out) {
     const Rollout rollout(rule, key, steps, sizes);
     const nb::gil_scoped_release release;
     const BorrowedEngine engine(device);
     engine->forward(rollout.rule, weights_at<const float>(weights),
                     rollout.view<const float>(*engine, state), rollout.options,
                     {at<float>(states), at<std::byte>(rest), are_clean}, at<CUstream_st>(stream));
+    const std::size_t floats = floats_of(sizes);
+    for (std::size_t i = 0; i < record.size(); ++i) {
+        engine->copy_to_host({at<float>(out) + i * floats, floats},
+                             at<const float>(states) + std::size_t(record[i]) * floats,
+                             at<CUstream_st>(stream));
+    }
 }
 
 // grad_state holds the gradient of the state after from_step steps, and gets that of the first.
-void backward(int device, Address stream, const RuleNumbers& rule, const KeyNumbers& key, int steps,
+void backward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
               const Sizes& sizes, const WeightAddresses& weights, Address states, Address rest,
               int from_step, const StepAddresses& step_gradients, Address grad_state,
               const WeightAddresses& grad_weights) {
@@ -199,7 +227,7 @@ WeightValues<double> double_weights(const WeightAddresses& weights) {
 }
 
 // Overwrites out [records, batch, height, width, channels] by the states after these steps.
-void forward_double(const RuleNumbers& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
+void forward_double(const std::string& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
                     const WeightAddresses& weights, Address state, const std::vector<int>& record,
                     Address out) {
     const Rollout rollout(rule, key, steps, sizes);
@@ -218,7 +246,7 @@ void forward_double(const RuleNumbers& rule, const KeyNumbers& key, int steps, c
 }
 
 // From grad [records, batch, height, width, channels]. Overwrites grad_state and grad_weights.
-void backward_double(const RuleNumbers& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
+void backward_double(const std::string& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
                      const WeightAddresses& weights, Address state, const std::vector<int>& record,
                      Address grad, Address grad_state, const WeightAddresses& grad_weights) {
     const Rollout rollout(rule, key, steps, sizes);
@@ -300,15 +328,15 @@ void bind_rollout(nb::module_& module) {
     module.def("backward_double", backward_double);
     module.def("take_tape", take_tape);
     module.def("fire_mask", fire_mask);
-    module.def("rule_numbers", [](const std::string& name) {
-        if (name == "growing") return numbers_of({});
-        if (name == "notebook") return numbers_of(notebook_rule());
-        if (name == "demo") return numbers_of(distill_demo_rule());
+    module.def("rule_text", [](const std::string& name) {
+        if (name == "growing") return text_of({});
+        if (name == "notebook") return text_of(notebook_rule());
+        if (name == "demo") return text_of(distill_demo_rule());
         throw_error<InvalidArgument>("rule {}: expected growing, notebook or demo", name);
     });
-    module.def("check_rule", [](const RuleNumbers& rule) { rule_of(rule); });
-    module.def("rotated", [](const RuleNumbers& rule, double degrees) {
-        return numbers_of(rule_of(rule).rotated(degrees));
+    module.def("check_rule", [](const std::string& rule) { rule_of(rule); });
+    module.def("rotated", [](const std::string& rule, double degrees) {
+        return text_of(rule_of(rule).rotated(degrees));
     });
 }
 

@@ -59,7 +59,7 @@ TrainingConfig config_of(const std::string& name, const nb::dict& options) {
     for (const auto& [key, value] : options) {
         const auto wanted = nb::cast<std::string>(key);
         if (wanted == "rule") {
-            config.rule = rule_of(nb::cast<RuleNumbers>(value));
+            config.rule = rule_of(nb::cast<std::string>(value));
             continue;
         }
         if (wanted == "start_cells") {
