@@ -21,7 +21,7 @@ if(CLANG_FORMAT)
       set(options --dry-run --Werror)
     endif()
     add_custom_target(${target}
-      COMMAND find include host cuda tests benchmarks examples
+      COMMAND find include host cuda python tests benchmarks examples
               "(" -name "*.[ch]pp" -o -name "*.cu" -o -name "*.cuh" ")"
               -exec ${CLANG_FORMAT} ${options} {} +
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} COMMENT "clang-format" VERBATIM)

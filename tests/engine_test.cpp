@@ -309,9 +309,8 @@ TEST_CASE("engines go back from each sample's own step", "[gradients]") {
             const Tape tape = engine->forward(drawn.rule, on_engine.weights, on_engine.state.view(),
                                               drawn.options);
             const std::vector<int> from_steps = {6, 1, 5, 3};
-            const test::Gradients result =
-                test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
-                                   {.from_steps = from_steps});
+            const test::Gradients result = test::run_backward(*engine, tape, drawn, Accumulate::no,
+                                                              1e30F, {.from_steps = from_steps});
             std::vector<double> sum(result.weights.size());
             const std::size_t floats = drawn.state.size() / 4;
             for (std::size_t sample = 0; sample < 4; ++sample) {
@@ -345,10 +344,9 @@ TEST_CASE("engines go back from each sample's own step", "[gradients]") {
             for (const std::vector<int>& bad :
                  {std::vector<int>{6, 1, 5}, std::vector<int>{6, 0, 5, 3},
                   std::vector<int>{6, 7, 5, 3}}) {
-                REQUIRE_THROWS_AS(
-                    test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
-                                       {.from_steps = bad}),
-                    InvalidArgument);
+                REQUIRE_THROWS_AS(test::run_backward(*engine, tape, drawn, Accumulate::no, 1e30F,
+                                                     {.from_steps = bad}),
+                                  InvalidArgument);
             }
         }
     }
@@ -370,8 +368,7 @@ TEST_CASE("what comes behind the step where the way back begins takes no part") 
         REQUIRE_FALSE(is_finite(test::download(*engine, tape.last())));
         const std::vector<int> from_steps = {2, 1};
         const test::Gradients result =
-            test::run_backward(*engine, tape, drawn, Accumulate::no, 0,
-                               {.from_steps = from_steps});
+            test::run_backward(*engine, tape, drawn, Accumulate::no, 0, {.from_steps = from_steps});
         REQUIRE(is_finite(result.weights));
         REQUIRE(is_finite(result.first));
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Stands in for the reader of PyTorch's files in builds without NCA_BUILD_IMAGES, which have no libzip.
+// Stands in for the reader of PyTorch's files in builds without NCA_BUILD_IMAGES, which have no
+// libzip.
 #include "host/import/pytorch_file.hpp"
 
 #include "host/core/throw_error.hpp"
@@ -11,7 +12,8 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& file) {
     throw_error<NotCompiled>(
-        "{} is a PyTorch file, which this build cannot read: convert it to safetensors with the tool "
+        "{} is a PyTorch file, which this build cannot read: convert it to safetensors with the "
+        "tool "
         "(nca convert), or in Python load it with torch and take Model.from_torch",
         file);
 }

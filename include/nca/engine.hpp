@@ -75,8 +75,8 @@ private:
 /// Memory of the caller's that a tape lies in, for who has an allocator of their own. Memory of the
 /// engine's memory space, which has to live as long as the tape and stay as it is.
 struct TapeBuffers {
-    /// [steps + 1, batch, height, width, channels] floats: the states after 0 to `steps` steps. Null:
-    /// the engine takes memory of its own.
+    /// [steps + 1, batch, height, width, channels] floats: the states after 0 to `steps` steps.
+    /// Null: the engine takes memory of its own.
     float* states = nullptr;
     /// Engine::tape_bytes() bytes for what else the way back needs, aligned to 16 bytes.
     std::byte* rest = nullptr;

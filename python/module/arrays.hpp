@@ -16,9 +16,8 @@ template <class T>
 nanobind::ndarray<nanobind::numpy, T> array_of(std::vector<T> values,
                                                std::initializer_list<std::size_t> shape) {
     auto* owned = new std::vector<T>(std::move(values));
-    const nanobind::capsule owner(owned, [](void* pointer) noexcept {
-        delete static_cast<std::vector<T>*>(pointer);
-    });
+    const nanobind::capsule owner(
+        owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
     return nanobind::ndarray<nanobind::numpy, T>(owned->data(), shape, owner);
 }
 

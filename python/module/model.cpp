@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Models: files, and weights from modules of PyTorch.
-#include "host/load_model.hpp"
 #include "host/core/rule_names.hpp"
 #include "host/core/throw_error.hpp"
+#include "host/load_model.hpp"
 #include "python/module/bindings.hpp"
 #include "python/module/numbers.hpp"
 
@@ -78,17 +78,17 @@ LoadOptions options_of(const nb::dict& given) {
 nb::ndarray<nb::numpy, float, nb::ndim<1>> weights_of(const Model& model) {
     const auto all = model.weights.all();
     auto* copy = new std::vector<float>(all.begin(), all.end());
-    const nb::capsule owner(copy, [](void* pointer) noexcept {
-        delete static_cast<std::vector<float>*>(pointer);
-    });
+    const nb::capsule owner(
+        copy, [](void* pointer) noexcept { delete static_cast<std::vector<float>*>(pointer); });
     return {copy->data(), {copy->size()}, owner};
 }
 
 Model make_model(const std::string& rule, const Floats& weights) {
     const bool output_bias = weights.size() == parameter_count(true);
     if (!output_bias && weights.size() != parameter_count(false)) {
-        throw_error<InvalidArgument>("a model of {} weights: expected {} or, without output bias, {}",
-                                     weights.size(), parameter_count(true), parameter_count(false));
+        throw_error<InvalidArgument>(
+            "a model of {} weights: expected {} or, without output bias, {}", weights.size(),
+            parameter_count(true), parameter_count(false));
     }
     Model model{.rule = rule_of(rule), .weights = Weights(output_bias), .history = {}};
     std::copy_n(weights.data(), weights.size(), model.weights.all().data());
@@ -139,10 +139,9 @@ void bind_model(nb::module_& module) {
         .def("weights", weights_of)
         .def_prop_ro("history", history_of)
         .def_prop_ro("notes", [](const Model& model) { return model.origin.notes; })
-        .def_prop_ro("is_guess",
-                     [](const Model& model) {
-                         return model.origin.rule_source == RuleSource::guess;
-                     })
+        .def_prop_ro(
+            "is_guess",
+            [](const Model& model) { return model.origin.rule_source == RuleSource::guess; })
         .def("copy", [](const Model& model) { return Model(model); })
         .def("set_weights",
              [](Model& model, const Floats& weights) {

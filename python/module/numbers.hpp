@@ -13,8 +13,8 @@
 namespace nca::python {
 
 // 33 numbers with spaces between them: the factors of the filters, edges, life, start cell, fire
-// rate, step size, premultiplied. A text, because it passes PyTorch's dispatcher 30 us faster than a
-// list. Throws InvalidArgument where it is no such text, or the rule is not valid.
+// rate, step size, premultiplied. A text, because it passes PyTorch's dispatcher 30 us faster than
+// a list. Throws InvalidArgument where it is no such text, or the rule is not valid.
 Rule rule_of(const std::string& text);
 std::string text_of(const Rule& rule);
 

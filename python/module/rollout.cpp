@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Rollouts on tensors of other libraries, which come as addresses: no library of theirs is linked.
 // Shapes and types are checked in Python, in python/libnca/functional.py and jax.py.
+#include "host/reference/rollout.hpp"
 #include "host/core/checks.hpp"
 #include "host/core/throw_error.hpp"
-#include "host/reference/rollout.hpp"
 #include "python/module/arrays.hpp"
 #include "python/module/bindings.hpp"
 #include "python/module/engine_pool.hpp"
@@ -105,9 +105,9 @@ FireKey key_of(const KeyNumbers& numbers) {
 namespace {
 
 using Address = std::uintptr_t;
-using Sizes = std::array<int, 3>;                              // batch, height, width
-using WeightAddresses = std::array<Address, 4>;                // w1, b1, w2, b2 or 0
-using StepAddresses = std::vector<std::pair<int, Address>>;    // step, gradient
+using Sizes = std::array<int, 3>;                            // batch, height, width
+using WeightAddresses = std::array<Address, 4>;              // w1, b1, w2, b2 or 0
+using StepAddresses = std::vector<std::pair<int, Address>>;  // step, gradient
 
 template <class T>
 T* at(Address address) {
@@ -145,8 +145,7 @@ void advance(int device, Address stream, const std::string& rule, const KeyNumbe
     const nb::gil_scoped_release release;
     const BorrowedEngine engine(device);
     engine->advance(rollout.rule, weights_at<const float>(weights),
-                    rollout.view<float>(*engine, state), rollout.options,
-                    at<CUstream_st>(stream));
+                    rollout.view<float>(*engine, state), rollout.options, at<CUstream_st>(stream));
 }
 
 std::size_t tape_bytes(int device, const std::string& rule, int steps, const Sizes& sizes) {
@@ -154,8 +153,9 @@ std::size_t tape_bytes(int device, const std::string& rule, int steps, const Siz
     return engine->tape_bytes(rule_of(rule), sizes[0], sizes[1], sizes[2], steps);
 }
 
-// The rollout is left in states [steps + 1, batch, height, width, channels] and rest. On the CPU the
-// states after the steps of `record` are copied to out [records, batch, height, width, channels].
+// The rollout is left in states [steps + 1, batch, height, width, channels] and rest. On the CPU
+// the states after the steps of `record` are copied to out [records, batch, height, width,
+// channels].
 void forward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
              const Sizes& sizes, const WeightAddresses& weights, Address state, Address states,
              Address rest, bool are_clean, const std::vector<int>& record, Address out) {
@@ -265,9 +265,9 @@ void backward_double(const std::string& rule, const KeyNumbers& key, int steps, 
                         of_step.values.data());
             gradients.push_back({record[i], std::move(of_step)});
         }
-        const auto first = reference::rollout_backward(
-            rollout.rule, values, tape, SampleState<double>(sizes[1], sizes[2]), grad_values,
-            gradients);
+        const auto first = reference::rollout_backward(rollout.rule, values, tape,
+                                                       SampleState<double>(sizes[1], sizes[2]),
+                                                       grad_values, gradients);
         std::copy(first.values.begin(), first.values.end(), at<double>(grad_state) + sample * size);
     }
     const double* from = grad_values.all.data();
@@ -313,8 +313,8 @@ auto fire_mask(const KeyNumbers& numbers, float fire_rate, const Sizes& sizes) {
             mask.insert(mask.end(), one.begin(), one.end());
         }
     }
-    return array_of(std::move(mask), {std::size_t(sizes[0]), std::size_t(sizes[1]),
-                                      std::size_t(sizes[2])});
+    return array_of(std::move(mask),
+                    {std::size_t(sizes[0]), std::size_t(sizes[1]), std::size_t(sizes[2])});
 }
 
 }  // namespace

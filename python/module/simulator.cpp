@@ -32,15 +32,17 @@ void bind_simulator(nb::module_& module) {
                                              .seed = seed});
             },
             Released())
-        .def("plant_seed", [](Simulator& self) { self.plant_seed(); }, Released())
-        .def("plant_seed", [](Simulator& self, int y, int x) { self.plant_seed(y, x); }, Released())
+        .def(
+            "plant_seed", [](Simulator& self) { self.plant_seed(); }, Released())
+        .def(
+            "plant_seed", [](Simulator& self, int y, int x) { self.plant_seed(y, x); }, Released())
         .def("step", &Simulator::step, Released())
         .def("erase_circle", &Simulator::erase_circle, Released())
         .def("erase_rectangle", &Simulator::erase_rectangle, Released())
         .def_prop_ro("steps_done", &Simulator::steps_done)
-        .def_prop_ro("device",
-                     [](const Simulator& self) { return self.engine().description(); })
-        .def("living", [](const Simulator& self) { return self.check().living; }, Released())
+        .def_prop_ro("device", [](const Simulator& self) { return self.engine().description(); })
+        .def(
+            "living", [](const Simulator& self) { return self.check().living; }, Released())
         .def("state",
              [](Simulator& self) {
                  const StateView view = self.state();
@@ -49,8 +51,8 @@ void bind_simulator(nb::module_& module) {
                      const nb::gil_scoped_release release;
                      values = self.download();
                  }
-                 return array_of(std::move(values), {std::size_t(view.height),
-                                                     std::size_t(view.width), channels});
+                 return array_of(std::move(values),
+                                 {std::size_t(view.height), std::size_t(view.width), channels});
              })
         .def("picture", [](const Simulator& self) {
             Image image;

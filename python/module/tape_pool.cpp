@@ -42,7 +42,9 @@ std::shared_ptr<TapeBlock> take_tape_block(const TapeShape& shape, int steps,
     {
         const std::scoped_lock lock(pool().mutex);
         auto& free = pool().free;
-        const auto fits = [&](const auto& one) { return one->shape == shape && one->steps >= steps; };
+        const auto fits = [&](const auto& one) {
+            return one->shape == shape && one->steps >= steps;
+        };
         const auto found = std::find_if(free.rbegin(), free.rend(), fits);
         if (found != free.rend()) {
             block = std::move(*found);

@@ -28,7 +28,8 @@ namespace nb = nanobind;
 namespace nca::python {
 namespace {
 
-using Picture = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 4>, nb::c_contig, nb::device::cpu>;
+using Picture =
+    nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 4>, nb::c_contig, nb::device::cpu>;
 
 // The fields of a configuration that Python may set, by their names in C++.
 template <class Visit>
@@ -155,8 +156,7 @@ void bind_trainer(nb::module_& module) {
                  return array_of(std::vector<float>(self.target()),
                                  {side, side, std::size_t{visible_channels}});
              })
-        .def("states",
-             [](const Trainer& self) { return states_array(self, self.states_after()); })
+        .def("states", [](const Trainer& self) { return states_array(self, self.states_after()); })
         .def("model", &Trainer::model)
         .def("save_checkpoint",
              [](const Trainer& self, const std::string& path) { self.save_checkpoint(path); });
