@@ -27,6 +27,7 @@ from .rule import Key, Rule
 __all__ = ["advance_", "rollout"]
 
 _CHANNELS = 16
+_MOST_STEPS = 2**24
 _SHAPES = {
     "w1": ((128, 48), "[128, 48]"),
     "b1": ((128,), "[128]"),
@@ -53,7 +54,8 @@ def rollout(
 
     x: the first states, [batch, height, width, 16], or [batch, 16, height, width] in the memory
         format channels_last: the channels of a cell lie together in both. The first four are red,
-        green, blue and alpha. Any other memory format is refused.
+        green, blue and alpha. Any other memory format is refused; a contiguous [batch, 16, height, 16]
+        is taken for [batch, height, width, 16].
     w1, b1, w2, b2: the weights, [128, 48], [128], [16, 128] and [16] or None, those of 1x1
         convolutions ([128, 48, 1, 1]) too. Column c * 3 + k of w1 belongs to channel c and filter k.
     steps: how many, 0 to 2**24. They may differ from call to call at no cost.
@@ -70,8 +72,7 @@ def rollout(
     """
     cells, is_channels_first = _cells_of(x)
     w1, b1, w2, b2 = _weights_of(x, w1, b1, w2, b2)
-    if steps < 0:
-        raise ValueError(f"steps is {steps}: expected 0 or more")
+    _check_options(steps, rule, key)
     recorded, is_all = _recorded(record, steps)
     wants_gradients = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, w1, b1, w2, b2)
@@ -107,16 +108,15 @@ def advance_(
     Arguments as in rollout(). x is float32. Raises RuntimeError where x requires a gradient and
     gradients are on.
     """
+    cells, _ = _cells_of(x)
     if torch.is_grad_enabled() and x.requires_grad:
         raise RuntimeError(
             "advance_ overwrites x, which requires a gradient: use rollout, or torch.no_grad()"
         )
     if x.dtype == torch.float64:
         raise TypeError("advance_ takes float32; float64 is for the gradients of rollout")
-    cells, _ = _cells_of(x)
     w1, b1, w2, b2 = _weights_of(x, w1, b1, w2, b2)
-    if steps < 0:
-        raise ValueError(f"steps is {steps}: expected 0 or more")
+    _check_options(steps, rule, key)
     with torch.no_grad():
         advance = _advance if _is_plain(x) else torch.ops.libnca.advance_
         advance(cells, w1, b1, w2, b2, steps, rule.text, key.numbers)
@@ -185,15 +185,29 @@ def _weights_of(x: Tensor, *weights: Optional[Tensor]) -> tuple[Any, ...]:
     return tuple(result)
 
 
+def _check_options(steps: int, rule: Rule, key: Key) -> None:
+    if steps != int(steps):
+        raise TypeError(f"steps is {steps}: expected a whole number")
+    if not 0 <= steps <= _MOST_STEPS:
+        raise ValueError(f"steps is {steps}: expected 0 to {_MOST_STEPS}")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule is a {type(rule).__name__}: expected a libnca.Rule")
+    if not isinstance(key, Key):
+        raise TypeError(f"key is a {type(key).__name__}: expected a libnca.Key")
+
+
 def _recorded(record: Record, steps: int) -> tuple[list[int], bool]:
     """The recorded steps, and whether they are all."""
     if record is None:
         return [steps], False
-    if isinstance(record, str):
-        if record != "all":
-            raise ValueError(f'record is {record!r}: expected None, "all" or a list of steps')
+    if isinstance(record, str) and record == "all":
         return list(range(steps + 1)), True
+    if isinstance(record, str) or not hasattr(record, "__iter__"):
+        raise TypeError(f'record is {record!r}: expected None, "all" or a list of steps')
     recorded = [int(step) for step in record]
+    for step, wanted in zip(recorded, record):
+        if step != wanted:
+            raise TypeError(f"record has {wanted}: expected whole numbers")
     if not recorded:
         raise ValueError("record is empty: expected at least one step")
     for step in recorded:
@@ -261,7 +275,6 @@ class _Rollout(torch.autograd.Function):
         return output[0]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         return _rollout_autograd(ctx, grad, call=_rollout_backward)
 
@@ -345,6 +358,8 @@ def _rollout_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _rollout_autograd(ctx, grad, *of_tape, call=None):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        raise RuntimeError("rollout has no gradients of gradients: leave create_graph out")
     if grad is None:
         return (None,) * 10
     tape, rest, w1, b1, w2, b2 = ctx.saved_tensors
@@ -403,6 +418,7 @@ def _advance(x, w1, b1, w2, b2, steps, rule, key):  # type: ignore[no-untyped-de
     device, stream = _place_of(x)
     weights = _addresses((w1, b1, w2, b2))
     _core.advance(device, stream, rule, key, steps, tuple(x.shape[:3]), weights, x.data_ptr())
+    torch.autograd.graph.increment_version(x)  # autograd sees that x is another one now
 
 
 for _key in ("CPU", "CUDA"):

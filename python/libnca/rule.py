@@ -133,7 +133,7 @@ class Key:
     @property
     def numbers(self) -> tuple[int, int, int, int]:
         """The key as plain numbers, the argument of the operation libnca::rollout."""
-        return (self.seed, self.iteration, self.step, self.sample)
+        return (int(self.seed), int(self.iteration), int(self.step), int(self.sample))
 
     def after(self, steps: int) -> Key:
         """The key with which a rollout goes on that has done so many steps."""
