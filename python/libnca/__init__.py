@@ -8,11 +8,13 @@
     libnca.Simulator    grows a model
     libnca.Trainer      trains one
 
-Each of the first three is imported when it is first used, and with it torch or jax.
+torch and jax are imported by those three modules alone, which are imported where they are used.
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ from .rule import Key, Rule
 from .simulator import Simulator
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    from . import functional, jax, nn
+
 __version__: str = _core.version
 __all__ = [
     "Key",
@@ -31,6 +36,9 @@ __all__ = [
     "Simulator",
     "Trainer",
     "fire_mask",
+    "functional",
+    "jax",
+    "nn",
     "set_precision",
     "set_threads",
     "threads",
@@ -39,8 +47,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("functional", "jax", "nn"):
-        return importlib.import_module(f"libnca.{name}")
-    raise AttributeError(f"module 'libnca' has no attribute {name!r}")
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def fire_mask(
