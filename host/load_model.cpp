@@ -111,20 +111,25 @@ std::string text_of(const Candidate& candidate) {
                        input_order_names[std::size_t(candidate.input_order)]);
 }
 
-// The rules and orders that are left, in the order in which they are tried.
-std::vector<Candidate> candidates(const FoundWeights& found, const LoadOptions& options,
-                                  const std::string& file) {
+// The order of the inputs, where the filters or the options say it.
+std::optional<InputOrder> known_order(const FoundWeights& found, const LoadOptions& options,
+                                      const std::string& file) {
     if (found.input_order && options.input_order && *found.input_order != *options.input_order) {
         throw_error<InvalidArgument>(
             "{}: its filters say that its inputs are by {}: leave --input-order out", file,
             input_order_names[std::size_t(*found.input_order)]);
     }
+    return found.input_order ? found.input_order : options.input_order;
+}
+
+// The rules and orders that are left, in the order in which they are tried.
+std::vector<Candidate> candidates(const FoundWeights& found, const LoadOptions& options,
+                                  const std::string& file) {
     if (found.filters && (options.sobel_scale || options.identity_filter)) {
         throw_error<InvalidArgument>(
             "{} has filters of its own: leave --sobel-scale and --identity-filter out", file);
     }
-    const std::optional<InputOrder> known =
-        found.input_order ? found.input_order : options.input_order;
+    const std::optional<InputOrder> known = known_order(found, options, file);
     const auto completed = [&](Candidate candidate) {
         if (found.filters) candidate.rule.filters = *found.filters;
         apply(options, candidate.rule);
@@ -236,6 +241,33 @@ Model load_json(const std::filesystem::path& path, const LoadOptions& options) {
 Model model_of_tensors(const std::vector<ForeignTensor>& tensors, const LoadOptions& options,
                        const std::string& source) {
     return complete(find_weights(tensors, source, OtherTensors::refused), options, source);
+}
+
+Model model_of_tensors(const std::vector<ForeignTensor>& tensors, const Rule& rule,
+                       LoadOptions options, const std::string& source) {
+    const FoundWeights found = find_weights(tensors, source, OtherTensors::refused);
+    const std::optional<InputOrder> order = known_order(found, options, source);
+    options.input_order.reset();
+    if (options != LoadOptions{}) {
+        throw_error<InvalidArgument>(
+            "{}: the rule is given: of the options for what is not known only --input-order may be",
+            source);
+    }
+    if (found.filters && *found.filters != rule.filters) {
+        throw_error<InvalidArgument>(
+            "{} has filters of its own, and the rule that is given has others: give a rule with "
+            "the "
+            "same, or none",
+            source);
+    }
+    Model model;
+    model.rule = rule;
+    model.weights = by_channel(found.weights, order.value_or(InputOrder::channel));
+    model.origin = {.rule_source = RuleSource::options,
+                    .rule = {},
+                    .input_order = order.value_or(InputOrder::channel),
+                    .notes = found.notes};
+    return model;
 }
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {

@@ -24,10 +24,13 @@ Array = npt.NDArray[np.float32]
 _SHAPES = {"w1": (128, 48), "b1": (128,), "w2": (16, 128), "b2": (16,)}
 
 
-def _in_words_of_python(error: Exception) -> Exception:
+def _python_words(text: str) -> str:
     """The library's messages name options as the tool does: --input-order is input_order here."""
-    text = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(error))
-    return type(error)(text)
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+
+
+def _in_words_of_python(error: Exception) -> Exception:
+    return type(error)(_python_words(str(error)))
 
 
 class Model:
@@ -85,14 +88,16 @@ class Model:
 
     @classmethod
     def from_torch(
-        cls, module: torch.nn.Module, *, rule: Optional[Rule] = None, **options: Any
+        cls, module: torch.nn.Module, *, rule: Union[Rule, str, None] = None, **options: Any
     ) -> Model:
         """The model of a PyTorch module that has two 1x1 convolutions or linear layers (48 to 128
         and 128 to 16 channels), and perhaps its fixed filters as parameters or buffers.
 
-        rule: of the module. Without it, options as in load() say it, and what is left is guessed:
-        the first of the known rules under which the automaton lives. Check ``model.rule``. Raises
-        ValueError, which says why, where the tensors are not those of one automaton.
+        rule: of the module, as a Rule or by a name. The other options are those of load(), of which
+        a Rule leaves input_order alone. What is not given is guessed: the first of the known rules
+        under which the automaton lives, and ``model.notes`` says so. With a Rule the inputs are by
+        channel, unless input_order or the module's filters say otherwise. Raises ValueError, which
+        says why, where the tensors are not those of one automaton.
         """
         import torch
 
@@ -103,16 +108,15 @@ class Model:
             array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
             tensors.append((name, np.ascontiguousarray(array)))
         source = f"the module {type(module).__name__}"
-        if rule is not None and "rule" not in options:
-            # Any rule that the guess need not try; what it says is replaced below.
-            options = {"input_order": "channel", "rule": "growing", **options}
+        text = None
+        if isinstance(rule, Rule):
+            text = rule.text
+        else:
+            options["rule"] = rule
         try:
-            model = cls._of(_core.model_of_arrays(tensors, options, source))
+            return cls._of(_core.model_of_arrays(tensors, text, options, source))
         except (ValueError, RuntimeError) as error:
             raise _in_words_of_python(error) from None
-        if rule is None:
-            return model
-        return cls(rule, **model._arrays())
 
     def to_torch(self) -> nn.Automaton:
         """A module of plain PyTorch that computes the same, step by step: see nn.Automaton."""
@@ -132,8 +136,8 @@ class Model:
 
     @property
     def notes(self) -> list[str]:
-        """What was converted or left out when it was read, a sentence each."""
-        return list(self._core.notes)
+        """What was converted, left out or guessed when it was read, a sentence each."""
+        return [_python_words(note) for note in self._core.notes]
 
     def _arrays(self) -> dict[str, Any]:
         flat = self._core.weights()

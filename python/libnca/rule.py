@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
+
 from . import _core
 
 _EDGES = ("circular", "zero")
@@ -13,6 +15,13 @@ _LIFE = ("post", "pre_and_post")
 _START_CELL = ("alpha", "alpha_and_hidden")
 
 Filter = tuple[float, ...]
+
+
+def _single(value: float) -> float:
+    """The float32 next to it, as the shortest number that means it: a rule that was saved and loaded
+    is the same."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 def _number_of(names: tuple[str, ...], field: str, value: str) -> float:
@@ -55,13 +64,17 @@ class Rule:
     def __post_init__(self) -> None:
         if len(self.filters) != 3 or any(len(one) != 9 for one in self.filters):
             raise ValueError("Rule.filters: expected three filters of nine factors")
+        filters = tuple(tuple(map(_single, one)) for one in self.filters)
+        object.__setattr__(self, "filters", filters)
+        for field in "fire_rate", "step_size":
+            object.__setattr__(self, field, _single(getattr(self, field)))
         numbers = (
-            *(float(factor) for one in self.filters for factor in one),
+            *(factor for one in filters for factor in one),
             _number_of(_EDGES, "edges", self.edges),
             _number_of(_LIFE, "life", self.life),
             _number_of(_START_CELL, "start_cell", self.start_cell),
-            float(self.fire_rate),
-            float(self.step_size),
+            self.fire_rate,
+            self.step_size,
             float(bool(self.premultiplied)),
         )
         text = " ".join(f"{number:.9g}" for number in numbers)

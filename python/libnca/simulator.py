@@ -17,7 +17,7 @@ class Simulator:
 
     size: (height, width) in cells. seed: of the fire masks. device: "auto", "cpu", "cuda" or
     "cuda:N". Places are (y, x), counted from 0, from the top and from the left. Steps and pictures
-    are those of ``nca grow`` with the same seed.
+    are those of ``nca grow`` with the same seed. One thread may use it at a time.
     """
 
     def __init__(
@@ -29,6 +29,8 @@ class Simulator:
         device: str = "auto",
     ) -> None:
         height, width = size
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}: expected 0 to 2**32 - 1")
         self._core = _core.Simulator(model._core, height, width, seed, device)
         self._size = (height, width)
         self._core.plant_seed()
@@ -40,7 +42,9 @@ class Simulator:
     def plant_seed(self, y: Optional[int] = None, x: Optional[int] = None) -> None:
         """Overwrites one cell by the start cell; without a place, the cells that the model was
         trained to grow from, as when the simulator was made."""
-        if y is None or x is None:
+        if (y is None) != (x is None):
+            raise TypeError("plant_seed takes y and x, or neither")
+        if y is None:
             self._core.plant_seed()
         else:
             self._core.plant_seed(y, x)

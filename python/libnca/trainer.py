@@ -15,19 +15,22 @@ from .rule import Rule
 
 
 class Trainer:
-    """Trains an automaton by the library's own loop, at its speed (docs/training.md).
+    """Trains an automaton by the library's own loop, at its speed (docs/tool.md).
 
     picture: the target, [height, width, 4] or [height, width, 3], uint8 in 0..255 or floats in
     0..1, straight alpha; it is scaled to target_size cells. preset: "notebook", "growing",
     "persistent" or "regenerating". options: what differs from the preset, by the names of
     TrainingConfig in C++: batch, target_size, padding, learning_rate, fewest_steps, most_steps,
-    seed, ..., rule (a Rule), start_cells (a list of (y, x)).
+    seed, ..., rule (a Rule), start_cells (a list of (y, x)). One thread may use it at a time.
     """
 
     def __init__(
         self, picture: npt.ArrayLike, preset: str = "growing", *, device: str = "auto", **options: Any
     ) -> None:
-        if isinstance(options.get("rule"), Rule):
+        if "rule" in options:
+            if not isinstance(options["rule"], Rule):
+                kind = type(options["rule"]).__name__
+                raise TypeError(f"rule is a {kind}: expected a libnca.Rule")
             options["rule"] = options["rule"].text
         self._core = _core.Trainer(_picture_of(picture), preset, options, device)
 

@@ -78,12 +78,6 @@ void set_precision(const std::string& name) {
     pool().settings.precision = wanted;
 }
 
-std::string precision() {
-    const std::scoped_lock lock(pool().mutex);
-    const auto& set = pool().settings.precision;
-    return set ? std::string(name(*set)) : "";
-}
-
 Device with_settings(Device device) {
     const std::scoped_lock lock(pool().mutex);
     device.threads = pool().settings.threads;

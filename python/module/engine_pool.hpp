@@ -32,7 +32,6 @@ private:
 void set_threads(int threads);
 int threads();
 void set_precision(const std::string& name);
-std::string precision();
 // The device with these settings.
 Device with_settings(Device device);
 

@@ -3,8 +3,10 @@
 #include "host/core/rule_names.hpp"
 #include "host/core/throw_error.hpp"
 #include "host/load_model.hpp"
+#include "python/module/arrays.hpp"
 #include "python/module/bindings.hpp"
 #include "python/module/numbers.hpp"
+#include "python/module/options.hpp"
 
 #include <nca/error.hpp>
 #include <nca/model.hpp>
@@ -14,10 +16,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,59 +32,62 @@ namespace {
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
-// The value of that name among those of an enum.
+// Sets an option to the value of that name among those of an enum.
 template <class Enum, std::size_t count>
-Enum named(const char* option, const std::string& name, const char* const (&names)[count]) {
+void take_choice(std::optional<Enum>& to, const char* option, const nb::handle& value,
+                 const char* const (&names)[count]) {
+    std::string name;
+    take_option(name, option, value);
     const auto found = std::ranges::find(names, name);
     if (found == std::end(names)) {
-        throw_error<InvalidArgument>("{}='{}': expected {}", option, name, fmt::join(names, ", "));
+        throw_error<InvalidArgument>("{} is '{}': expected {}", option, name,
+                                     fmt::join(names, ", "));
     }
-    return Enum(found - std::begin(names));
+    to = Enum(found - std::begin(names));
 }
 
 LoadOptions options_of(const nb::dict& given) {
     LoadOptions options;
     for (const auto& [key, value] : given) {
         const auto name = nb::cast<std::string>(key);
+        const char* option = name.c_str();
         if (value.is_none()) continue;
         if (name == "rule") {
-            options.rule = nb::cast<std::string>(value);
+            take_option(options.rule, option, value);
         } else if (name == "edges") {
-            options.edges = named<Edges>("edges", nb::cast<std::string>(value), edges_names);
+            take_choice(options.edges, option, value, edges_names);
         } else if (name == "sobel_scale") {
-            options.sobel_scale = nb::cast<float>(value);
+            take_option(options.sobel_scale.emplace(), option, value);
         } else if (name == "identity_filter") {
-            options.identity_filter = nb::cast<bool>(value);
+            take_option(options.identity_filter.emplace(), option, value);
         } else if (name == "life") {
-            options.life = named<Life>("life", nb::cast<std::string>(value), life_names);
+            take_choice(options.life, option, value, life_names);
         } else if (name == "start_cell") {
-            options.start_cell =
-                named<StartCell>("start_cell", nb::cast<std::string>(value), start_cell_names);
+            take_choice(options.start_cell, option, value, start_cell_names);
         } else if (name == "fire_rate") {
-            options.fire_rate = nb::cast<float>(value);
+            take_option(options.fire_rate.emplace(), option, value);
         } else if (name == "step_size") {
-            options.step_size = nb::cast<float>(value);
+            take_option(options.step_size.emplace(), option, value);
         } else if (name == "premultiplied") {
-            options.premultiplied = nb::cast<bool>(value);
+            take_option(options.premultiplied.emplace(), option, value);
         } else if (name == "input_order") {
-            options.input_order =
-                named<InputOrder>("input_order", nb::cast<std::string>(value), input_order_names);
+            take_choice(options.input_order, option, value, input_order_names);
         } else if (name == "transposed") {
-            options.transposed = nb::cast<bool>(value);
+            take_option(options.transposed, option, value);
         } else {
-            throw_error<InvalidArgument>("no such option: {}", name);
+            throw_error<InvalidArgument>(
+                "no such option: {}; there are rule, edges, sobel_scale, identity_filter, life, "
+                "start_cell, fire_rate, step_size, premultiplied, input_order, transposed",
+                name);
         }
     }
     return options;
 }
 
 // All weights in one array: w1, b1, w2, b2.
-nb::ndarray<nb::numpy, float, nb::ndim<1>> weights_of(const Model& model) {
+auto weights_of(const Model& model) {
     const auto all = model.weights.all();
-    auto* copy = new std::vector<float>(all.begin(), all.end());
-    const nb::capsule owner(
-        copy, [](void* pointer) noexcept { delete static_cast<std::vector<float>*>(pointer); });
-    return {copy->data(), {copy->size()}, owner};
+    return array_of(std::vector<float>(all.begin(), all.end()), {all.size()});
 }
 
 Model make_model(const std::string& rule, const Floats& weights) {
@@ -95,8 +102,9 @@ Model make_model(const std::string& rule, const Floats& weights) {
     return model;
 }
 
-// tensors: (name, float32 array) each.
-Model model_of_arrays(const nb::list& tensors, const nb::dict& options, const std::string& source) {
+// tensors: (name, float32 array) each. rule: none, or all that the options could say.
+Model model_of_arrays(const nb::list& tensors, const std::optional<std::string>& rule,
+                      const nb::dict& options, const std::string& source) {
     std::vector<ForeignTensor> found;
     for (const auto& entry : tensors) {
         const auto pair = nb::cast<nb::tuple>(entry);
@@ -110,7 +118,22 @@ Model model_of_arrays(const nb::list& tensors, const nb::dict& options, const st
             return std::vector<float>(array.data(), array.data() + array.size());
         };
     }
-    return model_of_tensors(found, options_of(options), source);
+    const LoadOptions how = options_of(options);
+    return rule ? model_of_tensors(found, rule_of(*rule), how, source)
+                : model_of_tensors(found, how, source);
+}
+
+// What was converted, left out or guessed, a sentence each.
+std::vector<std::string> notes_of(const Model& model) {
+    std::vector<std::string> notes = model.origin.notes;
+    if (model.origin.rule_source == RuleSource::guess) {
+        notes.push_back(fmt::format(
+            "the rule is a guess, {} with inputs by {}: the first of the known ones under which "
+            "the "
+            "automaton lives",
+            model.origin.rule, input_order_names[std::size_t(model.origin.input_order)]));
+    }
+    return notes;
 }
 
 nb::dict history_of(const Model& model) {
@@ -138,15 +161,7 @@ void bind_model(nb::module_& module) {
         .def_prop_ro("rule", [](const Model& model) { return text_of(model.rule); })
         .def("weights", weights_of)
         .def_prop_ro("history", history_of)
-        .def_prop_ro("notes", [](const Model& model) { return model.origin.notes; })
-        .def_prop_ro(
-            "is_guess",
-            [](const Model& model) { return model.origin.rule_source == RuleSource::guess; })
-        .def("copy", [](const Model& model) { return Model(model); })
-        .def("set_weights",
-             [](Model& model, const Floats& weights) {
-                 model.weights = make_model(text_of(model.rule), weights).weights;
-             })
+        .def_prop_ro("notes", notes_of)
         .def("save", [](const Model& model, const std::string& path) { model.save(path); });
     module.def("make_model", make_model);
     module.def("load_model", [](const std::string& path, const nb::dict& options) {

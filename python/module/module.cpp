@@ -39,7 +39,6 @@ NB_MODULE(_core, module) {
     module.def("set_threads", nca::python::set_threads);
     module.def("threads", nca::python::threads);
     module.def("set_precision", nca::python::set_precision);
-    module.def("precision", nca::python::precision);
     nca::python::bind_rollout(module);
     nca::python::bind_model(module);
     nca::python::bind_simulator(module);

@@ -6,6 +6,7 @@
 #include "python/module/bindings.hpp"
 #include "python/module/engine_pool.hpp"
 #include "python/module/numbers.hpp"
+#include "python/module/options.hpp"
 
 #include <nca/error.hpp>
 #include <nca/image.hpp>
@@ -64,10 +65,12 @@ TrainingConfig config_of(const std::string& name, const nb::dict& options) {
             continue;
         }
         if (wanted == "start_cells") {
-            config.start_cells.clear();
-            for (const auto& [y, x] : nb::cast<std::vector<std::pair<int, int>>>(value)) {
-                config.start_cells.push_back({y, x});
+            std::vector<std::pair<int, int>> places;
+            if (!nb::try_cast(value, places)) {
+                throw nb::type_error("start_cells: expected a list of (y, x)");
             }
+            config.start_cells.clear();
+            for (const auto& [y, x] : places) config.start_cells.push_back({y, x});
             continue;
         }
         bool known = false;
@@ -76,9 +79,7 @@ TrainingConfig config_of(const std::string& name, const nb::dict& options) {
             names += fmt::format(", {}", field);
             if (wanted != field) return;
             known = true;
-            if (!nb::try_cast(value, to)) {
-                throw_error<InvalidArgument>("{}: not a number of the kind that it is", field);
-            }
+            take_option(to, field, value);
         });
         if (!known) throw_error<InvalidArgument>("no such option: {}; there are {}", wanted, names);
     }
@@ -156,10 +157,20 @@ void bind_trainer(nb::module_& module) {
                  return array_of(std::vector<float>(self.target()),
                                  {side, side, std::size_t{visible_channels}});
              })
-        .def("states", [](const Trainer& self) { return states_array(self, self.states_after()); })
-        .def("model", &Trainer::model)
-        .def("save_checkpoint",
-             [](const Trainer& self, const std::string& path) { self.save_checkpoint(path); });
+        .def("states",
+             [](const Trainer& self) {
+                 std::vector<float> states;
+                 {
+                     const nb::gil_scoped_release release;
+                     states = self.states_after();
+                 }
+                 return states_array(self, std::move(states));
+             })
+        .def("model", &Trainer::model, Released())
+        .def(
+            "save_checkpoint",
+            [](const Trainer& self, const std::string& path) { self.save_checkpoint(path); },
+            Released());
 }
 
 }  // namespace nca::python

@@ -495,7 +495,7 @@ def test_memory_of_earlier_tapes_does_not_show():
 def test_a_tape_that_is_in_use_is_not_reused():
     rule, weights = RULES["growing"], weights_of(RULES["growing"])
     x = states(1, 9, 9).requires_grad_()
-    _, tape, rest = ops.rollout(x, *weights, 4, rule.numbers, KEY.numbers, [4], False)
+    _, tape, rest = ops.rollout(x, *weights, 4, rule.text, KEY.numbers, [4], False)
     values = tape.clone(), rest.clone()
     kept = tape[100:200]
     del tape
@@ -596,7 +596,7 @@ def test_opcheck(dtype, record, output_bias):
     if not output_bias:
         weights.append(None)
     recorded, is_all = F._recorded(record, 3)
-    rest = (3, rule.numbers, KEY.numbers, recorded)
+    rest = (3, rule.text, KEY.numbers, recorded)
     arguments = (x, *weights, *rest, is_all)
     # Which cells live is a matter of the memory's values: outputs of bytes are not compared.
     torch.library.opcheck(ops.rollout.default, arguments)
