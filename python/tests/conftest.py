@@ -9,8 +9,10 @@ NCA_TOOL is the path of the tool nca, NCA_WHEEL that of a wheel; without them so
 
 import os
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,24 @@ def random_states(batch, height, width, seed=0, living=0.4):
         far = np.maximum(abs(y - at_y), abs(x - at_x)) > living * max(height, width)
         state[far] = 0
     return states
+
+
+def write_png(path, picture):
+    """picture: [height, width, 4], uint8."""
+
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    height, width, _ = picture.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in picture)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def in_child_of_fork(function):
