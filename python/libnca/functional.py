@@ -388,14 +388,13 @@ def _rollout_backward(grad, tape, rest, w1, b1, w2, b2, steps, rule, key, record
     last = max(record)
     if last == 0:  # x itself
         return grad.sum(0), *(g.zero_() for g in grads)
-    first_of_last = record.index(last)
-    grad_x = grad[first_of_last].clone()
-    size = grad_x.numel() * grad_x.element_size()
-    others = [
-        (step, grad.data_ptr() + index * size)
-        for index, step in enumerate(record)
-        if index != first_of_last
-    ]
+    of_step: dict[int, Tensor] = {}  # those of a step that was recorded twice are summed
+    for step, one in zip(record, grad.unbind()):
+        of_step[step] = of_step[step] + one if step in of_step else one
+    grad_x = of_step.pop(last).clone()
+    others = [(step, one.data_ptr()) for step, one in of_step.items()]
+    # Those that hooks have packed may lie anywhere.
+    tape, rest = (part.clone() if part.data_ptr() % 16 else part for part in (tape, rest))
     _core.backward(
         device, stream, rule, key, steps, sizes, _addresses(weights), tape.data_ptr(),
         rest.data_ptr(), last, others, grad_x.data_ptr(), grad_addresses,
