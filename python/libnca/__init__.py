@@ -45,7 +45,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("functional", "jax", "nn"):
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def fire_mask(

@@ -145,7 +145,7 @@ class Model:
         for name, shape in _SHAPES.items():
             size = int(np.prod(shape))
             if flat.size:
-                arrays[name] = flat[:size].reshape(shape)
+                arrays[name] = flat[:size].reshape(shape).copy()
             flat = flat[size:]
         return arrays
 

@@ -28,6 +28,11 @@ class Rollout(torch.nn.Module):
     Parameters: w1 [128, 48], b1 [128], w2 [16, 128] and b2 [16], or None where the model has none.
     """
 
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Optional[Tensor]
+
     def __init__(self, model: Model, steps: int) -> None:
         super().__init__()
         self.rule: Rule = model.rule
@@ -47,10 +52,8 @@ class Rollout(torch.nn.Module):
 
     def model(self) -> Model:
         """The model with the weights as they are now: to save, to show, to run elsewhere."""
-        weights = (self.w1, self.b1, self.w2, self.b2)
-        return Model(
-            self.rule, *(None if w is None else w.detach().cpu().numpy() for w in weights)
-        )
+        w1, b1, w2 = (w.detach().cpu().numpy() for w in (self.w1, self.b1, self.w2))
+        return Model(self.rule, w1, b1, w2, None if self.b2 is None else self.b2.detach().cpu().numpy())
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, fire_rate={self.rule.fire_rate:g}"
@@ -71,17 +74,14 @@ class Automaton(torch.nn.Module):
         weights = _weights(model)
         filters = torch.tensor(self.rule.filters).reshape(3, 1, 3, 3)
         self.register_buffer("filters", filters.repeat(16, 1, 1, 1))
-        self.net = torch.nn.Sequential(
-            torch.nn.Conv2d(48, 128, 1),
-            torch.nn.ReLU(),
-            torch.nn.Conv2d(128, 16, 1, bias=weights["b2"] is not None),
-        )
-        with torch.no_grad():
-            self.net[0].weight.copy_(weights["w1"][:, :, None, None])
-            self.net[0].bias.copy_(weights["b1"])
-            self.net[2].weight.copy_(weights["w2"][:, :, None, None])
-            if weights["b2"] is not None:
-                self.net[2].bias.copy_(weights["b2"])
+        first = torch.nn.Conv2d(48, 128, 1)
+        second = torch.nn.Conv2d(128, 16, 1, bias=weights["b2"] is not None)
+        self.net = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+        first.weight.data = weights["w1"].data[:, :, None, None]
+        second.weight.data = weights["w2"].data[:, :, None, None]
+        for layer, name in (first, "b1"), (second, "b2"):
+            if layer.bias is not None:
+                layer.bias.data = weights[name].data
 
     def _padded(self, x: Tensor) -> Tensor:
         mode = "circular" if self.rule.edges == "circular" else "constant"

@@ -301,4 +301,7 @@ def test_a_state_dict_has_copies(torch, lizard):
         "w1": (128, 48), "b1": (128,), "w2": (16, 128), "b2": (16,)}  # fmt: skip
     state["w1"].zero_()
     assert lizard.w1.any()
+    # safetensors saves no tensors that share memory.
+    for tensors in state, libnca.nn.Rollout(lizard, 1).state_dict(), lizard.to_torch().state_dict():
+        assert all(t.untyped_storage().nbytes() == t.nbytes for t in tensors.values())
     assert "b2" not in random_model(RULES["growing"], output_bias=False).state_dict()
