@@ -33,5 +33,5 @@ set(CPACK_SOURCE_PACKAGE_FILE_NAME ${PROJECT_NAME}-${PROJECT_VERSION})
 string(REGEX REPLACE "([][+.*()^$?|\\])" "\\\\\\1" sources ${PROJECT_SOURCE_DIR})
 set(CPACK_SOURCE_IGNORE_FILES
   "^${sources}/build[^/]*/" "^${sources}/(out|[.]deps|[.]gpu)/" "^${sources}/[.]git(/|$)"
-  "/__pycache__/")
+  "/__pycache__/" "[.]so$")
 include(CPack)
