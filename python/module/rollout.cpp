@@ -8,6 +8,7 @@
 #include "python/module/bindings.hpp"
 #include "python/module/engine_pool.hpp"
 #include "python/module/numbers.hpp"
+#include "python/module/rollout.hpp"
 #include "python/module/tape_pool.hpp"
 
 #include <nca/error.hpp>
@@ -104,11 +105,6 @@ FireKey key_of(const KeyNumbers& numbers) {
 
 namespace {
 
-using Address = std::uintptr_t;
-using Sizes = std::array<int, 3>;                            // batch, height, width
-using WeightAddresses = std::array<Address, 4>;              // w1, b1, w2, b2 or 0
-using StepAddresses = std::vector<std::pair<int, Address>>;  // step, gradient
-
 template <class T>
 T* at(Address address) {
     return reinterpret_cast<T*>(address);
@@ -138,11 +134,11 @@ struct Rollout {
     }
 };
 
-// Many steps without a tape.
+}  // namespace
+
 void advance(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
              const Sizes& sizes, const WeightAddresses& weights, Address state) {
     const Rollout rollout(rule, key, steps, sizes);
-    const nb::gil_scoped_release release;
     const BorrowedEngine engine(device);
     engine->advance(rollout.rule, weights_at<const float>(weights),
                     rollout.view<float>(*engine, state), rollout.options, at<CUstream_st>(stream));
@@ -153,14 +149,10 @@ std::size_t tape_bytes(int device, const std::string& rule, int steps, const Siz
     return engine->tape_bytes(rule_of(rule), sizes[0], sizes[1], sizes[2], steps);
 }
 
-// The rollout is left in states [steps + 1, batch, height, width, channels] and rest. On the CPU
-// the states after the steps of `record` are copied to out [records, batch, height, width,
-// channels].
 void forward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
              const Sizes& sizes, const WeightAddresses& weights, Address state, Address states,
              Address rest, bool are_clean, const std::vector<int>& record, Address out) {
     const Rollout rollout(rule, key, steps, sizes);
-    const nb::gil_scoped_release release;
     const BorrowedEngine engine(device);
     engine->forward(rollout.rule, weights_at<const float>(weights),
                     rollout.view<const float>(*engine, state), rollout.options,
@@ -173,13 +165,11 @@ void forward(int device, Address stream, const std::string& rule, const KeyNumbe
     }
 }
 
-// grad_state holds the gradient of the state after from_step steps, and gets that of the first.
 void backward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
               const Sizes& sizes, const WeightAddresses& weights, Address states, Address rest,
               int from_step, const StepAddresses& step_gradients, Address grad_state,
               const WeightAddresses& grad_weights) {
     const Rollout rollout(rule, key, steps, sizes);
-    const nb::gil_scoped_release release;
     const BorrowedEngine engine(device);
     const Tape tape = engine->open_tape(rollout.rule, weights_at<const float>(weights), sizes[0],
                                         sizes[1], sizes[2], rollout.options,
@@ -196,6 +186,8 @@ void backward(int device, Address stream, const std::string& rule, const KeyNumb
 }
 
 // --- in double, by the reference ----------------------------------------------------------------
+
+namespace {
 
 using reference::SampleState;
 using reference::WeightValues;
@@ -226,12 +218,12 @@ WeightValues<double> double_weights(const WeightAddresses& weights) {
     return values;
 }
 
-// Overwrites out [records, batch, height, width, channels] by the states after these steps.
+}  // namespace
+
 void forward_double(const std::string& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
                     const WeightAddresses& weights, Address state, const std::vector<int>& record,
                     Address out) {
     const Rollout rollout(rule, key, steps, sizes);
-    const nb::gil_scoped_release release;
     const WeightValues<double> values = double_weights(weights);
     const auto samples = samples_at(sizes, state);
     for (std::size_t sample = 0; sample < samples.size(); ++sample) {
@@ -245,12 +237,10 @@ void forward_double(const std::string& rule, const KeyNumbers& key, int steps, c
     }
 }
 
-// From grad [records, batch, height, width, channels]. Overwrites grad_state and grad_weights.
 void backward_double(const std::string& rule, const KeyNumbers& key, int steps, const Sizes& sizes,
                      const WeightAddresses& weights, Address state, const std::vector<int>& record,
                      Address grad, Address grad_state, const WeightAddresses& grad_weights) {
     const Rollout rollout(rule, key, steps, sizes);
-    const nb::gil_scoped_release release;
     const WeightValues<double> values = double_weights(weights);
     WeightValues<double> grad_values(weights[3] != 0);
     const auto samples = samples_at(sizes, state);
@@ -279,6 +269,8 @@ void backward_double(const std::string& rule, const KeyNumbers& key, int steps, 
 }
 
 // --- memory of tapes on the CPU -----------------------------------------------------------------
+
+namespace {
 
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -320,12 +312,13 @@ auto fire_mask(const KeyNumbers& numbers, float fire_rate, const Sizes& sizes) {
 }  // namespace
 
 void bind_rollout(nb::module_& module) {
-    module.def("advance", advance);
+    const nb::call_guard<nb::gil_scoped_release> without_gil;
+    module.def("advance", advance, without_gil);
     module.def("tape_bytes", tape_bytes);
-    module.def("forward", forward);
-    module.def("backward", backward);
-    module.def("forward_double", forward_double);
-    module.def("backward_double", backward_double);
+    module.def("forward", forward, without_gil);
+    module.def("backward", backward, without_gil);
+    module.def("forward_double", forward_double, without_gil);
+    module.def("backward_double", backward_double, without_gil);
     module.def("take_tape", take_tape);
     module.def("fire_mask", fire_mask);
     module.def("rule_text", [](const std::string& name) {
