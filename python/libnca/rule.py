@@ -150,4 +150,7 @@ class Key:
 
     def after(self, steps: int) -> Key:
         """The key with which a rollout goes on that has done so many steps."""
-        return dataclasses.replace(self, step=(self.step + steps) % 2**32)
+        step = self.step + steps
+        if isinstance(step, int):  # the integers of JAX wrap by themselves
+            step %= 2**32
+        return dataclasses.replace(self, step=step)

@@ -43,4 +43,5 @@ NB_MODULE(_core, module) {
     nca::python::bind_model(module);
     nca::python::bind_simulator(module);
     nca::python::bind_trainer(module);
+    nca::python::bind_jax(module);
 }
