@@ -81,7 +81,10 @@ def rollout(
         raise TypeError(f"key is a {type(key).__name__}: expected a libnca.Key")
     _check_arrays(x, w1, b1, w2, b2)
     options = _options_of(steps, rule, record)
-    return _compiled(x, (w1, b1, w2, b2), _numbers_of(key), options)  # type: ignore[no-any-return]
+    states = _compiled(x, (w1, b1, w2, b2), _numbers_of(key), options)
+    if record is None or isinstance(record, str) or len(record) == len(options.record):
+        return states  # type: ignore[no-any-return]
+    return states[np.array([options.record.index(step) for step in record])]  # recorded twice
 
 
 # --- what comes in ---------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class _Options(NamedTuple):
 
     rule: Rule
     steps: int
-    record: tuple[int, ...]  # the last recorded step is the last step
+    record: tuple[int, ...]  # no step twice; the last recorded step is the last step
     is_one: bool = False  # the state after the last step alone, without a dimension of records
 
     @property
@@ -110,7 +113,7 @@ def _options_of(steps: int, rule: Rule, record: Record) -> _Options:
         if record != "all":
             raise ValueError(f'record is {record!r}: expected None, "all" or a list of steps')
         return _Options(rule, steps, tuple(range(steps + 1)))
-    recorded = tuple(_static("record", step) for step in record)
+    recorded = tuple(dict.fromkeys(_static("record", step) for step in record))
     if not recorded:
         raise ValueError("record is empty: expected at least one step")
     for step in recorded:
@@ -163,10 +166,18 @@ def _check_arrays(x: Any, *weights: Any) -> None:
             raise ValueError(f"{name} has the shape {list(weight.shape)}: expected {list(shape)}")
 
 
+_KEY = ("seed", "iteration", "step", "sample")
+
+
+def _fields_of(key: Key) -> tuple[Any, ...]:
+    """As they are, traced or not; Key.numbers are Python's integers."""
+    return tuple(getattr(key, name) for name in _KEY)
+
+
 def _numbers_of(key: Key) -> Any:
     """The key as uint32[4]."""
     numbers: list[Any] = []
-    for name, number in zip(("seed", "iteration", "step", "sample"), key.numbers):
+    for name, number in zip(_KEY, _fields_of(key)):
         if isinstance(number, (int, np.integer)):
             if not 0 <= number < 2**32:
                 raise ValueError(f"key.{name} is {number}: expected 0 to 2**32 - 1")
@@ -187,7 +198,7 @@ def _flatten_key(key: Key) -> tuple[tuple[Any, ...], None]:
     # Python's integers would become int32, which is too small for half of the seeds.
     return tuple(
         np.uint32(number) if isinstance(number, int) and 0 <= number < 2**32 else number
-        for number in key.numbers
+        for number in _fields_of(key)
     ), None
 
 
