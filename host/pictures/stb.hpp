@@ -9,9 +9,9 @@
 #include <span>
 #include <string>
 
-// stb.cpp and resample.cpp are the only files that include the stb libraries, and hide their symbols,
-// so that a program with its own copy of stb can link this library. The other function of stb.cpp,
-// encode_png, is declared in nca/image.hpp.
+// stb.cpp and resample.cpp are the only files that include the stb libraries, and hide their
+// symbols, so that a program with its own copy of stb can link this library. The other function of
+// stb.cpp, encode_png, is declared in nca/image.hpp.
 namespace nca {
 
 // Decodes PNG, JPEG, BMP, TGA or the first frame of a GIF, as it is stored; messages call the file

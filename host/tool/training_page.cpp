@@ -114,10 +114,11 @@ std::string section(std::string_view title, std::string_view contents) {
 std::vector<std::uint8_t> small_png(const Image& image, const Limit& limit) {
     const int longest = std::max(image.height, image.width);
     std::vector<std::uint8_t> png;
-    for (int side = std::min(longest, limit.side); side >= 1; side = side * 3 / 4) {
-        png = encode_png(side == longest ? image
-                                         : resize(image, std::max(1, image.height * side / longest),
-                                                  std::max(1, image.width * side / longest)));
+    for (int length = std::min(longest, limit.side); length >= 1; length = length * 3 / 4) {
+        png = encode_png(length == longest
+                             ? image
+                             : resize(image, std::max(1, image.height * length / longest),
+                                      std::max(1, image.width * length / longest)));
         if (png.size() <= limit.bytes) break;
     }
     return png;
