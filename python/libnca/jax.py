@@ -80,11 +80,11 @@ def rollout(
     if not isinstance(key, Key):
         raise TypeError(f"key is a {type(key).__name__}: expected a libnca.Key")
     _check_arrays(x, w1, b1, w2, b2)
-    options = _options_of(steps, rule, record)
-    states = _compiled(x, (w1, b1, w2, b2), _numbers_of(key), options)
-    if record is None or isinstance(record, str) or len(record) == len(options.record):
-        return states  # type: ignore[no-any-return]
-    return states[np.array([options.record.index(step) for step in record])]  # recorded twice
+    steps, recorded = _recorded_steps(steps, record)
+    options = _Options(rule.text, steps, tuple(sorted(set(recorded))), record is None)
+    return _compiled(  # type: ignore[no-any-return]
+        x, (w1, b1, w2, b2), _numbers_of(key), options, recorded
+    )
 
 
 # --- what comes in ---------------------------------------------------------------------------------
@@ -93,33 +93,34 @@ def rollout(
 class _Options(NamedTuple):
     """What is known when a function is traced."""
 
-    rule: Rule
+    rule: str  # as text, which can be hashed whatever Rule.filters is
     steps: int
-    record: tuple[int, ...]  # no step twice; the last recorded step is the last step
-    is_one: bool = False  # the state after the last step alone, without a dimension of records
+    record: tuple[int, ...]  # ascending; the last recorded step is the last step
+    is_one: bool  # the state after the last step alone, without a dimension of records
 
     @property
     def records_all(self) -> bool:
         return not self.is_one and self.record == tuple(range(self.steps + 1))
 
 
-def _options_of(steps: int, rule: Rule, record: Record) -> _Options:
+def _recorded_steps(steps: int, record: Record) -> tuple[int, tuple[int, ...]]:
+    """How many steps have to be run, and the recorded ones."""
     steps = _static("steps", steps)
     if not 0 <= steps <= 2**24:
         raise ValueError(f"steps is {steps}: expected 0 to 2**24")
     if record is None:
-        return _Options(rule, steps, (steps,), is_one=True)
+        return steps, (steps,)
     if isinstance(record, str):
         if record != "all":
             raise ValueError(f'record is {record!r}: expected None, "all" or a list of steps')
-        return _Options(rule, steps, tuple(range(steps + 1)))
-    recorded = tuple(dict.fromkeys(_static("record", step) for step in record))
+        return steps, tuple(range(steps + 1))
+    recorded = tuple(_static("record", step) for step in record)
     if not recorded:
         raise ValueError("record is empty: expected at least one step")
     for step in recorded:
         if not 0 <= step <= steps:
             raise ValueError(f"record has {step}: expected 0 to {steps}, the number of steps")
-    return _Options(rule, max(recorded), recorded)
+    return max(recorded), recorded
 
 
 def _static(name: str, number: Any) -> int:
@@ -166,18 +167,10 @@ def _check_arrays(x: Any, *weights: Any) -> None:
             raise ValueError(f"{name} has the shape {list(weight.shape)}: expected {list(shape)}")
 
 
-_KEY = ("seed", "iteration", "step", "sample")
-
-
-def _fields_of(key: Key) -> tuple[Any, ...]:
-    """As they are, traced or not; Key.numbers are Python's integers."""
-    return tuple(getattr(key, name) for name in _KEY)
-
-
 def _numbers_of(key: Key) -> Any:
     """The key as uint32[4]."""
     numbers: list[Any] = []
-    for name, number in zip(_KEY, _fields_of(key)):
+    for name, number in vars(key).items():
         if isinstance(number, (int, np.integer)):
             if not 0 <= number < 2**32:
                 raise ValueError(f"key.{name} is {number}: expected 0 to 2**32 - 1")
@@ -198,7 +191,7 @@ def _flatten_key(key: Key) -> tuple[tuple[Any, ...], None]:
     # Python's integers would become int32, which is too small for half of the seeds.
     return tuple(
         np.uint32(number) if isinstance(number, int) and 0 <= number < 2**32 else number
-        for number in _fields_of(key)
+        for number in vars(key).values()
     ), None
 
 
@@ -212,17 +205,23 @@ jax.tree_util.register_pytree_node(Key, _flatten_key, _unflatten_key)
 # --- the operation -----------------------------------------------------------------------------------
 
 
-def _call(name: str, results: Any, aliases: Optional[dict[int, int]] = None) -> Any:
-    return jax.ffi.ffi_call(
-        f"libnca_{name}",
-        results,
-        vmap_method="sequential",
-        input_output_aliases=aliases,
+def _call(
+    name: str,
+    results: Any,
+    operands: Sequence[jax.Array],
+    rule: str,
+    steps: int,
+    record: Optional[tuple[int, ...]] = None,
+    aliases: Optional[dict[int, int]] = None,
+) -> Any:
+    """Calls a handler of python/module/jax.cpp."""
+    attributes: dict[str, Any] = {"rule": rule, "steps": np.int64(steps)}
+    if record is not None:
+        attributes["record"] = np.array(record, np.int64)
+    call: Any = jax.ffi.ffi_call(
+        f"libnca_{name}", results, vmap_method="sequential", input_output_aliases=aliases
     )
-
-
-def _attributes(options: _Options) -> dict[str, Any]:
-    return {"rule": options.rule.text, "steps": np.int64(options.steps)}
+    return call(*operands, **attributes)
 
 
 def _like(array: jax.Array, *first: int) -> jax.ShapeDtypeStruct:
@@ -242,18 +241,17 @@ def _rollout(x: jax.Array, weights: Weights, key: jax.Array, options: _Options) 
         return _forward_double(x, weights, key, options)
     if options.records_all:
         return _forward(x, weights, key, options)[0]
-    of_step, now, done = {}, x, 0
-    for step in sorted(set(options.record)):
-        part = _Options(options.rule, step - done, ())
-        now = _call("advance", _like(x), {0: 0})(
-            now, *_operands(weights), key.at[2].add(np.uint32(done)), **_attributes(part)
-        )
-        of_step[step], done = now, step
+    states, now, done = [], x, 0
+    for step in options.record:
+        operands = (now, *_operands(weights), key.at[2].add(np.uint32(done)))
+        now = _call("advance", _like(x), operands, options.rule, step - done, aliases={0: 0})
+        states.append(now)
+        done = step
     if options.is_one:
         return now
     # By no jnp.stack: jax.vmap has to put its dimension where it puts that of _recorded(). JAX takes
     # one for the other where it differentiates a vmap under jax.jit.
-    return jnp.concatenate([of_step[step].reshape(1, *x.shape) for step in options.record])
+    return jnp.concatenate([state.reshape(1, *x.shape) for state in states])
 
 
 def _rollout_forward(
@@ -271,21 +269,18 @@ def _rollout_backward(
     states, rest, weights, key = residuals
     if options.is_one:
         grad = grad.reshape(1, *grad.shape)
-    if options.steps == 0:  # x itself
-        return grad.sum(0), jax.tree_util.tree_map(jnp.zeros_like, weights), None
-    record = np.array(options.record, np.int64)
+    rule, steps, record, _ = options
+    if steps == 0:  # x itself
+        return grad[0], jax.tree_util.tree_map(jnp.zeros_like, weights), None
     operands = _operands(weights)
     gradients = (_like(grad[0]), *map(_like, operands))
     if grad.dtype == np.float64:
-        grad_x, *grads = _call("backward_double", gradients)(
-            grad, states, *operands, key, record=record, **_attributes(options)
-        )
+        operands = (grad, states, *operands, key)
+        grad_x, *grads = _call("backward_double", gradients, operands, rule, steps, record)
     else:
-        last = options.record.index(options.steps)
         others = grad[:0] if len(record) == 1 else grad
-        grad_x, *grads = _call("backward", gradients, {0: 0})(
-            grad[last], others, rest, states, *operands, key, record=record, **_attributes(options)
-        )
+        operands = (grad[-1], others, rest, states, *operands, key)
+        grad_x, *grads = _call("backward", gradients, operands, rule, steps, record, {0: 0})
     if weights[3] is None:
         grads[3] = None
     return grad_x, tuple(grads), None
@@ -294,7 +289,14 @@ def _rollout_backward(
 _rollout.defvjp(_rollout_forward, _rollout_backward)
 
 
-_compiled = jax.jit(_rollout, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _compiled(
+    x: jax.Array, weights: Weights, key: jax.Array, options: _Options, recorded: tuple[int, ...]
+) -> jax.Array:
+    states = _rollout(x, weights, key, options)
+    if options.is_one or recorded == options.record:
+        return states
+    return states[np.array([options.record.index(step) for step in recorded])]
 
 
 def _forward(
@@ -302,12 +304,13 @@ def _forward(
 ) -> tuple[jax.Array, jax.Array]:
     """-> the tape: states [steps + 1, batch, height, width, 16], and bytes."""
     rest = max(
-        _core.tape_bytes(device, options.rule.text, options.steps, x.shape[:3])
+        _core.tape_bytes(device, options.rule, options.steps, x.shape[:3])
         for device in (-1, *_cuda_devices())
     )
     bytes_of_rest = jax.ShapeDtypeStruct((rest,), np.uint8)  # type: ignore[no-untyped-call]
     tape = _like(x, options.steps + 1), bytes_of_rest
-    return _call("forward", tape)(x, *_operands(weights), key, **_attributes(options))  # type: ignore[no-any-return]
+    operands = (x, *_operands(weights), key)
+    return _call("forward", tape, operands, options.rule, options.steps)  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -340,11 +343,10 @@ def _recorded(states: jax.Array, options: _Options) -> jax.Array:
 def _forward_double(
     x: jax.Array, weights: Weights, key: jax.Array, options: _Options
 ) -> jax.Array:
-    out = _like(x) if options.is_one else _like(x, len(options.record))
-    return _call("forward_double", out)(  # type: ignore[no-any-return]
-        x, *_operands(weights), key,
-        record=np.array(options.record, np.int64), **_attributes(options),
-    )  # fmt: skip
+    rule, steps, record, is_one = options
+    out = _like(x) if is_one else _like(x, len(record))
+    operands = (x, *_operands(weights), key)
+    return _call("forward_double", out, operands, rule, steps, record)  # type: ignore[no-any-return]
 
 
 # --- registration ------------------------------------------------------------------------------------

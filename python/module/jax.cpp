@@ -187,9 +187,9 @@ ffi::Error forward_handler(Place place, Array<f32> x, Array<f32> w1, Array<f32> 
     });
 }
 
-// grad_last: the gradient of the state after all steps; grad_x is its memory. grad: those of the
-// states after the steps of `record`, [records, batch, height, width, channels]. The first record
-// of the last step is not read: it is grad_last. Where that is the only record, grad is empty.
+// grad: the gradients of the states after the steps of `record`, which ascend and end with the last
+// step, [records, batch, height, width, channels]. That of the last one is not read: it is
+// grad_last, whose memory is that of grad_x. Where there is no other, grad is empty.
 ffi::Error backward_handler(Place place, Array<f32> grad_last, Array<f32> grad, Rest rest,
                             Array<f32> states, Array<f32> w1, Array<f32> b1, Array<f32> w2,
                             Array<f32> b2, Key key, ResultArray<f32> grad_x,
@@ -199,11 +199,9 @@ ffi::Error backward_handler(Place place, Array<f32> grad_last, Array<f32> grad, 
     return run(place, [&] {
         check_is_same(grad_last, *grad_x);
         const std::size_t size = grad_last.size_bytes();
-        const std::size_t last =
-            std::size_t(std::find(record.begin(), record.end(), steps) - record.begin());
         StepAddresses others;
-        for (std::size_t i = 0; i < record.size(); ++i) {
-            if (i != last) others.emplace_back(int(record[i]), address_of(grad) + i * size);
+        for (std::size_t i = 0; i + 1 < record.size(); ++i) {
+            others.emplace_back(int(record[i]), address_of(grad) + i * size);
         }
         backward(place.device, place.stream, std::string(rule), numbers_at(place, key), int(steps),
                  sizes_of(grad_last.dimensions()), addresses_of(w1, b1, w2, b2), address_of(states),

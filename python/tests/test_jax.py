@@ -177,6 +177,11 @@ def test_no_steps():
     assert rollout(X, WEIGHTS, steps=0, record="all").shape == (1, *X.shape)
 
 
+def test_a_rule_whose_filters_are_lists():
+    rule = libnca.Rule.growing(filters=[list(one) for one in GROWING.filters])
+    assert equal(rollout(X, WEIGHTS, steps=3, rule=rule), rollout(X, WEIGHTS, steps=3))
+
+
 def test_all_states_are_the_memory_of_the_tape():
     states, backward = jax.vjp(lambda x: rollout(x, WEIGHTS, steps=4, record="all"), X)
     kept = [
