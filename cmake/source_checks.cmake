@@ -35,7 +35,8 @@ endif()
 # Library and tool. Many files are one translation unit, in which the headers of libraries are read
 # once. That takes a small part of the time. So no two of them may give one name to two things.
 # The CUDA engine's host code is compiled against the executor's cuda_runtime.h. Left out: kernels,
-# which nvcc checks; what includes stb and Highway, whose macros are full of findings; tests,
+# which nvcc checks; what includes stb and Highway, whose macros are full of findings; what stands in for
+# parts that are not built; tests,
 # benchmarks and examples.
 if(NOT CLANG_TIDY)
   nca_add_missing_tool(tidy clang-tidy-14)
@@ -44,7 +45,7 @@ endif()
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS include/*.hpp host/*.hpp cuda/*.hpp)
 set(stamps "")
 file(GLOB_RECURSE all CONFIGURE_DEPENDS host/*.cpp cuda/*.cpp)
-list(FILTER all EXCLUDE REGEX "/(stb|kernels|not_compiled)[.]cpp$")
+list(FILTER all EXCLUDE REGEX "/(stb|resample|kernels|not_compiled|no_pytorch_file)[.]cpp$")
 set(of_cuda "/cuda/")
 set(of_arguments "/host/tool/arguments/")
 set(of_tool "/host/tool/")
