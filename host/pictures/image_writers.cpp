@@ -24,9 +24,9 @@ namespace {
 
 constexpr int last_frame_centiseconds = 100;
 
-// Throws InvalidArgument where frames or the time of each are not as image.hpp says; largest_side
+// Throws InvalidArgument where frames or the time of each are not as image.hpp says; longest_side
 // is the format's, in pixels.
-void check_frames(std::span<const Image> frames, int centiseconds, int largest_side) {
+void check_frames(std::span<const Image> frames, int centiseconds, int longest_side) {
     if (frames.empty()) throw InvalidArgument("an animation of no frames, expected at least one");
     constexpr int longest = 65535;
     if (centiseconds < 1 || centiseconds > longest) {
@@ -41,10 +41,10 @@ void check_frames(std::span<const Image> frames, int centiseconds, int largest_s
                 frames[0].width, frames[0].height, frame.width, frame.height);
         }
     }
-    if (frames[0].height > largest_side || frames[0].width > largest_side) {
+    if (frames[0].height > longest_side || frames[0].width > longest_side) {
         throw_error<InvalidArgument>(
             "frames of {} x {} pixels, expected at most {} on each side; use a smaller scale",
-            frames[0].width, frames[0].height, largest_side);
+            frames[0].width, frames[0].height, longest_side);
     }
 }
 
