@@ -35,9 +35,8 @@ endif()
 # Library and tool. Many files are one translation unit, in which the headers of libraries are read
 # once. That takes a small part of the time. So no two of them may give one name to two things.
 # The CUDA engine's host code is compiled against the executor's cuda_runtime.h. Left out: kernels,
-# which nvcc checks; what includes stb and Highway, whose macros are full of findings; what stands in for
-# parts that are not built; tests,
-# benchmarks and examples.
+# which nvcc checks; what includes stb and Highway, whose macros are full of findings; what stands in
+# for parts that are not built; tests, benchmarks and examples.
 if(NOT CLANG_TIDY)
   nca_add_missing_tool(tidy clang-tidy-14)
   return()

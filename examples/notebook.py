@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The notebook's training in PyTorch, with its loop over the steps replaced by one call of libnca.
 
-  pip install .[torch] pillow                         # in the repository's root
+  pip install '.[torch]' pillow                       # in the repository's root; docs/python.md has more
   python examples/notebook.py data/lizard.png         # 8000 iterations; a GPU is used where there is one
   python examples/notebook.py data/lizard.png --iterations 500 --loop     # the notebook's own loop, to compare
 

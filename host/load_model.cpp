@@ -256,8 +256,7 @@ Model model_of_tensors(const std::vector<ForeignTensor>& tensors, const Rule& ru
     if (found.filters && *found.filters != rule.filters) {
         throw_error<InvalidArgument>(
             "{} has filters of its own, and the rule that is given has others: give a rule with "
-            "the "
-            "same, or none",
+            "the same, or none",
             source);
     }
     Model model;

@@ -69,5 +69,6 @@ def threads() -> int:
 
 def set_precision(precision: str) -> None:
     """What the CUDA engine computes its matrix products in from now on: "exact", "precise" or
-    "fast" (docs/cuda.md). At first the default of the device."""
+    "fast" (docs/cuda.md). At first the default of the device. Raises RuntimeError after the first
+    rollout on a GPU."""
     _core.set_precision(precision)

@@ -24,6 +24,9 @@ from torch import Tensor
 from . import _core
 from .rule import Key, Rule
 
+if not hasattr(torch.library, "register_autograd"):
+    raise ImportError(f"libnca.functional needs torch 2.4 or later, and this is {torch.__version__}")
+
 __all__ = ["advance_", "rollout"]
 
 _CHANNELS = 16
@@ -67,13 +70,15 @@ def rollout(
         has gradients; what comes behind the last recorded step takes no part in them.
 
     Returns the states in the layout of x. Fire masks and life masks count as constants
-    (docs/mathematics.md). Raises TypeError and ValueError, with one sentence each, for what it
+    (docs/mathematics.md). There are derivatives of the first order alone, and backwards alone. Raises TypeError and ValueError, with one sentence each, for what it
     cannot take, and RuntimeError where the engine fails.
     """
     cells, is_channels_first = _cells_of(x)
     w1, b1, w2, b2 = _weights_of(x, w1, b1, w2, b2)
-    _check_options(steps, rule, key)
+    _refuse_other_derivatives(x, w1, b1, w2, b2)
+    steps = _check_options(steps, rule, key)
     recorded, is_all = _recorded(record, steps)
+    steps = max(recorded)
     wants_gradients = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, w1, b1, w2, b2)
     )
@@ -116,7 +121,8 @@ def advance_(
     if x.dtype == torch.float64:
         raise TypeError("advance_ takes float32; float64 is for the gradients of rollout")
     w1, b1, w2, b2 = _weights_of(x, w1, b1, w2, b2)
-    _check_options(steps, rule, key)
+    _refuse_other_derivatives(x, w1, b1, w2, b2)
+    steps = _check_options(steps, rule, key)
     with torch.no_grad():
         advance = _advance if _is_plain(x) else torch.ops.libnca.advance_
         advance(cells, w1, b1, w2, b2, steps, rule.text, key.numbers)
@@ -185,15 +191,39 @@ def _weights_of(x: Tensor, *weights: Optional[Tensor]) -> tuple[Any, ...]:
     return tuple(result)
 
 
-def _check_options(steps: int, rule: Rule, key: Key) -> None:
-    if steps != int(steps):
-        raise TypeError(f"steps is {steps}: expected a whole number")
+def _refuse_other_derivatives(*tensors: Optional[Tensor]) -> None:
+    """What is not autograd's way back would come out wrong without a word."""
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "rollouts do not work inside torch.func (vmap, grad, jvp): take torch.autograd, and the "
+            "batch of x in place of vmap"
+        )
+    if torch.autograd.forward_ad._current_level >= 0 and any(
+        tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+        for tensor in tensors
+    ):
+        raise RuntimeError("rollouts have no derivatives in forward mode: take them backwards")
+
+
+def _check_options(steps: int, rule: Rule, key: Key) -> int:
+    """The steps as a number of Python's."""
+    if not isinstance(steps, (int, torch.SymInt)):
+        try:
+            whole = int(steps)
+        except (TypeError, ValueError, OverflowError):
+            whole = None
+        if whole is None or whole != steps:
+            raise TypeError(f"steps is {steps!r}: expected a whole number")
+        steps = whole
     if not 0 <= steps <= _MOST_STEPS:
         raise ValueError(f"steps is {steps}: expected 0 to {_MOST_STEPS}")
     if not isinstance(rule, Rule):
         raise TypeError(f"rule is a {type(rule).__name__}: expected a libnca.Rule")
     if not isinstance(key, Key):
         raise TypeError(f"key is a {type(key).__name__}: expected a libnca.Key")
+    return steps
 
 
 def _recorded(record: Record, steps: int) -> tuple[list[int], bool]:
@@ -257,13 +287,12 @@ _library.define(
 
 def _is_plain(x: Tensor) -> bool:
     """Whether nothing but autograd has to see the operation: neither torch.compile, nor a tensor
-    subclass, a mode that traces, or torch.func. It then goes past the dispatcher, which takes
-    longer than the engine where the grid is small."""
+    subclass, or a mode that traces. It then goes past the dispatcher, which takes longer than the
+    engine where the grid is small."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
     )
 
 

@@ -360,7 +360,7 @@ def _check_version() -> None:
     header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
     found = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
     interface = tuple(map(int, found))
-    if interface < _core.jax_api:
+    if interface < _core.jax_api or interface[0] != _core.jax_api[0]:
         raise ImportError(
             f"libnca was built with a jaxlib whose interface is {_core.jax_api}, and that of jaxlib "
             f"{jaxlib.version.__version__} is {interface}: install a newer jax, or build libnca with "

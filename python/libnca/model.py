@@ -30,7 +30,8 @@ def _python_words(text: str) -> str:
 
 
 def _in_words_of_python(error: Exception) -> Exception:
-    return type(error)(_python_words(str(error)))
+    kind = ValueError if isinstance(error, ValueError) else RuntimeError
+    return kind(_python_words(str(error)))
 
 
 class Model:
@@ -48,6 +49,8 @@ class Model:
         w2: npt.ArrayLike,
         b2: Optional[npt.ArrayLike] = None,
     ) -> None:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule is a {type(rule).__name__}: expected a libnca.Rule")
         parts = []
         for (name, shape), given in zip(_SHAPES.items(), (w1, b1, w2, b2)):
             if given is None and name == "b2":
@@ -101,6 +104,11 @@ class Model:
         """
         import torch
 
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(
+                f"module is a {type(module).__name__}: expected a torch.nn.Module, into which "
+                "load_state_dict has put the weights"
+            )
         tensors = []
         for name, tensor in module.state_dict().items():
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():

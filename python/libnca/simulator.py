@@ -28,6 +28,8 @@ class Simulator:
         seed: int = 0,
         device: str = "auto",
     ) -> None:
+        if not isinstance(model, Model):
+            raise TypeError(f"model is a {type(model).__name__}: expected a libnca.Model")
         height, width = size
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed}: expected 0 to 2**32 - 1")

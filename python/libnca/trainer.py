@@ -56,7 +56,8 @@ class Trainer:
         """Trains until so many iterations are done, those before included, and returns itself.
 
         callback: called with a report of every iteration (iteration, steps, loss, learning_rate,
-        gradient_norm, dead, reset, recovery); training stops where it returns False. Ctrl-C stops
+        gradient_norm, dead, reset, recovery); training stops where it returns False. On a GPU up to
+        32 iterations run before their reports come, so that it stops up to 31 later. Ctrl-C stops
         it, too; what was trained stays. Raises RuntimeError where training fails for good.
         """
         while self.iteration < iterations:

@@ -15,15 +15,16 @@
 namespace nca::python {
 namespace {
 
-struct Pool {
+struct EnginePool {
     std::mutex mutex;
-    Device settings;  // its threads and precision
+    Device settings;               // its threads and precision
+    bool has_cuda_engine = false;  // one was made
     std::vector<std::pair<Device, std::unique_ptr<Engine>>> free;
 };
 
 // Never destroyed: threads may still compute while the process ends.
-Pool& pool() {
-    static Pool& the_pool = *new Pool;
+EnginePool& pool() {
+    static EnginePool& the_pool = *new EnginePool;
     return the_pool;
 }
 
@@ -48,6 +49,10 @@ BorrowedEngine::BorrowedEngine(int device)
         }
     }
     engine_ = make_engine(device_);
+    if (device_.kind == Device::Kind::cuda) {
+        const std::scoped_lock lock(pool().mutex);
+        pool().has_cuda_engine = true;
+    }
 }
 
 BorrowedEngine::~BorrowedEngine() {
@@ -55,7 +60,10 @@ BorrowedEngine::~BorrowedEngine() {
     const std::scoped_lock lock(pool().mutex);
     auto& free = pool().free;
     free.emplace_back(device_, std::move(engine_));
-    if (free.size() > most_free) free.erase(free.begin());
+    // CUDA engines stay: a graph that a program has captured uses their memory.
+    if (free.size() > most_free && free.front().first.kind == Device::Kind::cpu) {
+        free.erase(free.begin());
+    }
 }
 
 void set_threads(int threads) {
@@ -75,6 +83,12 @@ int threads() {
 void set_precision(const std::string& name) {
     const Precision wanted = parse_precision(name);
     const std::scoped_lock lock(pool().mutex);
+    // A tape belongs to the precision that it was made in.
+    if (pool().has_cuda_engine && pool().settings.precision != wanted) {
+        throw Error(
+            "set_precision comes too late: a rollout has run on a GPU, and its way back needs the "
+            "same precision; call it before the first one");
+    }
     pool().settings.precision = wanted;
 }
 

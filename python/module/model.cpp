@@ -129,8 +129,7 @@ std::vector<std::string> notes_of(const Model& model) {
     if (model.origin.rule_source == RuleSource::guess) {
         notes.push_back(fmt::format(
             "the rule is a guess, {} with inputs by {}: the first of the known ones under which "
-            "the "
-            "automaton lives",
+            "the automaton lives",
             model.origin.rule, input_order_names[std::size_t(model.origin.input_order)]));
     }
     return notes;

@@ -24,10 +24,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -48,13 +49,16 @@ Enum choice_of(float number) {
 
 Rule parsed_rule(const std::string& text) {
     std::vector<float> numbers;
-    const char* rest = text.c_str();
-    for (char* end = nullptr;; rest = end) {
-        const float number = std::strtof(rest, &end);
-        if (end == rest) break;
+    const char* rest = text.data();
+    const char* const end = text.data() + text.size();
+    while (rest != end) {  // not by strtof, which reads decimals as the user's language has them
+        float number = 0;
+        const auto [behind, error] = std::from_chars(rest, end, number);
+        if (error != std::errc()) break;
         numbers.push_back(number);
+        rest = behind != end && *behind == ' ' ? behind + 1 : behind;
     }
-    if (numbers.size() != rule_numbers || *rest != 0) {
+    if (numbers.size() != rule_numbers || rest != end) {
         throw_error<InvalidArgument>("a rule of {} numbers: expected {}", numbers.size(),
                                      rule_numbers);
     }
@@ -115,7 +119,7 @@ BasicWeightsView<T> weights_at(const WeightAddresses& to) {
     return {at<T>(to[0]), at<T>(to[1]), at<T>(to[2]), at<T>(to[3])};
 }
 
-// How many states a tape's floats need.
+// How many floats a state has.
 std::size_t floats_of(const Sizes& sizes) {
     return std::size_t(sizes[0]) * std::size_t(sizes[1]) * std::size_t(sizes[2]) * channels;
 }

@@ -811,3 +811,47 @@ def test_cuda_refuses_what_lies_elsewhere(cuda):
         run(states(1, 4, 4).to(cuda), w1.cpu())
     with pytest.raises(TypeError, match="float64 is for the CPU alone"):
         run(states(1, 4, 4, dtype=torch.float64).to(cuda), w1)
+
+
+# --- what is refused because it would come out wrong ---------------------------------------------------
+
+
+def test_torch_func_and_forward_mode_are_refused():
+    x, weights = torch.rand(2, 4, 5, 16), [w.detach() for w in small_weights()]
+    options = {"steps": 2, "rule": libnca.Rule.growing(), "key": libnca.Key(1)}
+
+    def run(one):
+        return F.rollout(one, *weights, **options).sum()
+
+    for transformed in torch.func.grad(run), torch.func.vmap(lambda one: run(one[None])):
+        with pytest.raises(RuntimeError, match="torch.func"):
+            transformed(x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="forward mode"):
+            run(dual)
+        assert torch.isfinite(run(x))  # no tangent, no refusal
+
+
+def small_weights():
+    shapes = (128, 48), (128,), (16, 128), (16,)
+    return [torch.rand(shape) * 0.01 for shape in shapes]
+
+
+def test_steps_of_other_types_are_whole_numbers():
+    x, weights = torch.rand(1, 4, 5, 16), small_weights()
+    options = {"rule": libnca.Rule.growing(), "key": libnca.Key(1)}
+    expected = F.rollout(x, *weights, steps=3, **options)
+    for steps in 3.0, torch.tensor([3]), np.int64(3):
+        assert torch.equal(F.rollout(x, *weights, steps=steps, **options), expected)
+    for steps in 2.5, None, float("nan"), "3":
+        with pytest.raises(TypeError, match="expected a whole number"):
+            F.rollout(x, *weights, steps=steps, **options)
+
+
+def test_nothing_is_computed_behind_the_last_recorded_step():
+    x = torch.rand(1, 8, 8, 16)
+    weights = [w.requires_grad_() for w in small_weights()]
+    options = {"rule": libnca.Rule.growing(), "key": libnca.Key(1)}
+    states = F.rollout(x, *weights, steps=2**24, record=[3], **options)  # would take hours
+    assert torch.equal(states[0], F.rollout(x, *weights, steps=3, **options))

@@ -305,3 +305,29 @@ def test_a_state_dict_has_copies(torch, lizard):
     for tensors in state, libnca.nn.Rollout(lizard, 1).state_dict(), lizard.to_torch().state_dict():
         assert all(t.untyped_storage().nbytes() == t.nbytes for t in tensors.values())
     assert "b2" not in random_model(RULES["growing"], output_bias=False).state_dict()
+
+
+def test_rules_are_read_the_same_in_every_language():
+    import locale
+
+    for language in "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR":
+        try:
+            locale.setlocale(locale.LC_NUMERIC, language)
+        except locale.Error:
+            continue
+        try:
+            rule = libnca.Rule(step_size=0.125, fire_rate=0.75)
+            assert random_model(rule).rule == rule
+        finally:
+            locale.setlocale(locale.LC_NUMERIC, "C")
+        return
+    pytest.skip("there is no language with a decimal comma")
+
+
+def test_models_are_not_taken_for_their_names(tmp_path):
+    for make in (
+        lambda: libnca.Simulator("lizard.safetensors"),
+        lambda: libnca.Model("growing", *[0] * 3),
+    ):
+        with pytest.raises(TypeError, match="is a str: expected a libnca."):
+            make()

@@ -96,7 +96,7 @@ def test_the_wheel_s_module_runs_anywhere(wheel, tmp_path):
     assert exported == ["PyInit__core"]
     contents = module.read_bytes()
     for place in str(ROOT), "build-via-sdist", str(Path.home()):
-        assert place.encode() not in contents
+        assert len(place) == 1 or place.encode() not in contents  # "/" in some containers
 
 
 def test_the_wheel_is_what_is_tested(wheel):
