@@ -86,8 +86,9 @@ def rollout(
         states = _without_tape(cells, (w1, b1, w2, b2), rule, key, recorded)
     elif _is_plain(x):
         states = _Rollout.apply(
-            cells, w1, b1, w2, b2, steps, rule.text, key.numbers, recorded, is_all
+            cells, w1, b1, w2, b2, record is None, steps, rule.text, key.numbers, recorded, is_all
         )
+        return _like_x(states, is_channels_first)
     else:
         states, _, _ = torch.ops.libnca.rollout(
             cells, w1, b1, w2, b2, steps, rule.text, key.numbers, recorded, is_all
@@ -169,8 +170,17 @@ def _weights_of(x: Tensor, *weights: Optional[Tensor]) -> tuple[Any, ...]:
         raise TypeError(f"x is torch.float64 on {x.device}: float64 is for the CPU alone")
     if x.numel() == 0:
         raise ValueError(f"x has the shape {list(x.shape)}: expected at least one cell")
+    dtype, device = x.dtype, x.device
     result: list[Optional[Tensor]] = []
     for (name, (shape, text)), weight in zip(_SHAPES.items(), weights):
+        if (
+            isinstance(weight, Tensor)
+            and weight.shape == shape
+            and weight.dtype == dtype
+            and weight.device == device
+        ):
+            result.append(weight if weight.is_contiguous() else weight.contiguous())
+            continue
         if weight is None:
             if name != "b2":
                 raise TypeError(f"{name} is None: only b2 may be")
@@ -178,16 +188,14 @@ def _weights_of(x: Tensor, *weights: Optional[Tensor]) -> tuple[Any, ...]:
             continue
         if not isinstance(weight, Tensor):
             raise TypeError(f"{name} is a {type(weight).__name__}: expected a torch.Tensor")
-        if weight.dtype != x.dtype or weight.device != x.device:
+        if weight.dtype != dtype or weight.device != device:
             raise TypeError(
-                f"{name} is {weight.dtype} on {weight.device} and x is {x.dtype} on {x.device}: "
+                f"{name} is {weight.dtype} on {weight.device} and x is {dtype} on {device}: "
                 "they have to be the same"
             )
-        if tuple(weight.shape) != shape:
-            if tuple(weight.shape) != shape + (1, 1) or len(shape) != 2:
-                raise ValueError(f"{name} has the shape {list(weight.shape)}: expected {text}")
-            weight = weight.reshape(shape)
-        result.append(weight.contiguous())
+        if tuple(weight.shape) != shape + (1, 1) or len(shape) != 2:
+            raise ValueError(f"{name} has the shape {list(weight.shape)}: expected {text}")
+        result.append(weight.reshape(shape).contiguous())
     return tuple(result)
 
 
@@ -298,14 +306,18 @@ def _is_plain(x: Tensor) -> bool:
 
 class _Rollout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w1, b1, w2, b2, *options):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, w1, b1, w2, b2, is_one, *options):  # type: ignore[no-untyped-def]
         output = _rollout(x, w1, b1, w2, b2, *options)
         _rollout_setup(ctx, (x, w1, b1, w2, b2, *options), output)
-        return output[0]
+        ctx.is_one = is_one  # without a dimension of records: a view in here costs autograd nothing
+        return output[0].squeeze(0) if is_one else output[0]
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return _rollout_autograd(ctx, grad, call=_rollout_backward)
+        if ctx.is_one and grad is not None:
+            grad = grad.unsqueeze(0)
+        grads = _rollout_autograd(ctx, grad, call=_rollout_backward)
+        return (*grads[:5], None, *grads[5:])
 
 
 def _place_of(tensor: Tensor) -> tuple[int, int]:
