@@ -70,8 +70,9 @@ def rollout(
         has gradients; what comes behind the last recorded step takes no part in them.
 
     Returns the states in the layout of x. Fire masks and life masks count as constants
-    (docs/mathematics.md). There are derivatives of the first order alone, and backwards alone. Raises TypeError and ValueError, with one sentence each, for what it
-    cannot take, and RuntimeError where the engine fails.
+    (docs/mathematics.md). There are derivatives of the first order alone, and backwards alone.
+    Raises TypeError and ValueError, with one sentence each, for what it cannot take, and
+    RuntimeError where the engine fails.
     """
     cells, is_channels_first = _cells_of(x)
     w1, b1, w2, b2 = _weights_of(x, w1, b1, w2, b2)
@@ -426,19 +427,19 @@ def _rollout_backward(grad, tape, rest, w1, b1, w2, b2, steps, rule, key, record
             grad_x.data_ptr(), grad_addresses,
         )  # fmt: skip
         return grad_x, *grads
-    last = max(record)
-    if last == 0:  # x itself
+    if steps == 0:  # x itself
         return grad.sum(0), *(g.zero_() for g in grads)
     of_step: dict[int, Tensor] = {}  # those of a step that was recorded twice are summed
     for step, one in zip(record, grad.unbind()):
         of_step[step] = of_step[step] + one if step in of_step else one
-    grad_x = of_step.pop(last).clone()
+    last = of_step.pop(steps, None)
+    grad_x = grad.new_zeros(grad.shape[1:]) if last is None else last.clone()
     others = [(step, one.data_ptr()) for step, one in of_step.items()]
     # Those that hooks have packed may lie anywhere.
     tape, rest = (part.clone() if part.data_ptr() % 16 else part for part in (tape, rest))
     _core.backward(
         device, stream, rule, key, steps, sizes, _addresses(weights), tape.data_ptr(),
-        rest.data_ptr(), last, others, grad_x.data_ptr(), grad_addresses,
+        rest.data_ptr(), others, grad_x.data_ptr(), grad_addresses,
     )  # fmt: skip
     return grad_x, *grads
 

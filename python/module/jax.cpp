@@ -205,7 +205,7 @@ ffi::Error backward_handler(Place place, Array<f32> grad_last, Array<f32> grad, 
         }
         backward(place.device, place.stream, std::string(rule), numbers_at(place, key), int(steps),
                  sizes_of(grad_last.dimensions()), addresses_of(w1, b1, w2, b2), address_of(states),
-                 address_of(rest), int(steps), others, address_of(*grad_x),
+                 address_of(rest), others, address_of(*grad_x),
                  addresses_of(*grad_w1, *grad_b1, *grad_w2, *grad_b2));
     });
 }

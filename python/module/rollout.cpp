@@ -171,22 +171,19 @@ void forward(int device, Address stream, const std::string& rule, const KeyNumbe
 
 void backward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
               const Sizes& sizes, const WeightAddresses& weights, Address states, Address rest,
-              int from_step, const StepAddresses& step_gradients, Address grad_state,
+              const StepAddresses& step_gradients, Address grad_state,
               const WeightAddresses& grad_weights) {
     const Rollout rollout(rule, key, steps, sizes);
     const BorrowedEngine engine(device);
     const Tape tape = engine->open_tape(rollout.rule, weights_at<const float>(weights), sizes[0],
                                         sizes[1], sizes[2], rollout.options,
                                         {at<float>(states), at<std::byte>(rest), false});
-    std::vector<int> from_steps;
-    if (from_step < steps) from_steps.assign(std::size_t(sizes[0]), from_step);
     std::vector<StepGradient> gradients;
     for (const auto& [step, address] : step_gradients) {
         gradients.push_back({step, rollout.view<const float>(*engine, address)});
     }
-    engine->backward(tape, {.from_steps = from_steps, .step_gradients = gradients},
-                     rollout.view<float>(*engine, grad_state), weights_at<float>(grad_weights),
-                     Accumulate::no, at<CUstream_st>(stream));
+    engine->backward(tape, {.step_gradients = gradients}, rollout.view<float>(*engine, grad_state),
+                     weights_at<float>(grad_weights), Accumulate::no, at<CUstream_st>(stream));
 }
 
 // --- in double, by the reference ----------------------------------------------------------------
@@ -196,14 +193,7 @@ namespace {
 using reference::SampleState;
 using reference::WeightValues;
 
-void copy_weights(double* to, const WeightAddresses& from) {
-    const std::size_t sizes[] = {w1_size, b1_size, w2_size, b2_size};
-    for (std::size_t i = 0; i < 4; ++i) {
-        if (from[i] == 0) continue;
-        std::copy_n(at<const double>(from[i]), sizes[i], to);
-        to += sizes[i];
-    }
-}
+constexpr std::array weight_sizes = {w1_size, b1_size, w2_size, b2_size};
 
 std::vector<SampleState<double>> samples_at(const Sizes& sizes, Address address) {
     std::vector<SampleState<double>> samples;
@@ -218,7 +208,10 @@ std::vector<SampleState<double>> samples_at(const Sizes& sizes, Address address)
 
 WeightValues<double> double_weights(const WeightAddresses& weights) {
     WeightValues<double> values(weights[3] != 0);
-    copy_weights(values.all.data(), weights);
+    double* to = values.all.data();
+    for (std::size_t i = 0; i < 4 && weights[i] != 0; ++i) {
+        to = std::copy_n(at<const double>(weights[i]), weight_sizes[i], to);
+    }
     return values;
 }
 
@@ -265,10 +258,9 @@ void backward_double(const std::string& rule, const KeyNumbers& key, int steps, 
         std::copy(first.values.begin(), first.values.end(), at<double>(grad_state) + sample * size);
     }
     const double* from = grad_values.all.data();
-    const std::size_t counts[] = {w1_size, b1_size, w2_size, b2_size};
     for (std::size_t i = 0; i < 4 && grad_weights[i] != 0; ++i) {
-        std::copy_n(from, counts[i], at<double>(grad_weights[i]));
-        from += counts[i];
+        std::copy_n(from, weight_sizes[i], at<double>(grad_weights[i]));
+        from += weight_sizes[i];
     }
 }
 

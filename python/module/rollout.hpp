@@ -34,11 +34,11 @@ void forward(int device, Address stream, const std::string& rule, const KeyNumbe
              const Sizes& sizes, const WeightAddresses& weights, Address state, Address states,
              Address rest, bool are_clean, const std::vector<int>& record, Address out);
 
-// grad_state holds the gradient of the state after from_step steps, and gets that of the first.
-// Overwrites grad_weights.
+// grad_state holds the gradient of the last state, and gets that of the first. Overwrites
+// grad_weights.
 void backward(int device, Address stream, const std::string& rule, const KeyNumbers& key, int steps,
               const Sizes& sizes, const WeightAddresses& weights, Address states, Address rest,
-              int from_step, const StepAddresses& step_gradients, Address grad_state,
+              const StepAddresses& step_gradients, Address grad_state,
               const WeightAddresses& grad_weights);
 
 // The same in double, on the CPU, by the reference. The arrays hold doubles.
